@@ -1,0 +1,462 @@
+package main
+
+// The configuration: its keys with their defaults and limits in one table, the checks, and the masked view.
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"time"
+	"unique"
+)
+
+// secret is a webhook URL or a token. However it is printed, it shows as [redacted] (a zero one as nothing).
+// Secrets of the same text are equal, so one can be part of a map's key.
+type secret struct{ text unique.Handle[string] }
+
+const masked = "..." // stands for a secret in what /config/app shows
+
+func newSecret(text string) (s secret) {
+	if text != "" {
+		s.text = unique.Make(text)
+	}
+	return s
+}
+
+// reveal returns the text: for the request to Slack, and for nothing that a person may see.
+func (s secret) reveal() string {
+	if s == (secret{}) {
+		return ""
+	}
+	return s.text.Value()
+}
+
+func (s secret) String() string {
+	if s == (secret{}) {
+		return ""
+	}
+	return "[redacted]"
+}
+
+// Format keeps verbs that would print the fields from doing so.
+func (s secret) Format(f fmt.State, _ rune)   { fmt.Fprint(f, s.String()) }
+func (s secret) LogValue() slog.Value         { return slog.StringValue(s.String()) }
+func (s secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// credential says where, and as whom, a message is posted: to a webhook, or with a token.
+type credential struct{ webhook, token secret }
+
+// destination is what has one lane: messages to it stay in order.
+type destination struct {
+	credential credential
+	channel    string
+}
+
+type config struct {
+	path string
+	core struct {
+		port            string
+		slackURL, token secret
+		apiURL          string
+		qps             int64 // posts a second to all of Slack, 0 for no limit
+		maxDelay        int64 // seconds a message may be delayed by qps, -1 for no limit
+	}
+	tags []tag
+	log  struct{ access, errors, level string }
+	ui   struct{ root string }
+
+	byTag    map[string][]*tag // what stands under a name: more than one entry means more than one destination
+	warnings []string
+}
+
+type tag struct {
+	name, channel, username, icon, parse string
+	slackURL, token                      secret
+	credential                           credential // its own, else that of [core]
+}
+
+// field is one key of a section. to is where its value goes (a *string, *int64 or *secret) and, before anything is
+// read, where its default stands.
+type field struct {
+	key   string
+	to    any
+	check func(value any) error // nil where every value of the type will do
+}
+
+type section struct {
+	name   string
+	fields []field
+}
+
+// sections lists all that a configuration file can hold, but for [[tags]].
+func (c *config) sections() []section {
+	return []section{
+		{"core", []field{
+			{"port", &c.core.port, checkPort},
+			{"slack_url", &c.core.slackURL, checkURL},
+			{"slack_token", &c.core.token, nil},
+			{"slack_api_url", &c.core.apiURL, checkURL},
+			{"qps", &c.core.qps, between(0, 1_000_000)},
+			{"max_delay_duration", &c.core.maxDelay, between(-1, 86_400)},
+		}},
+		{"log", []field{
+			{"access_log", &c.log.access, notEmpty},
+			{"error_log", &c.log.errors, notEmpty},
+			{"level", &c.log.level, checkLevel},
+		}},
+		{"ui", []field{{"root", &c.ui.root, nil}}},
+	}
+}
+
+func (t *tag) fields() []field {
+	return []field{
+		{"tag", &t.name, notEmpty},
+		{"channel", &t.channel, nil},
+		{"username", &t.username, nil},
+		{"icon_emoji", &t.icon, nil},
+		{"parse", &t.parse, nil},
+		{"slack_url", &t.slackURL, checkURL},
+		{"slack_token", &t.token, nil},
+	}
+}
+
+func defaultConfig() *config {
+	c := &config{}
+	c.core.port, c.core.apiURL, c.core.maxDelay = "29800", "https://slack.com/api/", -1
+	c.log.access, c.log.errors, c.log.level = "stdout", "stderr", "error"
+	return c
+}
+
+func defaultTag() tag {
+	return tag{channel: "#random", username: "slackboard", icon: ":clipboard:", parse: "full"}
+}
+
+// dryRunConfig is what -dry-run runs on without a file.
+func dryRunConfig() *config {
+	c := defaultConfig()
+	c.core.port = "127.0.0.1:29800"
+	for _, name := range []string{"general", "random", "test"} {
+		t := defaultTag()
+		t.name, t.channel = name, "#"+name
+		c.tags = append(c.tags, t)
+	}
+	c.standIn()
+	c.resolve()
+	return c
+}
+
+// standIn gives [core] a webhook that is never called, so that -dry-run needs none.
+func (c *config) standIn() {
+	if c.core.slackURL == (secret{}) && c.core.token == (secret{}) {
+		c.core.slackURL = newSecret("http://127.0.0.1/")
+	}
+}
+
+// credential returns that of [core], the zero one if it has none.
+func (c *config) credential() credential {
+	if c.core.token != (secret{}) {
+		return credential{token: c.core.token}
+	}
+	return credential{webhook: c.core.slackURL}
+}
+
+// resolve finds each tag's credential: a webhook posts to one channel only, so a tag may bring its own.
+func (c *config) resolve() {
+	c.byTag = map[string][]*tag{}
+	for i := range c.tags {
+		t := &c.tags[i]
+		switch {
+		case t.token != (secret{}):
+			t.credential = credential{token: t.token}
+		case t.slackURL != (secret{}):
+			t.credential = credential{webhook: t.slackURL}
+		default:
+			t.credential = c.credential()
+		}
+		c.byTag[t.name] = append(c.byTag[t.name], t)
+	}
+}
+
+// lookup finds where a route leads now, and the settings of its tag; for a payload of one's own the tag is nil.
+func (c *config) lookup(r route) (destination, *tag, error) {
+	if r.tag == "" {
+		return destination{c.credential(), r.channel}, nil, nil
+	}
+	entries := c.byTag[r.tag]
+	if r.index >= len(entries) {
+		return destination{}, nil, fmt.Errorf("tag %s is not configured", r.tag)
+	}
+	t := entries[r.index]
+	return destination{t.credential, t.channel}, t, nil
+}
+
+// purpose is what a configuration is loaded for. One that is only checked may have its secrets masked, as /config/app
+// shows them; a dry run may lack them as well.
+type purpose int
+
+const (
+	forPosting purpose = iota
+	forCheck
+	forDryRun
+)
+
+// loadConfig reads and checks a file. err joins all that is wrong with it, one "FILE:LINE: …" each.
+func loadConfig(path string, use purpose) (*config, error) {
+	src, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	doc, line, err := parseTOML(src)
+	if err != nil {
+		return nil, fmt.Errorf("%s:%w", path, err)
+	}
+	c := defaultConfig()
+	c.path = path
+	l := &loader{path: path, line: line}
+	l.config(c, doc)
+	switch use {
+	case forPosting:
+		l.unmasked(c)
+	case forDryRun:
+		c.standIn()
+	}
+	c.resolve()
+	l.destinations(c)
+	return c, l.err()
+}
+
+// loader carries a parsed file into a config and collects what is wrong with it.
+type loader struct {
+	path   string
+	line   map[string]int
+	faults []fault
+}
+
+type fault struct {
+	line int
+	text string
+}
+
+func (l *loader) fault(at, format string, args ...any) {
+	l.faults = append(l.faults, fault{max(l.line[at], 1), fmt.Sprintf(format, args...)})
+}
+
+func (l *loader) err() error {
+	slices.SortStableFunc(l.faults, func(a, b fault) int { return a.line - b.line })
+	var errs []error
+	for _, f := range l.faults {
+		errs = append(errs, fmt.Errorf("%s:%d: %s", l.path, f.line, f.text))
+	}
+	return errors.Join(errs...)
+}
+
+func (l *loader) config(c *config, doc map[string]any) {
+	sections := c.sections()
+	for _, s := range sections {
+		switch table := doc[s.name].(type) {
+		case nil:
+		case map[string]any:
+			l.section("["+s.name+"]", s.name, table, s.fields)
+		default:
+			l.fault(s.name, "%s is a section: write [%s]", s.name, s.name)
+		}
+		delete(doc, s.name)
+	}
+	switch tables := doc["tags"].(type) {
+	case nil:
+	case []map[string]any:
+		for i, table := range tables {
+			t, at := defaultTag(), fmt.Sprintf("tags.%d", i)
+			if table["tag"] == nil {
+				l.fault(at, "this [[tags]] has no tag: add tag = \"NAME\"")
+			}
+			l.section("[[tags]]", at, table, t.fields())
+			c.tags = append(c.tags, t)
+		}
+	default:
+		l.fault("tags", "tags is a list: write [[tags]], with two brackets, above each tag")
+	}
+	delete(doc, "tags")
+	for _, name := range slices.Sorted(maps.Keys(doc)) {
+		if _, ok := doc[name].(map[string]any); ok {
+			l.fault(name, "unknown section [%s]: known are [core], [[tags]], [log], [ui]", name)
+			continue
+		}
+		l.fault(name, "unknown key %q outside of a section: known are the sections [core], [[tags]], [log], [ui]", name)
+	}
+	if info, err := os.Stat(c.ui.root); c.ui.root != "" && (err != nil || !info.IsDir()) {
+		c.warnings = append(c.warnings, fmt.Sprintf("%s:%d: ui.root: %s is not a folder: the built-in page serves", l.path, l.line["ui.root"], c.ui.root))
+	}
+}
+
+func (l *loader) section(name, at string, table map[string]any, fields []field) {
+	known := make([]string, len(fields))
+	for i, f := range fields {
+		known[i] = f.key
+		if value, ok := table[f.key]; ok {
+			if err := f.set(value); err != nil {
+				l.fault(at+"."+f.key, "%s in %s: %v", f.key, name, err)
+			}
+		}
+	}
+	for key := range table {
+		if !slices.Contains(known, key) {
+			l.fault(at+"."+key, "unknown key %q in %s: known are %s", key, name, strings.Join(known, ", "))
+		}
+	}
+}
+
+// set stores value, if it is of the field's type and passes its check. No error shows the value of a secret.
+func (f field) set(value any) error {
+	if n, ok := value.(int64); ok && f.key == "port" {
+		value = fmt.Sprint(n)
+	}
+	switch to := f.to.(type) {
+	case *string:
+		s, ok := value.(string)
+		if !ok {
+			return errors.New("wants a string")
+		}
+		*to = s
+	case *secret:
+		s, ok := value.(string)
+		if !ok {
+			return errors.New("wants a string")
+		}
+		*to = newSecret(s)
+		if s == "" || s == masked {
+			return nil
+		}
+	case *int64:
+		n, ok := value.(int64)
+		if !ok {
+			return errors.New("wants an integer")
+		}
+		*to = n
+	}
+	if f.check == nil {
+		return nil
+	}
+	return f.check(value)
+}
+
+// destinations reports every tag that could not be delivered.
+func (l *loader) destinations(c *config) {
+	if len(c.tags) == 0 && c.credential() == (credential{}) {
+		l.fault("core", "there is no destination: set slack_url or slack_token in [core]")
+	}
+	for i, t := range c.tags {
+		at := fmt.Sprintf("tags.%d", i)
+		if t.credential == (credential{}) {
+			l.fault(at, "tag %q has no destination: set slack_url or slack_token for it, or in [core]", t.name)
+		}
+		if t.credential.token != (secret{}) && t.channel == "" {
+			l.fault(at+".channel", "tag %q has no channel: a slack_token needs one", t.name)
+		}
+	}
+}
+
+// unmasked reports secrets that were pasted from /config/app.
+func (l *loader) unmasked(c *config) {
+	report := func(at string, fields []field) {
+		for _, f := range fields {
+			if s, ok := f.to.(*secret); ok && s.reveal() == masked {
+				l.fault(at+"."+f.key, "%s is masked: put the real one in place of \"...\"", f.key)
+			}
+		}
+	}
+	for _, s := range c.sections() {
+		report(s.name, s.fields)
+	}
+	for i := range c.tags {
+		report(fmt.Sprintf("tags.%d", i), c.tags[i].fields())
+	}
+}
+
+func notEmpty(value any) error {
+	if value == "" {
+		return errors.New("must not be empty")
+	}
+	return nil
+}
+
+func between(least, most int64) func(any) error {
+	return func(value any) error {
+		if n := value.(int64); n < least || n > most {
+			return fmt.Errorf("%d is out of range: %d to %d", n, least, most)
+		}
+		return nil
+	}
+}
+
+func checkPort(value any) error {
+	_, _, err := parsePort(value.(string))
+	return err
+}
+
+// checkURL does not say what it was given: a webhook's URL is a secret.
+func checkURL(value any) error {
+	u, err := url.Parse(value.(string))
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return errors.New("wants a URL like https://HOST/PATH")
+	}
+	return nil
+}
+
+// levels maps the original's names of log levels. Nothing is logged at panic and fatal alone.
+func levels() map[string]slog.Level {
+	return map[string]slog.Level{
+		"panic": levelNotice, "fatal": levelNotice, "error": slog.LevelError,
+		"warn": slog.LevelWarn, "info": slog.LevelInfo, "debug": slog.LevelDebug,
+	}
+}
+
+func checkLevel(value any) error {
+	if _, ok := levels()[value.(string)]; !ok {
+		return fmt.Errorf("%q is not a level: panic, fatal, error, warn, info or debug", value)
+	}
+	return nil
+}
+
+// delayLimit returns how long qps may delay a message that is sent with sync=true.
+func (c *config) delayLimit() time.Duration {
+	if c.core.maxDelay < 0 {
+		return 10 * time.Second
+	}
+	return time.Duration(c.core.maxDelay) * time.Second
+}
+
+// masked returns the configuration as TOML, defaults included, with each secret as "...".
+func (c *config) masked() string {
+	var b strings.Builder
+	write := func(header string, fields []field) {
+		fmt.Fprintln(&b, header)
+		for _, f := range fields {
+			switch to := f.to.(type) {
+			case *string:
+				fmt.Fprintf(&b, "%s = %s\n", f.key, tomlQuote(*to))
+			case *int64:
+				fmt.Fprintf(&b, "%s = %d\n", f.key, *to)
+			case *secret:
+				value := ""
+				if *to != (secret{}) {
+					value = masked
+				}
+				fmt.Fprintf(&b, "%s = %q\n", f.key, value)
+			}
+		}
+		fmt.Fprintln(&b)
+	}
+	for _, s := range c.sections() {
+		write("["+s.name+"]", s.fields)
+	}
+	for i := range c.tags {
+		write("[[tags]]", c.tags[i].fields())
+	}
+	return b.String()
+}

@@ -1,0 +1,3 @@
+module slackboard
+
+go 1.25

@@ -1,0 +1,255 @@
+// Slackboard is a proxy server for Slack: programs send it a tag and a text, it holds the secrets and delivers.
+//
+// The path of a message: POST → accept → queue → answer → lane → Slack → done | later | given up.
+// No file calls back up it:
+//
+//	main.go     this map; the flags, the logs, and the server's life from start to drain
+//	config.go   the configuration: keys, defaults, checks, the masked view
+//	toml.go     the reader of the TOML subset that it is written in
+//	listen.go   where the server listens
+//	notify.go   HTTP in: the route table; decode, check, accept
+//	queue.go    the messages that wait
+//	deliver.go  lanes: one post at a time for each destination, in order; pauses and back-off
+//	render.go   a message becomes what Slack gets
+//	slack.go    one post to Slack and what became of it
+//	stat.go     what an operator can measure
+//	ui.go       the page, with ui/
+//	cli/        what both clients share, and slackboard-cli; log/ has slackboard-log
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"slackboard/cli"
+)
+
+const drainLimitAtExit = 30 * time.Second
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+func run(args []string, stdout, stderr io.Writer) int {
+	fail := func(err error) int {
+		fmt.Fprintf(stderr, "slackboard: %v\n", err)
+		return 1
+	}
+	opts, code, ok := parseFlags(args, stdout, stderr)
+	if !ok {
+		return code
+	}
+	cfg, err := opts.load()
+	if opts.check {
+		return reportCheck(cfg, err, stdout, stderr)
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, err) // a line for each fault
+		return 1
+	}
+	logs, err := openLogs(cfg, opts.dryRun, stdout, stderr)
+	if err != nil {
+		return fail(err)
+	}
+	listener, err := listen(cfg.core.port)
+	if err != nil {
+		return fail(err)
+	}
+	stop, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer cancel()
+
+	var slack poster = newSlackClient(cfg.core.apiURL, maxPosts)
+	if opts.dryRun {
+		slack = &printer{out: stdout}
+	}
+	queue := newQueue()
+	d := newDeliverer(cfg, slack, queue, logs.errors)
+	delivering := make(chan struct{})
+	go func() { d.run(context.Background()); close(delivering) }()
+
+	logs.starting(cfg, listener)
+	web := newWebServer(&server{cfg: cfg, deliver: d, queue: queue, log: logs.errors, access: logs.access, hostname: hostname()})
+	served := make(chan error, 1)
+	go func() { served <- web.Serve(listener) }()
+	select {
+	case err := <-served:
+		return fail(err)
+	case <-stop.Done():
+		cancel() // from here on a second signal ends the process
+	}
+
+	logs.notice("stopping", "waiting", queue.len())
+	drain(web, d, delivering)
+	logs.notice("stopped", "not_delivered", queue.len())
+	return 0
+}
+
+// options are what the command line says.
+type options struct {
+	file          string
+	check, dryRun bool
+}
+
+// parseFlags returns ok false where the command ends here, with code.
+func parseFlags(args []string, stdout, stderr io.Writer) (o options, code int, ok bool) {
+	flags := flag.NewFlagSet("slackboard", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.StringVar(&o.file, "c", "", "the configuration `FILE`")
+	flags.BoolVar(&o.check, "t", false, "check the configuration and exit")
+	flags.BoolVar(&o.dryRun, "dry-run", false, "print posts on standard output instead of sending them to Slack; needs no configuration")
+	version := flags.Bool("v", false, "print the version and exit")
+	switch err := flags.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		return o, 0, false
+	case err != nil:
+		return o, 2, false
+	case *version:
+		fmt.Fprintln(stdout, cli.Version("slackboard"))
+		return o, 0, false
+	case flags.NArg() > 0:
+		fmt.Fprintf(stderr, "slackboard: unexpected argument %q: the configuration is given as -c FILE\n", flags.Arg(0))
+		return o, 2, false
+	case o.file == "" && (o.check || !o.dryRun):
+		fmt.Fprintln(stderr, "slackboard: no configuration: give one with -c FILE, or try it without Slack: slackboard -dry-run")
+		return o, 2, false
+	}
+	return o, 0, true
+}
+
+func (o options) load() (*config, error) {
+	switch {
+	case o.file == "":
+		return dryRunConfig(), nil
+	case o.check:
+		return loadConfig(o.file, forCheck)
+	case o.dryRun:
+		return loadConfig(o.file, forDryRun)
+	}
+	return loadConfig(o.file, forPosting)
+}
+
+func reportCheck(cfg *config, err error, stdout, stderr io.Writer) int {
+	if err != nil {
+		fmt.Fprintln(stderr, err)
+		return 1
+	}
+	for _, warning := range cfg.warnings {
+		fmt.Fprintln(stderr, warning)
+	}
+	fmt.Fprintf(stdout, "%s: ok\n", cfg.path)
+	return 0
+}
+
+// levelNotice is above all others: where the server listens is logged at any level.
+const levelNotice = slog.LevelError + 4
+
+type logs struct {
+	access io.Writer
+	errors *slog.Logger
+}
+
+// openLogs opens the log files. A dry run leaves standard output to the posts.
+func openLogs(cfg *config, dryRun bool, stdout, stderr io.Writer) (*logs, error) {
+	if dryRun {
+		stdout = stderr
+	}
+	open := func(key, name string) (io.Writer, error) {
+		switch name {
+		case "stdout":
+			return stdout, nil
+		case "stderr":
+			return stderr, nil
+		}
+		f, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+		if err != nil {
+			return nil, fmt.Errorf("log.%s: %w", key, err)
+		}
+		return f, nil
+	}
+	access, err := open("access_log", cfg.log.access)
+	if err != nil {
+		return nil, err
+	}
+	errorLog, err := open("error_log", cfg.log.errors)
+	if err != nil {
+		return nil, err
+	}
+	handler := slog.NewTextHandler(errorLog, &slog.HandlerOptions{
+		Level: levels()[cfg.log.level],
+		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+			if level, ok := a.Value.Any().(slog.Level); ok && level == levelNotice {
+				a.Value = slog.StringValue("NOTICE")
+			}
+			return a
+		},
+	})
+	return &logs{access, slog.New(handler)}, nil
+}
+
+// notice logs at any level.
+func (l *logs) notice(msg string, args ...any) {
+	l.errors.Log(context.Background(), levelNotice, msg, args...)
+}
+
+func (l *logs) starting(cfg *config, listener net.Listener) {
+	for _, warning := range cfg.warnings {
+		l.notice(warning)
+	}
+	l.notice("listening on " + listener.Addr().String())
+}
+
+func newWebServer(s *server) *http.Server {
+	return &http.Server{
+		Handler:           s.handler(),
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		// From the header on: the body, a sync=true's wait for its turn, its post.
+		WriteTimeout:   30*time.Second + s.cfg.delayLimit() + postTimeout + 10*time.Second,
+		IdleTimeout:    2 * time.Minute,
+		MaxHeaderBytes: 64 << 10,
+		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+	}
+}
+
+// drain answers the requests in hand, then delivers what was accepted, within drainLimitAtExit.
+func drain(web *http.Server, d *deliverer, delivering <-chan struct{}) {
+	ctx, cancel := context.WithTimeout(context.Background(), drainLimitAtExit)
+	defer cancel()
+	web.Shutdown(ctx)
+	d.drain()
+	select {
+	case <-delivering:
+	case <-ctx.Done():
+	}
+}
+
+// printer is a Slack for dry runs: it takes every post and prints it, one JSON line each.
+type printer struct {
+	mu  sync.Mutex
+	out io.Writer
+}
+
+func (p *printer) post(_ context.Context, _ credential, payload []byte) outcome {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	fmt.Fprintf(p.out, "%s\n", payload)
+	return outcome{class: delivered}
+}
+
+func hostname() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return "localhost"
+	}
+	return strings.TrimSpace(name)
+}

@@ -1,0 +1,318 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func server1(url string) string {
+	return fmt.Sprintf("[core]\nport = '127.0.0.1:0'\nslack_url = '%s/services/x'\n[[tags]]\ntag = 'general'\nchannel = '#general'\n[[tags]]\ntag = 'cron'\nchannel = '#cron'\n", url)
+}
+
+// The main job on real input: lines of a log, and a command that fails, arrive at Slack.
+func TestEndToEnd(t *testing.T) {
+	slack := newFakeSlack(t, nil)
+	s := startServer(t, server1(slack.URL))
+	env := []string{"SLACKBOARD_SERVER=" + s.addr}
+	log, err := os.Open("testdata/app.log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	n := 0
+	for lines := bufio.NewScanner(log); lines.Scan(); n++ {
+		if code, _, stderr := runProgram(t, lines.Text(), env, "slackboard-cli", "-t", "general", "-l", "warn"); code != 0 {
+			t.Fatalf("slackboard-cli: %d %s", code, stderr)
+		}
+		d := slack.waitForPosts(t, n+1)[n]
+		if !strings.Contains(d.body, string(encode(lines.Text()))) || !strings.Contains(d.body, "#ffdd00") {
+			t.Errorf("line %q arrived as %s", lines.Text(), d.body)
+		}
+	}
+	if n < 10 {
+		t.Fatalf("only %d lines", n)
+	}
+	code, _, stderr := runProgram(t, "", env, "slackboard-log", "-t", "cron", "--", "sh", "-c", "echo to stdout; echo to stderr >&2; exit 7")
+	if code != 7 || !strings.Contains(stderr, "to stdout") {
+		t.Errorf("slackboard-log: exit %d, want 7; %s", code, stderr)
+	}
+	d := slack.waitForPosts(t, n+1)[n]
+	for _, want := range []string{`"channel":"#cron"`, "#ff0000", "Host: ", "Command: sh -c", "to stdout", "to stderr", "Error: exit status 7"} {
+		if !strings.Contains(d.body, want) {
+			t.Errorf("the report has no %q: %s", want, d.body)
+		}
+	}
+	if code, stdout, stderr := runProgram(t, "", env, "slackboard-log", "-t", "cron", "--", "sh", "-c", "echo fine"); code != 0 || stdout+stderr != "" {
+		t.Errorf("a command that succeeds: exit %d, %q %q", code, stdout, stderr)
+	}
+	s.signal(syscall.SIGTERM)
+	if code := s.wait(); code != 0 || len(slack.deliveries()) != n+1 {
+		t.Errorf("exit %d, %d posts, want 0, %d", code, len(slack.deliveries()), n+1)
+	}
+}
+
+// Requests as they come from curl -d, Ruby's Net::HTTP and the fluentd plugin: the Content-Type is not JSON's.
+func TestForeignClients(t *testing.T) {
+	slack := newFakeSlack(t, nil)
+	s := startServer(t, server1(slack.URL))
+	notify, direct := `{"tag":"general","text":"hi"}`, `{"payload":{"channel":"#c","text":"hi"},"sync":false}`
+	for i, raw := range []string{
+		fmt.Sprintf("POST /notify HTTP/1.1\r\nHost: %s\r\nUser-Agent: curl/7.88.1\r\nAccept: */*\r\nContent-Length: %d\r\nContent-Type: application/x-www-form-urlencoded\r\n\r\n%s", s.addr, len(notify), notify),
+		fmt.Sprintf("POST /notify-directly HTTP/1.1\r\nAccept-Encoding: gzip;q=1.0,deflate;q=0.6,identity;q=0.3\r\nAccept: */*\r\nUser-Agent: Ruby\r\nHost: %s\r\nContent-Type: application/x-www-form-urlencoded\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", s.addr, len(direct), direct),
+		fmt.Sprintf("POST //notify HTTP/1.0\r\nContent-Length: %d\r\n\r\n%s", len(notify), notify),
+		fmt.Sprintf("POST /notify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", len(notify), notify),
+	} {
+		conn, err := net.Dial("tcp", s.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		io.WriteString(conn, raw)
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil || resp.StatusCode != 200 {
+			t.Errorf("request %d: %v %v", i, resp, err)
+		}
+		slack.waitForPosts(t, i+1)
+	}
+}
+
+func TestDryRun(t *testing.T) {
+	probe, err := net.Listen("tcp", "127.0.0.1:29800")
+	if err != nil {
+		t.Skip("skipped: port 29800 is in use here:", err)
+	}
+	probe.Close()
+	s := startServerIn(t, exec.Command(filepath.Join(binaries, "slackboard"), "-dry-run"))
+	if s.addr != "127.0.0.1:29800" {
+		t.Errorf("listens on %s", s.addr)
+	}
+	for _, tag := range []string{"general", "random", "test"} {
+		if status, body := s.request("POST", "/notify", notifyBody(tag, 1, true)); status != 200 {
+			t.Errorf("%s: %d %s", tag, status, body)
+		}
+	}
+	s.request("POST", "/notify-directly", `{"payload":{"text":"a\nb"},"sync":true}`)
+	want := `{"channel":"#general","username":"slackboard","icon_emoji":":clipboard:","text":"1","parse":"full"}
+{"channel":"#random","username":"slackboard","icon_emoji":":clipboard:","text":"1","parse":"full"}
+{"channel":"#test","username":"slackboard","icon_emoji":":clipboard:","text":"1","parse":"full"}
+{"icon_emoji":":clipboard:","parse":"full","text":"a\nb","username":"slackboard"}
+`
+	poll(t, "the access log is on standard error", func() bool { return strings.Contains(s.stderr.String(), `"uri":"/notify-directly"`) })
+	poll(t, "standard output is "+want, func() bool { return s.stdout.String() == want })
+}
+
+// With a file that has no credential, or a masked one, a dry run works all the same.
+func TestDryRunWithConfig(t *testing.T) {
+	s := startServer(t, "[core]\nport='127.0.0.1:0'\nslack_token='...'\n[[tags]]\ntag='x'\nchannel='#y'\n", "-dry-run")
+	s.request("POST", "/notify", notifyBody("x", 1, true))
+	poll(t, "the post is printed", func() bool { return strings.Contains(s.stdout.String(), `"channel":"#y"`) })
+}
+
+func TestVersion(t *testing.T) {
+	for _, name := range []string{"slackboard", "slackboard-cli", "slackboard-log"} {
+		code, stdout, stderr := runProgram(t, "", nil, name, "-v")
+		if want := name + " 1."; code != 0 || stderr != "" || !strings.HasPrefix(stdout, want) ||
+			!strings.HasSuffix(stdout, runtime.Version()+" "+runtime.GOOS+"/"+runtime.GOARCH+"\n") {
+			t.Errorf("%s: exit %d, %q %q", name, code, stdout, stderr)
+		}
+	}
+}
+
+func TestUsage(t *testing.T) {
+	for _, test := range []struct {
+		args string
+		code int
+		want string
+	}{
+		{"", 2, "slackboard: no configuration: give one with -c FILE, or try it without Slack: slackboard -dry-run\n"},
+		{"-t", 2, "slackboard: no configuration"},
+		{"-dry-run x", 2, `slackboard: unexpected argument "x"`},
+		{"-nope", 2, "flag provided but not defined: -nope"},
+		{"-h", 0, "Usage of slackboard"},
+		{"-c /no/such/file", 1, "open /no/such/file: no such file or directory\n"},
+	} {
+		code, stdout, stderr := runProgram(t, "", nil, "slackboard", strings.Fields(test.args)...)
+		if code != test.code || stdout != "" || !strings.HasPrefix(stderr, test.want) {
+			t.Errorf("slackboard %s: exit %d, %q %q; want %d, %q", test.args, code, stdout, stderr, test.code, test.want)
+		}
+	}
+}
+
+func TestCheckOption(t *testing.T) {
+	dir := t.TempDir()
+	log := filepath.Join(dir, "never.log")
+	good := writeFile(t, "good.toml", server1("https://hooks.invalid")+"[log]\naccess_log='"+log+"'\n[ui]\nroot='/nowhere'\n")
+	code, stdout, stderr := runProgram(t, "", nil, "slackboard", "-t", "-c", good)
+	if code != 0 || stdout != good+": ok\n" || !strings.HasPrefix(stderr, good+":13: ui.root") {
+		t.Errorf("exit %d, %q %q", code, stdout, stderr)
+	}
+	if _, err := os.Stat(log); err == nil {
+		t.Errorf("-t made the log file")
+	}
+	bad := writeFile(t, "bad.toml", "[core]\nfoo = 1\nqps = 'x'\n")
+	code, stdout, stderr = runProgram(t, "", nil, "slackboard", "-t", "-c", bad)
+	if code != 1 || stdout != "" || strings.Count(stderr, bad+":") != 3 {
+		t.Errorf("exit %d, %q %q", code, stdout, stderr)
+	}
+}
+
+// What keeps the server from starting is one line that says just that.
+func TestStartFails(t *testing.T) {
+	busy, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer busy.Close()
+	dir := t.TempDir()
+	for _, test := range []struct{ name, toml, want string }{
+		{"port busy", fmt.Sprintf("port='%s'", busy.Addr()), "slackboard: listen tcp " + busy.Addr().String() + ": bind: address already in use\n"},
+		{"not a socket", fmt.Sprintf("port='unix:%s'", writeFile(t, "plain", "")), "slackboard: listen unix "},
+		{"no folder", fmt.Sprintf("port='unix:%s/no/s'", dir), "slackboard: listen unix "},
+		{"error log", fmt.Sprintf("port='127.0.0.1:0'\n[log]\nerror_log='%s'", dir), "slackboard: log.error_log: open " + dir + ": is a directory\n"},
+		{"access log", fmt.Sprintf("port='127.0.0.1:0'\n[log]\naccess_log='%s/no/x'", dir), "slackboard: log.access_log: open " + dir + "/no/x: no such file or directory\n"},
+	} {
+		code, stdout, stderr := runProgram(t, "", nil, "slackboard", "-c", writeFile(t, "s.toml", "[core]\nslack_url='http://127.0.0.1:1/'\n"+test.toml))
+		if code != 1 || stdout != "" || !strings.HasPrefix(stderr, test.want) || strings.Count(stderr, "\n") != 1 {
+			t.Errorf("%s: exit %d, %q %q; want %q", test.name, code, stdout, stderr, test.want)
+		}
+	}
+	t.Run("no permission", func(t *testing.T) {
+		if os.Getuid() != 0 || runtime.GOOS != "linux" {
+			t.Skip("skipped: needs root on Linux, to start the server without it")
+		}
+		cmd := exec.Command(filepath.Join(binaries, "slackboard"), "-c", writeFile(t, "s.toml", ""))
+		// An unprivileged user may read neither the test's folder nor the configuration in it.
+		cmd.SysProcAttr = asNobody()
+		os.Chmod(binaries, 0o755)
+		p := startProcess(t, cmd)
+		if code := p.wait(); code != 1 || !strings.HasSuffix(p.stderr.String(), ": permission denied\n") {
+			t.Errorf("exit %d, %q", code, p.stderr.String())
+		}
+	})
+}
+
+func TestPortForms(t *testing.T) {
+	for _, test := range []struct{ port, prefix string }{
+		{`"0"`, "[::]:"}, {`0`, "[::]:"}, {`"127.0.0.1:0"`, "127.0.0.1:"}, {`"[::1]:0"`, "[::1]:"},
+	} {
+		if test.prefix[0] == '[' {
+			if l, err := net.Listen("tcp", "[::1]:0"); err != nil {
+				t.Logf("skipped: no IPv6 here for port %s", test.port)
+				continue
+			} else {
+				l.Close()
+			}
+		}
+		s := startServer(t, "[core]\nport="+test.port+"\nslack_url='http://127.0.0.1:1/'\n[log]\nlevel='panic'\n")
+		if !strings.HasPrefix(s.addr, test.prefix) || strings.HasSuffix(s.addr, ":0") {
+			t.Errorf("port %s: listens on %s", test.port, s.addr)
+		}
+	}
+	for port, want := range map[string]string{"29800": ":29800", "unix:/a/b": "/a/b", "[::1]:1": "[::1]:1"} {
+		if _, address, err := parsePort(port); err != nil || address != want {
+			t.Errorf("port %s: %s, %v", port, address, err)
+		}
+	}
+}
+
+func TestUnixSocket(t *testing.T) {
+	slack := newFakeSlack(t, nil)
+	socket := filepath.Join(t.TempDir(), "s")
+	config := strings.Replace(server1(slack.URL), "127.0.0.1:0", "unix:"+socket, 1)
+	first := startServer(t, config)
+	code, _, stderr := runProgram(t, "", nil, "slackboard", "-c", writeFile(t, "s.toml", config))
+	if code != 1 || !strings.Contains(stderr, "a running server listens there") {
+		t.Errorf("a second server: exit %d, %s", code, stderr)
+	}
+	first.kill() // leaves its socket behind
+	second := startServer(t, config)
+	if code, _, stderr := runProgram(t, "hi", nil, "slackboard-cli", "-s", "unix:"+socket, "-t", "general", "-title", "T", "-sync"); code != 0 {
+		t.Errorf("slackboard-cli: exit %d, %s", code, stderr)
+	}
+	host, _ := os.Hostname()
+	if d := slack.waitForPosts(t, 1)[0]; !strings.Contains(d.body, `"footer":"`+host+`"`) {
+		t.Errorf("got %s", d.body)
+	}
+	second.request("POST", "/notify", `{"tag":"general","title":"no host"}`)
+	if d := slack.waitForPosts(t, 2)[1]; !strings.Contains(d.body, `"footer":"`+host+`"`) {
+		t.Errorf("without a host: %s", d.body)
+	}
+	second.signal(syscall.SIGTERM)
+	second.wait()
+	if _, err := os.Stat(socket); err == nil {
+		t.Error("the socket is left behind")
+	}
+}
+
+// A client that sends a byte now and then holds up nobody, and loses its connection in the end.
+func TestSlowClients(t *testing.T) {
+	slack := newFakeSlack(t, nil)
+	s := startServer(t, server1(slack.URL))
+	for range 200 {
+		conn, err := net.Dial("tcp", s.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		io.WriteString(conn, "POST /notify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+	}
+	if status, body := s.request("POST", "/notify", notifyBody("general", 1, true)); status != 200 {
+		t.Errorf("%d %s", status, body)
+	}
+	web := newWebServer(newInProcess(t, dryRunConfig(), &recorder{}).server)
+	if web.ReadHeaderTimeout == 0 || web.ReadTimeout == 0 || web.WriteTimeout < 70*time.Second || web.IdleTimeout == 0 {
+		t.Errorf("a timeout is missing: %+v", web)
+	}
+}
+
+// SIGTERM: no new connection, the request in hand is answered.
+func TestStopAnswersRequestsInHand(t *testing.T) {
+	release := make(chan struct{})
+	slack := newFakeSlack(t, func(delivery) reply { <-release; return reply{} })
+	s := startServer(t, server1(slack.URL))
+	answered := make(chan int)
+	go func() {
+		status, _ := s.request("POST", "/notify", notifyBody("general", 1, true))
+		answered <- status
+	}()
+	poll(t, "the post begins", func() bool { return slack.hasBegun() })
+	s.signal(syscall.SIGTERM)
+	poll(t, "new connections are refused", func() bool {
+		conn, err := net.Dial("tcp", s.addr)
+		if err == nil {
+			conn.Close()
+		}
+		return err != nil
+	})
+	close(release)
+	if status := <-answered; status != 200 {
+		t.Errorf("the request in hand got %d", status)
+	}
+	if code := s.wait(); code != 0 {
+		t.Errorf("exit %d: %s", code, s.stderr.String())
+	}
+}
+
+func TestSecondSignalExitsAtOnce(t *testing.T) {
+	slack := newFakeSlack(t, func(delivery) reply { return reply{hang: true} })
+	s := startServer(t, server1(slack.URL))
+	s.request("POST", "/notify", notifyBody("general", 1, false))
+	slack.waitForPosts(t, 1)
+	s.signal(syscall.SIGTERM)
+	poll(t, "it is stopping", func() bool { return strings.Contains(s.stderr.String(), "stopping") })
+	s.signal(syscall.SIGTERM)
+	if s.wait(); s.ProcessState.Success() {
+		t.Errorf("exit 0 with a message not delivered")
+	}
+}

@@ -1,0 +1,368 @@
+package main
+
+// HTTP in: the route table; a message is decoded, checked, and accepted or posted at once. Both endpoints end in accept.
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const bodyLimit = 1 << 20 // bytes of a request's body
+
+// message is what a client handed in: for a tag the text with its level and title, else a payload for Slack.
+type message struct {
+	ID      string          `json:"id"`
+	Host    string          `json:"host,omitempty"` // the sender's, as it says, else its address
+	Level   string          `json:"level,omitempty"`
+	Title   string          `json:"title,omitempty"`
+	Text    string          `json:"text,omitempty"`
+	Payload json.RawMessage `json:"payload,omitempty"`
+
+	route route
+}
+
+func (m *message) size() int {
+	return len(m.ID) + len(m.Host) + len(m.Level) + len(m.Title) + len(m.Text) + len(m.Payload)
+}
+
+// route says where a message goes: to the index-th entry of a tag's name, or to a channel. Channel and credential are
+// looked up when it is delivered.
+type route struct {
+	tag     string
+	index   int
+	channel string
+}
+
+func (r route) String() string {
+	if r.tag != "" {
+		return fmt.Sprintf("tag:%s/%d", url.PathEscape(r.tag), r.index)
+	}
+	return "to:" + url.PathEscape(r.channel)
+}
+
+// server answers requests. It is built once, in run.
+type server struct {
+	cfg      *config
+	deliver  *deliverer
+	queue    *queue
+	log      *slog.Logger
+	access   io.Writer // one line a request
+	hostname string
+	gc       gcSample
+}
+
+// handler is the route table.
+func (s *server) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /notify", s.notify)
+	mux.HandleFunc("POST /notify-directly", s.notifyDirectly)
+	mux.HandleFunc("GET /stat/go", s.statGo)
+	mux.HandleFunc("GET /config/app", s.configApp)
+	mux.HandleFunc("GET /app/config", s.configApp) // its name in 0.6
+	mux.Handle("GET /ui/", http.StripPrefix("/ui", http.FileServerFS(uiFiles(s.cfg.ui.root))))
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { answerUnknown(mux, w, r) })
+
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start, res := time.Now(), &response{ResponseWriter: w, status: http.StatusOK}
+		if strings.Contains(r.URL.Path, "//") { // the original's clients post to //notify
+			r.URL.Path = path.Clean(r.URL.Path)
+		}
+		mux.ServeHTTP(res, r)
+		s.logAccess(start, res, r)
+	})
+}
+
+// answerUnknown answers what no pattern matches: 405 where another method would, else 404.
+func answerUnknown(mux *http.ServeMux, w http.ResponseWriter, r *http.Request) {
+	var allow []string
+	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodDelete} {
+		other := &http.Request{Method: method, URL: r.URL, Host: r.Host}
+		if _, pattern := mux.Handler(other); pattern != "/" {
+			allow = append(allow, method)
+		}
+	}
+	if len(allow) == 0 {
+		answer{status: http.StatusNotFound, Message: "there is nothing at " + r.URL.Path}.send(w)
+		return
+	}
+	w.Header().Set("Allow", strings.Join(allow, ", "))
+	answer{status: http.StatusMethodNotAllowed, Message: r.Method + " is not allowed here: use " + strings.Join(allow, " or ")}.send(w)
+}
+
+// response keeps for the access log what was answered.
+type response struct {
+	http.ResponseWriter
+	status    int
+	tag, host string
+	ids       []string
+}
+
+func (r *response) WriteHeader(status int) {
+	r.status = status
+	r.ResponseWriter.WriteHeader(status)
+}
+
+func (r *response) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+// answer is what every request gets that is not given a document.
+type answer struct {
+	Message string   `json:"message"`
+	Detail  string   `json:"detail,omitempty"`
+	IDs     []string `json:"ids,omitempty"` // of what was accepted, one for each destination
+
+	status     int
+	retryAfter time.Duration // 0 where trying again cannot help, or could double a message
+}
+
+func (a answer) send(w http.ResponseWriter) {
+	if res, ok := w.(*response); ok {
+		res.ids = a.IDs
+	}
+	if a.retryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(a.retryAfter.Seconds()))))
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(a.status)
+	w.Write(encodeLine(a))
+}
+
+func badRequest(format string, args ...any) answer {
+	return answer{status: http.StatusBadRequest, Message: fmt.Sprintf(format, args...)}
+}
+
+// accessLine has the original's keys first.
+type accessLine struct {
+	Type          string   `json:"type"`
+	Time          string   `json:"time"`
+	RemoteAddr    string   `json:"remote_addr"`
+	URI           string   `json:"uri"`
+	Method        string   `json:"method"`
+	Proto         string   `json:"proto"`
+	ContentLength int64    `json:"content_length"`
+	Tag           string   `json:"tag"` // or the channel
+	Host          string   `json:"host"`
+	Status        int      `json:"status"`
+	IDs           []string `json:"ids,omitempty"`
+	DurationMS    float64  `json:"duration_ms"`
+}
+
+func (s *server) logAccess(start time.Time, res *response, r *http.Request) {
+	s.access.Write(encodeLine(accessLine{
+		Type: "accepted-request", Time: start.Format(time.RFC3339Nano), RemoteAddr: r.RemoteAddr, URI: r.RequestURI,
+		Method: r.Method, Proto: r.Proto, ContentLength: r.ContentLength, Tag: res.tag, Host: res.host,
+		Status: res.status, IDs: res.ids, DurationMS: float64(time.Since(start).Microseconds()) / 1000,
+	}))
+}
+
+// decode reads the one JSON document that the body has to be into v. It answers and returns false if it is not.
+// The Content-Type is not looked at: curl -d and fluentd send JSON as a form.
+func decode(w http.ResponseWriter, r *http.Request, v any) bool {
+	tooLarge := answer{status: http.StatusRequestEntityTooLarge, Message: fmt.Sprintf("Request-body is larger than %d bytes", bodyLimit)}
+	if r.ContentLength > bodyLimit {
+		w.Header().Set("Connection", "close")
+		tooLarge.send(w)
+		return false
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, bodyLimit))
+	var limit *http.MaxBytesError
+	switch {
+	case errors.As(err, &limit):
+		w.Header().Set("Connection", "close")
+		tooLarge.send(w)
+		return false
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		answer{status: http.StatusRequestTimeout, Message: "Request-body did not arrive in time"}.send(w)
+		return false
+	case err == nil:
+		err = json.Unmarshal(bytes.ToValidUTF8(body, []byte("\ufffd")), v)
+	}
+	if err != nil {
+		answer{status: http.StatusBadRequest, Message: "Request-body is malformed", Detail: err.Error()}.send(w)
+		return false
+	}
+	return true
+}
+
+// notify accepts a message for a tag.
+func (s *server) notify(w http.ResponseWriter, r *http.Request) {
+	var req struct {
+		Tag, Host, Text, Level, Title string
+		Sync                          bool
+	}
+	if !decode(w, r, &req) {
+		return
+	}
+	host := s.noteSender(w, r, req.Tag, req.Host)
+	entries := s.cfg.byTag[req.Tag]
+	switch {
+	case req.Tag == "":
+		badRequest("tag is missing").send(w)
+		return
+	case len(entries) == 0:
+		badRequest("tag:%s is not found", req.Tag).send(w)
+		return
+	case strings.TrimSpace(req.Text) == "" && strings.TrimSpace(req.Title) == "":
+		badRequest("text is missing").send(w)
+		return
+	}
+	var messages []*message
+	for i := range entries {
+		messages = append(messages, &message{
+			ID: newID(), Host: host, Level: req.Level, Title: req.Title, Text: req.Text, route: route{tag: req.Tag, index: i},
+		})
+	}
+	s.accept(messages, req.Sync).send(w)
+}
+
+// notifyDirectly accepts a payload for Slack.
+func (s *server) notifyDirectly(w http.ResponseWriter, r *http.Request) {
+	var req struct {
+		Payload json.RawMessage
+		Host    string
+		Sync    bool
+	}
+	if !decode(w, r, &req) {
+		return
+	}
+	channel, err := s.checkPayload(req.Payload)
+	host := s.noteSender(w, r, channel, req.Host)
+	if err != nil {
+		badRequest("%v", err).send(w)
+		return
+	}
+	m := &message{ID: newID(), Host: host, Payload: req.Payload, route: route{channel: channel}}
+	s.accept([]*message{m}, req.Sync).send(w)
+}
+
+// checkPayload returns the channel that a payload names, "" for the webhook's own.
+func (s *server) checkPayload(raw json.RawMessage) (channel string, err error) {
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(raw, &fields) != nil || fields == nil {
+		return "", errors.New("payload is missing, or not a JSON object")
+	}
+	if value := fields["channel"]; value != nil && json.Unmarshal(value, &channel) != nil {
+		return "", errors.New("payload.channel is not a string")
+	}
+	says := func(key string) bool {
+		switch value := string(fields[key]); value {
+		case "", "null", "[]":
+			return false
+		default:
+			return strings.TrimSpace(strings.Trim(value, `"`)) != ""
+		}
+	}
+	switch {
+	case !says("text") && !says("blocks") && !says("attachments"):
+		return channel, errors.New("payload has neither text nor blocks nor attachments")
+	case s.cfg.credential() == (credential{}):
+		return channel, errors.New("/notify-directly needs slack_url or slack_token in [core]")
+	case channel == "" && s.cfg.core.token != (secret{}):
+		return channel, errors.New("payload.channel is missing")
+	}
+	return channel, nil
+}
+
+// noteSender returns the sender's host, its address where it does not say, and notes both for the access log.
+func (s *server) noteSender(w http.ResponseWriter, r *http.Request, to, host string) string {
+	if host == "" {
+		var err error
+		if host, _, err = net.SplitHostPort(r.RemoteAddr); err != nil {
+			host = s.hostname // the other end of a unix socket
+		}
+	}
+	if res, ok := w.(*response); ok {
+		res.tag, res.host = to, host
+	}
+	return host
+}
+
+func newID() string {
+	var id [8]byte
+	rand.Read(id[:])
+	return hex.EncodeToString(id[:])
+}
+
+// accept takes responsibility for messages, or with sync posts them now and answers what became of them.
+func (s *server) accept(messages []*message, sync bool) answer {
+	if sync {
+		return s.acceptNow(messages)
+	}
+	if wait := s.qpsDelay(len(messages)); wait > 0 {
+		return answer{status: http.StatusTooManyRequests, retryAfter: wait, Message: "too many messages wait for slack: qps delays them by more than max_delay_duration"}
+	}
+	queued, err := s.queue.add(messages)
+	if err != nil {
+		return answer{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second, Message: err.Error()}
+	}
+	s.deliver.add(queued)
+	return answer{status: http.StatusOK, Message: "ok", IDs: ids(messages)}
+}
+
+// qpsDelay returns how much longer than max_delay_duration n more messages would take, 0 if they would not.
+func (s *server) qpsDelay(n int) time.Duration {
+	if s.cfg.core.qps == 0 || s.cfg.core.maxDelay < 0 {
+		return 0
+	}
+	delay := time.Duration(s.queue.len()+n-1) * time.Second / time.Duration(s.cfg.core.qps)
+	return max(0, delay-time.Duration(s.cfg.core.maxDelay)*time.Second)
+}
+
+// acceptNow posts to all destinations side by side.
+func (s *server) acceptNow(messages []*message) answer {
+	outs := make([]chan outcome, len(messages))
+	for i, m := range messages {
+		outs[i] = make(chan outcome, 1)
+		go func() { outs[i] <- s.deliver.postNow(m, s.cfg.delayLimit()) }()
+	}
+	var failed []outcome
+	for _, out := range outs {
+		if o := <-out; o.class != delivered {
+			failed = append(failed, o)
+		}
+	}
+	if len(failed) == 0 {
+		return answer{status: http.StatusOK, Message: "ok", IDs: ids(messages)}
+	}
+	a := answer{status: http.StatusTooManyRequests, Message: "failed to post message to slack: " + failed[0].reason}
+	again := len(failed) == len(messages)
+	for _, o := range failed {
+		if !o.limited {
+			a.status = http.StatusBadGateway
+		}
+		again = again && o.class == retry && !o.unsure
+		a.retryAfter = max(a.retryAfter, o.wait, time.Second)
+	}
+	if !again {
+		a.status, a.retryAfter = http.StatusBadGateway, 0
+	}
+	return a
+}
+
+func ids(messages []*message) []string {
+	ids := make([]string, len(messages))
+	for i, m := range messages {
+		ids[i] = m.ID
+	}
+	return ids
+}
+
+// configApp shows the running configuration, with secrets masked.
+func (s *server) configApp(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	io.WriteString(w, s.cfg.masked())
+}

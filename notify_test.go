@@ -1,0 +1,298 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"reflect"
+	"strings"
+	"testing"
+	"unicode/utf8"
+)
+
+// originalConfig is a configuration of the original's, key for key.
+const originalConfig = `
+[core]
+port = "29800"
+slack_url = "%s/services/T0/B0/core"
+qps = 0
+max_delay_duration = 5
+
+[[tags]]
+tag = "general"
+channel = "#general"
+username = "slackboard"
+icon_emoji = ":clipboard:"
+parse = "full"
+
+[[tags]]
+tag = "defaults"
+
+[[tags]]
+tag = "two"
+channel = "#first"
+
+[[tags]]
+tag = "two"
+channel = "#second"
+
+[log]
+access_log = "stdout"
+error_log  = "stderr"
+level      = "error"
+
+[ui]
+root = ""
+`
+
+// TestOriginal is the original's behavior, request in and payload out, with the differences that are ours.
+func TestOriginal(t *testing.T) {
+	slack := newFakeSlack(t, nil)
+	p := newInProcess(t, testConfig(t, fmt.Sprintf(originalConfig, slack.URL)), newSlackClient("https://slack.com/api/", maxPosts))
+	text := strings.Repeat("ä", 30_000) + strings.Repeat("ö", 20_000)
+	cutText := cut(text, textLimit)
+	if n := utf8.RuneCountInString(cutText); n > textLimit || n < textLimit-10 || !utf8.ValidString(cutText) {
+		t.Errorf("a text of 50000 characters is cut to %d", n)
+	}
+	attached := func(color, title, text string) string {
+		return fmt.Sprintf(`{"channel":"#general","username":"slackboard","icon_emoji":":clipboard:","parse":"full","attachments":[{"fallback":%q,"color":%q,"title":%q,"text":%q,"footer":"web-01","mrkdwn_in":["text"]}]}`,
+			fallback(title, text), color, title, text)
+	}
+	for _, test := range []struct {
+		name, path, body string
+		status           int
+		message          string
+		posts            []string // with empty strings left out of attachments
+	}{
+		{"plain", "/notify", `{"tag":"general","host":"web-01","text":"hi <a> & b"}`, 200, "ok",
+			[]string{`{"channel":"#general","username":"slackboard","icon_emoji":":clipboard:","text":"hi <a> & b","parse":"full"}`}},
+		{"defaults of a tag", "/notify", `{"tag":"defaults","text":"hi"}`, 200, "ok",
+			[]string{`{"channel":"#random","username":"slackboard","icon_emoji":":clipboard:","text":"hi","parse":"full"}`}},
+		{"sync", "/notify", `{"tag":"defaults","text":"hi","sync":true}`, 200, "ok",
+			[]string{`{"channel":"#random","username":"slackboard","icon_emoji":":clipboard:","text":"hi","parse":"full"}`}},
+		{"level message", "/notify", `{"tag":"general","text":"hi","level":"message"}`, 200, "ok",
+			[]string{`{"channel":"#general","username":"slackboard","icon_emoji":":clipboard:","text":"hi","parse":"full"}`}},
+		{"unknown level", "/notify", `{"tag":"general","text":"hi","level":"panic"}`, 200, "ok",
+			[]string{`{"channel":"#general","username":"slackboard","icon_emoji":":clipboard:","text":"hi","parse":"full"}`}},
+		{"info", "/notify", `{"tag":"general","host":"web-01","text":"hi","level":"info"}`, 200, "ok", []string{attached("#00ff00", "", "hi")}},
+		{"warn", "/notify", `{"tag":"general","host":"web-01","text":"hi","level":"warn"}`, 200, "ok", []string{attached("#ffdd00", "", "hi")}},
+		{"crit and title", "/notify", `{"tag":"general","host":"web-01","text":"hi","level":"crit","title":"T"}`, 200, "ok", []string{attached("#ff0000", "T", "hi")}},
+		{"title", "/notify", `{"tag":"general","host":"web-01","text":"hi","title":"T"}`, 200, "ok", []string{attached("", "T", "hi")}},
+		{"title alone", "/notify", `{"tag":"general","host":"web-01","title":"T"}`, 200, "ok", []string{attached("", "T", "")}},
+		{"no host: the address", "/notify", `{"tag":"general","text":"hi","title":"T"}`, 200, "ok",
+			[]string{strings.Replace(attached("", "T", "hi"), "web-01", "192.0.2.1", 1)}},
+		{"unknown fields", "/notify", `{"tag":"defaults","text":"hi","color":"red","x":{"y":[1]}}`, 200, "ok",
+			[]string{`{"channel":"#random","username":"slackboard","icon_emoji":":clipboard:","text":"hi","parse":"full"}`}},
+		{"one tag, two channels", "/notify", `{"tag":"two","text":"hi","sync":true}`, 200, "ok", []string{
+			`{"channel":"#first","username":"slackboard","icon_emoji":":clipboard:","text":"hi","parse":"full"}`,
+			`{"channel":"#second","username":"slackboard","icon_emoji":":clipboard:","text":"hi","parse":"full"}`}},
+		{"long text", "/notify", `{"tag":"defaults","text":"` + text + `"}`, 200, "ok",
+			[]string{`{"channel":"#random","username":"slackboard","icon_emoji":":clipboard:","text":"` + strings.ReplaceAll(cutText, "\n", `\n`) + `","parse":"full"}`}},
+		{"bad UTF-8", "/notify", "{\"tag\":\"defaults\",\"text\":\"a\xffb\"}", 200, "ok",
+			[]string{`{"channel":"#random","username":"slackboard","icon_emoji":":clipboard:","text":"a�b","parse":"full"}`}},
+
+		{"direct", "/notify-directly", `{"payload":{"channel":"#c","username":"u","icon_emoji":":i:","text":"hi","parse":"none"},"sync":false}`, 200, "ok",
+			[]string{`{"channel":"#c","username":"u","icon_emoji":":i:","text":"hi","parse":"none"}`}},
+		{"direct: defaults", "/notify-directly", `{"payload":{"channel":"#c","text":"hi"}}`, 200, "ok",
+			[]string{`{"channel":"#c","username":"slackboard","icon_emoji":":clipboard:","text":"hi","parse":"full"}`}},
+		{"direct: empty keys are left out", "/notify-directly", `{"payload":{"channel":"#c","text":"hi","username":"","icon_emoji":"","parse":""}}`, 200, "ok",
+			[]string{`{"channel":"#c","text":"hi"}`}},
+		{"direct: the webhook's channel", "/notify-directly", `{"payload":{"text":"hi","username":"","icon_emoji":"","parse":""}}`, 200, "ok", []string{`{"text":"hi"}`}},
+		{"direct: all else passes unchanged", "/notify-directly", `{"payload":{"channel":"#c","username":"","icon_emoji":"","parse":"","thread_ts":"1.2","blocks":[{"n":12345678901234567890.12345678901234567890,"t":"<&>é"}],"unfurl_links":false}}`, 200, "ok",
+			[]string{`{"channel":"#c","thread_ts":"1.2","blocks":[{"n":12345678901234567890.12345678901234567890,"t":"<&>é"}],"unfurl_links":false}`}},
+		{"direct: long text", "/notify-directly", `{"payload":{"username":"","icon_emoji":"","parse":"","text":"` + text + `"}}`, 200, "ok",
+			[]string{`{"text":"` + strings.ReplaceAll(cutText, "\n", `\n`) + `"}`}},
+		{"direct: attachments alone", "/notify-directly", `{"payload":{"username":"","icon_emoji":"","parse":"","attachments":[{"text":"x"}]}}`, 200, "ok", []string{`{"attachments":[{"text":"x"}]}`}},
+
+		{"unknown tag", "/notify", `{"tag":"nope","text":"hi"}`, 400, "tag:nope is not found", nil},
+		{"unknown tag, sync", "/notify", `{"tag":"nope","text":"hi","sync":true}`, 400, "tag:nope is not found", nil},
+		{"no tag", "/notify", `{"text":"hi"}`, 400, "tag is missing", nil},
+		{"no text", "/notify", `{"tag":"general","text":" \n"}`, 400, "text is missing", nil},
+		{"malformed", "/notify", `{"tag":"general","text":"hi"`, 400, "Request-body is malformed", nil},
+		{"not an object", "/notify", `[]`, 400, "Request-body is malformed", nil},
+		{"empty", "/notify", ``, 400, "Request-body is malformed", nil},
+		{"wrong type", "/notify", `{"tag":"general","text":5}`, 400, "Request-body is malformed", nil},
+		{"more behind it", "/notify", `{"tag":"general","text":"hi"} x`, 400, "Request-body is malformed", nil},
+		{"two documents", "/notify", `{"tag":"general","text":"hi"}{}`, 400, "Request-body is malformed", nil},
+		{"direct: malformed", "/notify-directly", `{"payload":`, 400, "Request-body is malformed", nil},
+		{"direct: no payload", "/notify-directly", `{}`, 400, "payload is missing, or not a JSON object", nil},
+		{"direct: null", "/notify-directly", `{"payload":null}`, 400, "payload is missing, or not a JSON object", nil},
+		{"direct: a list", "/notify-directly", `{"payload":[]}`, 400, "payload is missing, or not a JSON object", nil},
+		{"direct: nothing to say", "/notify-directly", `{"payload":{"channel":"#c","text":"","blocks":[],"attachments":null}}`, 400, "payload has neither text nor blocks nor attachments", nil},
+		{"direct: channel of a wrong type", "/notify-directly", `{"payload":{"channel":5,"text":"x"}}`, 400, "payload.channel is not a string", nil},
+		{"too large", "/notify", `{"tag":"general","text":"` + strings.Repeat("x", bodyLimit) + `"}`, 413, "Request-body is larger than 1048576 bytes", nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			before := len(slack.deliveries())
+			w := p.do("POST", test.path, test.body)
+			var got answer
+			if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil {
+				t.Fatalf("answer %q: %v", w.Body, err)
+			}
+			if w.Code != test.status || got.Message != test.message || w.Header().Get("Content-Type") != "application/json" {
+				t.Errorf("got %d %q as %s, want %d %q", w.Code, got.Message, w.Header().Get("Content-Type"), test.status, test.message)
+			}
+			if len(got.IDs) != len(test.posts) {
+				t.Errorf("got ids %v for %d posts", got.IDs, len(test.posts))
+			}
+			posts := map[string]bool{}
+			for _, d := range slack.waitForPosts(t, before+len(test.posts))[before:] {
+				posts[normal(t, d.body)] = true
+				if d.path != "/services/T0/B0/core" || d.contentType != "application/json" {
+					t.Errorf("posted to %s as %s", d.path, d.contentType)
+				}
+			}
+			want := map[string]bool{}
+			for _, post := range test.posts {
+				want[normal(t, post)] = true
+			}
+			if !reflect.DeepEqual(posts, want) {
+				t.Errorf("slack got\n%v, want\n%v", posts, want)
+			}
+		})
+	}
+}
+
+// normal returns JSON with sorted keys, numbers as they were, and without empty strings in attachments.
+func normal(t *testing.T, doc string) string {
+	t.Helper()
+	d := json.NewDecoder(strings.NewReader(doc))
+	d.UseNumber()
+	var v map[string]any
+	if err := d.Decode(&v); err != nil {
+		t.Fatalf("%q: %v", doc, err)
+	}
+	attachments, _ := v["attachments"].([]any)
+	for _, a := range attachments {
+		for key, value := range a.(map[string]any) {
+			if value == "" {
+				delete(a.(map[string]any), key)
+			}
+		}
+	}
+	return string(encode(v))
+}
+
+func TestMethodsAndPaths(t *testing.T) {
+	p := newInProcess(t, dryRunConfig(), &recorder{})
+	for _, test := range []struct {
+		method, path string
+		status       int
+		allow        string
+	}{
+		{"GET", "/notify", 405, "POST"},
+		{"PUT", "/notify-directly", 405, "POST"},
+		{"POST", "/stat/go", 405, "GET"},
+		{"DELETE", "/config/app", 405, "GET"},
+		{"GET", "/nothing", 404, ""},
+		{"POST", "/", 404, ""},
+		{"GET", "/stat/go", 200, ""},
+		{"GET", "/config/app", 200, ""},
+		{"GET", "/app/config", 200, ""},
+		{"GET", "/ui/", 200, ""},
+		{"POST", "//notify", 400, ""}, // the original's clients, given a server with a trailing slash
+	} {
+		w := p.do(test.method, test.path, "")
+		if w.Code != test.status || w.Header().Get("Allow") != test.allow {
+			t.Errorf("%s %s: got %d, Allow %q, want %d, %q", test.method, test.path, w.Code, w.Header().Get("Allow"), test.status, test.allow)
+		}
+		var a answer
+		if test.status >= 400 && (json.Unmarshal(w.Body.Bytes(), &a) != nil || a.Message == "") {
+			t.Errorf("%s %s: answer %q has no message", test.method, test.path, w.Body)
+		}
+	}
+}
+
+// A body that says it is too large is refused before any of it is read.
+func TestHugeBodyIsNotRead(t *testing.T) {
+	p := newInProcess(t, dryRunConfig(), &recorder{})
+	r, _ := http.NewRequest("POST", "/notify", unreadable{t})
+	r.ContentLength = 3 << 30
+	w := newRecorderFor(p, r)
+	if w.Code != 413 || w.Header().Get("Connection") != "close" {
+		t.Errorf("got %d, Connection %q, want 413, close", w.Code, w.Header().Get("Connection"))
+	}
+}
+
+type unreadable struct{ t *testing.T }
+
+func (u unreadable) Read([]byte) (int, error) {
+	u.t.Error("the body was read")
+	return 0, http.ErrBodyReadAfterClose
+}
+
+func TestDirectNeedsACredential(t *testing.T) {
+	p := newInProcess(t, testConfig(t, "[[tags]]\ntag='a'\nslack_url='http://127.0.0.1:1/x'\n"), &recorder{})
+	if w := p.do("POST", "/notify-directly", `{"payload":{"channel":"#c","text":"x"}}`); w.Code != 400 || !strings.Contains(w.Body.String(), "[core]") {
+		t.Errorf("without a credential under [core]: got %d %s", w.Code, w.Body)
+	}
+	p = newInProcess(t, testConfig(t, "[core]\nslack_token='xoxb-1'\n"), &recorder{})
+	if w := p.do("POST", "/notify-directly", `{"payload":{"text":"x"}}`); w.Code != 400 || !strings.Contains(w.Body.String(), "payload.channel is missing") {
+		t.Errorf("with a token and no channel: got %d %s", w.Code, w.Body)
+	}
+}
+
+func TestAccessLog(t *testing.T) {
+	p := newInProcess(t, dryRunConfig(), &recorder{})
+	p.do("POST", "/notify?x=1", `{"tag":"general","host":"web-01","text":"PRIVATE"}`)
+	p.do("POST", "/notify-directly", `{"payload":{"channel":"#c","text":"PRIVATE"}}`)
+	lines := strings.Split(strings.TrimSpace(p.out.String()), "\n")
+	if len(lines) != 2 || strings.Contains(p.out.String()+p.logs.String(), "PRIVATE") {
+		t.Fatalf("got %q, want two lines without the text", lines)
+	}
+	for i, want := range []map[string]any{
+		{"type": "accepted-request", "uri": "/notify?x=1", "method": "POST", "proto": "HTTP/1.1", "content_length": 50.0, "tag": "general", "host": "web-01", "status": 200.0, "remote_addr": "192.0.2.1:1234"},
+		{"type": "accepted-request", "uri": "/notify-directly", "tag": "#c", "host": "192.0.2.1", "status": 200.0},
+	} {
+		var got map[string]any
+		if err := json.Unmarshal([]byte(lines[i]), &got); err != nil {
+			t.Fatal(err)
+		}
+		for key, value := range want {
+			if got[key] != value {
+				t.Errorf("line %d: %s is %v, want %v", i, key, got[key], value)
+			}
+		}
+		if ids, _ := got["ids"].([]any); len(ids) != 1 || got["duration_ms"] == nil || got["time"] == nil {
+			t.Errorf("line %d: ids, duration_ms or time is missing in %v", i, got)
+		}
+	}
+}
+
+func TestStatGo(t *testing.T) {
+	p := newInProcess(t, dryRunConfig(), &recorder{})
+	var got map[string]any
+	body := p.do("GET", "/stat/go", "").Body.String()
+	if err := json.Unmarshal([]byte(body), &got); err != nil || !strings.Contains(body, "\n  \"") {
+		t.Fatalf("not pretty-printed JSON: %v %s", err, body)
+	}
+	for key := range strings.SplitSeq("time go_version go_os go_arch cpu_num goroutine_num gomaxprocs cgo_call_num memory_alloc memory_total_alloc memory_sys memory_lookups memory_mallocs memory_frees memory_stack heap_alloc heap_sys heap_idle heap_inuse heap_released heap_objects gc_next gc_last gc_num gc_per_second gc_pause_per_second gc_pause", " ") {
+		if _, ok := got[key]; !ok {
+			t.Errorf("%s is missing", key)
+		}
+	}
+	if _, ok := got["gc_pause"].([]any); !ok {
+		t.Errorf("gc_pause is %v, want a list", got["gc_pause"])
+	}
+}
+
+func FuzzRequestBody(f *testing.F) {
+	f.Add(`{"tag":"general","text":"hi"}`, false)
+	f.Add(`{"payload":{"channel":"#c","text":"hi","blocks":[1e999]}}`, true)
+	f.Add(`{"payload":{"text":null,"blocks":{}}}`, true)
+	slack := &recorder{}
+	p := newInProcess(f, dryRunConfig(), slack)
+	f.Fuzz(func(t *testing.T, body string, direct bool) {
+		path := "/notify"
+		if direct {
+			path = "/notify-directly"
+		}
+		w := p.do("POST", path, body)
+		if w.Code != 200 && w.Code != 400 && w.Code != 413 {
+			t.Errorf("%s: got %d %s", body, w.Code, w.Body)
+		}
+		if !json.Valid(w.Body.Bytes()) {
+			t.Errorf("%s: answered %s", body, w.Body)
+		}
+	})
+}
