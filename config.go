@@ -3,6 +3,7 @@ package main
 // The configuration: its keys with their defaults and limits in one table, the checks, and the masked view.
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -65,10 +66,16 @@ type config struct {
 		apiURL          string
 		qps             int64 // posts a second to all of Slack, 0 for no limit
 		maxDelay        int64 // seconds a message may be delayed by qps, -1 for no limit
+		reportTag       string
 	}
-	tags []tag
-	log  struct{ access, errors, level string }
-	ui   struct{ root string }
+	tags  []tag
+	spool struct {
+		dir      string
+		maxBytes int64 // of waiting messages
+		maxAge   int64 // seconds
+	}
+	log struct{ access, errors, level string }
+	ui  struct{ root string }
 
 	byTag    map[string][]*tag // what stands under a name: more than one entry means more than one destination
 	warnings []string
@@ -103,6 +110,12 @@ func (c *config) sections() []section {
 			{"slack_api_url", &c.core.apiURL, checkURL},
 			{"qps", &c.core.qps, between(0, 1_000_000)},
 			{"max_delay_duration", &c.core.maxDelay, between(-1, 86_400)},
+			{"report_tag", &c.core.reportTag, nil},
+		}},
+		{"spool", []field{
+			{"dir", &c.spool.dir, notEmpty},
+			{"max_bytes", &c.spool.maxBytes, between(1<<20, 1<<44)},
+			{"max_age", &c.spool.maxAge, between(1, 366*86_400)},
 		}},
 		{"log", []field{
 			{"access_log", &c.log.access, notEmpty},
@@ -128,6 +141,8 @@ func (t *tag) fields() []field {
 func defaultConfig() *config {
 	c := &config{}
 	c.core.port, c.core.apiURL, c.core.maxDelay = "29800", "https://slack.com/api/", -1
+	state, _, _ := strings.Cut(os.Getenv("STATE_DIRECTORY"), ":") // systemd.exec(5): where the service keeps its state
+	c.spool.dir, c.spool.maxBytes, c.spool.maxAge = cmp.Or(state, "slackboard.spool"), 1<<30, 72*60*60
 	c.log.access, c.log.errors, c.log.level = "stdout", "stderr", "error"
 	return c
 }
@@ -193,6 +208,18 @@ func (c *config) lookup(r route) (destination, *tag, error) {
 	}
 	t := entries[r.index]
 	return destination{t.credential, t.channel}, t, nil
+}
+
+// routeTo returns a route that leads to to.
+func (c *config) routeTo(to destination) route {
+	for name, entries := range c.byTag {
+		for i, t := range entries {
+			if t.credential == to.credential && t.channel == to.channel {
+				return route{tag: name, index: i}
+			}
+		}
+	}
+	return route{channel: to.channel}
 }
 
 // purpose is what a configuration is loaded for. One that is only checked may have its secrets masked, as /config/app
@@ -284,10 +311,10 @@ func (l *loader) config(c *config, doc map[string]any) {
 	delete(doc, "tags")
 	for _, name := range slices.Sorted(maps.Keys(doc)) {
 		if _, ok := doc[name].(map[string]any); ok {
-			l.fault(name, "unknown section [%s]: known are [core], [[tags]], [log], [ui]", name)
+			l.fault(name, "unknown section [%s]: known are [core], [[tags]], [spool], [log], [ui]", name)
 			continue
 		}
-		l.fault(name, "unknown key %q outside of a section: known are the sections [core], [[tags]], [log], [ui]", name)
+		l.fault(name, "unknown key %q outside of a section: known are the sections [core], [[tags]], [spool], [log], [ui]", name)
 	}
 	if info, err := os.Stat(c.ui.root); c.ui.root != "" && (err != nil || !info.IsDir()) {
 		c.warnings = append(c.warnings, fmt.Sprintf("%s:%d: ui.root: %s is not a folder: the built-in page serves", l.path, l.line["ui.root"], c.ui.root))
@@ -345,10 +372,13 @@ func (f field) set(value any) error {
 	return f.check(value)
 }
 
-// destinations reports every tag that could not be delivered.
+// destinations reports what could not be delivered.
 func (l *loader) destinations(c *config) {
 	if len(c.tags) == 0 && c.credential() == (credential{}) {
 		l.fault("core", "there is no destination: set slack_url or slack_token in [core]")
+	}
+	if c.core.reportTag != "" && c.byTag[c.core.reportTag] == nil {
+		l.fault("core.report_tag", "report_tag: there is no tag %q", c.core.reportTag)
 	}
 	for i, t := range c.tags {
 		at := fmt.Sprintf("tags.%d", i)

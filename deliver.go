@@ -2,15 +2,21 @@ package main
 
 // Delivery: one lane per destination, in order, until Slack has a message or will never take it.
 //
-// One goroutine, run, owns the lanes, their timers and pauses; the others ask it through todo. An attempt owns
-// nothing: it posts and reports. Back-off, a pause that Slack asked for and qps are one thing: a later turn.
+// One goroutine, run, owns the lanes, their timers and pauses; the others ask it. It never waits for the spool, which
+// may wait for it. An attempt owns nothing: it reads, posts and reports. Back-off, a pause that Slack asked for and qps are one
+// thing: a later turn. What became of a message is on disk before the next one of its lane is posted: a crash
+// doubles one post of a destination at most.
 
 import (
+	"cmp"
 	"container/heap"
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -19,7 +25,10 @@ const (
 	maxFailingPosts  = 32 // of these by lanes whose last post failed
 	firstBackOff     = time.Second
 	longestBackOff   = 5 * time.Minute
-	destinationTries = 3 // posts before a destination's refusal is believed
+	destinationTries = 3           // posts before a destination's refusal is believed
+	poisonAfter      = time.Hour   // of nothing but 5xx, while its credential delivers others: the message is to blame
+	reportEvery      = time.Hour   // at most one report of dead letters for each destination
+	noRoomWait       = time.Minute // before a dead letter is tried again for which the disk had no room
 )
 
 // lane is the queue of one destination. Its head alone is tried, one post at a time.
@@ -27,10 +36,11 @@ type lane struct {
 	to       destination
 	waiting  []ref // oldest first
 	urgent   []*urgentPost
-	busy     bool      // a post is in flight, or what became of it is not yet recorded
+	busy     bool      // a post is in flight, or what became of it is not on disk yet
 	attempts int       // of the head
 	turn     time.Time // no post before: a pause of Slack's
 	retryAt  time.Time // no attempt at the head before: its back-off
+	since    time.Time // the head has had nothing but 5xx, since then; zero: it has not
 	failing  bool      // the last post failed
 	err      string    // why, "" after a success
 	index    int       // in the heap of due lanes, -1 while not in it
@@ -85,61 +95,170 @@ func (h *dueLanes) Pop() any {
 }
 
 type deliverer struct {
-	cfg   *config
-	slack poster
-	queue *queue
-	log   *slog.Logger
-	todo  chan func() // what run does next, in order
+	cfg    *config
+	slack  poster
+	spool  *spool
+	stats  *stats
+	quota  *quota
+	recent *deliveredList
+	log    *slog.Logger
+	todo   chan func() // what run does next, in order
+	ended  chan struct{}
 
 	// Owned by run:
-	lanes    map[destination]*lane
-	due      dueLanes
-	held     []*lane
-	paused   map[secret]time.Time // tokens: Slack's pause holds for all their channels
-	nextPost time.Time            // by qps
-	inFlight int
-	failing  int // of these
-	draining bool
+	lanes     map[destination]*lane
+	due       dueLanes
+	held      []*lane
+	paused    map[secret]time.Time     // tokens: Slack's pause holds for all their channels
+	worked    map[credential]time.Time // the last delivery
+	reported  map[destination]time.Time
+	nextPost  time.Time // by qps
+	inFlight  int
+	failing   int // of these
+	recording int // changes that the spool has not answered yet
 }
 
-func newDeliverer(cfg *config, slack poster, q *queue, log *slog.Logger) *deliverer {
-	return &deliverer{
-		cfg: cfg, slack: slack, queue: q, log: log, todo: make(chan func(), 256),
-		lanes: map[destination]*lane{}, paused: map[secret]time.Time{},
+// newDeliverer returns one for sp, whose callbacks it sets. It has not yet begun: see restore and run.
+func newDeliverer(cfg *config, slack poster, sp *spool, st *stats, log *slog.Logger) *deliverer {
+	d := &deliverer{
+		cfg: cfg, slack: slack, spool: sp, stats: st, log: log,
+		quota: newQuota(cfg.spool.maxBytes), recent: &deliveredList{}, todo: make(chan func(), 256), ended: make(chan struct{}),
+		lanes: map[destination]*lane{}, paused: map[secret]time.Time{}, worked: map[credential]time.Time{}, reported: map[destination]time.Time{},
+	}
+	sp.stored, sp.moved = d.add, d.moved
+	return d
+}
+
+// restore takes over what an earlier process left. It is called before run.
+func (d *deliverer) restore(found map[route]*group) {
+	lanes := map[destination][]seqRef{}
+	for r, g := range found {
+		to, _, _ := d.cfg.lookup(r)
+		if len(lanes[to]) == 0 {
+			lanes[to] = g.waiting
+		} else {
+			lanes[to] = append(lanes[to], g.waiting...)
+			slices.SortFunc(lanes[to], func(a, b seqRef) int { return cmp.Compare(a.seq, b.seq) })
+		}
+		d.quota.give(to, -g.bytes)
+		d.stats.found(r, len(g.waiting), g.dead)
+	}
+	for to, found := range lanes {
+		if len(found) == 0 {
+			continue
+		}
+		l := d.lane(to)
+		l.waiting = make([]ref, len(found))
+		for i, w := range found {
+			l.waiting[i] = w.ref
+		}
+		d.schedule(l)
 	}
 }
 
-// run delivers until drain was called and nothing waits, or until ctx ends and no post is in flight.
+// run delivers until ctx ends, no post is in flight, and what became of all posts is on disk.
 func (d *deliverer) run(ctx context.Context) {
+	defer close(d.ended)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for !d.draining || len(d.lanes) > 0 {
+	for ctx.Err() == nil {
 		timer.Reset(time.Until(d.turns()))
 		select {
 		case f := <-d.todo:
 			f()
 		case <-timer.C:
 		case <-ctx.Done():
-			for d.inFlight > 0 {
-				(<-d.todo)()
-			}
-			return
 		}
+	}
+	for d.inFlight > 0 || d.recording > 0 {
+		(<-d.todo)()
 	}
 }
 
-func (d *deliverer) drain() { d.todo <- func() { d.draining = true } }
+// ask has run do f, unless it has ended.
+func (d *deliverer) ask(f func()) {
+	select {
+	case d.todo <- f:
+	case <-d.ended:
+	}
+}
 
-// add puts messages that were accepted at the end of their lanes.
-func (d *deliverer) add(messages []queued) {
-	d.todo <- func() {
-		for _, m := range messages {
-			to, _, _ := d.cfg.lookup(m.route) // where it leads nowhere, the attempt finds out
-			l := d.lane(to)
-			l.waiting = append(l.waiting, m.ref)
-			d.schedule(l)
+// askAndWait is ask for those who need f done. It returns false if run has ended.
+func (d *deliverer) askAndWait(f func()) bool {
+	finished := make(chan struct{})
+	d.ask(func() { f(); close(finished) })
+	select {
+	case <-finished:
+		return true
+	case <-d.ended:
+		return false
+	}
+}
+
+// store returns nil only once messages would survive a power cut; the caller may then answer ok.
+func (d *deliverer) store(messages []*message) error {
+	return d.storeAs(&change{add: messages})
+}
+
+// storeAs applies c, within the quota for what it adds.
+func (d *deliverer) storeAs(c *change) error {
+	for i, m := range c.add {
+		to, _, _ := d.cfg.lookup(m.route)
+		if err := d.quota.take(to, m.size()); err != nil {
+			d.giveBack(c.add[:i])
+			return err
 		}
 	}
+	err := d.spool.apply(c)
+	if err != nil {
+		d.giveBack(c.add)
+		return err
+	}
+	for _, m := range c.add {
+		if m.seq == 0 { // seen before: not stored again
+			d.giveBack([]*message{m})
+		}
+	}
+	return nil
+}
+
+func (d *deliverer) giveBack(messages []*message) {
+	for _, m := range messages {
+		to, _, _ := d.cfg.lookup(m.route)
+		d.quota.give(to, m.size())
+	}
+}
+
+// add puts messages that are on disk at the end of their lanes.
+func (d *deliverer) add(added []entry) {
+	for _, e := range added {
+		if e.m.resent {
+			d.stats.count(e.m.route, counts{Waiting: 1, Dead: -1})
+		} else {
+			d.stats.count(e.m.route, counts{Waiting: 1, Accepted: 1})
+		}
+	}
+	d.ask(func() {
+		for _, e := range added {
+			to, _, _ := d.cfg.lookup(e.m.route) // where it leads nowhere, the attempt finds out
+			l := d.lane(to)
+			l.waiting = append(l.waiting, e.ref)
+			d.schedule(l)
+		}
+	})
+}
+
+// moved corrects the places of records that the spool has written again.
+func (d *deliverer) moved(places map[ref]ref) {
+	d.askAndWait(func() {
+		for _, l := range d.lanes {
+			for i, r := range l.waiting {
+				if to, ok := places[r]; ok {
+					l.waiting[i] = to
+				}
+			}
+		}
+	})
 }
 
 // postNow posts m once, in the next turn of its lane. It does not wait for that longer than limit: then the outcome
@@ -147,13 +266,14 @@ func (d *deliverer) add(messages []queued) {
 func (d *deliverer) postNow(m *message, limit time.Duration) outcome {
 	u := &urgentPost{m: m, claimed: make(chan struct{}, 1), done: make(chan outcome, 1)}
 	u.claimed <- struct{}{}
-	d.todo <- func() { d.addUrgent(u, limit) }
+	d.ask(func() { d.addUrgent(u, limit) })
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	select {
 	case out := <-u.done:
 		return out
 	case <-timer.C:
+	case <-d.ended:
 	}
 	if u.claim() {
 		return tooLong(max(limit, time.Second))
@@ -232,17 +352,19 @@ func (d *deliverer) start(l *lane, now time.Time) {
 		u := l.urgent[0]
 		l.urgent = l.urgent[1:]
 		if u.claim() {
-			d.begin(l, now)
-			failing := l.failing
-			go func() {
+			d.begin(l, now, func() func() {
 				out := d.post(u.m)
-				u.done <- out
-				d.todo <- func() {
-					d.end(l, failing)
-					d.learn(l, out)
-					d.schedule(l)
+				d.stats.posted(u.m.route, 1, out)
+				if out.class == delivered {
+					d.stats.count(u.m.route, counts{Accepted: 1, Delivered: 1})
+					d.recent.add(u.m, 1)
 				}
-			}()
+				u.done <- out
+				return func() {
+					l.busy = false
+					d.learn(l, out)
+				}
+			})
 			return
 		}
 	}
@@ -250,41 +372,49 @@ func (d *deliverer) start(l *lane, now time.Time) {
 		d.schedule(l)
 		return
 	}
-	d.begin(l, now)
-	failing, head := l.failing, l.waiting[0]
-	go func() {
-		m := d.queue.read(head)
+	l.attempts++
+	attempt, head := l.attempts, l.waiting[0]
+	d.begin(l, now, func() func() {
+		m, err := d.spool.read(head)
+		if err != nil {
+			return func() { d.unreadable(l, err) }
+		}
 		out := d.post(m)
-		d.todo <- func() {
-			d.end(l, failing)
+		d.stats.posted(m.route, attempt, out)
+		return func() {
 			d.learn(l, out)
 			d.settle(l, m, out)
 		}
-	}()
+	})
 }
 
-func (d *deliverer) begin(l *lane, now time.Time) {
+// begin runs an attempt beside run. What the attempt returns is done by run, then l may have its next turn.
+func (d *deliverer) begin(l *lane, now time.Time, attempt func() func()) {
+	failing := l.failing
 	l.busy = true
 	d.inFlight++
-	if l.failing {
+	if failing {
 		d.failing++
 	}
 	if d.cfg.core.qps > 0 {
 		d.nextPost = now.Add(time.Second / time.Duration(d.cfg.core.qps))
 	}
-}
-
-func (d *deliverer) end(l *lane, wasFailing bool) {
-	l.busy = false
-	d.inFlight--
-	if wasFailing {
-		d.failing--
-		for _, l := range d.held {
-			l.held = false
-			heap.Push(&d.due, l)
+	go func() {
+		end := attempt()
+		d.todo <- func() {
+			d.inFlight--
+			if failing {
+				d.failing--
+				for _, l := range d.held {
+					l.held = false
+					heap.Push(&d.due, l)
+				}
+				d.held = nil
+			}
+			end()
+			d.schedule(l)
 		}
-		d.held = nil
-	}
+	}()
 }
 
 // post makes one attempt. It runs beside run and touches nothing of it.
@@ -294,37 +424,48 @@ func (d *deliverer) post(m *message) outcome {
 		return outcome{class: badContent, reason: err.Error()}
 	}
 	// Not bound to a request or to SIGTERM: a post that is cut short may have been taken. It ends by postTimeout.
-	return d.slack.post(context.Background(), to.credential, render(m, t))
+	return d.slack.post(context.Background(), to.credential, render(m, t, time.Now()))
 }
 
 // learn takes from out what holds for the lane, whichever message was posted.
 func (d *deliverer) learn(l *lane, out outcome) {
+	now := time.Now()
 	l.failing = out.class != delivered && out.class != badContent
+	if out.class == delivered {
+		d.worked[l.to.credential] = now
+	}
 	if !out.limited {
 		return
 	}
-	until := time.Now().Add(out.wait)
 	if token := l.to.credential.token; token != (secret{}) {
-		d.paused[token] = until
+		d.paused[token] = now.Add(out.wait)
 	} else {
-		l.turn = until
+		l.turn = now.Add(out.wait)
 	}
 }
 
 // settle decides what becomes of the head of l after an attempt.
 func (d *deliverer) settle(l *lane, m *message, out outcome) {
-	l.attempts++
+	maxAge := time.Duration(d.cfg.spool.maxAge) * time.Second
+	if out.status < 500 {
+		l.since = time.Time{}
+	} else if l.since.IsZero() {
+		l.since = time.Now()
+	}
 	switch {
 	case out.class == delivered:
 		if l.err != "" {
 			d.log.Info("delivery works again", "id", m.ID, "to", m.route.String(), "attempts", l.attempts)
+			l.err = ""
 		}
-		l.err = ""
-		d.remove(l)
+		d.recent.add(m, l.attempts)
+		d.record(l, m, &change{}, counts{Waiting: -1, Delivered: 1})
 	case out.class == badContent, out.class == badDestination && l.attempts >= destinationTries:
-		d.log.Error("message not delivered", "id", m.ID, "to", m.route.String(), "attempts", l.attempts, "err", out.reason)
-		l.err = out.reason
-		d.remove(l)
+		d.bury(l, m, out.reason)
+	case time.Since(time.UnixMilli(m.queued)) > maxAge:
+		d.bury(l, m, fmt.Sprintf("not delivered within %v: %s", maxAge, out.reason))
+	case !l.since.IsZero() && time.Since(l.since) > poisonAfter && d.worked[l.to.credential].After(l.since):
+		d.bury(l, m, fmt.Sprintf("nothing but errors of slack's for %v, while other messages pass: %s", poisonAfter, out.reason))
 	default:
 		wait := backOff(l.attempts)
 		if out.limited {
@@ -335,14 +476,76 @@ func (d *deliverer) settle(l *lane, m *message, out outcome) {
 		}
 		l.err = out.reason
 		l.retryAt = time.Now().Add(wait)
+		l.busy = false
 	}
-	d.schedule(l)
 }
 
-func (d *deliverer) remove(l *lane) {
-	d.queue.remove(l.waiting[0])
-	l.waiting = l.waiting[1:]
-	l.attempts, l.retryAt = 0, time.Time{}
+// record has the spool mark the head of l done, with c. Until that is on disk, the lane is busy.
+func (d *deliverer) record(l *lane, m *message, c *change, count counts) {
+	head := l.waiting[0]
+	c.done = []ref{head}
+	d.recording++
+	c.then = func(err error) {
+		d.ask(func() {
+			d.recording--
+			l.busy = false
+			head := l.waiting[0] // it may have moved
+			l.waiting = l.waiting[1:]
+			l.attempts, l.retryAt, l.since = 0, time.Time{}, time.Time{}
+			if err != nil { // there is no room for the dead letter: others go first
+				d.log.Error("dead letter not stored", "id", m.ID, "to", m.route.String(), "err", err)
+				l.waiting = append(l.waiting, head)
+				if len(l.waiting) == 1 {
+					l.retryAt = time.Now().Add(noRoomWait)
+				}
+			} else {
+				d.stats.count(m.route, count)
+				d.quota.give(l.to, m.size())
+			}
+			d.schedule(l)
+		})
+	}
+	d.spool.submit(c)
+}
+
+// bury makes the head of l a dead letter.
+func (d *deliverer) bury(l *lane, m *message, reason string) {
+	d.log.Error("dead letter", "id", m.ID, "to", m.route.String(), "attempts", l.attempts, "err", reason)
+	l.err = reason
+	dead := m.buried(l.attempts, reason)
+	d.record(l, m, &change{bury: dead}, counts{Waiting: -1, Dead: 1})
+	d.report(l, dead)
+}
+
+// report tells core.report_tag about the first dead letter of a destination in an hour.
+func (d *deliverer) report(l *lane, dead *message) {
+	tag := d.cfg.core.reportTag
+	if tag == "" || dead.route.tag == tag || time.Since(d.reported[l.to]) < reportEvery {
+		return
+	}
+	d.reported[l.to] = time.Now()
+	name := "tag " + dead.route.tag
+	if dead.route.tag == "" {
+		name = "channel " + dead.route.channel
+	}
+	text := fmt.Sprintf("A message for %s could not be delivered: %s. It is kept as dead letter %s: GET /messages/%[3]s shows it, POST /messages/%[3]s/retry sends it again, and GET /messages?state=dead lists all.",
+		name, dead.Error, dead.ID)
+	for i := range d.cfg.byTag[tag] {
+		m := &message{ID: newID(), Host: dead.Host, Level: "warn", Text: text, route: route{tag: tag, index: i}}
+		go d.store([]*message{m})
+	}
+}
+
+// unreadable deals with a head that could not be read.
+func (d *deliverer) unreadable(l *lane, err error) {
+	l.attempts--
+	if errors.Is(err, errGone) { // it has just moved: its new place is known by now
+		l.busy = false
+		return
+	}
+	d.log.Error("a record of the spool is damaged: the message is lost", "to", l.to.channel, "err", err)
+	d.spool.spoil(l.waiting[0])
+	d.record(l, &message{route: d.cfg.routeTo(l.to)}, &change{}, counts{Waiting: -1, Dropped: 1})
 }
 
 // backOff returns the wait after the n-th failed attempt: it doubles, and up to a quarter more keeps lanes apart.
@@ -352,4 +555,128 @@ func backOff(n int) time.Duration {
 		wait = min(firstBackOff<<(n-1), longestBackOff)
 	}
 	return wait + rand.N(wait/4)
+}
+
+// headState is what a lane knows of its head.
+type headState struct {
+	attempts int
+	next     time.Time // zero while it is being posted
+	err      string
+}
+
+// heads returns the state of every head that has been tried, or is.
+func (d *deliverer) heads() map[ref]headState {
+	heads := map[ref]headState{}
+	d.askAndWait(func() {
+		for _, l := range d.lanes {
+			if len(l.waiting) > 0 && l.attempts > 0 {
+				st := headState{l.attempts, l.retryAt, l.err}
+				if l.busy {
+					st.next = time.Time{}
+				}
+				heads[l.waiting[0]] = st
+			}
+		}
+	})
+	return heads
+}
+
+// dueNow ends the back-off of the lane of r. A pause that Slack asked for stays.
+func (d *deliverer) dueNow(r route) {
+	d.askAndWait(func() {
+		to, _, _ := d.cfg.lookup(r)
+		if l := d.lanes[to]; l != nil {
+			l.retryAt, l.failing = time.Time{}, false
+			d.schedule(l)
+		}
+	})
+}
+
+var errBusy = errors.New("it is being posted at this moment")
+
+// drop takes the waiting message m at r out of its lane and off the disk.
+func (d *deliverer) drop(m *message, r ref) error {
+	to, _, _ := d.cfg.lookup(m.route)
+	err := errGone
+	d.askAndWait(func() {
+		l := d.lanes[to]
+		if l == nil {
+			return
+		}
+		i := slices.Index(l.waiting, r)
+		switch {
+		case i < 0:
+			return
+		case i == 0 && l.busy:
+			err = errBusy
+			return
+		case i == 0:
+			l.attempts, l.retryAt, l.since = 0, time.Time{}, time.Time{}
+		}
+		err = nil
+		l.waiting = slices.Delete(l.waiting, i, i+1)
+		d.schedule(l)
+	})
+	if err != nil {
+		return err
+	}
+	if err := d.spool.apply(&change{done: []ref{r}}); err != nil {
+		return err
+	}
+	d.stats.count(m.route, counts{Waiting: -1, Dropped: 1})
+	d.quota.give(to, m.size())
+	return nil
+}
+
+// oldest returns when the message was accepted that has waited longest, zero where none waits.
+func (d *deliverer) oldest() (at time.Time) {
+	var heads []ref
+	d.askAndWait(func() {
+		for _, l := range d.lanes {
+			if len(l.waiting) > 0 {
+				heads = append(heads, l.waiting[0])
+			}
+		}
+	})
+	for _, r := range heads {
+		if m, err := d.spool.read(r); err == nil && (at.IsZero() || m.acceptedAt().Before(at)) {
+			at = m.acceptedAt()
+		}
+	}
+	return at
+}
+
+// quota bounds the bytes that wait: in all, and half of that for one destination, so that one that fails leaves room
+// for the others.
+type quota struct {
+	mu    sync.Mutex
+	limit int64
+	all   int64
+	of    map[destination]int64
+}
+
+func newQuota(limit int64) *quota { return &quota{limit: limit, of: map[destination]int64{}} }
+
+// take reserves n bytes for a message to a destination.
+func (q *quota) take(to destination, n int64) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.all+n > q.limit {
+		return fmt.Errorf("the spool is full: %d bytes wait for slack", q.all)
+	}
+	if q.of[to]+n > q.limit/2 {
+		return fmt.Errorf("half of the spool waits for %s", cmp.Or(to.channel, "this webhook"))
+	}
+	q.all += n
+	q.of[to] += n
+	return nil
+}
+
+func (q *quota) give(to destination, n int64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.all -= n
+	if q.of[to] -= n; q.of[to] == 0 {
+		delete(q.of, to)
+	}
 }

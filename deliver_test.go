@@ -33,7 +33,8 @@ func (s *recorder) post(_ context.Context, to credential, body []byte) outcome {
 	if err := json.Unmarshal(body, &p); err != nil {
 		panic(err)
 	}
-	r := recorded{time.Now(), to.webhook.reveal() + to.token.reveal(), p.Channel, p.Text}
+	text, _, _ := strings.Cut(p.Text, "\n") // without "accepted …, delayed …"
+	r := recorded{time.Now(), to.webhook.reveal() + to.token.reveal(), p.Channel, text}
 	s.mu.Lock()
 	s.posts = append(s.posts, r)
 	if s.count == nil {
@@ -182,7 +183,7 @@ func TestOutcomesInTime(t *testing.T) {
 						last = r.at
 					}
 				}
-				if n := p.queue.len(); n != 0 {
+				if n := p.stat(t).Waiting; n != 0 {
 					t.Errorf("%d messages still wait", n)
 				}
 			})

@@ -227,20 +227,52 @@ type inProcess struct {
 	http http.Handler
 	logs *lockedBuffer // at debug level
 	out  *lockedBuffer // the access log
+	stop func()
 }
 
 func newInProcess(t testing.TB, cfg *config, slack poster) *inProcess {
 	t.Helper()
 	p := &inProcess{logs: &lockedBuffer{}, out: &lockedBuffer{}}
 	log := slog.New(slog.NewTextHandler(p.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	queue := newQueue()
-	p.server = &server{cfg: cfg, queue: queue, deliver: newDeliverer(cfg, slack, queue, log), log: log, access: p.out, hostname: "here"}
+	if cfg.spool.dir == "slackboard.spool" {
+		cfg.spool.dir = filepath.Join(t.TempDir(), "spool")
+	}
+	sp, err := openSpool(cfg.spool.dir, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, err := sp.load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := newStats()
+	d := newDeliverer(cfg, slack, sp, st, log)
+	d.restore(found)
+	p.server = &server{cfg: cfg, spool: sp, stats: st, deliver: d, log: log, access: p.out, hostname: "here"}
 	p.http = p.handler()
 	ctx, cancel := context.WithCancel(context.Background())
-	stopped := make(chan struct{})
-	go func() { p.deliver.run(ctx); close(stopped) }()
-	t.Cleanup(func() { cancel(); <-stopped })
+	go sp.run()
+	go d.run(ctx)
+	p.stop = sync.OnceFunc(func() {
+		cancel()
+		<-d.ended
+		sp.close()
+	})
+	t.Cleanup(p.stop)
 	return p
+}
+
+// stat returns the counters, after it has checked that they add up.
+func (p *inProcess) stat(t testing.TB) appStat {
+	t.Helper()
+	var st appStat
+	if err := json.Unmarshal(p.do("GET", "/stat/app", "").Body.Bytes(), &st); err != nil {
+		t.Fatal(err)
+	}
+	if st.Accepted+st.FoundAtStart != st.Delivered+st.Dropped+st.Waiting+st.Dead {
+		t.Errorf("the counters do not add up: %+v", st)
+	}
+	return st
 }
 
 // do makes a request of the server in process.
@@ -276,10 +308,14 @@ func startProcess(t testing.TB, cmd *exec.Cmd) *process {
 	return p
 }
 
-// startServer starts the built slackboard on a free port, or as config says, and returns once it listens.
+// startServer starts the built slackboard on a free port, or as config says, and returns once it listens. Its spool is
+// in a folder of its own, unless config says otherwise.
 func startServer(t testing.TB, config string, flags ...string) *process {
 	t.Helper()
-	return startServerIn(t, exec.Command(filepath.Join(binaries, "slackboard"), append(flags, "-c", writeFile(t, "slackboard.toml", config))...))
+	path := writeFile(t, "slackboard.toml", config)
+	cmd := exec.Command(filepath.Join(binaries, "slackboard"), append(flags, "-c", path)...)
+	cmd.Dir = filepath.Dir(path)
+	return startServerIn(t, cmd)
 }
 
 func startServerIn(t testing.TB, cmd *exec.Cmd) *process {

@@ -1,18 +1,20 @@
 // Slackboard is a proxy server for Slack: programs send it a tag and a text, it holds the secrets and delivers.
 //
-// The path of a message: POST → accept → queue → answer → lane → Slack → done | later | given up.
+// The path of a message: POST → accept → spool (on disk) → answer → lane → Slack → done | later | dead letter.
 // No file calls back up it:
 //
-//	main.go     this map; the flags, the logs, and the server's life from start to drain
+//	main.go     this map; the flags, the logs, and the server's life from start to stop
 //	config.go   the configuration: keys, defaults, checks, the masked view
 //	toml.go     the reader of the TOML subset that it is written in
 //	listen.go   where the server listens
 //	notify.go   HTTP in: the route table; decode, check, accept
-//	queue.go    the messages that wait
+//	message.go  a message, and its route
+//	spool.go    the queue on disk; record.go, its lines; recent.go, the idempotency keys (sync_*.go: fdatasync)
 //	deliver.go  lanes: one post at a time for each destination, in order; pauses and back-off
 //	render.go   a message becomes what Slack gets
 //	slack.go    one post to Slack and what became of it
-//	stat.go     what an operator can measure
+//	messages.go the operators' API: list, send again, drop
+//	stat.go     the counters, and what shows them
 //	ui.go       the page, with ui/
 //	cli/        what both clients share, and slackboard-cli; log/ has slackboard-log
 package main
@@ -28,6 +30,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"syscall"
@@ -35,8 +38,6 @@ import (
 
 	"slackboard/cli"
 )
-
-const drainLimitAtExit = 30 * time.Second
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
@@ -68,17 +69,30 @@ func run(args []string, stdout, stderr io.Writer) int {
 	stop, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer cancel()
 
+	sp, cleanUp, err := opts.openSpool(cfg, logs.errors)
+	if err != nil {
+		return fail(err)
+	}
+	defer cleanUp()
+	found, err := sp.load()
+	if err != nil {
+		return fail(fmt.Errorf("spool.dir: %w", err))
+	}
 	var slack poster = newSlackClient(cfg.core.apiURL, maxPosts)
 	if opts.dryRun {
 		slack = &printer{out: stdout}
 	}
-	queue := newQueue()
-	d := newDeliverer(cfg, slack, queue, logs.errors)
-	delivering := make(chan struct{})
-	go func() { d.run(context.Background()); close(delivering) }()
+	st := newStats()
+	d := newDeliverer(cfg, slack, sp, st, logs.errors)
+	d.restore(found)
+	debug.FreeOSMemory() // what reading a long spool took
+	delivering, stopDelivering := context.WithCancel(context.Background())
+	defer stopDelivering()
+	go sp.run()
+	go d.run(delivering)
 
 	logs.starting(cfg, listener)
-	web := newWebServer(&server{cfg: cfg, deliver: d, queue: queue, log: logs.errors, access: logs.access, hostname: hostname()})
+	web := newWebServer(&server{cfg: cfg, deliver: d, spool: sp, stats: st, log: logs.errors, access: logs.access, hostname: hostname()})
 	served := make(chan error, 1)
 	go func() { served <- web.Serve(listener) }()
 	select {
@@ -88,9 +102,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 		cancel() // from here on a second signal ends the process
 	}
 
-	logs.notice("stopping", "waiting", queue.len())
-	drain(web, d, delivering)
-	logs.notice("stopped", "not_delivered", queue.len())
+	logs.notice("stopping")
+	answerRequestsInHand(web)
+	stopDelivering()
+	<-d.ended
+	sp.close()
+	logs.notice("stopped", "waiting", st.waiting())
 	return 0
 }
 
@@ -221,16 +238,27 @@ func newWebServer(s *server) *http.Server {
 	}
 }
 
-// drain answers the requests in hand, then delivers what was accepted, within drainLimitAtExit.
-func drain(web *http.Server, d *deliverer, delivering <-chan struct{}) {
-	ctx, cancel := context.WithTimeout(context.Background(), drainLimitAtExit)
+// answerRequestsInHand takes no new ones and returns when the others are answered, or took too long.
+func answerRequestsInHand(web *http.Server) {
+	ctx, cancel := context.WithTimeout(context.Background(), postTimeout)
 	defer cancel()
 	web.Shutdown(ctx)
-	d.drain()
-	select {
-	case <-delivering:
-	case <-ctx.Done():
+}
+
+// openSpool opens that of the configuration. A dry run has one of its own, which cleanUp removes.
+func (o options) openSpool(cfg *config, log *slog.Logger) (sp *spool, cleanUp func(), err error) {
+	cleanUp = func() {}
+	if o.dryRun {
+		if cfg.spool.dir, err = os.MkdirTemp("", "slackboard-dry-run"); err != nil {
+			return nil, nil, err
+		}
+		cleanUp = func() { os.RemoveAll(cfg.spool.dir) }
 	}
+	if sp, err = openSpool(cfg.spool.dir, log); err != nil {
+		cleanUp()
+		return nil, nil, fmt.Errorf("spool.dir: %w: set dir in [spool] to a folder that only this server uses and may write", err)
+	}
+	return sp, cleanUp, nil
 }
 
 // printer is a Slack for dry runs: it takes every post and prints it, one JSON line each.

@@ -4,8 +4,6 @@ package main
 
 import (
 	"bytes"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,7 +12,6 @@ import (
 	"math"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"path"
 	"strconv"
@@ -24,42 +21,12 @@ import (
 
 const bodyLimit = 1 << 20 // bytes of a request's body
 
-// message is what a client handed in: for a tag the text with its level and title, else a payload for Slack.
-type message struct {
-	ID      string          `json:"id"`
-	Host    string          `json:"host,omitempty"` // the sender's, as it says, else its address
-	Level   string          `json:"level,omitempty"`
-	Title   string          `json:"title,omitempty"`
-	Text    string          `json:"text,omitempty"`
-	Payload json.RawMessage `json:"payload,omitempty"`
-
-	route route
-}
-
-func (m *message) size() int {
-	return len(m.ID) + len(m.Host) + len(m.Level) + len(m.Title) + len(m.Text) + len(m.Payload)
-}
-
-// route says where a message goes: to the index-th entry of a tag's name, or to a channel. Channel and credential are
-// looked up when it is delivered.
-type route struct {
-	tag     string
-	index   int
-	channel string
-}
-
-func (r route) String() string {
-	if r.tag != "" {
-		return fmt.Sprintf("tag:%s/%d", url.PathEscape(r.tag), r.index)
-	}
-	return "to:" + url.PathEscape(r.channel)
-}
-
 // server answers requests. It is built once, in run.
 type server struct {
 	cfg      *config
 	deliver  *deliverer
-	queue    *queue
+	spool    *spool
+	stats    *stats
 	log      *slog.Logger
 	access   io.Writer // one line a request
 	hostname string
@@ -72,6 +39,13 @@ func (s *server) handler() http.Handler {
 	mux.HandleFunc("POST /notify", s.notify)
 	mux.HandleFunc("POST /notify-directly", s.notifyDirectly)
 	mux.HandleFunc("GET /stat/go", s.statGo)
+	mux.HandleFunc("GET /stat/app", s.statApp)
+	mux.HandleFunc("GET /messages", s.operator(s.listMessages))
+	mux.HandleFunc("GET /messages/{id}", s.operator(s.showMessage))
+	mux.HandleFunc("POST /messages/{id}/retry", s.operator(s.retryMessage))
+	mux.HandleFunc("POST /messages/retry", s.operator(s.retryMessages))
+	mux.HandleFunc("DELETE /messages/{id}", s.operator(s.dropMessage))
+	mux.HandleFunc("DELETE /messages", s.operator(s.dropMessages))
 	mux.HandleFunc("GET /config/app", s.configApp)
 	mux.HandleFunc("GET /app/config", s.configApp) // its name in 0.6
 	mux.Handle("GET /ui/", http.StripPrefix("/ui", http.FileServerFS(uiFiles(s.cfg.ui.root))))
@@ -222,11 +196,9 @@ func (s *server) notify(w http.ResponseWriter, r *http.Request) {
 	}
 	var messages []*message
 	for i := range entries {
-		messages = append(messages, &message{
-			ID: newID(), Host: host, Level: req.Level, Title: req.Title, Text: req.Text, route: route{tag: req.Tag, index: i},
-		})
+		messages = append(messages, &message{Host: host, Level: req.Level, Title: req.Title, Text: req.Text, route: route{tag: req.Tag, index: i}})
 	}
-	s.accept(messages, req.Sync).send(w)
+	s.accept(messages, r.Header.Get("Idempotency-Key"), req.Sync).send(w)
 }
 
 // notifyDirectly accepts a payload for Slack.
@@ -245,8 +217,8 @@ func (s *server) notifyDirectly(w http.ResponseWriter, r *http.Request) {
 		badRequest("%v", err).send(w)
 		return
 	}
-	m := &message{ID: newID(), Host: host, Payload: req.Payload, route: route{channel: channel}}
-	s.accept([]*message{m}, req.Sync).send(w)
+	m := &message{Host: host, Payload: req.Payload, route: route{channel: channel}}
+	s.accept([]*message{m}, r.Header.Get("Idempotency-Key"), req.Sync).send(w)
 }
 
 // checkPayload returns the channel that a payload names, "" for the webhook's own.
@@ -291,25 +263,24 @@ func (s *server) noteSender(w http.ResponseWriter, r *http.Request, to, host str
 	return host
 }
 
-func newID() string {
-	var id [8]byte
-	rand.Read(id[:])
-	return hex.EncodeToString(id[:])
-}
-
-// accept takes responsibility for messages, or with sync posts them now and answers what became of them.
-func (s *server) accept(messages []*message, sync bool) answer {
+// accept takes responsibility for messages, or with sync posts them now and answers what became of them. The same key
+// again is answered as the first time.
+func (s *server) accept(messages []*message, key string, sync bool) answer {
+	for _, m := range messages {
+		m.ID, m.queued = newID(), time.Now().UnixMilli()
+		if key != "" && !sync {
+			m.ID = keyedID(key, m.route)
+		}
+	}
 	if sync {
 		return s.acceptNow(messages)
 	}
 	if wait := s.qpsDelay(len(messages)); wait > 0 {
 		return answer{status: http.StatusTooManyRequests, retryAfter: wait, Message: "too many messages wait for slack: qps delays them by more than max_delay_duration"}
 	}
-	queued, err := s.queue.add(messages)
-	if err != nil {
-		return answer{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second, Message: err.Error()}
+	if err := s.deliver.store(messages); err != nil {
+		return answer{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second, Message: "message is not stored: " + err.Error()}
 	}
-	s.deliver.add(queued)
 	return answer{status: http.StatusOK, Message: "ok", IDs: ids(messages)}
 }
 
@@ -318,7 +289,7 @@ func (s *server) qpsDelay(n int) time.Duration {
 	if s.cfg.core.qps == 0 || s.cfg.core.maxDelay < 0 {
 		return 0
 	}
-	delay := time.Duration(s.queue.len()+n-1) * time.Second / time.Duration(s.cfg.core.qps)
+	delay := time.Duration(s.stats.waiting()+int64(n)-1) * time.Second / time.Duration(s.cfg.core.qps)
 	return max(0, delay-time.Duration(s.cfg.core.maxDelay)*time.Second)
 }
 

@@ -6,6 +6,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"strings"
+	"time"
 	"unicode/utf8"
 )
 
@@ -39,33 +41,53 @@ func color(level string) string {
 	return map[string]string{"info": "#00ff00", "warn": "#ffdd00", "crit": "#ff0000"}[level]
 }
 
-// render returns the post for m: with t's settings, or as m's own payload says.
-func render(m *message, t *tag) []byte {
+// render returns the post for m: with t's settings, or as m's own payload says. One that comes late says so.
+func render(m *message, t *tag, now time.Time) []byte {
+	late := lateness(m.acceptedAt(), now)
 	if m.Payload != nil {
-		return renderDirect(m.Payload)
+		return renderDirect(m.Payload, late)
 	}
 	p := payload{Channel: t.channel, Username: t.username, IconEmoji: t.icon, Parse: t.parse}
 	text := cut(m.Text, textLimit)
 	if c := color(m.Level); c != "" || m.Title != "" {
 		p.Attachments = []attachment{{
 			Fallback: cut(fallback(m.Title, m.Text), fallbackLimit),
-			Color:    c, Title: m.Title, Text: text, Footer: m.Host, MrkdwnIn: []string{"text"},
+			Color:    c, Title: m.Title, Text: text, Footer: join(m.Host, " · ", late), MrkdwnIn: []string{"text"},
 		}}
 	} else {
-		p.Text = text
+		p.Text = join(text, "\n", late)
 	}
 	return encode(p)
 }
 
-func fallback(title, text string) string {
-	if title == "" || text == "" {
-		return title + text
+const lateAfter = time.Minute
+
+// lateness returns "accepted 03:12 UTC, delayed 3h2m" for a message that is delivered late, else nothing.
+func lateness(accepted, now time.Time) string {
+	delay := now.Sub(accepted)
+	if delay <= lateAfter {
+		return ""
 	}
-	return title + ": " + text
+	form := "15:04"
+	if delay >= 24*time.Hour {
+		form = "Jan 2 15:04"
+	}
+	return "accepted " + accepted.UTC().Format(form) + " UTC, delayed " + strings.TrimSuffix(delay.Truncate(time.Minute).String(), "0s")
 }
 
-// renderDirect returns a payload of /notify-directly with its defaults filled in and everything else as it came.
-func renderDirect(raw json.RawMessage) []byte {
+// join puts sep between a and b, if both say something.
+func join(a, sep, b string) string {
+	if a == "" || b == "" {
+		return a + b
+	}
+	return a + sep + b
+}
+
+func fallback(title, text string) string { return join(title, ": ", text) }
+
+// renderDirect returns a payload of /notify-directly with its defaults filled in and everything else as it came. late
+// goes into the footer of its last attachment, else below its text.
+func renderDirect(raw json.RawMessage, late string) []byte {
 	var p map[string]json.RawMessage
 	json.Unmarshal(raw, &p) // was checked when it was accepted
 	for key, value := range map[string]string{"username": "slackboard", "icon_emoji": ":clipboard:", "parse": "full"} {
@@ -79,6 +101,20 @@ func renderDirect(raw json.RawMessage) []byte {
 	var text string
 	if json.Unmarshal(p["text"], &text) == nil && utf8.RuneCountInString(text) > textLimit {
 		p["text"] = encode(cut(text, textLimit))
+	}
+	if late == "" {
+		return encode(p)
+	}
+	var attachments []map[string]json.RawMessage
+	if json.Unmarshal(p["attachments"], &attachments) == nil && len(attachments) > 0 {
+		if last := attachments[len(attachments)-1]; last != nil {
+			var footer string
+			json.Unmarshal(last["footer"], &footer)
+			last["footer"] = encode(join(footer, " · ", late))
+		}
+		p["attachments"] = encode(attachments)
+	} else if text != "" {
+		p["text"] = encode(join(cut(text, textLimit), "\n", late))
 	}
 	return encode(p)
 }

@@ -52,7 +52,7 @@ type tomlTable struct {
 	tables map[string]*tomlTable // an array of tables stands here with its last element
 	header bool                  // was opened by a [header] or a [[header]]
 	array  bool                  // is an element of an array of tables
-	dotted int                   // 1 + the section whose dotted keys made it, 0 for none
+	dotted bool                  // was made by a dotted key
 }
 
 func newTOMLTable(path string) *tomlTable {
@@ -73,7 +73,6 @@ type tomlReader struct {
 	row      int
 	root     *tomlTable
 	table    *tomlTable // the one that keys go into
-	section  int        // how many headers were read
 	line     map[string]int
 }
 
@@ -156,6 +155,7 @@ func (r *tomlReader) expression() {
 // headerTable reads the keys of a header and walks to the table that holds the last of them, making on the way the
 // tables that are not there yet.
 func (r *tomlReader) headerTable(bracket string) (t *tomlTable, last string, at int) {
+	r.blanks()
 	at = r.pos
 	keys := r.keys()
 	if !r.skip(bracket) {
@@ -169,7 +169,6 @@ func (r *tomlReader) headerTable(bracket string) (t *tomlTable, last string, at 
 		}
 		t = next
 	}
-	r.section++
 	return t, keys[len(keys)-1], at
 }
 
@@ -181,7 +180,7 @@ func (r *tomlReader) header() {
 		t = r.add(in, key, at)
 	case t.array:
 		r.fail(at, "[[%s]] on line %d is an array of tables: write it with two brackets", in.child(key), r.line[t.path])
-	case t.header, t.dotted > 0:
+	case t.header, t.dotted:
 		r.fail(at, "table [%s] is already defined on line %d", t.path, r.line[t.path])
 	}
 	t.header = true
@@ -226,10 +225,10 @@ func (r *tomlReader) keyValue() {
 		switch {
 		case next == nil:
 			next = r.add(t, key, at)
-		case next.header, next.dotted > 0 && next.dotted != r.section+1:
+		case next.header:
 			r.fail(at, "%s is already defined on line %d: dotted keys cannot add to it", next.path, r.line[next.path])
 		}
-		next.dotted = r.section + 1
+		next.dotted = true
 		t = next
 	}
 	last := keys[len(keys)-1]
@@ -349,14 +348,14 @@ func (r *tomlReader) value() any {
 		r.fail(start, "floats are not supported")
 	case unsigned == "" || !isDigit(unsigned[0]):
 		r.fail(start, "expected %s: text needs quotes", want)
-	case len(unsigned) > 1 && strings.IndexByte("xob", unsigned[1]) >= 0:
+	case len(unsigned) > 1 && unsigned[0] == '0' && strings.IndexByte("xob", unsigned[1]) >= 0:
 		r.fail(start, "number bases other than decimal are not supported")
 	case strings.ContainsAny(unsigned, ":-") && !strings.ContainsAny(unsigned, "eE"):
-		r.fail(start, "dates and times are not supported")
+		r.fail(start, "dates and times are not supported, and text needs quotes")
 	case strings.ContainsAny(unsigned, ".eE"):
-		r.fail(start, "floats are not supported")
+		r.fail(start, "floats are not supported, and text needs quotes")
 	}
-	r.fail(start, "not an integer: digits, without leading zeros, with single underscores between them")
+	r.fail(start, "not an integer (digits, no leading zeros, single underscores between them), and text needs quotes")
 	return nil
 }
 

@@ -5,6 +5,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -62,9 +63,9 @@ func (f *Flags) Send(ctx context.Context, m Message) error {
 	if err != nil {
 		return err
 	}
-	client := s.client()
+	client, key := s.client(), rand.Text()
 	for try := 0; ; try++ {
-		wait, err := post(ctx, client, s.base+path, body)
+		wait, err := post(ctx, client, s.base+path, key, body)
 		if err == nil || wait < 0 || try >= f.RetryMax {
 			return err
 		}
@@ -79,13 +80,14 @@ func (f *Flags) Send(ctx context.Context, m Message) error {
 	}
 }
 
-// post makes one request. wait says when to try again after err: 0 for a back-off, -1 for never.
-func post(ctx context.Context, client *http.Client, target string, body []byte) (wait time.Duration, err error) {
+// post makes one request. By key the server knows one that it has accepted already. wait says when to try again after err: 0 for a back-off, -1 for never.
+func post(ctx context.Context, client *http.Client, target, key string, body []byte) (wait time.Duration, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target, bytes.NewReader(body))
 	if err != nil {
 		return -1, err
 	}
 	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Idempotency-Key", key)
 	resp, err := client.Do(req)
 	if err != nil {
 		var withURL *url.Error

@@ -1,0 +1,113 @@
+package main
+
+// A message and the route it takes, from the request to Slack.
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// message is what a client handed in: for a tag the text with its level and title, else a payload for Slack. It lies in
+// the spool as JSON; no secret is in it.
+type message struct {
+	ID       string          `json:"id"`
+	Host     string          `json:"host,omitempty"` // the sender's, as it says, else its address
+	Level    string          `json:"level,omitempty"`
+	Title    string          `json:"title,omitempty"`
+	Text     string          `json:"text,omitempty"`
+	Payload  json.RawMessage `json:"payload,omitempty"`
+	Accepted int64           `json:"accepted,omitempty"` // Unix ms; 0: when it was queued
+	Attempts int             `json:"attempts,omitempty"` // of a dead letter
+	Error    string          `json:"error,omitempty"`    // likewise: why it is one
+
+	route  route
+	seq    uint64
+	queued int64  // Unix ms: when it was put into the spool, the last time
+	body   []byte // as JSON, once it was encoded
+	stored int64  // what it takes of max_bytes, once that is known
+	resent bool   // it was a dead letter
+}
+
+// encoded returns m as it lies in the spool.
+func (m *message) encoded() []byte {
+	if m.body == nil {
+		m.body = encode(m)
+	}
+	return m.body
+}
+
+func (m *message) size() int64 {
+	if m.stored == 0 {
+		m.stored = recordSize(len(m.route.String()), len(m.encoded()))
+	}
+	return m.stored
+}
+
+// acceptedAt returns when a client was told ok.
+func (m *message) acceptedAt() time.Time {
+	if m.Accepted != 0 {
+		return time.UnixMilli(m.Accepted)
+	}
+	return time.UnixMilli(m.queued)
+}
+
+// buried returns m as the dead letter that it becomes after some attempts.
+func (m *message) buried(attempts int, err string) *message {
+	dead := *m
+	dead.Accepted, dead.Attempts, dead.Error = m.acceptedAt().UnixMilli(), attempts, err
+	dead.body, dead.stored = nil, 0
+	return &dead
+}
+
+// again returns the dead letter m as it is sent again.
+func (m *message) again() *message {
+	copied := m.buried(0, "")
+	copied.resent = true
+	return copied
+}
+
+func newID() string {
+	var id [8]byte
+	rand.Read(id[:])
+	return hex.EncodeToString(id[:])
+}
+
+// route says where a message goes: to the index-th entry of a tag's name, or to a channel. Channel and credential are
+// looked up when it is delivered.
+type route struct {
+	tag     string
+	index   int
+	channel string
+}
+
+// String returns the route as it stands in a record, "tag:NAME/0" or "to:#channel": it holds no blank and no newline.
+func (r route) String() string {
+	if r.tag != "" {
+		return "tag:" + url.PathEscape(r.tag) + "/" + strconv.Itoa(r.index)
+	}
+	return "to:" + strings.ReplaceAll(url.PathEscape(r.channel), "%23", "#")
+}
+
+// parseRoute reads what String returns. What is no route is one to a channel of that name: it is shown as it is.
+func parseRoute(s string) route {
+	if name, ok := strings.CutPrefix(s, "tag:"); ok {
+		at := strings.LastIndexByte(name, '/')
+		if at >= 0 {
+			tag, err := url.PathUnescape(name[:at])
+			index, err2 := strconv.Atoi(name[at+1:])
+			if err == nil && err2 == nil && tag != "" && index >= 0 {
+				return route{tag: tag, index: index}
+			}
+		}
+	}
+	channel, err := url.PathUnescape(strings.TrimPrefix(s, "to:"))
+	if err != nil {
+		channel = s
+	}
+	return route{channel: channel}
+}

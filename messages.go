@@ -1,0 +1,348 @@
+package main
+
+// The operators' API: which messages wait, are dead letters or were delivered; send them again, drop them.
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	deliveredKept     = 1000    // messages
+	deliveredTextKept = 1 << 10 // bytes of each
+	listLimit         = 100
+)
+
+// messageView is a message as an operator sees it.
+type messageView struct {
+	ID            string     `json:"id"`
+	State         string     `json:"state"` // waiting, dead or delivered
+	Tag           string     `json:"tag"`   // "" for /notify-directly
+	Channel       string     `json:"channel"`
+	Host          string     `json:"host"`
+	Level         string     `json:"level"`
+	Title         string     `json:"title"`
+	Text          string     `json:"text"` // or the payload
+	AcceptedAt    time.Time  `json:"accepted_at"`
+	Attempts      int        `json:"attempts"`
+	NextAttemptAt *time.Time `json:"next_attempt_at"` // null: not known, it is not the first of its lane
+	DeliveredAt   *time.Time `json:"delivered_at"`
+	Error         string     `json:"error"`
+}
+
+// view returns m for an operator.
+func (c *config) view(m *message, state string) messageView {
+	v := messageView{
+		ID: m.ID, State: state, Tag: m.route.tag, Channel: m.route.channel, Host: m.Host, Level: m.Level, Title: m.Title,
+		Text: m.Text, AcceptedAt: m.acceptedAt().UTC(), Attempts: m.Attempts, Error: m.Error,
+	}
+	if to, t, err := c.lookup(m.route); err == nil && t != nil {
+		v.Channel = to.channel
+	}
+	if m.Payload != nil {
+		var p struct{ Text string }
+		if json.Unmarshal(m.Payload, &p); p.Text == "" {
+			p.Text = string(m.Payload)
+		}
+		v.Text = p.Text
+	}
+	return v
+}
+
+// deliveredList remembers the last messages that were delivered.
+type deliveredList struct {
+	mu   sync.Mutex
+	last []*message // a ring
+	at   []time.Time
+	next int
+}
+
+func (l *deliveredList) add(m *message, attempts int) {
+	kept := *m
+	kept.Attempts, kept.body = attempts, nil
+	kept.Text = strings.ToValidUTF8(kept.Text[:min(len(kept.Text), deliveredTextKept)], "")
+	if len(kept.Payload) > deliveredTextKept {
+		kept.Payload = encode(map[string]string{"text": strings.ToValidUTF8(string(kept.Payload[:deliveredTextKept]), "")})
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.last) < deliveredKept {
+		l.last, l.at = append(l.last, nil), append(l.at, time.Time{})
+	}
+	l.last[l.next], l.at[l.next] = &kept, time.Now()
+	l.next = (l.next + 1) % deliveredKept
+}
+
+// views returns them, newest first.
+func (l *deliveredList) views(c *config) (views []messageView) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := range l.last {
+		at := (l.next - 1 - i + 2*deliveredKept) % deliveredKept
+		v := c.view(l.last[at], "delivered")
+		v.DeliveredAt = &l.at[at]
+		views = append(views, v)
+	}
+	return views
+}
+
+// operator lets requests through that come from this machine itself.
+func (s *server) operator(h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		host, _, err := net.SplitHostPort(r.RemoteAddr)
+		fromHere := err != nil || net.ParseIP(host).IsLoopback() // a unix socket has no address
+		if !fromHere || r.Header.Get("X-Forwarded-For") != "" || r.Header.Get("Forwarded") != "" {
+			answer{status: http.StatusForbidden, Message: "messages are shown to the server's own host only: ask from there, over 127.0.0.1 or the unix socket"}.send(w)
+			return
+		}
+		h(w, r)
+	}
+}
+
+// stored is a message that was found in the spool.
+type stored struct {
+	ref  ref
+	dead bool
+	*message
+}
+
+// find returns the messages of the spool that match, the last accepted first, limit of them at most, and how many
+// there are.
+func (s *server) find(dead bool, limit int, match func(record) bool) (found []stored, total int) {
+	type place struct {
+		at, seq uint64
+		ref     ref
+	}
+	var places []place
+	newestFirst := func(a, b place) int { return cmp.Or(cmp.Compare(b.at, a.at), cmp.Compare(b.seq, a.seq)) }
+	s.spool.each(dead, func(at ref, r record) {
+		if !match(r) {
+			return
+		}
+		total++
+		places = append(places, place{uint64(r.at), r.seq, at})
+		if len(places) >= 2*limit+1000 {
+			slices.SortFunc(places, newestFirst)
+			places = places[:limit]
+		}
+	})
+	slices.SortFunc(places, newestFirst)
+	for _, p := range places[:min(limit, len(places))] {
+		if m, err := s.spool.read(p.ref); err == nil { // else it is done, or has moved, meanwhile
+			found = append(found, stored{p.ref, dead, m})
+		}
+	}
+	return found, total
+}
+
+// findID returns the message with an id that waits or is dead.
+func (s *server) findID(id string) (stored, bool) {
+	head := []byte(`{"id":` + string(encode(id)))
+	for _, dead := range []bool{false, true} {
+		if found, _ := s.find(dead, 1, func(r record) bool { return bytes.HasPrefix(r.body, head) }); len(found) > 0 {
+			return found[0], true
+		}
+	}
+	return stored{}, false
+}
+
+// findTag matches the dead letters of a tag, all where it is empty.
+func findTag(tag string) func(record) bool {
+	return func(r record) bool { return tag == "" || parseRoute(string(r.route)).tag == tag }
+}
+
+func (s *server) listMessages(w http.ResponseWriter, r *http.Request) {
+	query := r.URL.Query()
+	limit := listLimit
+	if text := query.Get("limit"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 || n > 100_000 {
+			badRequest("limit=%s is not a number from 1 to 100000", text).send(w)
+			return
+		}
+		limit = n
+	}
+	tag, q := query.Get("tag"), strings.ToLower(query.Get("q"))
+	matches := func(v messageView) bool {
+		text := strings.Join([]string{v.ID, v.Tag, v.Channel, v.Host, v.Title, v.Text, v.Error}, "\n")
+		return (tag == "" || v.Tag == tag) && (q == "" || strings.Contains(strings.ToLower(text), q))
+	}
+	list := struct {
+		Messages []messageView `json:"messages"`
+		Total    int           `json:"total"`
+	}{Messages: []messageView{}}
+	switch state := query.Get("state"); state {
+	case "delivered":
+		for _, v := range s.deliver.recent.views(s.cfg) {
+			if matches(v) {
+				list.Messages = append(list.Messages, v)
+			}
+		}
+		list.Total = len(list.Messages)
+		list.Messages = list.Messages[:min(limit, list.Total)]
+	case "waiting", "dead":
+		byTag := findTag(tag)
+		found, total := s.find(state == "dead", limit, func(r record) bool {
+			if q == "" || !byTag(r) {
+				return byTag(r)
+			}
+			m, err := r.message()
+			return err == nil && matches(s.cfg.view(m, state))
+		})
+		list.Total = total
+		for _, v := range s.views(found...) {
+			list.Messages = append(list.Messages, v)
+		}
+	default:
+		badRequest("state=%s is not waiting, dead or delivered", state).send(w)
+		return
+	}
+	sendJSON(w, list)
+}
+
+// views returns what was found in the spool for an operator, with what the lanes know of it.
+func (s *server) views(found ...stored) (views []messageView) {
+	heads := s.deliver.heads()
+	for _, f := range found {
+		v := s.cfg.view(f.message, "waiting")
+		if f.dead {
+			v.State = "dead"
+		} else if head, ok := heads[f.ref]; ok {
+			v.Attempts, v.Error = head.attempts, head.err
+			if !head.next.IsZero() {
+				v.NextAttemptAt = &head.next
+			}
+		}
+		views = append(views, v)
+	}
+	return views
+}
+
+func (s *server) showMessage(w http.ResponseWriter, r *http.Request) {
+	id := r.PathValue("id")
+	if found, ok := s.findID(id); ok {
+		sendJSON(w, s.views(found)[0])
+		return
+	}
+	for _, v := range s.deliver.recent.views(s.cfg) {
+		if v.ID == id {
+			sendJSON(w, v)
+			return
+		}
+	}
+	noMessage(id).send(w)
+}
+
+func noMessage(id string) answer {
+	return answer{status: http.StatusNotFound, Message: "no message " + id + ": it was delivered or dropped, or never was"}
+}
+
+// counted answers how many messages something was done to.
+func counted(w http.ResponseWriter, n int, err error) {
+	switch {
+	case errors.Is(err, errBusy):
+		answer{status: http.StatusConflict, retryAfter: time.Second, Message: err.Error()}.send(w)
+	case err != nil:
+		answer{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second, Message: "after " + strconv.Itoa(n) + ": " + err.Error()}.send(w)
+	default:
+		sendJSON(w, struct {
+			Message string `json:"message"`
+			Count   int    `json:"count"`
+		}{"ok", n})
+	}
+}
+
+// one does what an operator asks for one message.
+func (s *server) one(w http.ResponseWriter, id string, do func(stored) error) {
+	found, ok := s.findID(id)
+	if !ok {
+		noMessage(id).send(w)
+		return
+	}
+	err := do(found)
+	if errors.Is(err, errGone) {
+		noMessage(id).send(w)
+		return
+	}
+	counted(w, 1, err)
+}
+
+func (s *server) retryMessage(w http.ResponseWriter, r *http.Request) {
+	s.one(w, r.PathValue("id"), func(m stored) error {
+		if m.dead {
+			return s.resend(m)
+		}
+		s.deliver.dueNow(m.route)
+		return nil
+	})
+}
+
+// resend puts a dead letter at the end of its lane.
+func (s *server) resend(m stored) error {
+	return s.deliver.storeAs(&change{add: []*message{m.again()}, done: []ref{m.ref}})
+}
+
+func (s *server) dropMessage(w http.ResponseWriter, r *http.Request) {
+	s.one(w, r.PathValue("id"), s.drop)
+}
+
+func (s *server) drop(m stored) error {
+	if !m.dead {
+		return s.deliver.drop(m.message, m.ref)
+	}
+	if err := s.spool.apply(&change{done: []ref{m.ref}}); err != nil {
+		return err
+	}
+	s.stats.count(m.route, counts{Dead: -1, Dropped: 1})
+	return nil
+}
+
+// allDead does what an operator asks for the dead letters of a tag, the first accepted first.
+func (s *server) allDead(w http.ResponseWriter, tag string, do func(stored) error) {
+	const atOnce = 1000 // held in memory
+	n := 0
+	for {
+		found, _ := s.find(true, atOnce, findTag(tag))
+		slices.Reverse(found)
+		before := n
+		for _, m := range found {
+			switch err := do(m); {
+			case err == nil:
+				n++
+			case !errors.Is(err, errGone):
+				counted(w, n, err)
+				return
+			}
+		}
+		if n == before {
+			counted(w, n, nil)
+			return
+		}
+	}
+}
+
+func (s *server) retryMessages(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Query().Get("tag") == "" {
+		badRequest("tag is missing: POST /messages/retry?tag=NAME").send(w)
+		return
+	}
+	s.allDead(w, r.URL.Query().Get("tag"), s.resend)
+}
+
+func (s *server) dropMessages(w http.ResponseWriter, r *http.Request) {
+	query := r.URL.Query()
+	if query.Get("state") != "dead" || query.Get("tag") == "" {
+		badRequest("only dead letters of a tag are dropped together: DELETE /messages?state=dead&tag=NAME").send(w)
+		return
+	}
+	s.allDead(w, query.Get("tag"), s.drop)
+}

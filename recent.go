@@ -1,0 +1,112 @@
+package main
+
+// The ids of recent messages that came with an Idempotency-Key: the same key again is the same message.
+
+import (
+	"bufio"
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+)
+
+const (
+	recentLimit = 16_384
+	recentFile  = "recent"
+)
+
+// keyedID returns the id of a message to a route, with the client's key: the same for the same ones.
+func keyedID(key string, r route) string {
+	sum := sha256.Sum256([]byte(key + "\x00" + r.String()))
+	return "k" + hex.EncodeToString(sum[:])[:15]
+}
+
+func isKeyed(id string) bool { return strings.HasPrefix(id, "k") }
+
+// seqID is an id with the sequence number of its message.
+type seqID struct {
+	seq uint64
+	id  string
+}
+
+// recentIDs is the last recentLimit of them.
+type recentIDs struct {
+	seen  map[string]bool
+	order []seqID // oldest first
+}
+
+// add returns false for an id that is there already.
+func (r *recentIDs) add(id seqID) bool {
+	if r.seen[id.id] {
+		return false
+	}
+	if r.seen == nil {
+		r.seen = map[string]bool{}
+	}
+	r.seen[id.id] = true
+	r.order = append(r.order, id)
+	if len(r.order) > recentLimit {
+		delete(r.seen, r.order[0].id)
+		r.order = r.order[1:]
+	}
+	return true
+}
+
+// forget takes back the last n that were added.
+func (r *recentIDs) forget(n int) {
+	n = min(n, len(r.order))
+	for _, id := range r.order[len(r.order)-n:] {
+		delete(r.seen, id.id)
+	}
+	r.order = r.order[:len(r.order)-n]
+}
+
+// newest returns the last recentLimit of ids, oldest first.
+func newest(ids []seqID) []seqID {
+	slices.SortFunc(ids, func(a, b seqID) int { return cmp.Compare(a.seq, b.seq) })
+	return ids[max(0, len(ids)-recentLimit):]
+}
+
+// load fills r with what was saved and what was found in the spool. A line that makes no sense is passed over: it costs
+// no message.
+func (r *recentIDs) load(path string, found []seqID) {
+	if f, err := os.Open(path); err == nil {
+		defer f.Close()
+		for lines := bufio.NewScanner(f); lines.Scan(); {
+			var id seqID
+			if _, err := fmt.Sscanf(lines.Text(), "%d %s", &id.seq, &id.id); err == nil && isKeyed(id.id) {
+				found = append(found, id)
+			}
+		}
+	}
+	for _, id := range newest(found) {
+		r.add(id)
+	}
+}
+
+// save replaces the file path.
+func (r *recentIDs) save(path string) error {
+	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	w := bufio.NewWriter(f)
+	for _, id := range r.order {
+		fmt.Fprintf(w, "%d %s\n", id.seq, id.id)
+	}
+	err = w.Flush()
+	if err == nil {
+		err = syncData(f)
+	}
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		os.Remove(path + ".new")
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
