@@ -406,8 +406,10 @@ func (s *spool) claim(c *change, claimed map[ref]bool) error {
 		if seg == nil || claimed[r] {
 			return errGone
 		}
-		if _, err := seg.f.ReadAt(status[:], r.offset()); err == nil && status[0] == done {
-			return errGone
+		if r.file()&deadFile != 0 { // what waits is marked by its lane alone
+			if _, err := seg.f.ReadAt(status[:], r.offset()); err == nil && status[0] == done {
+				return errGone
+			}
 		}
 		claimed[r] = true
 	}
