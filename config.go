@@ -66,6 +66,8 @@ type config struct {
 		apiURL          string
 		qps             int64 // posts a second to all of Slack, 0 for no limit
 		maxDelay        int64 // seconds a message may be delayed by qps, -1 for no limit
+		channelRate     int64 // posts a second to one destination, 0 for no pacing
+		batch           int64 // attachments that messages are merged into, 1: never
 		reportTag       string
 	}
 	tags  []tag
@@ -110,6 +112,8 @@ func (c *config) sections() []section {
 			{"slack_api_url", &c.core.apiURL, checkURL},
 			{"qps", &c.core.qps, between(0, 1_000_000)},
 			{"max_delay_duration", &c.core.maxDelay, between(-1, 86_400)},
+			{"channel_rate", &c.core.channelRate, between(0, 1000)},
+			{"batch", &c.core.batch, between(1, 100)}, // Slack takes 100 attachments at most
 			{"report_tag", &c.core.reportTag, nil},
 		}},
 		{"spool", []field{
@@ -141,6 +145,7 @@ func (t *tag) fields() []field {
 func defaultConfig() *config {
 	c := &config{}
 	c.core.port, c.core.apiURL, c.core.maxDelay = "29800", "https://slack.com/api/", -1
+	c.core.channelRate, c.core.batch = 1, 20
 	state, _, _ := strings.Cut(os.Getenv("STATE_DIRECTORY"), ":") // systemd.exec(5): where the service keeps its state
 	c.spool.dir, c.spool.maxBytes, c.spool.maxAge = cmp.Or(state, "slackboard.spool"), 1<<30, 72*60*60
 	c.log.access, c.log.errors, c.log.level = "stdout", "stderr", "error"
@@ -451,6 +456,14 @@ func checkLevel(value any) error {
 		return fmt.Errorf("%q is not a level: panic, fatal, error, warn, info or debug", value)
 	}
 	return nil
+}
+
+// pace returns the least time between two posts to one destination.
+func (c *config) pace() time.Duration {
+	if c.core.channelRate == 0 {
+		return 0
+	}
+	return time.Second / time.Duration(c.core.channelRate)
 }
 
 // delayLimit returns how long qps may delay a message that is sent with sync=true.

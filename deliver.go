@@ -37,7 +37,11 @@ type lane struct {
 	waiting  []ref // oldest first
 	urgent   []*urgentPost
 	busy     bool      // a post is in flight, or what became of it is not on disk yet
-	attempts int       // of the head
+	attempts int       // of the head, which is group messages
+	group    int       // posted together in the last attempt; they stay together until that is settled
+	posting  int       // of these at most are in the post in flight
+	suspects int       // messages from the head on that Slack rejected together
+	halves   int       // attachments that these were
 	turn     time.Time // no post before: a pause of Slack's
 	retryAt  time.Time // no attempt at the head before: its back-off
 	since    time.Time // the head has had nothing but 5xx, since then; zero: it has not
@@ -113,6 +117,7 @@ type deliverer struct {
 	worked    map[credential]time.Time // the last delivery
 	reported  map[destination]time.Time
 	nextPost  time.Time // by qps
+	firstTurn time.Time // of all lanes: before a restart, the last post may have been a moment ago
 	inFlight  int
 	failing   int // of these
 	recording int // changes that the spool has not answered yet
@@ -123,7 +128,8 @@ func newDeliverer(cfg *config, slack poster, sp *spool, st *stats, log *slog.Log
 	d := &deliverer{
 		cfg: cfg, slack: slack, spool: sp, stats: st, log: log,
 		quota: newQuota(cfg.spool.maxBytes), recent: &deliveredList{}, todo: make(chan func(), 256), ended: make(chan struct{}),
-		lanes: map[destination]*lane{}, paused: map[secret]time.Time{}, worked: map[credential]time.Time{}, reported: map[destination]time.Time{},
+		firstTurn: time.Now().Add(cfg.pace()),
+		lanes:     map[destination]*lane{}, paused: map[secret]time.Time{}, worked: map[credential]time.Time{}, reported: map[destination]time.Time{},
 	}
 	sp.stored, sp.moved = d.add, d.moved
 	return d
@@ -301,7 +307,7 @@ func (d *deliverer) addUrgent(u *urgentPost, limit time.Duration) {
 func (d *deliverer) lane(to destination) *lane {
 	l := d.lanes[to]
 	if l == nil {
-		l = &lane{to: to, index: -1}
+		l = &lane{to: to, index: -1, turn: d.firstTurn}
 		d.lanes[to] = l
 	}
 	return l
@@ -353,8 +359,11 @@ func (d *deliverer) start(l *lane, now time.Time) {
 		l.urgent = l.urgent[1:]
 		if u.claim() {
 			d.begin(l, now, func() func() {
-				out := d.post(u.m)
-				d.stats.posted(u.m.route, 1, out)
+				_, t, _ := d.cfg.lookup(u.m.route)
+				g := &merger{limit: 1}
+				g.add(u.m, t)
+				out := d.post(g)
+				d.stats.posted(g.messages, 1, out)
 				if out.class == delivered {
 					d.stats.count(u.m.route, counts{Accepted: 1, Delivered: 1})
 					d.recent.add(u.m, 1)
@@ -373,19 +382,48 @@ func (d *deliverer) start(l *lane, now time.Time) {
 		return
 	}
 	l.attempts++
-	attempt, head := l.attempts, l.waiting[0]
+	attempt, limit := l.attempts, int(d.cfg.core.batch)
+	heads := l.waiting[:min(len(l.waiting), mergedHeads)]
+	switch {
+	case l.group > 0:
+		heads = l.waiting[:l.group]
+	case l.suspects > 0:
+		heads, limit = l.waiting[:min(l.suspects, len(heads))], (l.halves+1)/2
+	case limit == 1:
+		heads = l.waiting[:1]
+	}
+	heads, l.posting = slices.Clone(heads), len(heads)
 	d.begin(l, now, func() func() {
-		m, err := d.spool.read(head)
+		g, err := d.gather(heads, limit)
 		if err != nil {
 			return func() { d.unreadable(l, err) }
 		}
-		out := d.post(m)
-		d.stats.posted(m.route, attempt, out)
+		out := d.post(g)
+		d.stats.posted(g.messages, attempt, out)
 		return func() {
 			d.learn(l, out)
-			d.settle(l, m, out)
+			d.settle(l, g, out)
 		}
 	})
+}
+
+// gather reads the messages of one post: the first of heads, and those behind it that merge with it.
+func (d *deliverer) gather(heads []ref, limit int) (*merger, error) {
+	g := &merger{limit: limit}
+	for i, r := range heads {
+		m, err := d.spool.read(r)
+		if err != nil && i == 0 {
+			return nil, err
+		}
+		if err != nil {
+			break
+		}
+		_, t, err := d.cfg.lookup(m.route)
+		if err != nil && i > 0 || !g.add(m, t) {
+			break
+		}
+	}
+	return g, nil
 }
 
 // begin runs an attempt beside run. What the attempt returns is done by run, then l may have its next turn.
@@ -418,18 +456,19 @@ func (d *deliverer) begin(l *lane, now time.Time, attempt func() func()) {
 }
 
 // post makes one attempt. It runs beside run and touches nothing of it.
-func (d *deliverer) post(m *message) outcome {
-	to, t, err := d.cfg.lookup(m.route)
+func (d *deliverer) post(g *merger) outcome {
+	to, _, err := d.cfg.lookup(g.messages[0].route)
 	if err != nil {
 		return outcome{class: badContent, reason: err.Error()}
 	}
 	// Not bound to a request or to SIGTERM: a post that is cut short may have been taken. It ends by postTimeout.
-	return d.slack.post(context.Background(), to.credential, render(m, t, time.Now()))
+	return d.slack.post(context.Background(), to.credential, g.render(time.Now()))
 }
 
 // learn takes from out what holds for the lane, whichever message was posted.
 func (d *deliverer) learn(l *lane, out outcome) {
 	now := time.Now()
+	l.turn = now.Add(d.cfg.pace())
 	l.failing = out.class != delivered && out.class != badContent
 	if out.class == delivered {
 		d.worked[l.to.credential] = now
@@ -440,67 +479,87 @@ func (d *deliverer) learn(l *lane, out outcome) {
 	if token := l.to.credential.token; token != (secret{}) {
 		d.paused[token] = now.Add(out.wait)
 	} else {
-		l.turn = now.Add(out.wait)
+		l.turn = now.Add(max(out.wait, d.cfg.pace()))
 	}
 }
 
-// settle decides what becomes of the head of l after an attempt.
-func (d *deliverer) settle(l *lane, m *message, out outcome) {
-	maxAge := time.Duration(d.cfg.spool.maxAge) * time.Second
+// settle decides what becomes of the messages of g, the head of l, after an attempt.
+func (d *deliverer) settle(l *lane, g *merger, out outcome) {
+	first, maxAge := g.messages[0], time.Duration(d.cfg.spool.maxAge)*time.Second
+	tooOld := 0
+	for tooOld < len(g.messages) && time.Since(time.UnixMilli(g.messages[tooOld].queued)) > maxAge {
+		tooOld++
+	}
 	if out.status < 500 {
 		l.since = time.Time{}
 	} else if l.since.IsZero() {
 		l.since = time.Now()
 	}
+	poisonous := !l.since.IsZero() && time.Since(l.since) > poisonAfter && d.worked[l.to.credential].After(l.since)
 	switch {
 	case out.class == delivered:
 		if l.err != "" {
-			d.log.Info("delivery works again", "id", m.ID, "to", m.route.String(), "attempts", l.attempts)
+			d.log.Info("delivery works again", "id", first.ID, "to", first.route.String(), "attempts", l.attempts)
 			l.err = ""
 		}
-		d.recent.add(m, l.attempts)
-		d.record(l, m, &change{}, counts{Waiting: -1, Delivered: 1})
+		for _, m := range g.messages {
+			d.recent.add(m, l.attempts)
+		}
+		l.suspects, l.halves = max(0, l.suspects-len(g.messages)), max(0, l.halves-len(g.parts))
+		d.record(l, g.messages, &change{}, counts{Waiting: -1, Delivered: 1})
+	case (out.class == badContent || poisonous) && len(g.parts) > 1:
+		d.log.Warn("merged post rejected: its halves go next", "messages", len(g.messages), "to", first.route.String(), "err", out.reason)
+		l.suspects, l.halves = len(g.messages), len(g.parts)
+		l.err = out.reason
+		l.again()
 	case out.class == badContent, out.class == badDestination && l.attempts >= destinationTries:
-		d.bury(l, m, out.reason)
-	case time.Since(time.UnixMilli(m.queued)) > maxAge:
-		d.bury(l, m, fmt.Sprintf("not delivered within %v: %s", maxAge, out.reason))
-	case !l.since.IsZero() && time.Since(l.since) > poisonAfter && d.worked[l.to.credential].After(l.since):
-		d.bury(l, m, fmt.Sprintf("nothing but errors of slack's for %v, while other messages pass: %s", poisonAfter, out.reason))
+		d.bury(l, g.messages, out.reason)
+	case poisonous:
+		d.bury(l, g.messages, fmt.Sprintf("nothing but errors of slack's for %v, while other messages pass: %s", poisonAfter, out.reason))
+	case tooOld > 0:
+		d.bury(l, g.messages[:tooOld], fmt.Sprintf("not delivered within %v: %s", maxAge, out.reason))
 	default:
 		wait := backOff(l.attempts)
 		if out.limited {
 			wait = out.wait
 		}
 		if l.err != out.reason {
-			d.log.Warn("delivery deferred", "id", m.ID, "to", m.route.String(), "attempts", l.attempts, "retry_in", wait, "err", out.reason)
+			d.log.Warn("delivery deferred", "id", first.ID, "to", first.route.String(), "attempts", l.attempts, "retry_in", wait, "err", out.reason)
 		}
 		l.err = out.reason
+		l.group = len(g.messages)
 		l.retryAt = time.Now().Add(wait)
 		l.busy = false
 	}
 }
 
-// record has the spool mark the head of l done, with c. Until that is on disk, the lane is busy.
-func (d *deliverer) record(l *lane, m *message, c *change, count counts) {
-	head := l.waiting[0]
-	c.done = []ref{head}
+// again makes the head of l new: no attempt was made at it.
+func (l *lane) again() {
+	l.attempts, l.group, l.retryAt, l.since, l.busy = 0, 0, time.Time{}, time.Time{}, false
+}
+
+// record has the spool mark messages, the first of l, done, with c. Until that is on disk, the lane is busy.
+func (d *deliverer) record(l *lane, messages []*message, c *change, each counts) {
+	n := len(messages)
+	c.done = slices.Clone(l.waiting[:n])
 	d.recording++
 	c.then = func(err error) {
 		d.ask(func() {
 			d.recording--
-			l.busy = false
-			head := l.waiting[0] // it may have moved
-			l.waiting = l.waiting[1:]
-			l.attempts, l.retryAt, l.since = 0, time.Time{}, time.Time{}
-			if err != nil { // there is no room for the dead letter: others go first
-				d.log.Error("dead letter not stored", "id", m.ID, "to", m.route.String(), "err", err)
-				l.waiting = append(l.waiting, head)
-				if len(l.waiting) == 1 {
+			l.again()
+			heads := slices.Clone(l.waiting[:n]) // they may have moved
+			l.waiting = l.waiting[n:]
+			if err != nil { // there is no room for the dead letters: others go first
+				d.log.Error("dead letter not stored", "id", messages[0].ID, "to", messages[0].route.String(), "err", err)
+				l.waiting = append(l.waiting, heads...)
+				if len(l.waiting) == n {
 					l.retryAt = time.Now().Add(noRoomWait)
 				}
 			} else {
-				d.stats.count(m.route, count)
-				d.quota.give(l.to, m.size())
+				for _, m := range messages {
+					d.stats.count(m.route, each)
+					d.quota.give(l.to, m.size())
+				}
 			}
 			d.schedule(l)
 		})
@@ -508,13 +567,17 @@ func (d *deliverer) record(l *lane, m *message, c *change, count counts) {
 	d.spool.submit(c)
 }
 
-// bury makes the head of l a dead letter.
-func (d *deliverer) bury(l *lane, m *message, reason string) {
-	d.log.Error("dead letter", "id", m.ID, "to", m.route.String(), "attempts", l.attempts, "err", reason)
+// bury makes messages, the first of l, dead letters.
+func (d *deliverer) bury(l *lane, messages []*message, reason string) {
+	c := &change{}
+	for _, m := range messages {
+		d.log.Error("dead letter", "id", m.ID, "to", m.route.String(), "attempts", l.attempts, "err", reason)
+		c.bury = append(c.bury, m.buried(l.attempts, reason))
+	}
 	l.err = reason
-	dead := m.buried(l.attempts, reason)
-	d.record(l, m, &change{bury: dead}, counts{Waiting: -1, Dead: 1})
-	d.report(l, dead)
+	l.suspects, l.halves = 0, 0
+	d.record(l, messages, c, counts{Waiting: -1, Dead: 1})
+	d.report(l, c.bury[0])
 }
 
 // report tells core.report_tag about the first dead letter of a destination in an hour.
@@ -538,14 +601,14 @@ func (d *deliverer) report(l *lane, dead *message) {
 
 // unreadable deals with a head that could not be read.
 func (d *deliverer) unreadable(l *lane, err error) {
-	l.attempts--
 	if errors.Is(err, errGone) { // it has just moved: its new place is known by now
+		l.attempts--
 		l.busy = false
 		return
 	}
 	d.log.Error("a record of the spool is damaged: the message is lost", "to", l.to.channel, "err", err)
 	d.spool.spoil(l.waiting[0])
-	d.record(l, &message{route: d.cfg.routeTo(l.to)}, &change{}, counts{Waiting: -1, Dropped: 1})
+	d.record(l, []*message{{route: d.cfg.routeTo(l.to)}}, &change{}, counts{Waiting: -1, Dropped: 1})
 }
 
 // backOff returns the wait after the n-th failed attempt: it doubles, and up to a quarter more keeps lanes apart.
@@ -574,7 +637,9 @@ func (d *deliverer) heads() map[ref]headState {
 				if l.busy {
 					st.next = time.Time{}
 				}
-				heads[l.waiting[0]] = st
+				for _, r := range l.waiting[:max(l.group, 1)] {
+					heads[r] = st
+				}
 			}
 		}
 	})
@@ -607,11 +672,11 @@ func (d *deliverer) drop(m *message, r ref) error {
 		switch {
 		case i < 0:
 			return
-		case i == 0 && l.busy:
+		case i < l.posting && l.busy:
 			err = errBusy
 			return
-		case i == 0:
-			l.attempts, l.retryAt, l.since = 0, time.Time{}, time.Time{}
+		case i < max(l.group, 1):
+			l.again()
 		}
 		err = nil
 		l.waiting = slices.Delete(l.waiting, i, i+1)

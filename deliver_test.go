@@ -88,6 +88,8 @@ func notifyBody(tag string, n int, sync bool) string {
 
 const hookAndTags = `
 [core]
+channel_rate = 0
+batch = 1
 slack_url = "http://hook.invalid/core"
 [[tags]]
 tag = "a"
@@ -347,7 +349,7 @@ func TestSyncBehindASlowPost(t *testing.T) {
 // 64 destinations that hang leave no room for more posts, unless they have failed before: then half of it is free.
 func TestHangingDestinations(t *testing.T) {
 	var toml strings.Builder
-	toml.WriteString("[core]\nslack_url = 'http://hook.invalid/'\n")
+	toml.WriteString("[core]\nchannel_rate = 0\nslack_url = 'http://hook.invalid/'\n")
 	for i := range 100 {
 		fmt.Fprintf(&toml, "[[tags]]\ntag = 't%d'\nchannel = '#%d'\n", i, i)
 	}

@@ -11,7 +11,7 @@
 //	message.go  a message, and its route
 //	spool.go    the queue on disk; record.go, its lines; recent.go, the idempotency keys (sync_*.go: fdatasync)
 //	deliver.go  lanes: one post at a time for each destination, in order; pauses and back-off
-//	render.go   a message becomes what Slack gets
+//	render.go   a message becomes what Slack gets; merge.go, several become one post
 //	slack.go    one post to Slack and what became of it
 //	messages.go the operators' API: list, send again, drop
 //	stat.go     the counters, and what shows them

@@ -17,7 +17,7 @@ import (
 )
 
 func server1(url string) string {
-	return fmt.Sprintf("[core]\nport = '127.0.0.1:0'\nslack_url = '%s/services/x'\n[[tags]]\ntag = 'general'\nchannel = '#general'\n[[tags]]\ntag = 'cron'\nchannel = '#cron'\n", url)
+	return fmt.Sprintf("[core]\nport = '127.0.0.1:0'\nchannel_rate = 0\nslack_url = '%s/services/x'\n[[tags]]\ntag = 'general'\nchannel = '#general'\n[[tags]]\ntag = 'cron'\nchannel = '#cron'\n", url)
 }
 
 // The main job on real input: lines of a log, and a command that fails, arrive at Slack.
@@ -103,9 +103,9 @@ func TestDryRun(t *testing.T) {
 		}
 	}
 	s.request("POST", "/notify-directly", `{"payload":{"text":"a\nb"},"sync":true}`)
-	want := `{"channel":"#general","username":"slackboard","icon_emoji":":clipboard:","text":"1","parse":"full"}
-{"channel":"#random","username":"slackboard","icon_emoji":":clipboard:","text":"1","parse":"full"}
-{"channel":"#test","username":"slackboard","icon_emoji":":clipboard:","text":"1","parse":"full"}
+	want := `{"channel":"#general","username":"slackboard","icon_emoji":":clipboard:","parse":"full","text":"1"}
+{"channel":"#random","username":"slackboard","icon_emoji":":clipboard:","parse":"full","text":"1"}
+{"channel":"#test","username":"slackboard","icon_emoji":":clipboard:","parse":"full","text":"1"}
 {"icon_emoji":":clipboard:","parse":"full","text":"a\nb","username":"slackboard"}
 `
 	poll(t, "the access log is on standard error", func() bool { return strings.Contains(s.stderr.String(), `"uri":"/notify-directly"`) })
@@ -154,7 +154,7 @@ func TestCheckOption(t *testing.T) {
 	log := filepath.Join(dir, "never.log")
 	good := writeFile(t, "good.toml", server1("https://hooks.invalid")+"[log]\naccess_log='"+log+"'\n[ui]\nroot='/nowhere'\n")
 	code, stdout, stderr := runProgram(t, "", nil, "slackboard", "-t", "-c", good)
-	if code != 0 || stdout != good+": ok\n" || !strings.HasPrefix(stderr, good+":13: ui.root") {
+	if code != 0 || stdout != good+": ok\n" || !strings.HasPrefix(stderr, good+":14: ui.root") {
 		t.Errorf("exit %d, %q %q", code, stdout, stderr)
 	}
 	if _, err := os.Stat(log); err == nil {

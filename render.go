@@ -11,14 +11,19 @@ import (
 	"unicode/utf8"
 )
 
-// payload is the post for a tag's message (https://docs.slack.dev/reference/methods/chat.postMessage/).
+// payload is a post (https://docs.slack.dev/reference/methods/chat.postMessage/).
 type payload struct {
-	Channel     string       `json:"channel,omitempty"`
-	Username    string       `json:"username,omitempty"`
-	IconEmoji   string       `json:"icon_emoji,omitempty"`
-	Text        string       `json:"text,omitempty"`
-	Parse       string       `json:"parse,omitempty"`
-	Attachments []attachment `json:"attachments,omitempty"`
+	around
+	Text        string `json:"text,omitempty"`
+	Attachments []any  `json:"attachments,omitempty"` // attachment, or what a client sent as one
+}
+
+// around is what surrounds a message. Where it is equal, messages can be merged into one post.
+type around struct {
+	Channel   string `json:"channel,omitempty"`
+	Username  string `json:"username,omitempty"`
+	IconEmoji string `json:"icon_emoji,omitempty"`
+	Parse     string `json:"parse,omitempty"`
 }
 
 // attachment carries what plain text cannot: a color, a title, the sender's host.
@@ -34,6 +39,9 @@ type attachment struct {
 const (
 	textLimit     = 40_000 // characters; Slack cuts or refuses what is longer
 	fallbackLimit = 1_000
+	mergedLimit   = 12_000 // characters of text in a merged post
+	mergedHeads   = 1_000  // messages in one
+	hostsNamed    = 3      // of those that sent what is folded
 )
 
 // color returns that of a level, "" for a level that has none.
@@ -47,17 +55,22 @@ func render(m *message, t *tag, now time.Time) []byte {
 	if m.Payload != nil {
 		return renderDirect(m.Payload, late)
 	}
-	p := payload{Channel: t.channel, Username: t.username, IconEmoji: t.icon, Parse: t.parse}
-	text := cut(m.Text, textLimit)
-	if c := color(m.Level); c != "" || m.Title != "" {
-		p.Attachments = []attachment{{
-			Fallback: cut(fallback(m.Title, m.Text), fallbackLimit),
-			Color:    c, Title: m.Title, Text: text, Footer: join(m.Host, " · ", late), MrkdwnIn: []string{"text"},
-		}}
+	p := payload{around: t.around()}
+	if color(m.Level) != "" || m.Title != "" {
+		p.Attachments = []any{attach(m.Level, m.Title, m.Text, join(m.Host, " · ", late))}
 	} else {
-		p.Text = join(text, "\n", late)
+		p.Text = join(cut(m.Text, textLimit), "\n", late)
 	}
 	return encode(p)
+}
+
+func (t *tag) around() around { return around{t.channel, t.username, t.icon, t.parse} }
+
+func attach(level, title, text, footer string) attachment {
+	return attachment{
+		Fallback: cut(join(title, ": ", text), fallbackLimit),
+		Color:    color(level), Title: title, Text: cut(text, textLimit), Footer: footer, MrkdwnIn: []string{"text"},
+	}
 }
 
 const lateAfter = time.Minute
@@ -83,12 +96,9 @@ func join(a, sep, b string) string {
 	return a + sep + b
 }
 
-func fallback(title, text string) string { return join(title, ": ", text) }
-
-// renderDirect returns a payload of /notify-directly with its defaults filled in and everything else as it came. late
-// goes into the footer of its last attachment, else below its text.
-func renderDirect(raw json.RawMessage, late string) []byte {
-	var p map[string]json.RawMessage
+// withDefaults returns the fields of a payload, with the documented defaults for those that are absent and without those
+// that are "".
+func withDefaults(raw json.RawMessage) (p map[string]json.RawMessage) {
 	json.Unmarshal(raw, &p) // was checked when it was accepted
 	for key, value := range map[string]string{"username": "slackboard", "icon_emoji": ":clipboard:", "parse": "full"} {
 		switch string(p[key]) {
@@ -98,6 +108,13 @@ func renderDirect(raw json.RawMessage, late string) []byte {
 			delete(p, key)
 		}
 	}
+	return p
+}
+
+// renderDirect returns a payload of /notify-directly with its defaults filled in and everything else as it came. late
+// goes into the footer of its last attachment, else below its text.
+func renderDirect(raw json.RawMessage, late string) []byte {
+	p := withDefaults(raw)
 	var text string
 	if json.Unmarshal(p["text"], &text) == nil && utf8.RuneCountInString(text) > textLimit {
 		p["text"] = encode(cut(text, textLimit))

@@ -107,6 +107,7 @@ func TestPostRequests(t *testing.T) {
 	slack := newFakeSlack(t, nil)
 	p := newInProcess(t, testConfig(t, fmt.Sprintf(`
 [core]
+channel_rate = 0
 slack_url = "%[1]s/services/core"
 slack_api_url = "%[1]s/api"
 [[tags]]
@@ -205,6 +206,7 @@ func TestSecretsStayInside(t *testing.T) {
 	})
 	cfg := testConfig(t, fmt.Sprintf(`
 [core]
+channel_rate = 0
 slack_url = "%[1]s%[3]s"
 slack_api_url = "%[2]s"
 [[tags]]

@@ -78,7 +78,7 @@ type seqRef struct {
 // anything is marked done.
 type change struct {
 	add  []*message // to what waits
-	bury *message   // to the dead letters
+	bury []*message // to the dead letters
 	done []ref
 	then func(error) // runs on the writer's goroutine: it must not wait for the spool
 
@@ -378,9 +378,9 @@ func (s *spool) commit(batch []*change) {
 		for _, m := range c.add {
 			s.stage(&waiting, c, m, now)
 		}
-		if c.bury != nil {
+		for _, m := range c.bury {
 			graves.changes, graves.records = append(graves.changes, c), graves.records+1
-			graves.data = appendRecord(graves.data, c.bury.seq, now, c.bury.route.String(), c.bury.encoded())
+			graves.data = appendRecord(graves.data, m.seq, now, m.route.String(), m.encoded())
 		}
 	}
 	s.write(&waiting)

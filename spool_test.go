@@ -417,6 +417,7 @@ func TestOperatorsAPI(t *testing.T) {
 		p.do("POST", "/notify", notifyBody("b", 3, false))
 		p.do("POST", "/notify", notifyBody("b", 4, false))
 		p.do("POST", "/notify-directly", `{"payload":{"channel":"#c","blocks":[{"type":"divider"}]}}`)
+		synctest.Wait()
 		p.do("POST", "/notify", notifyBody("own", 5, true))
 		time.Sleep(10 * time.Second)
 		type list struct {

@@ -82,8 +82,8 @@ func (s *stats) found(r route, waiting, dead int) {
 	s.foundAtStart += int64(waiting + dead)
 }
 
-// posted counts one post and notes what became of it.
-func (s *stats) posted(r route, attempt int, out outcome) {
+// posted counts one post of messages and notes what became of it.
+func (s *stats) posted(messages []*message, attempt int, out outcome) {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -94,8 +94,10 @@ func (s *stats) posted(r route, attempt int, out outcome) {
 	if out.limited {
 		s.rateLimited++
 	}
-	st := s.of(r)
-	st.LastAt, st.LastError = &now, out.reason
+	for _, m := range messages {
+		st := s.of(m.route)
+		st.LastAt, st.LastError = &now, out.reason
+	}
 }
 
 func (s *stats) waiting() int64 {

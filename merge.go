@@ -1,0 +1,177 @@
+package main
+
+// Several messages become one post: an attachment each, and one for those that say the same. Pure functions.
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// piece is a message as a part of a post.
+type piece struct {
+	around             around
+	level, title, text string
+	own                map[string]json.RawMessage // the attachment of a payload, instead of these
+	same               string                     // equal for those that are folded
+	size               int                        // characters of text
+}
+
+// pieceOf returns false for a message that goes alone: a payload with more than text and one attachment.
+func pieceOf(m *message, t *tag) (piece, bool) {
+	p := piece{level: m.Level, title: m.Title, text: m.Text}
+	if m.Payload != nil {
+		if !p.fromPayload(m.Payload) {
+			return p, false
+		}
+	} else {
+		p.around = t.around()
+	}
+	if p.own == nil {
+		p.same = strings.Join([]string{color(p.level), p.title, p.text}, "\x00")
+		p.size = utf8.RuneCountInString(p.title) + utf8.RuneCountInString(p.text)
+	}
+	return p, true
+}
+
+func (p *piece) fromPayload(raw json.RawMessage) bool {
+	fields := withDefaults(raw)
+	var attachments []map[string]json.RawMessage
+	for key, into := range map[string]any{
+		"channel": &p.around.Channel, "username": &p.around.Username, "icon_emoji": &p.around.IconEmoji, "parse": &p.around.Parse,
+		"text": &p.text, "attachments": &attachments,
+	} {
+		if value := fields[key]; value != nil && json.Unmarshal(value, into) != nil {
+			return false
+		}
+		delete(fields, key)
+	}
+	if len(fields) > 0 || len(attachments) > 1 {
+		return false
+	}
+	if len(attachments) == 0 {
+		return true
+	}
+	if p.own = attachments[0]; p.own == nil || p.text != "" && p.own["pretext"] != nil {
+		return false
+	}
+	if p.text != "" {
+		p.own["pretext"] = encode(p.text) // Slack shows it above the attachment, as it does a post's text
+	}
+	p.same = string(encode(p.own))
+	p.size = utf8.RuneCountInString(p.same)
+	return true
+}
+
+// part is one attachment: a message, or the fold of all that say the same.
+type part struct {
+	piece
+	messages []*message
+}
+
+// merger collects the messages of one post, from the head of a lane on.
+type merger struct {
+	limit    int // parts
+	messages []*message
+	parts    []*part
+	alone    bool // its one message does not merge
+	tag      *tag // of the first message
+	size     int
+}
+
+// add returns false for a message that does not fit: the post is complete without it.
+func (g *merger) add(m *message, t *tag) bool {
+	if g.alone || len(g.messages) >= mergedHeads {
+		return false
+	}
+	var p piece
+	ok := t != nil || m.Payload != nil // else its tag is gone
+	if ok {
+		p, ok = pieceOf(m, t)
+	}
+	if len(g.messages) == 0 {
+		g.alone, g.tag = !ok, t
+		g.parts, g.messages, g.size = []*part{{p, []*message{m}}}, []*message{m}, p.size
+		return true
+	}
+	if !ok || p.around != g.parts[0].around {
+		return false
+	}
+	if i := slices.IndexFunc(g.parts, func(q *part) bool { return q.same == p.same }); i >= 0 {
+		g.parts[i].messages = append(g.parts[i].messages, m)
+	} else if len(g.parts) >= g.limit || g.size+p.size > mergedLimit {
+		return false
+	} else {
+		g.parts = append(g.parts, &part{p, []*message{m}})
+		g.size += p.size
+	}
+	g.messages = append(g.messages, m)
+	return true
+}
+
+// render returns the post. A message that goes alone looks as if nothing was ever merged.
+func (g *merger) render(now time.Time) []byte {
+	if len(g.messages) == 1 {
+		return render(g.messages[0], g.tag, now)
+	}
+	post := payload{around: g.parts[0].around}
+	for _, p := range g.parts {
+		post.Attachments = append(post.Attachments, p.attachment(now))
+	}
+	return encode(post)
+}
+
+func (p *part) attachment(now time.Time) any {
+	first := p.messages[0]
+	footer := join(first.Host, " · ", lateness(first.acceptedAt(), now))
+	if len(p.messages) > 1 {
+		footer = p.footer(now)
+	}
+	if p.own == nil {
+		return attach(p.level, p.title, p.text, footer)
+	}
+	if len(p.messages) == 1 {
+		footer = lateness(first.acceptedAt(), now) // the host is not a part of a payload
+	}
+	var own string
+	json.Unmarshal(p.own["footer"], &own)
+	if joined := join(footer, " · ", own); joined != "" {
+		p.own["footer"] = encode(joined)
+	}
+	return p.own
+}
+
+// footer returns "×37 from 12 hosts: web-01, web-02, web-03 and 9 more · 03:12:05 to 03:14:41 UTC".
+func (p *part) footer(now time.Time) string {
+	var hosts []string
+	seen := map[string]bool{}
+	first, last := p.messages[0].acceptedAt(), p.messages[0].acceptedAt()
+	for _, m := range p.messages {
+		if !seen[m.Host] {
+			seen[m.Host] = true
+			hosts = append(hosts, m.Host)
+		}
+		if at := m.acceptedAt(); at.Before(first) {
+			first = at
+		} else if at.After(last) {
+			last = at
+		}
+	}
+	count, noun := len(hosts), "hosts"
+	if count == 1 {
+		noun = "host"
+	}
+	named := strings.Join(hosts[:min(count, hostsNamed)], ", ")
+	if count > hostsNamed {
+		named += fmt.Sprintf(" and %d more", count-hostsNamed)
+	}
+	form := "15:04:05"
+	if last.Sub(first) >= 24*time.Hour {
+		form = "Jan 2 15:04:05"
+	}
+	return join(fmt.Sprintf("×%d from %d %s: %s · %s to %s UTC", len(p.messages), count, noun, named, first.UTC().Format(form), last.UTC().Format(form)),
+		" · ", lateness(first, now))
+}
