@@ -47,6 +47,7 @@ type lane struct {
 	since    time.Time // the head has had nothing but 5xx, since then; zero: it has not
 	failing  bool      // the last post failed
 	err      string    // why, "" after a success
+	errSince time.Time // when that began
 	index    int       // in the heap of due lanes, -1 while not in it
 	held     bool      // due, but too many failing lanes post already
 }
@@ -362,8 +363,7 @@ func (d *deliverer) start(l *lane, now time.Time) {
 				_, t, _ := d.cfg.lookup(u.m.route)
 				g := &merger{limit: 1}
 				g.add(u.m, t)
-				out := d.post(g)
-				d.stats.posted(g.messages, 1, out)
+				out := d.post(g, 1)
 				if out.class == delivered {
 					d.stats.count(u.m.route, counts{Accepted: 1, Delivered: 1})
 					d.recent.add(u.m, 1)
@@ -398,8 +398,7 @@ func (d *deliverer) start(l *lane, now time.Time) {
 		if err != nil {
 			return func() { d.unreadable(l, err) }
 		}
-		out := d.post(g)
-		d.stats.posted(g.messages, attempt, out)
+		out := d.post(g, attempt)
 		return func() {
 			d.learn(l, out)
 			d.settle(l, g, out)
@@ -455,14 +454,17 @@ func (d *deliverer) begin(l *lane, now time.Time, attempt func() func()) {
 	}()
 }
 
-// post makes one attempt. It runs beside run and touches nothing of it.
-func (d *deliverer) post(g *merger) outcome {
+// post makes one attempt and counts it. It runs beside run and touches nothing of it.
+func (d *deliverer) post(g *merger, attempt int) outcome {
 	to, _, err := d.cfg.lookup(g.messages[0].route)
 	if err != nil {
 		return outcome{class: badContent, reason: err.Error()}
 	}
+	start := time.Now()
 	// Not bound to a request or to SIGTERM: a post that is cut short may have been taken. It ends by postTimeout.
-	return d.slack.post(context.Background(), to.credential, g.render(time.Now()))
+	out := d.slack.post(context.Background(), to.credential, g.render(start))
+	d.stats.posted(g.messages, attempt, out, time.Since(start))
+	return out
 }
 
 // learn takes from out what holds for the lane, whichever message was posted.
@@ -510,7 +512,6 @@ func (d *deliverer) settle(l *lane, g *merger, out outcome) {
 	case (out.class == badContent || poisonous) && len(g.parts) > 1:
 		d.log.Warn("merged post rejected: its halves go next", "messages", len(g.messages), "to", first.route.String(), "err", out.reason)
 		l.suspects, l.halves = len(g.messages), len(g.parts)
-		l.err = out.reason
 		l.again()
 	case out.class == badContent, out.class == badDestination && l.attempts >= destinationTries:
 		d.bury(l, g.messages, out.reason)
@@ -522,6 +523,9 @@ func (d *deliverer) settle(l *lane, g *merger, out outcome) {
 		wait := backOff(l.attempts)
 		if out.limited {
 			wait = out.wait
+		}
+		if l.err == "" {
+			l.errSince = time.Now()
 		}
 		if l.err != out.reason {
 			d.log.Warn("delivery deferred", "id", first.ID, "to", first.route.String(), "attempts", l.attempts, "retry_in", wait, "err", out.reason)
@@ -574,7 +578,7 @@ func (d *deliverer) bury(l *lane, messages []*message, reason string) {
 		d.log.Error("dead letter", "id", m.ID, "to", m.route.String(), "attempts", l.attempts, "err", reason)
 		c.bury = append(c.bury, m.buried(l.attempts, reason))
 	}
-	l.err = reason
+	l.err = "" // of the head that is next, nothing is known
 	l.suspects, l.halves = 0, 0
 	d.record(l, messages, c, counts{Waiting: -1, Dead: 1})
 	d.report(l, c.bury[0])
@@ -693,22 +697,39 @@ func (d *deliverer) drop(m *message, r ref) error {
 	return nil
 }
 
-// oldest returns when the message was accepted that has waited longest, zero where none waits.
-func (d *deliverer) oldest() (at time.Time) {
+// laneSummary is what the lanes tell an operator.
+type laneSummary struct {
+	oldest  time.Time // when the message was accepted that has waited longest, zero where none waits
+	failing []failingLane
+}
+
+type failingLane struct {
+	channel string
+	since   time.Time
+	err     string
+}
+
+// look returns the state of all lanes, those that fail in the order in which they began to.
+func (d *deliverer) look() (sum laneSummary) {
 	var heads []ref
 	d.askAndWait(func() {
 		for _, l := range d.lanes {
-			if len(l.waiting) > 0 {
-				heads = append(heads, l.waiting[0])
+			if len(l.waiting) == 0 {
+				continue
+			}
+			heads = append(heads, l.waiting[0])
+			if l.err != "" {
+				sum.failing = append(sum.failing, failingLane{cmp.Or(l.to.channel, "the webhook's channel"), l.errSince, l.err})
 			}
 		}
 	})
+	slices.SortFunc(sum.failing, func(a, b failingLane) int { return a.since.Compare(b.since) })
 	for _, r := range heads {
-		if m, err := d.spool.read(r); err == nil && (at.IsZero() || m.acceptedAt().Before(at)) {
-			at = m.acceptedAt()
+		if m, err := d.spool.read(r); err == nil && (sum.oldest.IsZero() || m.acceptedAt().Before(sum.oldest)) {
+			sum.oldest = m.acceptedAt()
 		}
 	}
-	return at
+	return sum
 }
 
 // quota bounds the bytes that wait: in all, and half of that for one destination, so that one that fails leaves room
@@ -727,7 +748,7 @@ func (q *quota) take(to destination, n int64) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.all+n > q.limit {
-		return fmt.Errorf("the spool is full: %d bytes wait for slack", q.all)
+		return q.fullError()
 	}
 	if q.of[to]+n > q.limit/2 {
 		return fmt.Errorf("half of the spool waits for %s", cmp.Or(to.channel, "this webhook"))
@@ -735,6 +756,20 @@ func (q *quota) take(to destination, n int64) error {
 	q.all += n
 	q.of[to] += n
 	return nil
+}
+
+// full returns an error when not even a message of ordinary size fits.
+func (q *quota) full() error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.all+4096 > q.limit {
+		return q.fullError()
+	}
+	return nil
+}
+
+func (q *quota) fullError() error {
+	return fmt.Errorf("the spool is full: %d bytes wait for slack", q.all)
 }
 
 func (q *quota) give(to destination, n int64) {

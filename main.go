@@ -14,7 +14,7 @@
 //	render.go   a message becomes what Slack gets; merge.go, several become one post
 //	slack.go    one post to Slack and what became of it
 //	messages.go the operators' API: list, send again, drop
-//	stat.go     the counters, and what shows them
+//	stat.go     the counters, and what shows them to people; metrics.go, to machines
 //	ui.go       the page, with ui/
 //	cli/        what both clients share, and slackboard-cli; log/ has slackboard-log
 package main
@@ -57,6 +57,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		fmt.Fprintln(stderr, err) // a line for each fault
 		return 1
+	}
+	if opts.health {
+		if err := askReady(cfg); err != nil {
+			return fail(err)
+		}
+		return 0
 	}
 	logs, err := openLogs(cfg, opts.dryRun, stdout, stderr)
 	if err != nil {
@@ -113,8 +119,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 
 // options are what the command line says.
 type options struct {
-	file          string
-	check, dryRun bool
+	file                  string
+	check, dryRun, health bool
 }
 
 // parseFlags returns ok false where the command ends here, with code.
@@ -124,6 +130,7 @@ func parseFlags(args []string, stdout, stderr io.Writer) (o options, code int, o
 	flags.StringVar(&o.file, "c", "", "the configuration `FILE`")
 	flags.BoolVar(&o.check, "t", false, "check the configuration and exit")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "print posts on standard output instead of sending them to Slack; needs no configuration")
+	flags.BoolVar(&o.health, "health", false, "ask the server that runs on this configuration whether it takes messages; exit 0 or 1")
 	version := flags.Bool("v", false, "print the version and exit")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
@@ -136,7 +143,7 @@ func parseFlags(args []string, stdout, stderr io.Writer) (o options, code int, o
 	case flags.NArg() > 0:
 		fmt.Fprintf(stderr, "slackboard: unexpected argument %q: the configuration is given as -c FILE\n", flags.Arg(0))
 		return o, 2, false
-	case o.file == "" && (o.check || !o.dryRun):
+	case o.file == "" && (o.check || o.health || !o.dryRun):
 		fmt.Fprintln(stderr, "slackboard: no configuration: give one with -c FILE, or try it without Slack: slackboard -dry-run")
 		return o, 2, false
 	}

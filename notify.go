@@ -46,9 +46,14 @@ func (s *server) handler() http.Handler {
 	mux.HandleFunc("POST /messages/retry", s.operator(s.retryMessages))
 	mux.HandleFunc("DELETE /messages/{id}", s.operator(s.dropMessage))
 	mux.HandleFunc("DELETE /messages", s.operator(s.dropMessages))
+	mux.HandleFunc("GET /metrics", s.metrics)
+	mux.HandleFunc("GET /debug/vars", s.debugVars)
+	mux.HandleFunc("GET /healthz", s.healthz)
+	mux.HandleFunc("GET /readyz", s.readyz)
 	mux.HandleFunc("GET /config/app", s.configApp)
 	mux.HandleFunc("GET /app/config", s.configApp) // its name in 0.6
-	mux.Handle("GET /ui/", http.StripPrefix("/ui", http.FileServerFS(uiFiles(s.cfg.ui.root))))
+	mux.Handle("GET /ui/", page(s.cfg.ui.root))
+	mux.Handle("GET /{$}", http.RedirectHandler("/ui/", http.StatusFound))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { answerUnknown(mux, w, r) })
 
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -111,7 +111,8 @@ type spool struct {
 	wake     chan struct{}
 	closing  bool
 	segments map[uint64]*segment
-	sick     error // why nothing can be stored, nil while all is well
+	sick     error // a file that has failed could not be replaced: nothing is taken
+	failed   error // why the last write failed, nil after one that did not
 
 	// Owned by run:
 	active, graves *segment // where messages and dead letters are appended; nil: the next one opens a file
@@ -323,8 +324,8 @@ func (s *spool) take() []*change {
 // run writes until close.
 func (s *spool) run() {
 	defer close(s.ended)
-	probe := time.NewTicker(probeEvery)
-	defer probe.Stop()
+	ticker := time.NewTicker(probeEvery)
+	defer ticker.Stop()
 	for {
 		batch := s.take()
 		if len(batch) > 0 {
@@ -339,8 +340,9 @@ func (s *spool) run() {
 		}
 		select {
 		case <-s.wake:
-		case <-probe.C:
+		case <-ticker.C:
 			s.heal()
+			s.probe()
 			s.carryForward()
 		}
 	}
@@ -360,13 +362,33 @@ func (s *spool) close() {
 func (s *spool) health() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.sick
+	return cmp.Or(s.sick, s.failed)
+}
+
+func (s *spool) setFailed(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failed = err
+}
+
+// probe finds out whether there is room again, after a write that failed.
+func (s *spool) probe() {
+	if s.health() == nil {
+		return
+	}
+	path := filepath.Join(s.dir, "probe")
+	err := os.WriteFile(path, make([]byte, 64<<10), 0o600)
+	os.Remove(path)
+	s.setFailed(err)
 }
 
 // commit does a batch: writes and syncs the additions, marks and syncs what is done, answers.
 func (s *spool) commit(batch []*change) {
 	waiting, graves := writing{to: &s.active}, writing{to: &s.graves, kind: deadFile}
-	now, claimed, sick := time.Now().UnixMilli(), map[ref]bool{}, s.health()
+	now, claimed := time.Now().UnixMilli(), map[ref]bool{}
+	s.mu.Lock()
+	sick := s.sick
+	s.mu.Unlock()
 	for _, c := range batch {
 		c.err = s.claim(c, claimed)
 		if c.adds() && c.err == nil {
@@ -485,6 +507,7 @@ func (s *spool) finish(w *writing) {
 	seg.records += w.records
 	seg.live += w.records
 	seg.keyed = seg.keyed || len(w.fresh) > 0
+	s.setFailed(nil)
 	s.bytes.Add(int64(len(w.data)))
 	for _, c := range w.changes {
 		for i := range c.added {
@@ -503,6 +526,7 @@ func (s *spool) undo(w *writing, err error) {
 	}
 	s.recent.forget(len(w.fresh))
 	w.changes = nil
+	s.setFailed(err)
 	seg := *w.to
 	if seg == nil {
 		return
@@ -667,7 +691,7 @@ func (s *spool) heal() {
 			healed = true
 		}
 	}
-	if sick == nil && !healed && s.health() == nil {
+	if sick == nil && !healed && s.sick == nil { // written here alone
 		return
 	}
 	s.mu.Lock()

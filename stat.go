@@ -5,11 +5,16 @@ package main
 import (
 	"cmp"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"runtime"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
+
+	"slackboard/cli"
 )
 
 // counts are of messages. accepted + found at start = delivered + dropped + waiting + dead; the last two go up and down.
@@ -35,10 +40,38 @@ type stats struct {
 	started      time.Time
 	total        counts
 	foundAtStart int64
-	posts        int64 // to Slack, all attempts
-	retries      int64 // of these after the first
-	rateLimited  int64 // 429 of Slack's
+	posts        map[string]int64 // to Slack, all attempts, by outcome
+	retries      int64            // of these after a message's first
 	routes       map[route]*routeStats
+	postTook     histogram // of a post
+	delay        histogram // from acceptance to delivery
+	delivered    time.Time // the last one
+	minutes      [60]minute
+}
+
+// minute is what happened in one minute of the last hour.
+type minute struct {
+	unix                int64 // the minute, to tell it from that an hour ago
+	accepted, delivered int64
+}
+
+const limited = "limited" // the outcome of a post that Slack answered with a rate limit; others are named by their class
+
+// histogram counts durations by upper bounds, in seconds.
+type histogram struct {
+	bounds []float64
+	counts []int64 // one more than bounds
+	sum    float64
+}
+
+func newHistogram(bounds ...float64) histogram {
+	return histogram{bounds: bounds, counts: make([]int64, len(bounds)+1)}
+}
+
+func (h *histogram) observe(d time.Duration) {
+	i, _ := slices.BinarySearch(h.bounds, d.Seconds())
+	h.counts[i]++
+	h.sum += d.Seconds()
 }
 
 type routeStats struct {
@@ -50,7 +83,12 @@ type routeStats struct {
 // maxRoutes bounds what clients can make the server remember by naming channels: further ones are counted as one.
 const maxRoutes = 200_000
 
-func newStats() *stats { return &stats{started: time.Now(), routes: map[route]*routeStats{}} }
+func newStats() *stats {
+	return &stats{
+		started: time.Now(), routes: map[route]*routeStats{}, posts: map[string]int64{},
+		postTook: newHistogram(.05, .1, .25, .5, 1, 2.5, 5, 10, 30), delay: newHistogram(.1, .5, 1, 5, 15, 60, 300, 1800, 7200, 86400),
+	}
+}
 
 func (s *stats) of(r route) *routeStats {
 	st := s.routes[r]
@@ -72,6 +110,13 @@ func (s *stats) count(r route, d counts) {
 	defer s.mu.Unlock()
 	s.total.add(d)
 	s.of(r).add(d)
+	now := time.Now().Unix() / 60
+	m := &s.minutes[now%60]
+	if m.unix != now {
+		*m = minute{unix: now}
+	}
+	m.accepted += d.Accepted
+	m.delivered += d.Delivered
 }
 
 // found counts what an earlier process left.
@@ -82,21 +127,27 @@ func (s *stats) found(r route, waiting, dead int) {
 	s.foundAtStart += int64(waiting + dead)
 }
 
-// posted counts one post of messages and notes what became of it.
-func (s *stats) posted(messages []*message, attempt int, out outcome) {
+// posted counts one post of messages, which took so long, and notes what became of it.
+func (s *stats) posted(messages []*message, attempt int, out outcome, took time.Duration) {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.posts++
+	kind := out.class.String()
+	if out.limited {
+		kind = limited
+	}
+	s.posts[kind]++
+	s.postTook.observe(took)
 	if attempt > 1 {
 		s.retries++
-	}
-	if out.limited {
-		s.rateLimited++
 	}
 	for _, m := range messages {
 		st := s.of(m.route)
 		st.LastAt, st.LastError = &now, out.reason
+		if out.class == delivered {
+			s.delivered = now
+			s.delay.observe(now.Sub(m.acceptedAt()))
+		}
 	}
 }
 
@@ -109,31 +160,107 @@ func (s *stats) waiting() int64 {
 // appStat is the answer of /stat/app.
 type appStat struct {
 	counts
-	FoundAtStart         int64     `json:"found_at_start"`
-	OldestWaitingSeconds float64   `json:"oldest_waiting_seconds"`
-	Posts                int64     `json:"posts"`
-	Retries              int64     `json:"retries"`
-	RateLimited          int64     `json:"rate_limited"`
-	Damaged              int64     `json:"damaged"` // lines of the spool
-	SpoolBytes           int64     `json:"spool_bytes"`
-	StartedAt            time.Time `json:"started_at"`
-	Tags                 []tagStat `json:"tags"`
+	FoundAtStart         int64      `json:"found_at_start"`
+	OldestWaitingSeconds float64    `json:"oldest_waiting_seconds"`
+	Posts                int64      `json:"posts"`
+	Retries              int64      `json:"retries"`
+	RateLimited          int64      `json:"rate_limited"`
+	Damaged              int64      `json:"damaged"` // lines of the spool
+	SpoolBytes           int64      `json:"spool_bytes"`
+	StartedAt            time.Time  `json:"started_at"`
+	State                string     `json:"state"` // ok, waiting, failing or full
+	Sentence             string     `json:"sentence"`
+	LastHour             [][2]int64 `json:"last_hour"` // accepted and delivered of each minute, the oldest first
+	Tags                 []tagStat  `json:"tags"`
+	TagsFound            int        `json:"tags_found"` // by q=, with those that tags= left out
+	TagsTotal            int        `json:"tags_total"`
+	Version              string     `json:"version"`
 }
 
 type tagStat struct {
-	Tag     string `json:"tag"` // "" for /notify-directly
-	Channel string `json:"channel"`
+	Tag      string `json:"tag"` // "" for /notify-directly
+	Channel  string `json:"channel"`
+	Username string `json:"username"`
+	Icon     string `json:"icon_emoji"`
+	Parse    string `json:"parse"`
 	routeStats
 }
 
-func (s *server) statApp(w http.ResponseWriter, _ *http.Request) {
-	oldest := s.deliver.oldest()
-	st := appStat{Damaged: s.spool.damaged.Load(), SpoolBytes: s.spool.bytes.Load()}
-	if !oldest.IsZero() {
-		st.OldestWaitingSeconds = time.Since(oldest).Seconds()
+// statApp shows the counters. tags=N shows N tags, those in trouble first, of those that q= names.
+func (s *server) statApp(w http.ResponseWriter, r *http.Request) {
+	st := s.appStat()
+	if q := strings.ToLower(r.URL.Query().Get("q")); q != "" {
+		st.Tags = slices.DeleteFunc(st.Tags, func(t tagStat) bool {
+			return !strings.Contains(strings.ToLower(t.Tag+"\n"+t.Channel+"\n"+t.LastError), q)
+		})
 	}
-	s.stats.show(s.cfg, &st)
+	st.TagsFound = len(st.Tags)
+	if n, err := strconv.Atoi(r.URL.Query().Get("tags")); err == nil && n >= 0 {
+		slices.SortStableFunc(st.Tags, func(a, b tagStat) int { return cmp.Compare(b.trouble(), a.trouble()) })
+		st.Tags = st.Tags[:min(n, len(st.Tags))]
+	}
 	sendJSON(w, st)
+}
+
+// trouble ranks a tag for those who look for what is wrong.
+func (t tagStat) trouble() int {
+	switch {
+	case t.Waiting > 0 && t.LastError != "":
+		return 3
+	case t.Dead > 0:
+		return 2
+	case t.Waiting > 0 || t.LastError != "":
+		return 1
+	}
+	return 0
+}
+
+func (s *server) appStat() *appStat {
+	st := &appStat{Version: cli.Number, Damaged: s.spool.damaged.Load(), SpoolBytes: s.spool.bytes.Load()}
+	lanes := s.deliver.look()
+	s.stats.show(s.cfg, st)
+	if !lanes.oldest.IsZero() {
+		st.OldestWaitingSeconds = time.Since(lanes.oldest).Seconds()
+	}
+	st.State, st.Sentence = s.sentence(st, lanes)
+	return st
+}
+
+// sentence says in one how things are: it is the first that an operator reads.
+func (s *server) sentence(st *appStat, lanes laneSummary) (state, sentence string) {
+	s.stats.mu.Lock()
+	last := s.stats.delivered
+	s.stats.mu.Unlock()
+	ago := func(at time.Time) string { return time.Since(at).Round(time.Second).String() }
+	clock := func(at time.Time) string { return at.UTC().Format("Jan 2 15:04 UTC") }
+	waits := func() string {
+		return fmt.Sprintf("%d wait, the oldest since %s", st.Waiting, clock(lanes.oldest))
+	}
+	switch err := s.ready(); {
+	case err != nil:
+		return "full", fmt.Sprintf("nothing can be accepted: %v", err)
+	case len(lanes.failing) > 0 && lanes.oldest.IsZero():
+		return "failing", fmt.Sprintf("%s fails: %s", lanes.failing[0].channel, lanes.failing[0].err)
+	case len(lanes.failing) > 0:
+		worst, more := lanes.failing[0], ""
+		if n := len(lanes.failing) - 1; n > 0 {
+			more = fmt.Sprintf(" (and %d more fail)", n)
+		}
+		return "failing", fmt.Sprintf("%s fails since %s: %s%s; %s", worst.channel, clock(worst.since), worst.err, more, waits())
+	case st.Waiting > 0 && !lanes.oldest.IsZero():
+		return "waiting", waits()
+	case last.IsZero():
+		return "ok", "nothing waits; nothing was delivered since the start"
+	}
+	return "ok", "everything is delivered, the last one " + ago(last) + " ago"
+}
+
+// ready returns why no message can be accepted at this moment, nil while it can.
+func (s *server) ready() error {
+	if err := s.spool.health(); err != nil {
+		return err
+	}
+	return s.deliver.quota.full()
 }
 
 // show fills in the counters: the configured tags in their order, then what else was counted.
@@ -141,7 +268,18 @@ func (s *stats) show(cfg *config, st *appStat) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st.counts, st.FoundAtStart, st.StartedAt = s.total, s.foundAtStart, s.started
-	st.Posts, st.Retries, st.RateLimited = s.posts, s.retries, s.rateLimited
+	st.Retries, st.RateLimited = s.retries, s.posts[limited]
+	for _, n := range s.posts {
+		st.Posts += n
+	}
+	now := time.Now().Unix() / 60
+	for at := now - 59; at <= now; at++ {
+		row := [2]int64{}
+		if m := s.minutes[at%60]; m.unix == at {
+			row = [2]int64{m.accepted, m.delivered}
+		}
+		st.LastHour = append(st.LastHour, row)
+	}
 	st.Tags = []tagStat{}
 	shown := map[route]bool{}
 	for _, t := range cfg.tags {
@@ -150,7 +288,7 @@ func (s *stats) show(cfg *config, st *appStat) {
 			r.index++
 		}
 		shown[r] = true
-		row := tagStat{Tag: t.name, Channel: t.channel}
+		row := tagStat{Tag: t.name, Channel: t.channel, Username: t.username, Icon: t.icon, Parse: t.parse}
 		if counted := s.routes[r]; counted != nil {
 			row.routeStats = *counted
 		}
@@ -159,11 +297,12 @@ func (s *stats) show(cfg *config, st *appStat) {
 	var others []tagStat
 	for r, counted := range s.routes {
 		if !shown[r] {
-			others = append(others, tagStat{r.tag, r.channel, *counted})
+			others = append(others, tagStat{Tag: r.tag, Channel: r.channel, routeStats: *counted})
 		}
 	}
 	slices.SortFunc(others, func(a, b tagStat) int { return cmp.Or(cmp.Compare(a.Tag, b.Tag), cmp.Compare(a.Channel, b.Channel)) })
 	st.Tags = append(st.Tags, others...)
+	st.TagsFound, st.TagsTotal = len(st.Tags), len(st.Tags)
 }
 
 // sendJSON answers with a document for programs and people.

@@ -5,20 +5,31 @@ package main
 import (
 	"embed"
 	"io/fs"
+	"net/http"
 	"os"
 )
 
 //go:embed ui
 var builtIn embed.FS
 
-// uiFiles returns the folder root, the built-in page where there is none.
-func uiFiles(root string) fs.FS {
+// pagePolicy lets the built-in page load and reach nothing but this server, and run no script but its own.
+const pagePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+// page serves the folder root under /ui/, the built-in page where there is none.
+func page(root string) http.Handler {
 	if info, err := os.Stat(root); err == nil && info.IsDir() {
-		return os.DirFS(root)
+		return http.StripPrefix("/ui", http.FileServer(http.Dir(root)))
 	}
-	page, err := fs.Sub(builtIn, "ui")
+	files, err := fs.Sub(builtIn, "ui")
 	if err != nil {
 		panic(err) // the folder is there, or this would not have been built
 	}
-	return page
+	serve := http.StripPrefix("/ui", http.FileServerFS(files))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Security-Policy", pagePolicy)
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		w.Header().Set("Referrer-Policy", "no-referrer")
+		w.Header().Set("Cache-Control", "no-cache")
+		serve.ServeHTTP(w, r)
+	})
 }

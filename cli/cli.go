@@ -14,11 +14,12 @@ import (
 	"time"
 )
 
-const version = "1.0.0"
+// Number is the version of all three programs.
+const Number = "1.0.0"
 
 // Version is what -v prints, on one line.
 func Version(program string) string {
-	return fmt.Sprintf("%s %s %s %s/%s", program, version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return fmt.Sprintf("%s %s %s %s/%s", program, Number, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
 // Flags say where a message goes and how hard to try.
