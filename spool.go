@@ -47,7 +47,7 @@ var (
 type ref uint64
 
 const (
-	refOffset        = 26 // bits: an offset within a file
+	refOffset        = 32 // bits: an offset within a file
 	deadFile  uint64 = 1 << (63 - refOffset)
 )
 
@@ -95,7 +95,6 @@ type segment struct {
 	live    int // of these not done
 	damaged bool
 	keyed   bool  // has ids that must be remembered
-	dirty   bool  // written since its last sync
 	broken  error // a write or sync that failed: what was not synced before is not to be trusted
 }
 
@@ -119,7 +118,9 @@ type spool struct {
 	last           uint64   // file number
 	seq            uint64
 	recent         recentIDs
+	dirty          []*segment   // written since their last sync
 	unmarked       map[ref]bool // done, but the mark could not be written
+	broken         []*segment   // to be replaced
 	held           []*change    // answered when the broken file that their marks lie in is replaced
 	checked        time.Time    // when carrying forward was last considered
 
@@ -449,9 +450,9 @@ type writing struct {
 	start   int64           // in the file
 }
 
-// stage appends m to w, unless its idempotency key is a recent one.
+// stage appends m to w, unless its idempotency key is a recent one. A dead letter that is sent again has one, of course.
 func (s *spool) stage(w *writing, c *change, m *message, now int64) {
-	if isKeyed(m.ID) {
+	if isKeyed(m.ID) && !m.resent {
 		if w.fresh[m.ID] {
 			w.changes = append(w.changes, c) // the twin shares its fate
 			return
@@ -490,7 +491,14 @@ func (s *spool) write(w *writing) {
 		s.undo(w, err)
 		return
 	}
-	seg.dirty = true
+	s.touch(seg)
+}
+
+// touch notes that seg has to be synced.
+func (s *spool) touch(seg *segment) {
+	if !slices.Contains(s.dirty, seg) {
+		s.dirty = append(s.dirty, seg)
+	}
 }
 
 // finish makes what was written a part of the file, if its sync went well.
@@ -544,6 +552,7 @@ func (s *spool) undo(w *writing, err error) {
 func (s *spool) fail(seg *segment, err error) {
 	if seg.broken == nil {
 		s.log.Error("a file of the spool has failed: its records move to a new one", "file", s.path(seg.file), "err", err)
+		s.broken = append(s.broken, seg)
 	}
 	seg.broken = err
 }
@@ -564,7 +573,7 @@ func (s *spool) markAll(batch []*change, among func(*change) bool) {
 func (s *spool) mark(r ref) {
 	seg := s.segments[r.file()]
 	seg.live--
-	seg.dirty = true
+	s.touch(seg)
 	if _, err := seg.f.WriteAt([]byte{done}, r.offset()); err != nil {
 		s.unmarked[r] = true // carrying the file forward leaves it behind
 		s.fail(seg, err)
@@ -573,11 +582,12 @@ func (s *spool) mark(r ref) {
 
 // sync brings to disk what was written, and deletes files in which all is done.
 func (s *spool) sync() {
-	for _, seg := range s.segments {
-		if !seg.dirty || seg.broken != nil {
+	dirty := s.dirty
+	s.dirty = nil
+	for _, seg := range dirty {
+		if seg.broken != nil {
 			continue
 		}
-		seg.dirty = false
 		if err := syncData(seg.f); err != nil {
 			s.fail(seg, err)
 			continue
@@ -609,6 +619,7 @@ func (s *spool) retire(seg *segment) {
 	s.mu.Lock()
 	delete(s.segments, seg.file)
 	s.mu.Unlock()
+	s.dirty = slices.DeleteFunc(s.dirty, func(d *segment) bool { return d == seg })
 	s.bytes.Add(-seg.size)
 	seg.f.Close()
 	if err != nil { // there was no room for it before
@@ -679,20 +690,14 @@ func (s *spool) answer(batch []*change) {
 
 // heal replaces files that have failed. While that does not succeed, the spool is sick and takes nothing.
 func (s *spool) heal() {
+	if len(s.broken) == 0 {
+		return
+	}
 	var sick error
-	healed := false
-	for _, seg := range slices.Collect(maps.Values(s.segments)) {
-		if seg.broken == nil {
-			continue
-		}
+	for _, seg := range slices.Clone(s.broken) {
 		if err := s.carry(seg); err != nil {
 			sick = fmt.Errorf("%s: %w", s.path(seg.file), err)
-		} else {
-			healed = true
 		}
-	}
-	if sick == nil && !healed && s.sick == nil { // written here alone
-		return
 	}
 	s.mu.Lock()
 	s.sick = sick
@@ -739,8 +744,8 @@ func (s *spool) carry(seg *segment) error {
 	if kind == 0 {
 		s.translate(moved)
 	}
-	seg.live, seg.broken, seg.dirty = 0, nil, false
-	seg.keyed = true
+	seg.live, seg.broken, seg.keyed = 0, nil, true
+	s.broken = slices.DeleteFunc(s.broken, func(b *segment) bool { return b == seg })
 	maps.DeleteFunc(s.unmarked, func(r ref, _ bool) bool { return r.file() == seg.file })
 	s.retire(seg)
 	return s.syncDir()
@@ -750,13 +755,8 @@ func (s *spool) carry(seg *segment) error {
 func (s *spool) carryTo(w *writing) error {
 	c := &change{}
 	w.changes = []*change{c}
-	s.write(w)
-	if c.err == nil {
-		seg := *w.to
-		seg.dirty = false
-		if err := syncData(seg.f); err != nil {
-			s.fail(seg, err)
-		}
+	if s.write(w); c.err == nil {
+		s.sync()
 		s.finish(w)
 	}
 	return c.err

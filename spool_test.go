@@ -145,7 +145,7 @@ func TestRestartHeals(t *testing.T) {
 		p := newInProcess(t, testConfig(t, hookAndTags), bad)
 		for i := range 5 {
 			p.do("POST", "/notify", notifyBody("a", i, false))
-			p.do("POST", "/notify", notifyBody("b", i, false))
+			p.notifyWith(t, fmt.Sprint("key ", i), "b", i)
 		}
 		time.Sleep(time.Minute)
 		good := &recorder{}
@@ -174,7 +174,10 @@ func TestRestartHeals(t *testing.T) {
 			t.Errorf("send again: %d %s", w.Code, w.Body)
 		}
 		time.Sleep(time.Hour)
-		if got := good.texts("#b"); got != "0 1 2 3 4" || p.stat(t).Dead != 0 {
+		if st := p.stat(t); st.Dead != 0 || st.Delivered != 5 {
+			t.Errorf("sent again: %+v", st)
+		}
+		if got := good.texts("#b"); got != "0 1 2 3 4" {
 			t.Errorf("sent again: %q", got)
 		}
 	})
