@@ -38,10 +38,10 @@ type recentIDs struct {
 	order []seqID // oldest first
 }
 
-// add returns false for an id that is there already.
-func (r *recentIDs) add(id seqID) bool {
+// add remembers an id whose message is on disk.
+func (r *recentIDs) add(id seqID) {
 	if r.seen[id.id] {
-		return false
+		return
 	}
 	if r.seen == nil {
 		r.seen = map[string]bool{}
@@ -52,16 +52,6 @@ func (r *recentIDs) add(id seqID) bool {
 		delete(r.seen, r.order[0].id)
 		r.order = r.order[1:]
 	}
-	return true
-}
-
-// forget takes back the last n that were added.
-func (r *recentIDs) forget(n int) {
-	n = min(n, len(r.order))
-	for _, id := range r.order[len(r.order)-n:] {
-		delete(r.seen, id.id)
-	}
-	r.order = r.order[:len(r.order)-n]
 }
 
 // newest returns the last recentLimit of ids, oldest first.

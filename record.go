@@ -24,7 +24,7 @@ const (
 
 	crcAt  = 2  // bytes from the start of a record
 	seqAt  = 11 //
-	maxCut = 16 // joined records that are looked for in a damaged line
+	maxCut = 64 // joined records that are looked for in a damaged line
 )
 
 // record is a line of the spool. Its route and body are parts of the bytes it was parsed from.
@@ -122,19 +122,16 @@ func eachRecord(data []byte, f func(offset int, r record)) (damaged int) {
 // salvage finds the records in a damaged line: those whose newline was overwritten, and that follow such a one. Only
 // what also is valid JSON counts, so that no text can pass for a record.
 func salvage(line []byte, f func(offset int, r record)) {
-	starts := []int{0}
-	for at := 1; at+seqAt < len(line) && len(starts) < maxCut; at++ {
-		if line[at+1] == ' ' && line[at+seqAt-1] == ' ' && isHex(line[at+crcAt:at+seqAt-1]) {
-			starts = append(starts, at)
+	bounds := []int{0}
+	for at := 1; at+seqAt < len(line) && len(bounds) < maxCut; at++ {
+		if startsRecord(line[at:]) {
+			bounds = append(bounds, at)
 		}
 	}
-	for i, start := range starts {
-		end := len(line)
-		if i+1 < len(starts) {
-			end = starts[i+1]
-		}
-		for _, part := range [][]byte{line[start:end], line[start : end-1]} {
-			if r, ok := parseRecord(part); ok && json.Valid(r.body) {
+	bounds = append(bounds, len(line), len(line)+1) // the last one: with its newline, or with what stands in its place
+	for i, start := range bounds[:len(bounds)-2] {
+		for _, end := range bounds[i+1:] { // a text may hold what looks like the start of another
+			if r, ok := parseRecord(line[start:max(start, end-1)]); ok && json.Valid(r.body) {
 				f(start, r)
 				break
 			}
@@ -142,4 +139,8 @@ func salvage(line []byte, f func(offset int, r record)) {
 	}
 }
 
-func isHex(b []byte) bool { return strings.Trim(string(b), "0123456789abcdef") == "" }
+// startsRecord says whether b begins like a record: a status, a checksum, a number.
+func startsRecord(b []byte) bool {
+	return len(b) > seqAt && b[1] == ' ' && b[seqAt-1] == ' ' && '0' <= b[seqAt] && b[seqAt] <= '9' &&
+		strings.Trim(string(b[crcAt:seqAt-1]), "0123456789abcdef") == ""
+}

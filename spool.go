@@ -446,27 +446,28 @@ type writing struct {
 	data    []byte
 	changes []*change // that want it
 	records int
-	fresh   map[string]bool // keyed ids
-	start   int64           // in the file
+	fresh   map[string]seqID // keyed ids: they are remembered once their messages are on disk
+	start   int64            // in the file
 }
 
 // stage appends m to w, unless its idempotency key is a recent one. A dead letter that is sent again has one, of course.
 func (s *spool) stage(w *writing, c *change, m *message, now int64) {
-	if isKeyed(m.ID) && !m.resent {
-		if w.fresh[m.ID] {
-			w.changes = append(w.changes, c) // the twin shares its fate
-			return
-		}
-		if !s.recent.add(seqID{s.seq + 1, m.ID}) {
-			return
-		}
-		if w.fresh == nil {
-			w.fresh = map[string]bool{}
-		}
-		w.fresh[m.ID] = true
+	keyed := isKeyed(m.ID) && !m.resent
+	if _, twin := w.fresh[m.ID]; twin && keyed {
+		w.changes = append(w.changes, c) // it shares the fate of the first
+		return
+	}
+	if keyed && s.recent.seen[m.ID] {
+		return
 	}
 	s.seq++
 	m.seq, m.queued = s.seq, now
+	if keyed {
+		if w.fresh == nil {
+			w.fresh = map[string]seqID{}
+		}
+		w.fresh[m.ID] = seqID{m.seq, m.ID}
+	}
 	offset := len(w.data)
 	w.data = appendRecord(w.data, m.seq, now, m.route.String(), m.encoded())
 	w.records++
@@ -514,7 +515,10 @@ func (s *spool) finish(w *writing) {
 	seg.size += int64(len(w.data))
 	seg.records += w.records
 	seg.live += w.records
-	seg.keyed = seg.keyed || len(w.fresh) > 0
+	for _, id := range newest(slices.Collect(maps.Values(w.fresh))) {
+		s.recent.add(id)
+		seg.keyed = true
+	}
 	s.setFailed(nil)
 	s.bytes.Add(int64(len(w.data)))
 	for _, c := range w.changes {
@@ -532,7 +536,6 @@ func (s *spool) undo(w *writing, err error) {
 	for _, c := range w.changes {
 		c.err, c.added = err, nil
 	}
-	s.recent.forget(len(w.fresh))
 	w.changes = nil
 	s.setFailed(err)
 	seg := *w.to
@@ -724,6 +727,7 @@ func (s *spool) carry(seg *segment) error {
 	if err != nil {
 		return err
 	}
+	data = data[:min(int64(len(data)), seg.size)] // beyond it lies what was refused, if it could not be cut back
 	w := writing{to: to, kind: kind}
 	moved := map[ref]ref{}
 	eachRecord(data, func(offset int, r record) {

@@ -1,0 +1,711 @@
+package main
+
+// What crashes, damage and errors cost: nothing that was answered 200. From outside, with the real binary: senders
+// that number their messages, a Slack that keeps the numbers, and what must not lie between them.
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// checkSum returns the counters of p, which must add up at any time.
+func checkSum(t testing.TB, p *process) (s appStat) {
+	t.Helper()
+	status, body := p.request("GET", "/stat/app", "")
+	if err := json.Unmarshal([]byte(body), &s); status != 200 || err != nil {
+		t.Fatalf("GET /stat/app: %d %s\n%s", status, body, p.stderr.String())
+	}
+	if in, out := s.Accepted+s.FoundAtStart, s.Delivered+s.Dropped+s.Waiting+s.Dead; in != out {
+		t.Errorf("accepted + found at start = %d, delivered + dropped + waiting + dead = %d: %s", in, out, body)
+	}
+	return s
+}
+
+// drained returns the counters of p once nothing waits.
+func drained(t testing.TB, p *process) (s appStat) {
+	t.Helper()
+	poll(t, "nothing waits", func() bool { s = checkSum(t, p); return s.Waiting == 0 })
+	return s
+}
+
+// rounds is how often something is done: CI does it often, others a few times.
+func rounds(ci, otherwise int) int {
+	if os.Getenv("CI") == "true" {
+		return ci
+	}
+	return otherwise
+}
+
+// crashTest is one spool with the servers that run on it one after the other, the Slack they post to, and a sender for
+// each destination: so it is known in which order a destination's messages were accepted.
+type crashTest struct {
+	t       testing.TB
+	slack   *fakeSlack
+	down    atomic.Bool // Slack answers 503
+	noPower atomic.Bool // what the server says and posts reaches nobody
+	refused bool        // the next server finds nobody at Slack's address
+	spool   string
+	starts  int
+	senders []*crashSender
+	mu      sync.Mutex
+	got     map[arrival][][]int // posts: the numbers that each holds
+}
+
+// arrival says which server posted (the first is 1), and to which channel.
+type arrival struct {
+	start   int
+	channel string
+}
+
+func newCrashTest(t testing.TB, destinations int) *crashTest {
+	c := &crashTest{t: t, spool: filepath.Join(t.TempDir(), "spool"), got: map[arrival][][]int{}}
+	c.slack = newFakeSlack(t, c.take)
+	for i := range destinations {
+		c.senders = append(c.senders, &crashSender{c: c, tag: fmt.Sprintf("t%d", i), keyed: i%4 == 3, refused: map[int]bool{}})
+	}
+	return c
+}
+
+// take is what Slack does with a post: the webhook's path says which server sent it.
+func (c *crashTest) take(d delivery) reply {
+	if c.down.Load() || c.noPower.Load() {
+		return reply{status: 503, body: "down"}
+	}
+	start, err := strconv.Atoi(path.Base(d.path))
+	var post struct {
+		Channel, Text string
+		Attachments   []struct{ Text string } // of messages that were merged
+	}
+	if err == nil {
+		err = json.Unmarshal([]byte(d.body), &post)
+	}
+	texts := []string{post.Text}[:min(len(post.Text), 1)]
+	for _, a := range post.Attachments {
+		texts = append(texts, a.Text)
+	}
+	var numbers []int
+	for _, text := range texts {
+		n, err2 := strconv.Atoi(strings.SplitN(text, " ", 2)[0])
+		numbers, err = append(numbers, n), cmp.Or(err, err2)
+	}
+	if err != nil || numbers == nil {
+		c.t.Errorf("slack got %s %.200q: %v", d.path, d.body, err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	at := arrival{start, post.Channel}
+	c.got[at] = append(c.got[at], numbers)
+	return reply{}
+}
+
+// command returns the next server, yet to be started. Those in front of it, such as strace, run it.
+func (c *crashTest) command(before ...string) *exec.Cmd {
+	c.starts++
+	url := c.slack.URL
+	if c.refused {
+		url = "http://127.0.0.1:1"
+	}
+	var toml strings.Builder
+	batch := 1 + c.starts%2*19 // every other one merges what waits
+	fmt.Fprintf(&toml, "[core]\nport='127.0.0.1:0'\nchannel_rate=0\nbatch=%d\nslack_url='%s/services/%d'\n[spool]\ndir='%s'\n", batch, url, c.starts, c.spool)
+	for _, s := range c.senders {
+		fmt.Fprintf(&toml, "[[tags]]\ntag='%s'\nchannel='#%s'\n", s.tag, s.tag)
+	}
+	args := append(before, filepath.Join(binaries, "slackboard"), "-c", writeFile(c.t, "slackboard.toml", toml.String()))
+	return exec.Command(args[0], args[1:]...)
+}
+
+func (c *crashTest) start() *process {
+	c.t.Helper()
+	return startServerIn(c.t, c.command())
+}
+
+// load lets every sender send to p, one message after the other, until enough were answered with 200 (ok) or 503 (refused).
+// It calls then while they go on, and returns once they have stopped.
+func (c *crashTest) load(p *process, enough func(ok, refused int) bool, then func()) {
+	c.t.Helper()
+	var mu sync.Mutex
+	var ok, refused int
+	reached, stop, stopped := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	reach := sync.OnceFunc(func() { close(reached) })
+	var sending sync.WaitGroup
+	for _, s := range c.senders {
+		sending.Go(func() {
+			defer s.client.CloseIdleConnections()
+			for s.goesOn(stop) {
+				status := s.send(p.addr)
+				if status == 0 {
+					return // the server is gone
+				}
+				mu.Lock()
+				if status == 200 {
+					ok++
+				} else {
+					refused++
+				}
+				if enough(ok, refused) {
+					reach()
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	go func() { sending.Wait(); close(stopped) }()
+	select {
+	case <-reached:
+		then()
+	case <-stopped:
+		c.t.Errorf("the server went away: %s", p.stderr.String())
+	case <-time.After(patience):
+		c.t.Errorf("only %d times 200, %d times 503: %s", ok, refused, p.stderr.String())
+	}
+	close(stop)
+	<-stopped
+	if c.t.Failed() {
+		c.t.FailNow()
+	}
+}
+
+// accepted is a measure for load.
+func accepted(n int) func(int, int) bool { return func(ok, _ int) bool { return ok >= n } }
+
+// verify compares what Slack got with what the senders know, once all is delivered. Between two starts was a crash. Each
+// may double one post of a destination, and so may each of the failed writes.
+func (c *crashTest) verify(failed int) {
+	c.t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	acked, delivered, doubled := 0, 0, 0
+	for _, s := range c.senders {
+		type place struct{ start, post int }
+		seen, last, post := map[int]place{}, -1, 0  // where a number came last
+		doubles := make([]map[int]bool, c.starts+1) // of each server: its posts that came again, in whole or in part
+		for start := 1; start <= c.starts; start++ {
+			doubles[start] = map[int]bool{}
+			for _, numbers := range c.got[arrival{start, "#" + s.tag}] {
+				post++
+				delivered += len(numbers)
+				for _, n := range numbers {
+					switch before, isDouble := seen[n]; {
+					case before.start == start:
+						c.t.Errorf("%s: server %d posted %d twice", s.tag, start, n)
+					case isDouble:
+						doubles[before.start][before.post] = true
+					case n < last:
+						c.t.Errorf("%s: server %d posted %d after %d", s.tag, start, n, last)
+					}
+					seen[n], last = place{start, post}, max(last, n)
+				}
+			}
+		}
+		for start, posts := range doubles {
+			if doubled += len(posts); len(posts) > 1+failed {
+				c.t.Errorf("%s: %d posts of server %d came again, want at most %d", s.tag, len(posts), start, 1+failed)
+			}
+		}
+		var lost, ghosts []int
+		for _, n := range s.acked {
+			if seen[n].start == 0 {
+				lost = append(lost, n)
+			}
+		}
+		for n := range s.refused {
+			if seen[n].start > 0 {
+				ghosts = append(ghosts, n)
+			}
+		}
+		if acked += len(s.acked); len(lost)+len(ghosts) > 0 {
+			c.t.Errorf("%s: %d of %d acknowledged are lost: %.200s; refused, but delivered: %v", s.tag, len(lost), len(s.acked), fmt.Sprint(lost), ghosts)
+		}
+	}
+	if acked == 0 {
+		c.t.Error("nothing was acknowledged: this shows nothing")
+	}
+	c.t.Logf("%d starts, %d acknowledged, %d delivered, %d posts doubled", c.starts, acked, delivered, doubled)
+}
+
+// crashSender numbers the messages of one destination. Those that know no answer go on with the next number, or, keyed, send
+// the same one again until it is accepted.
+type crashSender struct {
+	c       *crashTest
+	tag     string
+	keyed   bool
+	pad     string // text behind the number
+	next    int
+	acked   []int
+	refused map[int]bool
+	client  http.Client
+}
+
+func (s *crashSender) goesOn(stop <-chan struct{}) bool {
+	select {
+	case <-stop:
+		return false
+	default:
+		return true
+	}
+}
+
+// send sends one message and returns the status, 0 where no complete answer came.
+func (s *crashSender) send(addr string) int {
+	if s.client.Transport == nil {
+		s.client = http.Client{Transport: &http.Transport{}, Timeout: patience} // a connection of its own, kept alive
+	}
+	n := s.next
+	body := fmt.Sprintf(`{"tag":%q,"text":"%d %s"}`, s.tag, n, s.pad)
+	req, err := http.NewRequest("POST", "http://"+addr+"/notify", strings.NewReader(body))
+	if err != nil {
+		s.c.t.Error(err)
+		return 0
+	}
+	if s.keyed {
+		req.Header.Set("Idempotency-Key", fmt.Sprintf("%s-%d", s.tag, n))
+	} else {
+		s.next++
+	}
+	resp, err := s.client.Do(req)
+	if err != nil {
+		return 0
+	}
+	answer, err := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	switch {
+	case err != nil || s.c.noPower.Load():
+		return 0
+	case resp.StatusCode == 200 && bytes.Contains(answer, []byte(`"ids":["`)):
+		s.acked = append(s.acked, n)
+		s.next = n + 1
+	case resp.StatusCode == 503 && resp.Header.Get("Retry-After") != "":
+		if !s.keyed {
+			s.refused[n] = true
+		}
+	default:
+		s.c.t.Errorf("%s: %d %s %v", s.tag, resp.StatusCode, answer, resp.Header)
+		return 0
+	}
+	return resp.StatusCode
+}
+
+func TestKill(t *testing.T) {
+	c := newCrashTest(t, 16)
+	random := rand.New(rand.NewPCG(1, 2))
+	for range rounds(50, 4) {
+		if random.IntN(4) == 0 { // in the middle of its start
+			p := startProcess(t, c.command())
+			<-time.After(time.Duration(random.IntN(20_000)) * time.Microsecond)
+			p.kill()
+		}
+		p := c.start()
+		c.load(p, accepted(1+random.IntN(400)), p.kill)
+	}
+	drained(t, c.start())
+	c.verify(0)
+}
+
+func TestKillWhileSlackIsDown(t *testing.T) {
+	c := newCrashTest(t, 16)
+	for round := range rounds(10, 2) {
+		c.refused = round%2 == 1
+		c.down.Store(true)
+		for range 2 { // the second finds what the first accepted
+			p := c.start()
+			c.load(p, accepted(150), p.kill)
+		}
+		c.refused = false
+		c.down.Store(false)
+		p := c.start()
+		if s := checkSum(t, p); s.FoundAtStart < 300 {
+			t.Errorf("found %d at start, want at least 300", s.FoundAtStart)
+		}
+		c.load(p, accepted(50), p.kill) // while it drains
+	}
+	drained(t, c.start())
+	c.verify(0)
+}
+
+func TestSecondProcess(t *testing.T) {
+	c := newCrashTest(t, 2)
+	release := make(chan struct{})
+	c.slack.setScript(func(d delivery) reply { <-release; return c.take(d) }) // nothing changes meanwhile
+	goOn := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(goOn)
+	first := c.start()
+	c.send(first, 0, 1, 0, 1, 0)
+	poll(t, "both lanes post", func() bool { c.slack.mu.Lock(); defer c.slack.mu.Unlock(); return c.slack.begun == 2 })
+	before := snapshot(t, c.spool)
+	second := startProcess(t, c.command())
+	code, stderr := second.wait(), second.stderr.String()
+	if code != 1 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, c.spool) || second.stdout.String() != "" {
+		t.Errorf("the second: exit %d, stdout %q, stderr %q; want 1 and a line that names %s", code, second.stdout.String(), stderr, c.spool)
+	}
+	if after := snapshot(t, c.spool); !maps.Equal(before, after) {
+		t.Errorf("the second touched the spool: before %q, after %q", before, after)
+	}
+	goOn()
+	c.send(first, 0, 1)
+	if s := drained(t, first); s.Delivered != 7 || s.Accepted != 7 {
+		t.Errorf("the first goes on: %+v, want 7 accepted and delivered", s)
+	}
+	c.verify(0)
+}
+
+// send sends one message of each of these senders, which must be accepted.
+func (c *crashTest) send(p *process, senders ...int) {
+	c.t.Helper()
+	for _, i := range senders {
+		if status := c.senders[i].send(p.addr); status != 200 {
+			c.t.Fatalf("message %d of sender %d: %d, want 200", c.senders[i].next-1, i, status)
+		}
+	}
+}
+
+// snapshot returns all that can be seen of a directory: names, modes, times and contents.
+func snapshot(t testing.TB, dir string) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		content := ""
+		if err == nil && !d.IsDir() {
+			content = readFile(t, path)
+		}
+		all[path] = fmt.Sprintln(info.Mode(), info.ModTime(), content)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// spoolFiles are the files of a spool by name.
+type spoolFiles map[string][]byte
+
+func readSpool(t testing.TB, dir string) spoolFiles {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := spoolFiles{}
+	for _, e := range entries {
+		files[e.Name()] = []byte(readFile(t, filepath.Join(dir, e.Name())))
+	}
+	return files
+}
+
+func (f spoolFiles) write(t testing.TB, dir string) {
+	t.Helper()
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range f {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// segment returns the name of the one segment that has records.
+func (f spoolFiles) segment(t testing.TB) (segment string) {
+	t.Helper()
+	for name, content := range f {
+		if filepath.Ext(name) == ".log" && len(content) > 0 {
+			if segment != "" {
+				t.Fatalf("records in %s and %s", segment, name)
+			}
+			segment = name
+		}
+	}
+	return segment
+}
+
+var recordForm = regexp.MustCompile(`^[PD] ([0-9a-f]{8}) ([0-9]+ [0-9]+ \S+ \{.*"text":"([0-9]+) .*\})\n$`)
+
+// fillSpool returns a spool with n messages, numbered from 0, as a killed server left it, and their records: the format as it is
+// written down, read without the server's help.
+func fillSpool(c *crashTest, n int) (files spoolFiles, records [][]byte) {
+	c.t.Helper()
+	c.refused = true
+	p := c.start()
+	for i := range n {
+		s := c.senders[i%len(c.senders)]
+		s.next = i
+		if status := s.send(p.addr); status != 200 {
+			c.t.Fatalf("message %d: %d", i, status)
+		}
+	}
+	p.kill()
+	c.refused = false
+	files = readSpool(c.t, c.spool)
+	records = slices.Collect(bytes.Lines(files[files.segment(c.t)]))
+	if len(records) != n {
+		c.t.Fatalf("%d lines, want %d: %q", len(records), n, files)
+	}
+	for i, line := range records {
+		m := recordForm.FindSubmatch(line)
+		if m == nil || string(m[1]) != fmt.Sprintf("%08x", crc32.Checksum(m[2], crc32.MakeTable(crc32.Castagnoli))) || string(m[3]) != strconv.Itoa(i) {
+			c.t.Fatalf("record %d is %q", i, line)
+		}
+	}
+	return files, records
+}
+
+// deliverFrom starts a server on these files, waits until nothing waits, and kills it. It returns how often each number was
+// posted, the counters, and what the spool then holds.
+func (c *crashTest) deliverFrom(files spoolFiles) (posted map[int]int, s appStat, left spoolFiles) {
+	c.t.Helper()
+	files.write(c.t, c.spool)
+	return c.deliverAgain(files)
+}
+
+func (c *crashTest) deliverAgain(files spoolFiles) (posted map[int]int, s appStat, left spoolFiles) {
+	c.t.Helper()
+	p := c.start()
+	s = drained(c.t, p)
+	isBad := func(name string) bool { return filepath.Ext(name) == ".bad" }
+	poll(c.t, "the damaged file is kept as *.bad", func() bool {
+		left = readSpool(c.t, c.spool)
+		return s.Damaged == 0 || slices.ContainsFunc(slices.Collect(maps.Keys(left)), isBad)
+	})
+	p.kill()
+	posted = map[int]int{}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for at, numbers := range c.got {
+		if at.start == c.starts {
+			all := slices.Concat(numbers...)
+			for _, n := range all {
+				posted[n]++
+			}
+			if !slices.IsSorted(all) {
+				c.t.Errorf("%s got %v", at.channel, all)
+			}
+			delete(c.got, at)
+		}
+	}
+	return posted, s, left
+}
+
+// Whatever bit of whatever byte: one damaged record is all that it costs. That of a newline may cost the record before it, that
+// of a status byte none.
+func TestBitFlips(t *testing.T) {
+	maker := newCrashTest(t, 5)
+	for _, s := range maker.senders {
+		s.pad = "JJJJJJJJ******** P 0123abcd 7 8 " // one bit from newlines; and what looks like a record's beginning
+	}
+	files, records := fillSpool(maker, 20)
+	segment := files.segment(t)
+	step := int64(rounds(1, 97))
+	var next, starts atomic.Int64
+	began := time.Now()
+	t.Run("flips", func(t *testing.T) {
+		for worker := range 4 {
+			t.Run(strconv.Itoa(worker), func(t *testing.T) {
+				t.Parallel()
+				c := newCrashTest(t, 5)
+				for at := next.Add(step) - step; at < int64(len(files[segment])); at = next.Add(step) - step {
+					checkFlip(c, files, segment, records, int(at))
+					starts.Add(1)
+				}
+			})
+		}
+	})
+	t.Logf("%d starts, %v each", starts.Load(), time.Since(began)/time.Duration(starts.Load()))
+}
+
+func checkFlip(c *crashTest, files spoolFiles, segment string, records [][]byte, at int) {
+	c.t.Helper()
+	hit, offset := 0, at
+	for ; offset >= len(records[hit]); hit++ {
+		offset -= len(records[hit])
+	}
+	bit := (hit + offset) % 8 // so that every field meets all of them
+	flipped := bytes.Clone(files[segment])
+	flipped[at] ^= 1 << bit
+	damaged := maps.Clone(files)
+	damaged[segment] = flipped
+	posted, s, left := c.deliverFrom(damaged)
+	fault := func(format string, args ...any) {
+		c.t.Helper()
+		c.t.Errorf("bit %d of byte %d, in record %d at %d (%q): "+format, append([]any{bit, at, hit, offset, files[segment][at]}, args...)...)
+	}
+	for i := range records {
+		if posted[i] != 1 && (i != hit || posted[i] != 0) {
+			fault("message %d was posted %d times", i, posted[i])
+		}
+	}
+	const status, checksum, behind = 0, 2, 11 // where the fields begin
+	lost := posted[hit] == 0
+	newline := offset == len(records[hit])-1
+	switch covered := offset >= behind && !newline; {
+	case lost && offset == status:
+		fault("a message is lost for its status byte")
+	case !lost && covered:
+		fault("a damaged message was posted")
+	case lost && s.Damaged == 0, s.Damaged > 2, !lost && s.Damaged > 0 && offset >= checksum && !newline:
+		fault("lost %v, but damaged is %d", lost, s.Damaged)
+	}
+	kept := 0
+	for name, content := range left {
+		if filepath.Ext(name) == ".bad" {
+			kept++
+			if len(content) != len(flipped) || content[at] != flipped[at] && offset != status {
+				fault("%s is not the damaged file: %q", name, content)
+			}
+		}
+	}
+	if kept != min(int(s.Damaged), 1) {
+		fault("%d damaged, %d files are kept", s.Damaged, kept)
+	}
+}
+
+func TestDamage(t *testing.T) {
+	maker := newCrashTest(t, 5)
+	for _, s := range maker.senders {
+		s.pad = strings.Repeat("0123456789", 25)
+	}
+	original, records := fillSpool(maker, 200)
+	segment := original.segment(t)
+	size := len(original[segment])
+	last := size - len(records[199])
+	random := rand.New(rand.NewPCG(3, 4))
+	noise := func(n int) []byte {
+		b := make([]byte, n)
+		for i := range b {
+			b[i] = byte(random.Uint32())
+		}
+		return b
+	}
+	cut := func(n int) func([]byte) []byte { return func(b []byte) []byte { return b[:n] } }
+	insert := func(at int, what []byte) func([]byte) []byte {
+		return func(b []byte) []byte { return slices.Insert(b, at, what...) }
+	}
+	overwrite := func(times, length int) func([]byte) []byte {
+		return func(b []byte) []byte {
+			for range times {
+				copy(b[random.IntN(size):], noise(1+random.IntN(length)))
+			}
+			return b
+		}
+	}
+	type damage struct {
+		name    string
+		to      func(segment []byte) []byte
+		counted bool // a cut between two records cannot be seen
+	}
+	cases := []damage{
+		{"none", cut(size), false},
+		{"a file of length zero", cut(0), false},
+		{"the first byte is left", cut(1), true},
+		{"cut between records", cut(last), false},
+		{"cut in a checksum", cut(last + 5), true},
+		{"cut in a route", cut(last + 35), true},
+		{"cut in the last record", cut(size - 50), true},
+		{"cut in a record in the middle", cut(size / 2), true},
+		{"without the final newline", cut(size - 1), false},
+		{"a page of zeros", func(b []byte) []byte { clear(b[4096:8192]); return b }, true},
+		{"the first page is zeros", func(b []byte) []byte { clear(b[:4096]); return b }, true},
+		{"the last page is zeros", func(b []byte) []byte { clear(b[size&^4095:]); return b }, true},
+		{"zeros at the end", insert(size, make([]byte, 10_000)), true},
+		{"all is zeros", func(b []byte) []byte { clear(b); return b }, true},
+		{"all is noise", func([]byte) []byte { return noise(size) }, true},
+		{"noise at the end", insert(size, noise(5000)), true},
+		{"noise in front", insert(0, append(noise(5000), '\n')), true},
+		{"noise in front, without a newline", insert(0, append(bytes.ReplaceAll(noise(5000), []byte("\n"), nil), 'x')), true},
+		{"an endless line", insert(last, append(bytes.Repeat([]byte("x"), 3<<20), '\n')), true},
+		{"an endless line that is a message's beginning", insert(last, append(append(bytes.Clone(records[3][:60]), bytes.Repeat([]byte("x"), 3<<20)...), '\n')), true},
+		{"empty lines", insert(last, []byte("\n\n\n")), true},
+		{"a record twice", insert(last, records[7]), false},
+		{"a record inside another", insert(last+40, records[7]), true},
+	}
+	for i := range rounds(20, 2) {
+		cases = append(cases, damage{fmt.Sprintf("overwritten %d", i), overwrite(1+random.IntN(8), 2000), true})
+	}
+	check := func(name string, files spoolFiles, counted bool) {
+		t.Run(name, func(t *testing.T) { newCrashTest(t, 5).checkDamage(files, records, counted) })
+	}
+	for _, test := range cases {
+		files := maps.Clone(original)
+		files[segment] = test.to(bytes.Clone(original[segment]))
+		check(test.name, files, test.counted)
+	}
+	for name, content := range map[string][]byte{"00099999.log": noise(10_000), "00000000.log": noise(100), "dead-00000001.log": noise(10_000), "recent": noise(10_000)} {
+		files := maps.Clone(original)
+		files[name] = content
+		check("noise as "+name, files, name != "recent")
+	}
+	files := maps.Clone(original)
+	files["00000077.log"] = original[segment]
+	check("the same file twice", files, false)
+}
+
+// checkDamage delivers from these files, twice: what is whole in them is posted once, and nothing else.
+func (c *crashTest) checkDamage(files spoolFiles, records [][]byte, counted bool) {
+	c.t.Helper()
+	posted, s, left := c.deliverFrom(files)
+	lost := 0
+	for i, record := range records {
+		whole := false
+		for _, content := range files {
+			whole = whole || bytes.Contains(content, record)
+		}
+		if posted[i] > 1 || whole && posted[i] == 0 {
+			c.t.Errorf("message %d, whole %v, was posted %d times", i, whole, posted[i])
+		}
+		if posted[i] == 0 {
+			lost++
+		}
+	}
+	if counted != (s.Damaged > 0) {
+		c.t.Errorf("damaged is %d", s.Damaged)
+	}
+	c.t.Logf("%d of %d lost, %d counted", lost, len(records), s.Damaged)
+	if posted, s, _ := c.deliverAgain(left); len(posted) > 0 || s.FoundAtStart > 0 {
+		c.t.Errorf("started again it found %d and posted %v", s.FoundAtStart, posted)
+	}
+}
+
+// A file may not grow beyond 1 MiB (2 MiB where sh counts in KiB): what the kernel then sends is SIGXFSZ.
+func TestFileSizeLimit(t *testing.T) {
+	c := newCrashTest(t, 16)
+	for _, s := range c.senders {
+		s.pad = strings.Repeat("x", 16<<10)
+	}
+	c.down.Store(true)
+	p := startServerIn(t, c.command("sh", "-c", `ulimit -f 2048 && exec "$@"`, "sh"))
+	refused := 0
+	c.load(p, func(ok, no int) bool { refused = no; return ok+no >= 400 }, func() {})
+	c.down.Store(false)
+	drained(t, p)
+	c.load(p, accepted(400), func() {})
+	s := drained(t, p)
+	t.Logf("%d refused, %+v", refused, s)
+	c.verify(0)
+}
