@@ -2,15 +2,18 @@ package main
 
 import (
 	"bufio"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -314,5 +317,97 @@ func TestSecondSignalExitsAtOnce(t *testing.T) {
 	s.signal(syscall.SIGTERM)
 	if s.wait(); s.ProcessState.Success() {
 		t.Errorf("exit 0 with a message not delivered")
+	}
+}
+
+// At SIGTERM what waits stays on disk, and the next start delivers it.
+func TestWhatWaitsStays(t *testing.T) {
+	slack := newFakeSlack(t, func(delivery) reply { return reply{status: 503} })
+	config := server1(slack.URL) + "[spool]\ndir='" + filepath.Join(t.TempDir(), "spool") + "'\n"
+	s := startServer(t, config)
+	for i := range 3 {
+		s.request("POST", "/notify", notifyBody("general", i, false))
+	}
+	n := len(slack.waitForPosts(t, 1))
+	s.signal(syscall.SIGTERM)
+	if code := s.wait(); code != 0 || !strings.Contains(s.stderr.String(), "waiting=3") {
+		t.Errorf("exit %d: %s", code, s.stderr.String())
+	}
+	slack.setScript(nil)
+	s = startServer(t, config)
+	poll(t, "all three are delivered", func() bool { return s.stat(t).Delivered == 3 })
+	if st := s.stat(t); st.FoundAtStart != 3 || st.Accepted != 0 {
+		t.Errorf("counters: %+v", st)
+	}
+	if n < 1 {
+		t.Error("nothing was tried")
+	}
+}
+
+// A spool that cannot be used names the key to set.
+func TestSpoolThatCannotBeUsed(t *testing.T) {
+	plain := writeFile(t, "plain", "")
+	for _, dir := range []string{plain, plain + "/below"} {
+		code, _, stderr := runProgram(t, "", nil, "slackboard", "-c", writeFile(t, "s.toml", server1("http://127.0.0.1:1")+"[spool]\ndir='"+dir+"'\n"))
+		if code != 1 || !strings.HasPrefix(stderr, "slackboard: spool.dir: ") || !strings.Contains(stderr, "set dir in [spool]") || strings.Count(stderr, "\n") != 1 {
+			t.Errorf("%s: exit %d, %q", dir, code, stderr)
+		}
+	}
+	state := t.TempDir()
+	cmd := exec.Command(filepath.Join(binaries, "slackboard"), "-c", writeFile(t, "s.toml", server1("http://127.0.0.1:1")))
+	cmd.Env = append(os.Environ(), "STATE_DIRECTORY="+state+":/elsewhere")
+	startServerIn(t, cmd)
+	if _, err := os.Stat(filepath.Join(state, "lock")); err != nil {
+		t.Errorf("the spool is not in $STATE_DIRECTORY: %v", err)
+	}
+}
+
+// HTTPS_PROXY, NO_PROXY and SSL_CERT_FILE are obeyed.
+func TestProxyAndCertificates(t *testing.T) {
+	var posted atomic.Int64
+	slack := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		posted.Add(1)
+		io.WriteString(w, "ok")
+	}))
+	defer slack.Close()
+	tunnels := make(chan string, 9)
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		tunnels <- r.Method + " " + r.Host
+		there, err := net.Dial("tcp", slack.Listener.Addr().String())
+		if err != nil {
+			return
+		}
+		w.WriteHeader(http.StatusOK)
+		here, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		go func() { io.Copy(there, here); there.Close() }()
+		io.Copy(here, there)
+		here.Close()
+	}))
+	defer proxy.Close()
+	certificate := writeFile(t, "cert.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: slack.Certificate().Raw})))
+	start := func(env ...string) *process {
+		path := writeFile(t, "s.toml", server1("https://example.com")) // the name in the test server's certificate
+		cmd := exec.Command(filepath.Join(binaries, "slackboard"), "-c", path)
+		cmd.Dir, cmd.Env = filepath.Dir(path), append(os.Environ(), env...)
+		return startServerIn(t, cmd)
+	}
+	s := start("HTTPS_PROXY="+proxy.URL, "NO_PROXY=", "SSL_CERT_FILE="+certificate, "SSL_CERT_DIR=/nowhere")
+	if status, body := s.request("POST", "/notify", notifyBody("general", 1, true)); status != 200 || posted.Load() != 1 {
+		t.Errorf("%d %s, %d posts", status, body, posted.Load())
+	}
+	if got := <-tunnels; got != "CONNECT example.com:443" {
+		t.Errorf("the proxy was asked %s", got)
+	}
+	s = start("HTTPS_PROXY="+proxy.URL, "NO_PROXY=", "SSL_CERT_FILE=/nowhere", "SSL_CERT_DIR=/nowhere")
+	if status, body := s.request("POST", "/notify", notifyBody("general", 1, true)); status != 502 || !strings.Contains(body, "x509") {
+		t.Errorf("without the certificate: %d %s", status, body)
+	}
+	<-tunnels
+	s = start("HTTPS_PROXY="+proxy.URL, "NO_PROXY=example.com", "SSL_CERT_FILE="+certificate)
+	if status, body := s.request("POST", "/notify", notifyBody("general", 1, true)); status != 502 || len(tunnels) != 0 {
+		t.Errorf("with NO_PROXY: %d %s, %d tunnels", status, body, len(tunnels))
 	}
 }

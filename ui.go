@@ -3,10 +3,12 @@ package main
 // The page: built in, or the folder named by ui.root.
 
 import (
+	"cmp"
 	"embed"
 	"io/fs"
 	"net/http"
 	"os"
+	"strings"
 )
 
 //go:embed ui
@@ -26,6 +28,11 @@ func page(root string) http.Handler {
 	}
 	serve := http.StripPrefix("/ui", http.FileServerFS(files))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		name := strings.TrimPrefix(r.URL.Path, "/ui/")
+		if _, err := fs.Stat(files, cmp.Or(name, "index.html")); err != nil {
+			answer{status: http.StatusNotFound, Message: "there is nothing at " + r.URL.Path}.send(w)
+			return
+		}
 		w.Header().Set("Content-Security-Policy", pagePolicy)
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		w.Header().Set("Referrer-Policy", "no-referrer")

@@ -8,6 +8,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -297,6 +300,42 @@ func TestPageWithMuch(t *testing.T) {
 	b.picture("messages")
 	took := b.js(`const start = performance.now(); for (let i = 0; i < 20; i++) drawTags(); return (performance.now() - start) / 20`)
 	t.Logf("drawing the tags again takes %.1f ms", took)
+}
+
+// Seen from elsewhere, the page shows the numbers, and says how to get the rest.
+func TestPageFromElsewhere(t *testing.T) {
+	b := newBrowser(t)
+	slack := newFakeSlack(t, nil)
+	s := startServer(t, server1(slack.URL))
+	s.request("POST", "/notify", notifyBody("general", 1, true))
+	behind, err := url.Parse("http://" + s.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := httptest.NewServer(httputil.NewSingleHostReverseProxy(behind)) // adds X-Forwarded-For
+	defer proxy.Close()
+	b.open(proxy.URL + "/ui/#messages")
+	b.wait("#delivered", "1")
+	b.wait("#message-note", "messages are shown to the server's own host only")
+	b.wait("#message-note", "ssh -L")
+}
+
+// [ui] root serves a folder instead.
+func TestPageOfOnesOwn(t *testing.T) {
+	dir := filepath.Dir(writeFile(t, "index.html", "<h1>mine</h1>"))
+	s := startServer(t, server1("http://127.0.0.1:1")+"[ui]\nroot='"+dir+"'\n")
+	for path, want := range map[string]string{"/ui/": "<h1>mine</h1>", "/ui": "<h1>mine</h1>", "/": "<h1>mine</h1>"} {
+		if status, body := s.request("GET", path, ""); status != 200 || body != want {
+			t.Errorf("%s: %d %s", path, status, body)
+		}
+	}
+	s = startServer(t, server1("http://127.0.0.1:1")+"[ui]\nroot='/nowhere'\n")
+	if status, body := s.request("GET", "/ui/", ""); status != 200 || !strings.Contains(body, "<h1>Slackboard</h1>") || !strings.Contains(s.stderr.String(), "/nowhere is not a folder") {
+		t.Errorf("the built-in page: %d %s", status, s.stderr.String())
+	}
+	if status, body := s.request("GET", "/ui/nothing", ""); status != 404 || !strings.Contains(body, `"message"`) {
+		t.Errorf("/ui/nothing: %d %s", status, body)
+	}
 }
 
 // stat returns the counters of a server, after it has checked that they add up.
