@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 const bodyLimit = 1 << 20 // bytes of a request's body
@@ -167,8 +168,11 @@ func decode(w http.ResponseWriter, r *http.Request, v any) bool {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		answer{status: http.StatusRequestTimeout, Message: "Request-body did not arrive in time"}.send(w)
 		return false
+	case err == nil && !utf8.Valid(body):
+		body = bytes.ToValidUTF8(body, []byte("\ufffd"))
+		fallthrough
 	case err == nil:
-		err = json.Unmarshal(bytes.ToValidUTF8(body, []byte("\ufffd")), v)
+		err = json.Unmarshal(body, v)
 	}
 	if err != nil {
 		answer{status: http.StatusBadRequest, Message: "Request-body is malformed", Detail: err.Error()}.send(w)
