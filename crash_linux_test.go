@@ -75,7 +75,7 @@ func TestFullDiskAndKilled(t *testing.T) {
 		p := c.start()
 		c.load(p, full, p.kill)
 		p = c.start() // there is no room for anything
-		if s := checkSum(t, p); s.Waiting < 300 {
+		if s := p.stat(t); s.Waiting < 300 {
 			t.Errorf("only %d wait", s.Waiting)
 		}
 		c.load(p, full, p.kill)

@@ -28,23 +28,10 @@ import (
 	"time"
 )
 
-// checkSum returns the counters of p, which must add up at any time.
-func checkSum(t testing.TB, p *process) (s appStat) {
-	t.Helper()
-	status, body := p.request("GET", "/stat/app", "")
-	if err := json.Unmarshal([]byte(body), &s); status != 200 || err != nil {
-		t.Fatalf("GET /stat/app: %d %s\n%s", status, body, p.stderr.String())
-	}
-	if in, out := s.Accepted+s.FoundAtStart, s.Delivered+s.Dropped+s.Waiting+s.Dead; in != out {
-		t.Errorf("accepted + found at start = %d, delivered + dropped + waiting + dead = %d: %s", in, out, body)
-	}
-	return s
-}
-
 // drained returns the counters of p once nothing waits.
 func drained(t testing.TB, p *process) (s appStat) {
 	t.Helper()
-	poll(t, "nothing waits", func() bool { s = checkSum(t, p); return s.Waiting == 0 })
+	poll(t, "nothing waits", func() bool { s = p.stat(t); return s.Waiting == 0 })
 	return s
 }
 
@@ -334,7 +321,7 @@ func TestKillWhileSlackIsDown(t *testing.T) {
 		c.refused = false
 		c.down.Store(false)
 		p := c.start()
-		if s := checkSum(t, p); s.FoundAtStart < 300 {
+		if s := p.stat(t); s.FoundAtStart < 300 {
 			t.Errorf("found %d at start, want at least 300", s.FoundAtStart)
 		}
 		c.load(p, accepted(50), p.kill) // while it drains

@@ -396,6 +396,19 @@ func (p *process) request(method, path, body string) (int, string) {
 	return resp.StatusCode, string(text)
 }
 
+// stat returns the counters of a server, after it has checked that they add up.
+func (p *process) stat(t testing.TB) (st appStat) {
+	t.Helper()
+	status, body := p.request("GET", "/stat/app", "")
+	if err := json.Unmarshal([]byte(body), &st); status != 200 || err != nil {
+		t.Fatalf("/stat/app: %d %v", status, err)
+	}
+	if st.Accepted+st.FoundAtStart != st.Delivered+st.Dropped+st.Waiting+st.Dead {
+		t.Errorf("the counters do not add up: %+v", st)
+	}
+	return st
+}
+
 // runProgram runs one of the built programs to its end.
 func runProgram(t testing.TB, stdin string, env []string, name string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()

@@ -69,9 +69,9 @@ type deliveredList struct {
 func (l *deliveredList) add(m *message, attempts int) {
 	kept := *m
 	kept.Attempts, kept.body = attempts, nil
-	kept.Text = strings.ToValidUTF8(kept.Text[:min(len(kept.Text), deliveredTextKept)], "")
+	kept.Text, kept.Title = shortened(kept.Text), shortened(kept.Title)
 	if len(kept.Payload) > deliveredTextKept {
-		kept.Payload = encode(map[string]string{"text": strings.ToValidUTF8(string(kept.Payload[:deliveredTextKept]), "")})
+		kept.Payload = encode(map[string]string{"text": shortened(string(kept.Payload))})
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -80,6 +80,14 @@ func (l *deliveredList) add(m *message, attempts int) {
 	}
 	l.last[l.next], l.at[l.next] = &kept, time.Now()
 	l.next = (l.next + 1) % deliveredKept
+}
+
+// shortened returns the first deliveredTextKept bytes of s, in a string of their own: a part of s would keep all of it.
+func shortened(s string) string {
+	if len(s) <= deliveredTextKept {
+		return s
+	}
+	return strings.Clone(strings.ToValidUTF8(s[:deliveredTextKept], ""))
 }
 
 // views returns them, newest first.

@@ -158,7 +158,9 @@ func decode(w http.ResponseWriter, r *http.Request, v any) bool {
 		tooLarge.send(w)
 		return false
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, bodyLimit))
+	buffer := bytes.NewBuffer(make([]byte, 0, max(r.ContentLength, 0)+bytes.MinRead))
+	_, err := buffer.ReadFrom(http.MaxBytesReader(w, r.Body, bodyLimit))
+	body := buffer.Bytes()
 	var limit *http.MaxBytesError
 	switch {
 	case errors.As(err, &limit):

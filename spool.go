@@ -22,6 +22,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -305,8 +306,24 @@ func (s *spool) apply(c *change) error {
 	return <-answer
 }
 
+// gather lets those run who are about to submit, as long as more is queued by that: their changes share one sync.
+func (s *spool) gather() {
+	queued := func() int {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return len(s.queue)
+	}
+	for before, same := queued(), 0; before > 0 && before < batchRecords && same < 3; same++ {
+		runtime.Gosched()
+		if now := queued(); now > before {
+			before, same = now, -1
+		}
+	}
+}
+
 // take returns what the next commit does: not more than fits a batch, and nil when there is nothing.
 func (s *spool) take() []*change {
+	s.gather()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	records, size, n := 0, int64(0), 0

@@ -337,16 +337,3 @@ func TestPageOfOnesOwn(t *testing.T) {
 		t.Errorf("/ui/nothing: %d %s", status, body)
 	}
 }
-
-// stat returns the counters of a server, after it has checked that they add up.
-func (p *process) stat(t testing.TB) (st appStat) {
-	t.Helper()
-	status, body := p.request("GET", "/stat/app", "")
-	if err := json.Unmarshal([]byte(body), &st); status != 200 || err != nil {
-		t.Fatalf("/stat/app: %d %v", status, err)
-	}
-	if st.Accepted+st.FoundAtStart != st.Delivered+st.Dropped+st.Waiting+st.Dead {
-		t.Errorf("the counters do not add up: %+v", st)
-	}
-	return st
-}

@@ -1,0 +1,565 @@
+package main
+
+// One destination's trouble is nobody else's: lanes that hang, fail or are limited beside healthy ones, a dead one under
+// gigabytes for others, a million messages that wait.
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func isLong() bool { return os.Getenv("CI") == "true" }
+
+// sink is a Slack for many and large posts. fakeSlack keeps every body; this one keeps, of a text like "17 bottles",
+// the number, and its script can hang for as long as it likes.
+type sink struct {
+	*httptest.Server
+	script func(sinkPost) reply
+	mu     sync.Mutex
+	tries  map[string][]time.Time // by channel: every post that came in
+	took   map[string][]int       // by channel: the numbers of those that were answered ok, in order
+}
+
+type sinkPost struct {
+	channel string
+	try     int             // counts the posts to the channel, from 1
+	gone    <-chan struct{} // closed when the client has hung up
+}
+
+func newSink(t testing.TB, script func(sinkPost) reply) *sink {
+	t.Helper()
+	s := &sink{script: script, tries: map[string][]time.Time{}, took: map[string][]int{}}
+	s.Server = httptest.NewServer(s)
+	t.Cleanup(func() {
+		s.CloseClientConnections()
+		s.Close()
+	})
+	return s
+}
+
+func (s *sink) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	var p struct{ Channel, Text string }
+	if body, err := io.ReadAll(r.Body); err != nil || json.Unmarshal(body, &p) != nil {
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	s.mu.Lock()
+	s.tries[p.Channel] = append(s.tries[p.Channel], time.Now())
+	try := len(s.tries[p.Channel])
+	s.mu.Unlock()
+	re := s.script(sinkPost{p.Channel, try, r.Context().Done()})
+	if r.Context().Err() != nil {
+		return // nobody hears the answer
+	}
+	if re.status != 0 {
+		if re.retryAfter != "" {
+			w.Header().Set("Retry-After", re.retryAfter)
+		}
+		w.WriteHeader(re.status)
+		return
+	}
+	word, _, _ := strings.Cut(p.Text, " ")
+	number, err := strconv.Atoi(word)
+	if err != nil {
+		number = -1
+	}
+	s.mu.Lock()
+	s.took[p.Channel] = append(s.took[p.Channel], number)
+	s.mu.Unlock()
+	io.WriteString(w, "ok")
+}
+
+func (s *sink) tried(channel string) []time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]time.Time(nil), s.tries[channel]...)
+}
+
+func (s *sink) taken(channel string) []int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]int(nil), s.took[channel]...)
+}
+
+// waitForAll returns once each tag's channel took n messages.
+func (s *sink) waitForAll(t testing.TB, tags []string, n int) {
+	t.Helper()
+	for _, tag := range tags {
+		poll(t, fmt.Sprintf("slack takes %d of %s", n, tag), func() bool { return len(s.taken("#"+tag)) >= n })
+	}
+}
+
+// checkOrder wants that a tag's channel took 0 to n-1, each once, in this order.
+func (s *sink) checkOrder(t testing.TB, tag string, n int) {
+	t.Helper()
+	took := s.taken("#" + tag)
+	if len(took) != n {
+		t.Errorf("%s: slack took %d messages, want %d: %.200v", tag, len(took), n, fmt.Sprint(took))
+		return
+	}
+	for i, number := range took {
+		if number != i {
+			t.Errorf("%s: the post at %d is message %d, want %[2]d: %.200[4]s", tag, i, number, fmt.Sprint(took))
+			return
+		}
+	}
+}
+
+// spoolConfig is a server's configuration without tags. Every message is a post, as soon as Slack has answered the one before.
+func spoolConfig(spool string) string {
+	return fmt.Sprintf("[core]\nport='127.0.0.1:0'\nchannel_rate=0\nbatch=1\n[log]\naccess_log='%s'\n[spool]\ndir='%s'\n", os.DevNull, spool)
+}
+
+// tagConfig adds tags of one webhook, each with the channel of its name.
+func tagConfig(webhook string, tags ...string) string {
+	var b strings.Builder
+	for _, tag := range tags {
+		fmt.Fprintf(&b, "[[tags]]\ntag='%s'\nchannel='#%[1]s'\nslack_url='%s'\n", tag, webhook)
+	}
+	return b.String()
+}
+
+func tagNames(prefix string, n int) []string {
+	names := make([]string, n)
+	for i := range names {
+		names[i] = fmt.Sprintf("%s%04d", prefix, i)
+	}
+	return names
+}
+
+// caller is a client on one connection. It does so little that what it measures is the server.
+type caller struct {
+	conn net.Conn
+	r    *bufio.Reader
+}
+
+func newCaller(t testing.TB, addr string) *caller {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return &caller{conn, bufio.NewReader(conn)}
+}
+
+// numbered returns the request for a message whose text is n, a blank and padding.
+func numbered(tag string, n int, padding string) []byte {
+	body := fmt.Sprintf(`{"tag":"%s","text":"%d %s"}`, tag, n, padding)
+	return fmt.Appendf(nil, "POST /notify HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+}
+
+// call returns an error for any answer but 200.
+func (c *caller) call(request []byte) error {
+	if _, err := c.conn.Write(request); err != nil {
+		return err
+	}
+	var status string
+	var length int
+	for {
+		line, err := c.r.ReadSlice('\n')
+		if err != nil {
+			return err
+		}
+		if len(line) <= 2 {
+			break
+		}
+		if value, ok := bytes.CutPrefix(line, []byte("Content-Length: ")); ok {
+			if length, err = strconv.Atoi(string(bytes.TrimSpace(value))); err != nil {
+				return err
+			}
+		} else if status == "" {
+			status = string(bytes.TrimSpace(line))
+		}
+	}
+	body, err := c.r.Peek(length)
+	if err != nil {
+		return err
+	}
+	if status != "HTTP/1.1 200 OK" {
+		return fmt.Errorf("%s %s", status, body)
+	}
+	_, err = c.r.Discard(length)
+	return err
+}
+
+// sendAll posts the messages from to to-1 to each tag, side by side. Each has to be answered with 200.
+func sendAll(t testing.TB, p *process, tags []string, from, to int) {
+	t.Helper()
+	var wg sync.WaitGroup
+	for _, tag := range tags {
+		c := newCaller(t, p.addr)
+		wg.Go(func() {
+			for n := from; n < to; n++ {
+				if err := c.call(numbered(tag, n, "bottles")); err != nil {
+					t.Errorf("%s, message %d: %v", tag, n, err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// checkDelivered waits until n messages count as delivered and none as waiting, and wants no other.
+func checkDelivered(t testing.TB, p *process, n int) (st appStat) {
+	t.Helper()
+	poll(t, fmt.Sprintf("/stat/app says delivered %d, waiting 0", n), func() bool {
+		st = p.stat(t)
+		return st.Delivered >= int64(n) && st.Waiting == 0
+	})
+	if st.Delivered != int64(n) || st.Dead != 0 || st.Dropped != 0 {
+		t.Errorf("want %d delivered, none dead or dropped: %+v", n, st)
+	}
+	return st
+}
+
+func TestIsolation(t *testing.T) {
+	rounds, pauses, pause := 3, 1, 2*time.Second
+	if isLong() {
+		rounds, pauses, pause = 20, 3, 5*time.Second
+	}
+	healed := make(chan struct{})
+	var hanging, limited atomic.Int32
+	slack := newSink(t, func(p sinkPost) reply {
+		if p.channel == "#hangs" {
+			hanging.Add(1)
+			defer hanging.Add(-1)
+			select {
+			case <-healed:
+			case <-p.gone:
+			}
+			return reply{}
+		}
+		select {
+		case <-healed:
+			return reply{}
+		default:
+		}
+		switch p.channel {
+		case "#fails":
+			return reply{status: 500}
+		case "#limited":
+			limited.Add(1)
+			return reply{status: 429, retryAfter: strconv.Itoa(int(pause.Seconds()))}
+		}
+		return reply{}
+	})
+	bad, healthy := []string{"hangs", "fails", "limited"}, tagNames("healthy", 50)
+	s := startServer(t, spoolConfig(t.TempDir())+tagConfig(slack.URL+"/services/limited", "limited")+
+		tagConfig(slack.URL+"/services/shared", append(healthy, "hangs", "fails")...))
+
+	sendAll(t, s, bad, 0, 1)
+	for _, tag := range bad {
+		poll(t, tag+" is tried", func() bool { return len(slack.tried("#"+tag)) > 0 })
+	}
+	sendAll(t, s, append(bad, healthy...), 1, rounds+1)
+	slack.waitForAll(t, healthy, rounds)
+	// The healthy ones are through. The others are as stuck as before:
+	if n := hanging.Load(); n != 1 {
+		t.Errorf("%d posts hang, want 1", n)
+	}
+	for _, tag := range bad {
+		if took := slack.taken("#" + tag); len(took) > 0 {
+			t.Fatalf("slack took %v of %s: nothing was shown", took, tag)
+		}
+	}
+	poll(t, fmt.Sprintf("the limited one is tried %d times", pauses), func() bool { return len(slack.tried("#limited")) >= pauses })
+	close(healed)
+	slack.waitForAll(t, bad, rounds+1)
+	for i, at := range slack.tried("#limited")[1 : limited.Load()+1] {
+		if gap := at.Sub(slack.tried("#limited")[i]); gap < pause {
+			t.Errorf("the limited one was tried again %v after a 429 with Retry-After %v", gap, pause)
+		}
+	}
+	for _, tag := range healthy { // sent from 1 on
+		if took := fmt.Sprint(slack.taken("#" + tag)); took != fmt.Sprint(numbersTo(rounds + 1)[1:]) {
+			t.Errorf("%s: slack took %s, want 1 to %d", tag, took, rounds)
+		}
+	}
+	for _, tag := range bad {
+		slack.checkOrder(t, tag, rounds+1)
+	}
+	if st := checkDelivered(t, s, len(healthy)*rounds+len(bad)*(rounds+1)); st.RateLimited != int64(limited.Load()) {
+		t.Errorf("rate_limited %d, want %d", st.RateLimited, limited.Load())
+	}
+}
+
+func numbersTo(n int) []int {
+	numbers := make([]int, n)
+	for i := range numbers {
+		numbers[i] = i
+	}
+	return numbers
+}
+
+// All posts that may be in flight hang. Once they have failed, half of them at most may hang again: a healthy one goes out
+// beside them.
+func TestManyHangingWebhooks(t *testing.T) {
+	const count, each = 64, 3
+	var first, again atomic.Int64
+	var mostAgain peak
+	cut, healed := make(chan struct{}), make(chan struct{})
+	slack := newSink(t, func(p sinkPost) reply {
+		switch {
+		case p.channel == "#healthy":
+		case p.try == 1: // what a timeout of 30 s ends is ended by hanging up
+			first.Add(1)
+			<-cut
+			panic(http.ErrAbortHandler)
+		default:
+			mostAgain.note(again.Add(1))
+			defer again.Add(-1)
+			select {
+			case <-healed:
+			case <-p.gone:
+			}
+		}
+		return reply{}
+	})
+	release := sync.OnceFunc(func() { close(cut) })
+	t.Cleanup(release) // a test that fails before must not wait for them
+	webhooks := tagNames("hook", count)
+	config := spoolConfig(t.TempDir()) + tagConfig(slack.URL+"/services/healthy", "healthy")
+	for _, tag := range webhooks {
+		config += tagConfig(slack.URL+"/services/"+tag, tag)
+	}
+	s := startServer(t, config)
+
+	sendAll(t, s, webhooks, 0, each)
+	poll(t, "all webhooks hang", func() bool { return first.Load() == count })
+	sendAll(t, s, []string{"healthy"}, 0, 1)
+	release()
+	poll(t, "32 webhooks hang again", func() bool { return again.Load() == 32 })
+	sendAll(t, s, []string{"healthy"}, 1, each)
+	slack.waitForAll(t, []string{"healthy"}, each)
+	if n := again.Load(); n != 32 {
+		t.Errorf("%d webhooks hang when the healthy one is through, want 32", n)
+	}
+	for _, tag := range webhooks {
+		if took := slack.taken("#" + tag); len(took) > 0 {
+			t.Fatalf("slack took %v of %s: nothing was shown", took, tag)
+		}
+	}
+	if most := mostAgain.Load(); most > 32 {
+		t.Errorf("%d lanes that had failed posted at once, want 32 at most", most)
+	}
+	close(healed)
+	slack.waitForAll(t, webhooks, each)
+	for _, tag := range append(webhooks, "healthy") {
+		slack.checkOrder(t, tag, each)
+	}
+	checkDelivered(t, s, (count+1)*each)
+}
+
+// A dead destination holds one message in every segment. What went to others does not stay on disk for it.
+func TestDeadDestinationDoesNotPinTheDisk(t *testing.T) {
+	const diskLimit, size, senders = 200 << 20, 256 << 10, 8
+	volume := 64 << 20
+	if isLong() {
+		volume = 2 << 30
+	}
+	var healed atomic.Bool
+	// A sender takes a token, Slack gives it back: what waits, but for the dead one's, is bounded.
+	tokens := make(chan struct{}, 4*senders)
+	for range cap(tokens) {
+		tokens <- struct{}{}
+	}
+	slack := newSink(t, func(p sinkPost) reply {
+		if p.channel != "#dead" {
+			tokens <- struct{}{}
+		} else if !healed.Load() {
+			return reply{status: 503}
+		}
+		return reply{}
+	})
+	spool, others := t.TempDir(), tagNames("other", senders)
+	config := spoolConfig(spool) + tagConfig(slack.URL+"/services/dead", "dead") + tagConfig(slack.URL+"/services/others", others...)
+	s := startServer(t, config)
+
+	start, each, padding := time.Now(), volume/size/senders, strings.Repeat("bottles of beer ", size/16)
+	var most peak
+	var mu sync.Mutex
+	dead, toDead := 0, newCaller(t, s.addr)
+	var wg sync.WaitGroup
+	for i, tag := range others {
+		c := newCaller(t, s.addr)
+		wg.Go(func() {
+			for n := range each {
+				select {
+				case <-tokens:
+				case <-time.After(patience):
+					t.Errorf("%s, message %d: nothing is delivered any more", tag, n)
+					return
+				}
+				if err := c.call(numbered(tag, n, padding)); err != nil {
+					t.Errorf("%s, message %d: %v", tag, n, err)
+					return
+				}
+				if (i*each+n)%100 == 99 {
+					mu.Lock()
+					err := toDead.call(numbered("dead", dead, padding))
+					dead++
+					mu.Unlock()
+					if err != nil {
+						t.Errorf("the dead one: %v", err)
+						return
+					}
+				}
+				most.note(dirSize(spool))
+			}
+		})
+	}
+	wg.Wait()
+	if t.Failed() {
+		t.FailNow()
+	}
+	slack.waitForAll(t, others, each)
+	poll(t, "only the dead one's wait", func() bool { return s.stat(t).Waiting == int64(dead) })
+	for _, tag := range others {
+		slack.checkOrder(t, tag, each)
+	}
+	memory, mostMemory := memoryOf(s)
+	t.Logf("%d MiB in %d messages in %.1fs, %d of them to a dead destination: at most %d MiB on disk, %d MiB with %d MiB waiting at the end; resident %d MB, at most %d MB",
+		volume>>20, senders*each+dead, time.Since(start).Seconds(), dead, most.Load()>>20, dirSize(spool)>>20, dead*size>>20, memory, mostMemory)
+	if most.Load() >= diskLimit {
+		t.Errorf("the spool took %d MiB, want less than %d MiB", most.Load()>>20, diskLimit>>20)
+	}
+	if mostMemory > 256 { // what passed through must not stay there either
+		t.Errorf("the server took %d MB of memory, want 256 at most", mostMemory)
+	}
+	s.signal(syscall.SIGTERM)
+	if code := s.wait(); code != 0 {
+		t.Errorf("exit %d: %s", code, s.stderr.String())
+	}
+
+	// A new start, so that nobody has to wait for the back-off; what was carried forward has to be put in order again.
+	healed.Store(true)
+	s = startServer(t, config)
+	slack.waitForAll(t, []string{"dead"}, dead)
+	slack.checkOrder(t, "dead", dead)
+	if st := checkDelivered(t, s, dead); st.FoundAtStart != int64(dead) {
+		t.Errorf("found_at_start %d, want %d", st.FoundAtStart, dead)
+	}
+	for _, tag := range others {
+		slack.checkOrder(t, tag, each) // nothing came a second time
+	}
+}
+
+// peak is the most that was noted.
+type peak struct{ atomic.Int64 }
+
+func (p *peak) note(n int64) {
+	for old := p.Load(); n > old && !p.CompareAndSwap(old, n); old = p.Load() {
+	}
+}
+
+// dirSize returns the bytes in the files of dir. One that is deleted meanwhile has none.
+func dirSize(dir string) (size int64) {
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil {
+			size += info.Size()
+		}
+	}
+	return size
+}
+
+// memoryOf returns a process's resident memory in MB, now and at most, as Linux tells it. Elsewhere it is 0.
+func memoryOf(p *process) (now, most int) {
+	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Process.Pid))
+	for line := range strings.Lines(string(status)) {
+		var kB int
+		if fields := strings.Fields(line); len(fields) > 1 {
+			kB, _ = strconv.Atoi(fields[1])
+		}
+		switch {
+		case strings.HasPrefix(line, "VmRSS:"):
+			now = kB * 1024 / 1e6
+		case strings.HasPrefix(line, "VmHWM:"):
+			most = kB * 1024 / 1e6
+		}
+	}
+	return now, most
+}
+
+// Memory and start are reported: the goal is 64 MB and 5 s for a million.
+func TestMillionWaiting(t *testing.T) {
+	counts := []int{20_000}
+	if isLong() {
+		counts = []int{100_000, 1_000_000}
+	}
+	for _, n := range counts {
+		t.Run(strconv.Itoa(n), func(t *testing.T) {
+			spool, tags := t.TempDir(), tagNames("tag", 1000)
+			size := writeSpool(t, spool, tags, n)
+			config := spoolConfig(spool) + tagConfig("http://127.0.0.1:1/services/down", tags...)
+			start := time.Now()
+			s := startServer(t, config)
+			took := time.Since(start)
+			atStart, most := memoryOf(s)
+			poll(t, "every tag is tried", func() bool { return s.stat(t).Posts >= int64(len(tags)) })
+			now, _ := memoryOf(s)
+			t.Logf("%d waiting in %d MiB: listening after %.2fs; resident %d MB, at most %d MB; %d MB after a post for each tag", n, size>>20, took.Seconds(), atStart, most, now)
+			if st := s.stat(t); st.FoundAtStart != int64(n) || st.Waiting != int64(n) {
+				t.Errorf("found_at_start %d, waiting %d, want %d", st.FoundAtStart, st.Waiting, n)
+			}
+		})
+	}
+}
+
+// writeSpool writes n messages that wait as a server would have, and returns the bytes they take.
+func writeSpool(t testing.TB, dir string, tags []string, n int) (size int64) {
+	t.Helper()
+	const segmentSize = 16 << 20
+	castagnoli := crc32.MakeTable(crc32.Castagnoli)
+	accepted := time.Now().UnixMilli() - int64(n)
+	padding := strings.Repeat("bottles of beer ", 8)
+	var file *os.File
+	var w *bufio.Writer
+	var room int
+	finish := func() {
+		if file == nil {
+			return
+		}
+		if err := w.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		if err := file.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, segment := 0, 1; i < n; i++ {
+		summed := fmt.Appendf(nil, `%d %d tag:%s/0 {"id":"%016x","host":"web1.example.com","text":"%[1]d %[5]s"}`,
+			i+1, accepted+int64(i), tags[i%len(tags)], uint64(i+1)*0x9e3779b97f4a7c15, padding)
+		if room < len(summed) {
+			finish()
+			var err error
+			if file, err = os.OpenFile(filepath.Join(dir, fmt.Sprintf("%08d.log", segment)), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			w = bufio.NewWriterSize(file, 1<<20)
+			segment, room = segment+1, segmentSize
+		}
+		k, _ := fmt.Fprintf(w, "P %08x %s\n", crc32.Checksum(summed, castagnoli), summed)
+		room, size = room-k, size+int64(k)
+	}
+	finish()
+	return size
+}
