@@ -1,10 +1,15 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -15,36 +20,108 @@ import (
 type scripted struct {
 	*httptest.Server
 	mu      sync.Mutex
-	bodies  []string
-	paths   []string
-	times   []time.Time
+	got     []clientRequest
 	replies []reply
+	done    chan struct{}
 }
 
-func newScripted(t *testing.T, replies ...reply) *scripted {
-	s := &scripted{replies: replies}
-	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body := new(strings.Builder)
-		fmt.Fprint(body, readAll(r.Body))
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.bodies, s.paths, s.times = append(s.bodies, body.String()), append(s.paths, r.URL.Path), append(s.times, time.Now())
-		re := reply{status: 200, body: `{"message":"ok"}`}
-		if len(s.replies) > 0 {
-			re = s.replies[min(len(s.bodies), len(s.replies))-1]
-		}
-		if re.hang {
-			panic(http.ErrAbortHandler) // the connection ends without an answer
-		}
-		if re.retryAfter != "" {
-			w.Header().Set("Retry-After", re.retryAfter)
-		}
-		w.WriteHeader(re.status)
-		w.Write([]byte(re.body))
-	}))
-	t.Cleanup(s.Close)
+// clientRequest is what a client sent.
+type clientRequest struct {
+	path, key, auth, body string
+}
+
+// text returns the text of a message for a tag.
+func (r clientRequest) text() string {
+	var m struct{ Text string }
+	json.Unmarshal([]byte(r.body), &m)
+	return m.Text
+}
+
+// halfAnswer is the status of a reply that breaks off.
+const halfAnswer = -1
+
+func newScripted(t testing.TB, replies ...reply) *scripted {
+	t.Helper()
+	s := &scripted{replies: replies, done: make(chan struct{})}
+	s.Server = httptest.NewServer(s)
+	t.Cleanup(func() {
+		close(s.done)
+		s.CloseClientConnections()
+		s.Close()
+	})
 	return s
 }
+
+func (s *scripted) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body := readAll(r.Body)
+	s.mu.Lock()
+	s.got = append(s.got, clientRequest{r.URL.Path, r.Header.Get("Idempotency-Key"), r.Header.Get("Authorization"), body})
+	re := reply{status: 200, body: `{"message":"ok"}`}
+	if len(s.replies) > 0 {
+		re = s.replies[min(len(s.got), len(s.replies))-1]
+	}
+	s.mu.Unlock()
+	switch {
+	case re.hang:
+		select {
+		case <-r.Context().Done():
+		case <-s.done:
+		}
+		return
+	case re.status == 0:
+		panic(http.ErrAbortHandler) // the connection ends without an answer
+	case re.status == halfAnswer:
+		w.Header().Set("Content-Length", "100")
+		io.WriteString(w, `{"mess`)
+		w.(http.Flusher).Flush()
+		panic(http.ErrAbortHandler)
+	}
+	if re.retryAfter != "" {
+		w.Header().Set("Retry-After", re.retryAfter)
+	}
+	w.WriteHeader(re.status)
+	io.WriteString(w, re.body)
+}
+
+// requests returns what came in.
+func (s *scripted) requests() []clientRequest {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.got)
+}
+
+// texts returns what the messages said, in the order in which they came in.
+func (s *scripted) texts() []string {
+	var texts []string
+	for _, r := range s.requests() {
+		texts = append(texts, r.text())
+	}
+	return texts
+}
+
+// because is an answer of the server's, with a status.
+func because(status int, retryAfter string) reply {
+	return reply{status: status, body: `{"message":"because"}`, retryAfter: retryAfter}
+}
+
+var okReply = reply{status: 200, body: `{"message":"ok"}`}
+
+// deadAddress returns one where nobody listens.
+func deadAddress(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// patient are flags that let a back-off never end: who waits for it fails the test.
+const patient = "-retry-wait-min=1h -retry-wait-max=1h"
+
+// hasty are flags that try again at once.
+const hasty = "-retry-wait-min=1ms -retry-wait-max=1s"
 
 func TestClientRequests(t *testing.T) {
 	host := hostname()
@@ -64,13 +141,14 @@ func TestClientRequests(t *testing.T) {
 	} {
 		s := newScripted(t)
 		code, stdout, stderr := runProgram(t, "hi", nil, "slackboard-cli", append(strings.Fields(test.args), "-s", s.URL+"/")...)
-		if code != 0 || stdout+stderr != "" || len(s.bodies) != 1 {
-			t.Errorf("%s: exit %d, %q %q, %d requests", test.args, code, stdout, stderr, len(s.bodies))
+		requests := s.requests()
+		if code != 0 || stdout+stderr != "" || len(requests) != 1 {
+			t.Errorf("%s: exit %d, %q %q, %d requests", test.args, code, stdout, stderr, len(requests))
 			continue
 		}
 		want := fmt.Sprintf(test.body, host)
-		if got := withoutEmpty(t, s.bodies[0]); s.paths[0] != test.path || got != withoutEmpty(t, want) {
-			t.Errorf("%s: got %s %s, want %s", test.args, s.paths[0], got, want)
+		if got := withoutEmpty(t, requests[0].body); requests[0].path != test.path || got != withoutEmpty(t, want) {
+			t.Errorf("%s: got %s %s, want %s", test.args, requests[0].path, got, want)
 		}
 	}
 }
@@ -92,23 +170,67 @@ func TestClientUsage(t *testing.T) {
 		{"slackboard-cli", "-t a -s ftp://x", "hi", 2, `slackboard-cli: "ftp://x" is not a server`},
 		{"slackboard-cli", "-t a -s h:1 text", "hi", 2, `slackboard-cli: unexpected argument "text": the text comes from standard input`},
 		{"slackboard-cli", "-t a -s 127.0.0.1:1", "", 1, "slackboard-cli: standard input is empty: there is nothing to send\n"},
-		{"slackboard-cli", "-nope", "", 2, "flag provided but not defined: -nope\n"},
+		{"slackboard-cli", "-nope", "", 2, "slackboard-cli: flag provided but not defined: -nope: see slackboard-cli -h\n"},
+		{"slackboard-cli", "-retry-max x", "", 2, `slackboard-cli: invalid value "x" for flag -retry-max: parse error: see slackboard-cli -h`},
+		{"slackboard-cli", "-t a -s h:1 -cert x", "", 2, "slackboard-cli: -cert and -key go together: set both\n"},
+		{"slackboard-cli", "-t a -s h:1 -retry-max -1", "", 2, "slackboard-cli: -retry-max, "},
+		{"slackboard-cli", "-t a -s h:1,,h:2", "", 2, `slackboard-cli: "" is not a server`},
 		{"slackboard-log", "-s h:1 -t a", "", 125, "slackboard-log: no command: slackboard-log [flags] -- command args…\n"},
 		{"slackboard-log", "-s h:1 -- true", "", 125, "slackboard-log: no destination"},
-		{"slackboard-log", "-nope", "", 125, "flag provided but not defined: -nope\n"},
+		{"slackboard-log", "-nope", "", 125, "slackboard-log: flag provided but not defined: -nope: see slackboard-log -h\n"},
 	} {
 		code, stdout, stderr := runProgram(t, test.stdin, []string{"SLACKBOARD_SERVER="}, test.program, strings.Fields(test.args)...)
-		if code != test.code || stdout != "" || !strings.HasPrefix(stderr, test.want) {
+		if code != test.code || stdout != "" || !strings.HasPrefix(stderr, test.want) || strings.Count(stderr, "\n") != 1 {
 			t.Errorf("%s %s: exit %d, %q %q; want %d, %q", test.program, test.args, code, stdout, stderr, test.code, test.want)
 		}
 	}
 }
 
-func TestClientRetries(t *testing.T) {
-	said := func(status int, retryAfter string) reply {
-		return reply{status: status, body: `{"message":"because"}`, retryAfter: retryAfter}
+// Each form of -h, and the token in the environment that it must not show.
+func TestClientHelp(t *testing.T) {
+	for _, program := range []string{"slackboard-cli", "slackboard-log"} {
+		for _, flag := range []string{"-h", "--help"} {
+			code, stdout, stderr := runProgram(t, "", []string{"SLACKBOARD_AUTH_TOKEN=xyzzy", "SLACKBOARD_SERVER=plugh:1"}, program, flag)
+			examples := 0
+			for line := range strings.Lines(stdout) {
+				if strings.HasPrefix(line, "  ") && strings.Contains(line, program+" -") {
+					examples++
+				}
+			}
+			if code != 0 || stderr != "" || examples != 2 || !strings.Contains(stdout, "-retry-wait-max") || strings.Contains(stdout, "xyzzy") {
+				t.Errorf("%s %s: exit %d, %d examples, %q\n%s", program, flag, code, examples, stderr, stdout)
+			}
+		}
 	}
-	ok := reply{status: 200, body: `{"message":"ok"}`}
+}
+
+// What slackboard-cli makes of its standard input.
+func TestCliText(t *testing.T) {
+	host := encode(hostname())
+	around := len(`{"host":,"level":"message","sync":false,"tag":"a","text":"","title":""}`) + len(host)
+	full := strings.Repeat("x", 1<<20-around)
+	for _, test := range []struct{ name, stdin, flags, want, stderr string }{
+		{"as it is", "<!here> & co\n", "", "<!here> & co\n", ""},
+		{"escaped", "<!here> & &amp; co\n", "-escape", "&lt;!here&gt; &amp; &amp;amp; co\n", ""},
+		{"not UTF-8", "a\xff\xe2\x82b", "", "a\ufffd\ufffd\ufffdb", ""},
+		{"all that a server takes", full, "", full, ""},
+		{"one byte more", full + "x", "", "", "slackboard-cli: not sent: the request would have 1048577 bytes, and a server takes 1048576: send less text\n"},
+		{"more as JSON", strings.Repeat("\"", 600<<10), "", "", "slackboard-cli: not sent: the request would have "},
+		{"far more", strings.Repeat("x", 3<<20), "", "", "slackboard-cli: standard input has more than 1048576 bytes, which is all that a server takes: send less text\n"},
+	} {
+		s := newScripted(t)
+		code, stdout, stderr := runProgram(t, test.stdin, nil, "slackboard-cli", append(strings.Fields(test.flags), "-s", s.URL, "-t", "a")...)
+		if test.want == "" {
+			if code != 1 || stdout != "" || !strings.HasPrefix(stderr, test.stderr) || strings.Count(stderr, "\n") != 1 || len(s.requests()) != 0 {
+				t.Errorf("%s: exit %d, %.200q, %d requests", test.name, code, stderr, len(s.requests()))
+			}
+		} else if texts := s.texts(); code != 0 || stderr != "" || len(texts) != 1 || texts[0] != test.want {
+			t.Errorf("%s: exit %d, %.200q, got %.200q", test.name, code, stderr, texts)
+		}
+	}
+}
+
+func TestClientRetries(t *testing.T) {
 	for _, test := range []struct {
 		name     string
 		replies  []reply
@@ -117,42 +239,179 @@ func TestClientRetries(t *testing.T) {
 		least    time.Duration
 		stderr   string
 	}{
-		{"429", []reply{said(429, ""), ok}, 0, 2, 0, ""},
-		{"503", []reply{said(503, ""), said(503, ""), ok}, 0, 3, 0, ""},
-		{"504", []reply{said(504, ""), ok}, 0, 2, 0, ""},
-		{"Retry-After is obeyed", []reply{said(503, "1"), ok}, 0, 2, time.Second, ""},
-		{"Retry-After, up to -retry-wait-max", []reply{said(429, "3600"), ok}, 0, 2, time.Second, ""},
-		{"502", []reply{said(502, ""), ok}, 1, 1, 0, "answered 502: because\n"},
-		{"502 with Retry-After", []reply{said(502, "0"), ok}, 0, 2, 0, ""},
-		{"no answer", []reply{{hang: true}, ok}, 0, 2, 0, ""},
-		{"400", []reply{said(400, "")}, 1, 1, 0, "answered 400: because\n"},
+		{"429", []reply{because(429, ""), okReply}, 0, 2, 0, ""},
+		{"503", []reply{because(503, ""), because(503, ""), okReply}, 0, 3, 0, ""},
+		{"504", []reply{because(504, ""), okReply}, 0, 2, 0, ""},
+		{"Retry-After is obeyed", []reply{because(503, "1"), okReply}, 0, 2, time.Second, ""},
+		{"Retry-After, up to -retry-wait-max", []reply{because(429, "3600"), okReply}, 0, 2, time.Second, ""},
+		{"502", []reply{because(502, ""), okReply}, 1, 1, 0, "answered 502: because\n"},
+		{"502 with Retry-After", []reply{because(502, "0"), okReply}, 0, 2, 0, ""},
+		{"no answer", []reply{{}, okReply}, 0, 2, 0, ""},
+		{"half an answer", []reply{{status: halfAnswer}, okReply}, 0, 2, 0, ""},
+		{"400", []reply{because(400, "")}, 1, 1, 0, "answered 400: because\n"},
+		{"401", []reply{because(401, "")}, 1, 1, 0, "answered 401: because (see -auth and -cert)\n"},
 		{"413", []reply{{status: 413, body: "<html>\nno"}}, 1, 1, 0, `answered 413: "<html>"`},
-		{"for ever", []reply{said(503, "")}, 1, 4, 0, "answered 503: because\n"},
+		{"lines", []reply{{status: 400, body: `{"message":"one\ntwo"}`}}, 1, 1, 0, "answered 400: one; two\n"},
+		{"for ever", []reply{because(503, "")}, 1, 4, 0, "answered 503: because\n"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			s := newScripted(t, test.replies...)
 			start := time.Now()
-			code, _, stderr := runProgram(t, "hi", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-retry-max", "3", "-retry-wait-min", "1ms", "-retry-wait-max", "1s")
-			if code != test.code || len(s.bodies) != test.requests || time.Since(start) < test.least || !strings.Contains(stderr, test.stderr) {
+			code, _, stderr := runProgram(t, "hi", nil, "slackboard-cli", append(strings.Fields(hasty), "-s", s.URL, "-t", "a", "-retry-max", "3")...)
+			requests := s.requests()
+			if code != test.code || len(requests) != test.requests || time.Since(start) < test.least || !strings.Contains(stderr, test.stderr) {
 				t.Errorf("exit %d after %d requests in %v, %q; want %d, %d, at least %v, %q",
-					code, len(s.bodies), time.Since(start), stderr, test.code, test.requests, test.least, test.stderr)
+					code, len(requests), time.Since(start), stderr, test.code, test.requests, test.least, test.stderr)
+			}
+			for _, r := range requests {
+				if r.key == "" || r.key != requests[0].key || r.body != requests[0].body {
+					t.Errorf("a try differs from the first: %+v", r)
+				}
 			}
 		})
 	}
 }
 
+// A redirect would make a GET of the POST, or take the token elsewhere.
+func TestClientFollowsNoRedirect(t *testing.T) {
+	other := newScripted(t)
+	s := httptest.NewServer(http.RedirectHandler(other.URL+"/notify", http.StatusTemporaryRedirect))
+	t.Cleanup(s.Close)
+	code, _, stderr := runProgram(t, "hi", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-auth", "xyzzy")
+	if code != 1 || !strings.Contains(stderr, "answered 307") || len(other.requests()) != 0 {
+		t.Errorf("exit %d, %q, %d requests", code, stderr, len(other.requests()))
+	}
+}
+
 // A server that starts late gets the message.
 func TestClientWaitsForTheServer(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr := deadAddress(t)
+	code, _, stderr := runProgram(t, "hi", nil, "slackboard-cli", "-s", addr, "-t", "a", "-retry-max", "1", "-retry-wait-min", "1ms")
+	if code != 1 || stderr != "slackboard-cli: not sent: "+addr+": dial tcp "+addr+": connect: connection refused\n" {
+		t.Errorf("exit %d, %q", code, stderr)
+	}
+	socket := filepath.Join(t.TempDir(), "s")
+	cmd := exec.Command(filepath.Join(binaries, "slackboard-cli"), "-s", "unix:"+socket, "-t", "a", "-retry-max", "10000", "-retry-wait-min", "1ms", "-retry-wait-max", "10ms")
+	cmd.Stdin = strings.NewReader("hi")
+	p := startProcess(t, cmd)
+	s := newScriptedAt(t, socket)
+	if code := p.wait(); code != 0 || len(s.requests()) != 1 {
+		t.Errorf("exit %d, %d requests, %s", code, len(s.requests()), p.stderr.String())
+	}
+}
+
+// newScriptedAt listens on a unix socket.
+func newScriptedAt(t *testing.T, socket string, replies ...reply) *scripted {
+	t.Helper()
+	l, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := l.Addr().String()
-	l.Close()
-	code, _, stderr := runProgram(t, "hi", nil, "slackboard-cli", "-s", addr, "-t", "a", "-retry-max", "1", "-retry-wait-min", "1ms")
-	if code != 1 || !strings.Contains(stderr, "slackboard-cli: not sent: "+addr+": dial tcp "+addr+": connect: connection refused") {
-		t.Errorf("exit %d, %q", code, stderr)
+	s := &scripted{replies: replies, done: make(chan struct{})}
+	s.Server = &httptest.Server{Listener: l, Config: &http.Server{Handler: s}}
+	s.Start()
+	t.Cleanup(s.Close)
+	return s
+}
+
+// Several servers: who is asked, in which order. The back-off never ends where it is not due.
+func TestServersInTurn(t *testing.T) {
+	for _, test := range []struct {
+		name         string
+		first        []reply // nil: nobody listens there
+		second       []reply
+		flags        string
+		code         int
+		asked1, then int // requests to the first, to the second
+		stderr       string
+	}{
+		{"the first takes it", []reply{okReply}, []reply{okReply}, patient, 0, 1, 0, ""},
+		{"the first is dead", nil, []reply{okReply}, patient, 0, 0, 1, ""},
+		{"the first dies over it", []reply{{}}, []reply{okReply}, patient, 0, 1, 1, ""},
+		{"the first breaks off", []reply{{status: halfAnswer}}, []reply{okReply}, patient, 0, 1, 1, ""},
+		{"the first is busy", []reply{because(429, "3600")}, []reply{okReply}, patient, 0, 1, 1, ""},
+		{"the first refuses", []reply{because(400, "")}, []reply{okReply}, patient, 1, 1, 0, "answered 400: because"},
+		{"the second refuses", nil, []reply{because(413, "")}, patient, 1, 0, 1, "answered 413: because"},
+		{"a whole round in vain", []reply{because(503, ""), okReply}, []reply{because(503, ""), okReply}, hasty, 0, 2, 1, ""},
+		{"all in vain", nil, []reply{because(503, "")}, hasty + " -retry-max=1", 1, 0, 2, "connection refused; 127.0.0.1:"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			first, second := newScripted(t, test.first...), newScripted(t, test.second...)
+			if test.first == nil {
+				first.Close()
+			}
+			code, _, stderr := runProgram(t, "hi", nil, "slackboard-cli", append(strings.Fields(test.flags), "-t", "a", "-s", first.URL+" , "+second.URL+"/")...)
+			got1, got2 := first.requests(), second.requests()
+			if code != test.code || len(got1) != test.asked1 || len(got2) != test.then || !strings.Contains(stderr, test.stderr) {
+				t.Errorf("exit %d, %d and %d requests, %q", code, len(got1), len(got2), stderr)
+			}
+			for _, r := range slices.Concat(got1, got2) {
+				if r.key != slices.Concat(got1, got2)[0].key {
+					t.Errorf("two keys for one message")
+				}
+			}
+		})
+	}
+}
+
+// One of two servers dies between two messages.
+func TestServerDiesInBetween(t *testing.T) {
+	first, second := newScripted(t), newScripted(t)
+	for i, text := range []string{"one", "two"} {
+		if code, _, stderr := runProgram(t, text, nil, "slackboard-cli", append(strings.Fields(patient), "-t", "a", "-s", first.URL+","+second.URL)...); code != 0 {
+			t.Errorf("exit %d, %s", code, stderr)
+		}
+		if i == 0 {
+			first.CloseClientConnections()
+			first.Close()
+		}
+	}
+	if !slices.Equal(first.texts(), []string{"one"}) || !slices.Equal(second.texts(), []string{"two"}) {
+		t.Errorf("got %q and %q", first.texts(), second.texts())
+	}
+}
+
+// A server that takes its time is waited for.
+func TestSlowServer(t *testing.T) {
+	t.Parallel()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		<-time.After(2 * time.Second)
+		io.WriteString(w, `{"message":"ok"}`)
+	}))
+	t.Cleanup(s.Close)
+	start := time.Now()
+	code, _, stderr := runProgram(t, "hi", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-retry-max", "0")
+	if code != 0 || stderr != "" || time.Since(start) < 2*time.Second {
+		t.Errorf("exit %d after %v, %q", code, time.Since(start), stderr)
+	}
+}
+
+// The token is sent, wherever it comes from, and shown nowhere.
+func TestToken(t *testing.T) {
+	file := writeFile(t, "token", "xyzzy\n")
+	for _, test := range []struct {
+		name, auth, env, sent, stderr string
+	}{
+		{"none", "", "", "", ""},
+		{"-auth", "xyzzy", "plugh", "Bearer xyzzy", ""},
+		{"environment", "", "xyzzy", "Bearer xyzzy", ""},
+		{"file", "file:" + file, "", "Bearer xyzzy", ""},
+		{"file in the environment", "", "file:" + file, "Bearer xyzzy", ""},
+		{"no file", "file:/no/such/file", "", "", "slackboard-cli: not sent: -auth: open /no/such/file: no such file or directory\n"},
+		{"empty file", "file:/dev/null", "", "", "slackboard-cli: not sent: -auth: the token is not one word"},
+		{"two lines", "xyzzy\nxyzzy", "", "", "slackboard-cli: not sent: -auth: the token is not one word"},
+	} {
+		s := newScripted(t, because(401, ""))
+		code, stdout, stderr := runProgram(t, "hi", []string{"SLACKBOARD_AUTH_TOKEN=" + test.env}, "slackboard-cli", "-s", s.URL, "-t", "a", "-auth", test.auth)
+		requests := s.requests()
+		if code != 1 || strings.Contains(stdout+stderr, "xyzzy") || !strings.HasPrefix(stderr, test.stderr) || strings.Count(stderr, "\n") != 1 {
+			t.Errorf("%s: exit %d, %q %q", test.name, code, stdout, stderr)
+		}
+		if test.stderr == "" && (len(requests) != 1 || requests[0].auth != test.sent) || test.stderr != "" && len(requests) != 0 {
+			t.Errorf("%s: sent %+v", test.name, requests)
+		}
 	}
 }
 
@@ -182,13 +441,13 @@ func TestLogExitStatus(t *testing.T) {
 			t.Errorf("%v: a notification that fails is not told: %q", test.command, stderr)
 		}
 	}
-	before := len(s.bodies)
+	before := len(s.requests())
 	log := dir + "/out.log"
 	for range 2 {
 		runProgram(t, "", nil, "slackboard-log", "-notify=false", "-log", log, "--", "sh", "-c", "echo out; echo err >&2; exit 1")
 	}
-	if got := readFile(t, log); got != "out\nerr\nout\nerr\n" || len(s.bodies) != before {
-		t.Errorf("the log has %q, and %d were told", got, len(s.bodies)-before)
+	if got := readFile(t, log); got != "out\nerr\nout\nerr\n" || len(s.requests()) != before {
+		t.Errorf("the log has %q, and %d were told", got, len(s.requests())-before)
 	}
 	if code, _, stderr := runProgram(t, "", nil, "slackboard-log", "-notify=false", "-log", dir, "--", "sh", "-c", "exit 4"); code != 4 || !strings.Contains(stderr, "slackboard-log: -log: open "+dir+": is a directory") {
 		t.Errorf("a log that cannot be written: exit %d, %s", code, stderr)

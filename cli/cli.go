@@ -1,13 +1,19 @@
-// Package cli is what slackboard-cli and slackboard-log share: the flags that say where a message goes, and the
-// message itself. send.go carries it to the server.
+// Package cli is what slackboard-cli and slackboard-log share.
+//
+//	cli.go      the flags that say where a message goes and how hard to try, and what both print about themselves
+//	message.go  the message, as a request for the server
+//	send.go     its way: one server after the other, round after round
+//
+// A request is sent until a server answers: 200, it is taken; a refusal is final, no other server is asked. Every try
+// carries the same Idempotency-Key, so that a server that was asked twice tells people once.
 package cli
 
 import (
 	"cmp"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"strings"
@@ -24,92 +30,85 @@ func Version(program string) string {
 
 // Flags say where a message goes and how hard to try.
 type Flags struct {
-	Server   string // host:port, a URL, or unix:/path
+	program  string
+	Servers  string // comma separated: host:port, a URL, or unix:/path
+	Auth     string // the token, or file:PATH
+	CACert   string
+	Cert     string
+	Key      string
 	Tag      string
 	Channel  string
 	Username string // this one and the next two: with Channel
 	Icon     string
-	Parse    string
-	Sync     bool // wait until Slack has the message
+	Markup   string // Slack's parse mode
+	Sync     bool   // wait until Slack has the message
 
-	RetryMax     int // tries after the first
+	RetryMax     int // rounds after the first
 	RetryWaitMin time.Duration
 	RetryWaitMax time.Duration
 }
 
-// Register adds the shared flags to fs.
+// Register adds the shared flags to fs. No default comes from the environment: the usage shows defaults, and one is secret.
 func (f *Flags) Register(fs *flag.FlagSet) {
-	fs.StringVar(&f.Server, "s", os.Getenv("SLACKBOARD_SERVER"), "the `SERVER`: host:port, http://…, https://… or unix:/path (default $SLACKBOARD_SERVER)")
+	f.program = fs.Name()
+	fs.StringVar(&f.Servers, "s", "", "the `SERVERS`, comma separated, tried in turn: host:port, http://…, https://… or unix:/path (default $SLACKBOARD_SERVER)")
+	fs.StringVar(&f.Auth, "auth", "", "the `TOKEN` to send, or file:PATH to read it from (default $SLACKBOARD_AUTH_TOKEN)")
+	fs.StringVar(&f.CACert, "cacert", "", "trust the authorities in this `FILE` instead of the system's")
+	fs.StringVar(&f.Cert, "cert", "", "`FILE` with the certificate to show to the server")
+	fs.StringVar(&f.Key, "key", "", "`FILE` with its key")
 	fs.StringVar(&f.Tag, "t", "", "send to this `TAG`")
 	fs.StringVar(&f.Channel, "c", "", "send to this `CHANNEL`")
 	fs.StringVar(&f.Username, "u", "slackboard", "the `NAME` to post under, with -c")
 	fs.StringVar(&f.Icon, "i", ":clipboard:", "the `EMOJI` to post with, with -c")
-	fs.StringVar(&f.Parse, "p", "full", "Slack's parse `MODE`, full or none, with -c")
+	fs.StringVar(&f.Markup, "p", "full", "Slack's parse `MODE`, full or none, with -c")
 	fs.BoolVar(&f.Sync, "sync", false, "wait until Slack has the message")
-	fs.IntVar(&f.RetryMax, "retry-max", 4, "`TRIES` after the first")
-	fs.DurationVar(&f.RetryWaitMin, "retry-wait-min", time.Second, "`TIME` before the first retry; it doubles")
-	fs.DurationVar(&f.RetryWaitMax, "retry-wait-max", 10*time.Second, "longest `TIME` before a retry")
+	fs.IntVar(&f.RetryMax, "retry-max", 4, "`ROUNDS` over the servers after the first")
+	fs.DurationVar(&f.RetryWaitMin, "retry-wait-min", time.Second, "`TIME` before the second round; it doubles")
+	fs.DurationVar(&f.RetryWaitMax, "retry-wait-max", 10*time.Second, "longest `TIME` before a round")
 }
 
-// Check returns what is wrong with the flags, for the user.
+// Parse reads args into fs and f, and then the environment for what they leave out. It answers -h and -v itself: then
+// answered is true.
+func (f *Flags) Parse(fs *flag.FlagSet, args []string, usage string) (answered bool, err error) {
+	showVersion := fs.Bool("v", false, "print the version and exit")
+	fs.SetOutput(io.Discard) // its errors are told in one line, by the caller
+	switch err := fs.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Print(usage, "\nFlags:\n")
+		fs.SetOutput(os.Stdout)
+		fs.PrintDefaults()
+		return true, nil
+	case err != nil:
+		return false, fmt.Errorf("%w: see %s -h", err, f.program)
+	case *showVersion:
+		fmt.Println(Version(f.program))
+		return true, nil
+	}
+	f.Servers = cmp.Or(f.Servers, os.Getenv("SLACKBOARD_SERVER"))
+	f.Auth = cmp.Or(f.Auth, os.Getenv("SLACKBOARD_AUTH_TOKEN"))
+	return false, nil
+}
+
+// Check returns what is wrong with the flags, for the user. It reads no file: whether one is there at night is a matter
+// of sending.
 func (f *Flags) Check() error {
 	switch {
-	case f.Server == "":
+	case f.Servers == "":
 		return errors.New("no server: set -s or SLACKBOARD_SERVER")
 	case f.Tag == "" && f.Channel == "":
 		return errors.New("no destination: set a tag with -t, or a channel with -c")
 	case f.Tag != "" && f.Channel != "":
 		return errors.New("-t and -c together: choose one")
+	case (f.Cert == "") != (f.Key == ""):
+		return errors.New("-cert and -key go together: set both")
 	case f.RetryMax < 0 || f.RetryWaitMin < 0 || f.RetryWaitMax < 0:
 		return errors.New("-retry-max, -retry-wait-min and -retry-wait-max must not be negative")
 	}
-	_, err := parseServer(f.Server)
+	_, err := parseServers(f.Servers)
 	return err
 }
 
-// Message is what to tell people.
-type Message struct {
-	Text  string
-	Title string
-	Level string // message, info, warn or crit
-	Color string // with a channel: good, warning, danger or a code; goes before Level's
-}
-
-// request returns path and body of the HTTP request that sends m.
-func (f *Flags) request(m Message) (path string, body []byte, err error) {
-	host, _ := os.Hostname()
-	if f.Tag != "" {
-		body, err = json.Marshal(map[string]any{
-			"tag": f.Tag, "host": host, "text": m.Text, "level": m.Level, "title": m.Title, "sync": f.Sync,
-		})
-		return "/notify", body, err
-	}
-	payload := map[string]any{
-		"channel": channel(f.Channel), "username": f.Username, "icon_emoji": f.Icon, "parse": f.Parse,
-	}
-	color := cmp.Or(m.Color, map[string]string{"info": "#00ff00", "warn": "#ffdd00", "crit": "#ff0000"}[m.Level])
-	if color != "" || m.Title != "" {
-		fallback := m.Text // what notifications show
-		if m.Title != "" {
-			fallback = m.Title + ": " + m.Text
-		}
-		payload["attachments"] = []map[string]any{{
-			"color": color, "title": m.Title, "text": m.Text, "fallback": fallback, "footer": host, "mrkdwn_in": []string{"text"},
-		}}
-	} else {
-		payload["text"] = m.Text
-	}
-	body, err = json.Marshal(map[string]any{"payload": payload, "host": host, "sync": f.Sync})
-	return "/notify-directly", body, err
-}
-
-// channel puts # in front of a channel's name. Ids of channels, direct messages, groups and users stay as they are,
-// and so do @names.
-func channel(name string) string {
-	isID := len(name) >= 9 && strings.ContainsRune("CDGU", rune(name[0])) &&
-		strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789") == ""
-	if isID || strings.HasPrefix(name, "#") || strings.HasPrefix(name, "@") {
-		return name
-	}
-	return "#" + name
+// Complain tells the user about err in one line.
+func (f *Flags) Complain(err error) {
+	fmt.Fprintf(os.Stderr, "%s: %s\n", f.program, strings.ReplaceAll(err.Error(), "\n", "; "))
 }

@@ -1,11 +1,12 @@
 package cli
 
-// The way to the server: one request, and its retries.
+// The way to the servers: one after the other, round after round.
 
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,64 +14,78 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// answerTimeout is long because a sync=true answer waits for Slack.
-const answerTimeout = 60 * time.Second
+const (
+	connectTimeout = 5 * time.Second
+	answerTimeout  = 60 * time.Second // long, because a sync answer waits for Slack
+)
 
-// server is where requests go.
+// server is one place where requests go.
 type server struct {
 	base   string // the URL in front of /notify
 	socket string // the unix socket to dial, "" for TCP
+	client *http.Client
 }
 
-func parseServer(s string) (server, error) {
-	if path, ok := strings.CutPrefix(s, "unix:"); ok && path != "" {
-		return server{base: "http://localhost", socket: path}, nil
-	}
-	if !strings.Contains(s, "://") {
-		s = "http://" + s
-	}
-	u, err := url.Parse(s)
-	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return server{}, fmt.Errorf("%q is not a server: host:port, http://…, https://… or unix:/path", s)
-	}
-	return server{base: strings.TrimRight(s, "/")}, nil
-}
-
-func (s server) client() *http.Client {
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	if s.socket != "" {
-		transport.Proxy = nil
-		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", s.socket)
+// parseServers reads the argument of -s. There is at least one server in what it returns.
+func parseServers(list string) ([]server, error) {
+	var servers []server
+	for s := range strings.SplitSeq(list, ",") {
+		s = strings.TrimSpace(s)
+		if path, ok := strings.CutPrefix(s, "unix:"); ok && path != "" {
+			servers = append(servers, server{base: "http://localhost", socket: path})
+			continue
 		}
+		base := strings.TrimRight(s, "/")
+		if !strings.Contains(s, "://") {
+			base = "http://" + base
+		}
+		u, err := url.Parse(base)
+		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+			return nil, fmt.Errorf("%q is not a server: host:port, http://…, https://… or unix:/path", s)
+		}
+		servers = append(servers, server{base: base})
 	}
-	return &http.Client{Transport: transport, Timeout: answerTimeout}
+	return servers, nil
 }
 
-// Send hands m to the server. It tries again where that can help: when the server cannot be reached, is busy, or says
-// when to come back.
+// way carries requests to the servers.
+type way struct {
+	servers []server
+	token   string
+}
+
+// refusal is an answer that is final: no server is asked again.
+type refusal struct {
+	error
+	status int
+}
+
+// Send hands m to a server. It returns nil when one took m.
 func (f *Flags) Send(ctx context.Context, m Message) error {
-	s, err := parseServer(f.Server)
+	r, err := f.request(m)
 	if err != nil {
 		return err
 	}
-	path, body, err := f.request(m)
+	w, err := f.way()
 	if err != nil {
 		return err
 	}
-	client, key := s.client(), rand.Text()
-	for try := 0; ; try++ {
-		wait, err := post(ctx, client, s.base+path, key, body)
-		if err == nil || wait < 0 || try >= f.RetryMax {
+	for round := 0; ; round++ {
+		wait, err := w.round(ctx, r)
+		if err == nil || errors.As(err, new(refusal)) {
+			return err
+		}
+		if round >= f.RetryMax {
 			return err
 		}
 		if wait == 0 {
-			wait = f.RetryWaitMin << min(try, 20)
+			wait = f.RetryWaitMin << min(round, 20)
 		}
 		select {
 		case <-time.After(min(wait, f.RetryWaitMax)):
@@ -80,43 +95,147 @@ func (f *Flags) Send(ctx context.Context, m Message) error {
 	}
 }
 
-// post makes one request. By key the server knows one that it has accepted already. wait says when to try again after err: 0 for a back-off, -1 for never.
-func post(ctx context.Context, client *http.Client, target, key string, body []byte) (wait time.Duration, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target, bytes.NewReader(body))
+// way reads what Check did not: the files.
+func (f *Flags) way() (w way, err error) {
+	if w.servers, err = parseServers(f.Servers); err != nil {
+		return w, err
+	}
+	if w.token, err = readToken(f.Auth); err != nil {
+		return w, fmt.Errorf("-auth: %w", err)
+	}
+	var config tls.Config
+	if f.CACert != "" {
+		if config.RootCAs, err = readAuthorities(f.CACert); err != nil {
+			return w, fmt.Errorf("-cacert: %w", err)
+		}
+	}
+	if f.Cert != "" {
+		pair, err := tls.LoadX509KeyPair(f.Cert, f.Key)
+		if err != nil {
+			return w, fmt.Errorf("-cert and -key: %w", err)
+		}
+		config.Certificates = []tls.Certificate{pair}
+	}
+	for i := range w.servers {
+		w.servers[i].connect(&config)
+	}
+	return w, nil
+}
+
+// readToken returns the token that auth is or names. No error shows it.
+func readToken(auth string) (string, error) {
+	token := auth
+	if path, ok := strings.CutPrefix(auth, "file:"); ok {
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return "", err
+		}
+		token = strings.TrimRight(string(content), "\r\n")
+	}
+	if auth != "" && !isWord(token) {
+		return "", errors.New("the token is not one word of printable characters")
+	}
+	return token, nil
+}
+
+// isWord tells whether an HTTP header can carry s.
+func isWord(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c > '~' })
+}
+
+func readAuthorities(path string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(path)
 	if err != nil {
-		return -1, err
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("there is no certificate in %s", path)
+	}
+	return pool, nil
+}
+
+// connect gives s a client. It follows no redirect: that would make a GET of the POST, or take the token elsewhere.
+func (s *server) connect(config *tls.Config) {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.TLSClientConfig = config
+	dialer, socket := &net.Dialer{Timeout: connectTimeout}, s.socket
+	transport.DialContext = dialer.DialContext
+	if socket != "" {
+		transport.Proxy = nil
+		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return dialer.DialContext(ctx, "unix", socket)
+		}
+	}
+	s.client = &http.Client{
+		Transport:     transport,
+		Timeout:       connectTimeout + answerTimeout,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// round offers r to one server after the other, until one answers for good. wait is the longest that a server asked
+// for before it wants to be asked again, 0 if none did.
+func (w way) round(ctx context.Context, r request) (wait time.Duration, err error) {
+	var errs []error
+	for _, s := range w.servers {
+		told, err := w.post(ctx, s, r)
+		if err == nil || errors.As(err, new(refusal)) {
+			return 0, err
+		}
+		wait, errs = max(wait, told), append(errs, err)
+	}
+	return wait, errors.Join(errs...)
+}
+
+// post offers r to s. After an error that is not a refusal trying again can help, and doubles nothing; wait is what
+// the server said about when.
+func (w way) post(ctx context.Context, s server, r request) (wait time.Duration, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.base+r.Path, bytes.NewReader(r.Body))
+	if err != nil {
+		return 0, refusal{error: err}
 	}
 	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Idempotency-Key", key)
-	resp, err := client.Do(req)
+	req.Header.Set("Idempotency-Key", r.Key)
+	if w.token != "" {
+		req.Header.Set("Authorization", "Bearer "+w.token)
+	}
+	resp, err := s.client.Do(req)
 	if err != nil {
 		var withURL *url.Error
 		if errors.As(err, &withURL) {
-			err = fmt.Errorf("%s: %w", req.URL.Host, withURL.Err)
+			err = withURL.Err
 		}
-		return 0, err
+		return 0, fmt.Errorf("%s: %w", req.URL.Host, err)
 	}
 	defer resp.Body.Close()
-	answer, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	if err != nil { // half an answer is none
+		return 0, fmt.Errorf("%s: its answer breaks off: %w", req.URL.Host, err)
+	}
+	return judge(resp, answer)
+}
+
+// judge returns what an answer means. A 502 is final but for one with Retry-After: Slack has refused the message, or may have posted it.
+func judge(resp *http.Response, answer []byte) (wait time.Duration, err error) {
 	if resp.StatusCode == http.StatusOK {
 		return 0, nil
 	}
-	err = fmt.Errorf("%s answered %d: %s", req.URL.Host, resp.StatusCode, said(answer))
+	err = fmt.Errorf("%s answered %d: %s", resp.Request.URL.Host, resp.StatusCode, said(answer))
 	seconds, parseErr := strconv.Atoi(resp.Header.Get("Retry-After"))
 	told := parseErr == nil && seconds >= 0
 	switch resp.StatusCode {
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 	case http.StatusBadGateway:
-		if !told { // Slack has refused it, or may have posted it
-			return -1, err
+		if !told {
+			return 0, refusal{err, resp.StatusCode}
 		}
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return 0, refusal{fmt.Errorf("%w (see -auth and -cert)", err), resp.StatusCode}
 	default:
-		return -1, err
+		return 0, refusal{err, resp.StatusCode}
 	}
-	if !told {
-		return 0, err
-	}
-	return time.Duration(seconds) * time.Second, err
+	return time.Duration(min(seconds, 1<<30)) * time.Second, err
 }
 
 // said returns the server's message, or what stands there in its place.

@@ -13,6 +13,12 @@ import (
 	"slackboard/cli"
 )
 
+const usage = `slackboard-cli sends its standard input to Slack by way of a slackboard server.
+
+  df -h | slackboard-cli -s relay-host:29800 -t ops -title "disk of $(hostname)"
+  tail -n 20 /var/log/app.log | slackboard-cli -s https://relay-1,https://relay-2 -c '#ops' -l warn -escape
+`
+
 func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int {
@@ -23,14 +29,15 @@ func run(args []string) int {
 	flags.StringVar(&m.Level, "l", "message", "`LEVEL`: message, info, warn or crit")
 	flags.StringVar(&m.Color, "C", "", "`COLOR`, with -c: good, warning, danger or a code like #00ff00")
 	flags.StringVar(&m.Title, "title", "", "`TITLE` above the text")
-	version := flags.Bool("v", false, "print the version and exit")
-	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
-		return 0
-	} else if err != nil {
-		return 2
+	escape := flags.Bool("escape", false, "send the text as it is: escape what Slack takes for markup, & < >")
+	fail := func(status int, err error) int {
+		to.Complain(err)
+		return status
 	}
-	if *version {
-		fmt.Println(cli.Version("slackboard-cli"))
+
+	if answered, err := to.Parse(flags, args, usage); err != nil {
+		return fail(2, err)
+	} else if answered {
 		return 0
 	}
 	if flags.NArg() > 0 {
@@ -39,21 +46,29 @@ func run(args []string) int {
 	if err := to.Check(); err != nil {
 		return fail(2, err)
 	}
-	text, err := io.ReadAll(os.Stdin)
+	text, err := readText(os.Stdin)
 	if err != nil {
-		return fail(1, fmt.Errorf("standard input: %w", err))
+		return fail(1, err)
 	}
-	if len(text) == 0 {
-		return fail(1, errors.New("standard input is empty: there is nothing to send"))
+	if m.Text = text; *escape {
+		m.Text = cli.Escape(text)
 	}
-	m.Text = string(text)
 	if err := to.Send(context.Background(), m); err != nil {
 		return fail(1, fmt.Errorf("not sent: %w", err))
 	}
 	return 0
 }
 
-func fail(code int, err error) int {
-	fmt.Fprintf(os.Stderr, "slackboard-cli: %v\n", err)
-	return code
+// readText returns what r has to say. It reads no more than a server would take.
+func readText(r io.Reader) (string, error) {
+	text, err := io.ReadAll(io.LimitReader(r, cli.MaxRequest+1))
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("standard input: %w", err)
+	case len(text) == 0:
+		return "", errors.New("standard input is empty: there is nothing to send")
+	case len(text) > cli.MaxRequest:
+		return "", fmt.Errorf("standard input has more than %d bytes, which is all that a server takes: send less text", cli.MaxRequest)
+	}
+	return string(text), nil
 }

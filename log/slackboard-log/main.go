@@ -20,6 +20,12 @@ import (
 	"slackboard/cli"
 )
 
+const usage = `slackboard-log runs a command and tells Slack when it fails, by way of a slackboard server.
+
+  slackboard-log -s relay-host:29800 -t cron -- /usr/local/bin/backup --full
+  slackboard-log -t cron -log /var/log/sync.log -- rsync -a /srv/ backup:/srv/
+`
+
 func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int {
@@ -28,14 +34,10 @@ func run(args []string) int {
 	to.Register(flags)
 	notify := flags.Bool("notify", true, "tell Slack about a failure")
 	logFile := flags.String("log", "", "append the command's output to `FILE`")
-	version := flags.Bool("v", false, "print the version and exit")
-	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
-		return 0
-	} else if err != nil {
+	if answered, err := to.Parse(flags, args, usage); err != nil {
+		complain(err)
 		return 125
-	}
-	if *version {
-		fmt.Println(cli.Version("slackboard-log"))
+	} else if answered {
 		return 0
 	}
 	if flags.NArg() == 0 {
