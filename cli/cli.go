@@ -3,9 +3,10 @@
 //	cli.go      the flags that say where a message goes and how hard to try, and what both print about themselves
 //	message.go  the message, as a request for the server
 //	send.go     its way: one server after the other, round after round
+//	spool.go    the folder that keeps what no server took
 //
 // A request is sent until a server answers: 200, it is taken; a refusal is final, no other server is asked. Every try
-// carries the same Idempotency-Key, so that a server that was asked twice tells people once.
+// carries the same Idempotency-Key, in later runs as well, so that a server that was asked twice tells people once.
 package cli
 
 import (
@@ -36,6 +37,7 @@ type Flags struct {
 	CACert   string
 	Cert     string
 	Key      string
+	Spool    string // the folder for what no server took, "" for none
 	Tag      string
 	Channel  string
 	Username string // this one and the next two: with Channel
@@ -56,12 +58,13 @@ func (f *Flags) Register(fs *flag.FlagSet) {
 	fs.StringVar(&f.CACert, "cacert", "", "trust the authorities in this `FILE` instead of the system's")
 	fs.StringVar(&f.Cert, "cert", "", "`FILE` with the certificate to show to the server")
 	fs.StringVar(&f.Key, "key", "", "`FILE` with its key")
+	fs.StringVar(&f.Spool, "spool", "", "`DIR` that keeps what no server took, for a later run (default $SLACKBOARD_SPOOL)")
 	fs.StringVar(&f.Tag, "t", "", "send to this `TAG`")
 	fs.StringVar(&f.Channel, "c", "", "send to this `CHANNEL`")
 	fs.StringVar(&f.Username, "u", "slackboard", "the `NAME` to post under, with -c")
 	fs.StringVar(&f.Icon, "i", ":clipboard:", "the `EMOJI` to post with, with -c")
 	fs.StringVar(&f.Markup, "p", "full", "Slack's parse `MODE`, full or none, with -c")
-	fs.BoolVar(&f.Sync, "sync", false, "wait until Slack has the message")
+	fs.BoolVar(&f.Sync, "sync", false, "wait until Slack has the message; nothing is kept in -spool")
 	fs.IntVar(&f.RetryMax, "retry-max", 4, "`ROUNDS` over the servers after the first")
 	fs.DurationVar(&f.RetryWaitMin, "retry-wait-min", time.Second, "`TIME` before the second round; it doubles")
 	fs.DurationVar(&f.RetryWaitMax, "retry-wait-max", 10*time.Second, "longest `TIME` before a round")
@@ -86,6 +89,7 @@ func (f *Flags) Parse(fs *flag.FlagSet, args []string, usage string) (answered b
 	}
 	f.Servers = cmp.Or(f.Servers, os.Getenv("SLACKBOARD_SERVER"))
 	f.Auth = cmp.Or(f.Auth, os.Getenv("SLACKBOARD_AUTH_TOKEN"))
+	f.Spool = cmp.Or(f.Spool, os.Getenv("SLACKBOARD_SPOOL"))
 	return false, nil
 }
 

@@ -23,11 +23,11 @@ type Message struct {
 	Color string // with a channel: good, warning, danger or a code; goes before Level's
 }
 
-// request is a message on its way.
+// request is a message on its way. This is also what the spool keeps of it: there is no token in it.
 type request struct {
-	Path string
-	Key  string // by which a server knows one that it has taken already
-	Body json.RawMessage
+	Path string          `json:"path"`
+	Key  string          `json:"key"` // by which a server knows one that it has taken already
+	Body json.RawMessage `json:"body"`
 }
 
 // request returns m as a request, an error if no server would take it.

@@ -66,7 +66,7 @@ type refusal struct {
 	status int
 }
 
-// Send hands m to a server. It returns nil when one took m.
+// Send hands m to a server, after what the spool keeps. It returns nil when a server took m, or when the spool keeps it.
 func (f *Flags) Send(ctx context.Context, m Message) error {
 	r, err := f.request(m)
 	if err != nil {
@@ -74,12 +74,18 @@ func (f *Flags) Send(ctx context.Context, m Message) error {
 	}
 	w, err := f.way()
 	if err != nil {
-		return err
+		return f.keep(r, err)
+	}
+	if err := f.sendKept(ctx, w); err != nil && f.keep(r, err) == nil {
+		return nil // behind the others: it must not overtake them
 	}
 	for round := 0; ; round++ {
 		wait, err := w.round(ctx, r)
 		if err == nil || errors.As(err, new(refusal)) {
 			return err
+		}
+		if round == 0 && f.keep(r, err) == nil {
+			return nil
 		}
 		if round >= f.RetryMax {
 			return err

@@ -1,5 +1,5 @@
 // slackboard-cli sends its standard input to Slack by way of a slackboard server.
-// It exits 0 when the message was sent, 1 when it was not, 2 when it was called wrongly.
+// It exits 0 when the message was sent or kept for a later run, 1 when it was not, 2 when it was called wrongly.
 package main
 
 import (

@@ -52,6 +52,9 @@ func run(args []string) int {
 	}
 	output, err := runCommand(flags.Args(), *logFile)
 	if err == nil {
+		if *notify {
+			to.Flush(context.Background())
+		}
 		return 0
 	}
 	text := report(flags.Args(), output, err)

@@ -1,0 +1,420 @@
+package main
+
+// The clients' spool: what no server took is kept, and goes out later, once and in order.
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// keep leaves texts in the spool, oldest first.
+func keep(t testing.TB, spool string, texts ...string) {
+	t.Helper()
+	for _, text := range texts {
+		code, _, stderr := runProgram(t, text, nil, "slackboard-cli", "-s", "unix:/nowhere", "-t", "a", "-spool", spool)
+		if code != 0 || !strings.Contains(stderr, "slackboard-cli: kept in "+spool+" for a later run: ") {
+			t.Fatalf("exit %d, %q", code, stderr)
+		}
+	}
+}
+
+// keepCopies leaves n requests in the spool, by making copies of one.
+func keepCopies(t testing.TB, spool string, n int) {
+	t.Helper()
+	keep(t, spool, "0")
+	first := filesIn(t, spool)[0]
+	content := readFile(t, filepath.Join(spool, first))
+	key := strings.TrimSuffix(first[strings.LastIndex(first, "-")+1:], ".json")
+	for i := 1; i < n; i++ {
+		copied := strings.Replace(strings.ReplaceAll(content, key, fmt.Sprintf("KEY%d", i)), `"text":"0"`, fmt.Sprintf(`"text":"%d"`, i), 1)
+		writeInto(t, spool, fmt.Sprintf("%s%06d.json", strings.TrimSuffix(first, ".json"), i), copied)
+	}
+}
+
+func writeInto(t testing.TB, dir, name, content string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// filesIn returns the names in dir, none if there is no such folder.
+func filesIn(t testing.TB, dir string) (names []string) {
+	t.Helper()
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// keptTexts returns what the requests in the spool say, oldest first.
+func keptTexts(t testing.TB, spool string) (texts []string) {
+	t.Helper()
+	for _, name := range filesIn(t, spool) {
+		if strings.HasSuffix(name, ".json") {
+			var kept struct{ Body struct{ Text string } }
+			json.Unmarshal([]byte(readFile(t, filepath.Join(spool, name))), &kept)
+			texts = append(texts, kept.Body.Text)
+		}
+	}
+	return texts
+}
+
+// What is kept: one file, its owner's only, with all but the token. The next run sends it first, as it was.
+func TestSpoolKeeps(t *testing.T) {
+	spool := filepath.Join(t.TempDir(), "spool")
+	busy := newScripted(t, because(503, ""))
+	env := []string{"SLACKBOARD_SPOOL=" + spool, "SLACKBOARD_AUTH_TOKEN=xyzzy", "SLACKBOARD_SERVER=" + busy.URL}
+	code, stdout, stderr := runProgram(t, "one & <two>", env, "slackboard-cli", append(strings.Fields(patient), "-t", "a", "-title", "T")...)
+	if want := "slackboard-cli: kept in " + spool + " for a later run: " + strings.TrimPrefix(busy.URL, "http://") + " answered 503: because\n"; code != 0 || stdout != "" || stderr != want {
+		t.Errorf("exit %d, %q %q, want %q", code, stdout, stderr, want)
+	}
+	names := filesIn(t, spool)
+	if len(names) != 1 || !strings.HasSuffix(names[0], ".json") {
+		t.Fatalf("the spool has %q", names)
+	}
+	info, err := os.Stat(filepath.Join(spool, names[0]))
+	if err != nil || info.Mode() != 0o600 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+	content := readFile(t, filepath.Join(spool, names[0]))
+	if strings.Contains(content, "xyzzy") || !strings.Contains(content, "one & <two>") {
+		t.Errorf("kept as %s", content)
+	}
+	s := newScripted(t)
+	env[2] = "SLACKBOARD_SERVER=" + s.URL
+	if code, stdout, stderr := runProgram(t, "three", env, "slackboard-cli", "-t", "a"); code != 0 || stdout+stderr != "" {
+		t.Errorf("exit %d, %q %q", code, stdout, stderr)
+	}
+	tried, got := busy.requests(), s.requests()
+	if len(tried) != 1 || len(got) != 2 || got[0] != tried[0] || got[0].auth != "Bearer xyzzy" || got[1].text() != "three" || got[1].key == got[0].key {
+		t.Errorf("tried %+v, got %+v", tried, got)
+	}
+	if names := filesIn(t, spool); len(names) != 0 {
+		t.Errorf("the spool still has %q", names)
+	}
+}
+
+// When a message is kept, and when people are told the truth instead.
+func TestSpoolKeepsWhatNoServerTook(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		reply    reply
+		flags    string
+		requests int
+		kept     bool
+	}{
+		{"429", because(429, "3600"), patient, 1, true},
+		{"503", because(503, ""), patient, 1, true},
+		{"504", because(504, ""), patient, 1, true},
+		{"502 with Retry-After", because(502, "3600"), patient, 1, true},
+		{"no answer", reply{}, patient, 1, true},
+		{"half an answer", reply{status: halfAnswer}, patient, 1, true},
+		{"a token that cannot be read", okReply, "-auth=file:/no/such/file", 0, true},
+		{"400", because(400, ""), patient, 1, false},
+		{"502", because(502, ""), patient, 1, false},
+		{"-sync", because(503, ""), "-sync -retry-max=2 " + hasty, 3, false},
+	} {
+		s, spool := newScripted(t, test.reply), filepath.Join(t.TempDir(), "spool")
+		code, _, stderr := runProgram(t, "hi", nil, "slackboard-cli", append(strings.Fields(test.flags), "-s", s.URL, "-t", "a", "-spool", spool)...)
+		kept := keptTexts(t, spool)
+		if (code == 0) != test.kept || (len(kept) == 1) != test.kept || strings.Contains(stderr, "kept in") != test.kept || len(s.requests()) != test.requests {
+			t.Errorf("%s: exit %d, %d requests, kept %q, %q", test.name, code, len(s.requests()), kept, stderr)
+		}
+	}
+}
+
+// A message does not overtake those that are kept.
+func TestSpoolKeepsTheOrder(t *testing.T) {
+	spool := t.TempDir()
+	keep(t, spool, "1", "2", "3")
+	if got := keptTexts(t, spool); !slices.Equal(got, []string{"1", "2", "3"}) {
+		t.Errorf("kept %q", got)
+	}
+	s := newScripted(t, okReply, because(503, ""), okReply)
+	for _, text := range []string{"4", "5"} {
+		if code, _, stderr := runProgram(t, text, nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool); code != 0 {
+			t.Errorf("exit %d, %s", code, stderr)
+		}
+	}
+	if got, left := s.texts(), keptTexts(t, spool); !slices.Equal(got, []string{"1", "2", "2", "3", "4", "5"}) || len(left) != 0 {
+		t.Errorf("sent %q, left %q", got, left)
+	}
+}
+
+// A file that is not a request is set aside, and so is one that the server refuses. Whatever else is there stays.
+func TestSpoolSetsAside(t *testing.T) {
+	spool := t.TempDir()
+	keep(t, spool, "refused", "taken")
+	request := readFile(t, filepath.Join(spool, filesIn(t, spool)[0]))
+	bad := map[string]string{
+		"00.json": "", "01.json": "{}", "02.json": "\x00\xff", "03.json": request[:len(request)/2],
+		"04.json": strings.Replace(request, "/notify", "/messages", 1),
+		"05.json": strings.Replace(request, `"key":"`, `"key":"\n`, 1),
+		"06.json": strings.Repeat("x", 3<<20),
+		"07.json": `{"path":"/notify","key":"K","body":"hi"}`,
+	}
+	for name, content := range bad {
+		writeInto(t, spool, name, content)
+	}
+	writeInto(t, spool, "README", "not ours")
+	os.Mkdir(filepath.Join(spool, "08.json"), 0o700)
+	if err := syscall.Mkfifo(filepath.Join(spool, "09.json"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := newScripted(t, because(413, ""), okReply)
+	code, _, stderr := runProgram(t, "new", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool)
+	if got := s.texts(); code != 0 || !slices.Equal(got, []string{"refused", "taken", "new"}) || strings.Count(stderr, "set aside as ") != len(bad)+3 {
+		t.Errorf("exit %d, sent %q, %s", code, got, stderr)
+	}
+	names := filesIn(t, spool)
+	for name, content := range bad {
+		if slices.Contains(names, name) || readFile(t, filepath.Join(spool, name+".bad")) != content {
+			t.Errorf("%s is not set aside as it was", name)
+		}
+	}
+	if len(names) != len(bad)+4 || !slices.Contains(names, "README") || !slices.Contains(names, "09.json.bad") {
+		t.Errorf("the spool has %q", names)
+	}
+	if readFile(t, filepath.Join(spool, names[len(names)-2])) != request {
+		t.Errorf("what was refused is not kept as it was: %q", names)
+	}
+}
+
+// A refusal that is about who sends, or comes from a gateway, says nothing against the requests.
+func TestSpoolOutlivesAWrongToken(t *testing.T) {
+	for _, status := range []int{301, 401, 403, 500, 502} {
+		spool := t.TempDir()
+		keep(t, spool, "one")
+		s := newScripted(t, because(status, ""))
+		code, _, stderr := runProgram(t, "two", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool)
+		if got := keptTexts(t, spool); code != 0 || !slices.Equal(got, []string{"one", "two"}) || len(s.requests()) != 1 {
+			t.Errorf("%d: exit %d, kept %q, %q", status, code, got, stderr)
+		}
+	}
+}
+
+// With many kept, a run sends 100 of them, and its own message.
+func TestSpoolLimit(t *testing.T) {
+	spool := t.TempDir()
+	keepCopies(t, spool, 103)
+	s := newScripted(t)
+	for _, want := range []int{101, 101 + 3 + 1} {
+		code, _, stderr := runProgram(t, "new", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool)
+		if got := s.texts(); code != 0 || stderr != "" || len(got) != want || got[0] != "0" || got[99] != "99" || got[want-1] != "new" {
+			t.Errorf("exit %d, %q, sent %q", code, stderr, got)
+		}
+	}
+}
+
+// Kept requests that a server is slow to take hold up a new one for 10 s at most.
+func TestSpoolTimeLimit(t *testing.T) {
+	t.Parallel()
+	spool := t.TempDir()
+	keep(t, spool, "old")
+	s := newScripted(t, reply{hang: true}, okReply)
+	start := time.Now()
+	code, _, stderr := runProgram(t, "new", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool)
+	if got := s.texts(); code != 0 || stderr != "" || time.Since(start) < 10*time.Second || !slices.Equal(got, []string{"old", "new"}) {
+		t.Errorf("exit %d after %v, %q, sent %q", code, time.Since(start), stderr, got)
+	}
+	if got := keptTexts(t, spool); !slices.Equal(got, []string{"old"}) {
+		t.Errorf("kept %q", got)
+	}
+	t.Logf("took %v", time.Since(start))
+}
+
+// While another run sends what is kept, nobody waits for it.
+func TestSpoolLock(t *testing.T) {
+	spool := t.TempDir()
+	keep(t, spool, "old")
+	dir, err := os.Open(spool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	if err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	s := newScripted(t)
+	code, _, stderr := runProgram(t, "new", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool)
+	if got := s.texts(); code != 0 || stderr != "" || !slices.Equal(got, []string{"new"}) || len(keptTexts(t, spool)) != 1 {
+		t.Errorf("exit %d, %q, sent %q", code, stderr, got)
+	}
+}
+
+// A spool that cannot be written is told, and the message is tried as if there were none.
+func TestSpoolThatCannotBeWritten(t *testing.T) {
+	file := writeFile(t, "file", "")
+	for _, spool := range []string{file, filepath.Join(t.TempDir(), "no", "spool")} {
+		s := newScripted(t, because(503, ""), okReply)
+		code, _, stderr := runProgram(t, "hi", nil, "slackboard-cli", append(strings.Fields(hasty), "-s", s.URL, "-t", "a", "-spool", spool)...)
+		if code != 0 || !strings.Contains(stderr, "slackboard-cli: -spool: ") || len(s.requests()) != 2 {
+			t.Errorf("exit %d, %d requests, %q", code, len(s.requests()), stderr)
+		}
+	}
+}
+
+// A run that is well sends what earlier ones had to keep: else it would wait for the next failure.
+func TestSpoolIsSentBySuccess(t *testing.T) {
+	spool := t.TempDir()
+	code, _, stderr := runProgram(t, "", nil, "slackboard-log", "-s", "unix:/nowhere", "-t", "a", "-spool", spool, "--", "sh", "-c", "exit 7")
+	if code != 7 || !strings.Contains(stderr, "slackboard-log: kept in ") {
+		t.Errorf("exit %d, %q", code, stderr)
+	}
+	for range 2 {
+		code, stdout, stderr := runProgram(t, "", nil, "slackboard-log", "-s", "unix:/nowhere", "-t", "a", "-spool", spool, "--", "true")
+		if code != 0 || stdout+stderr != "" || len(keptTexts(t, spool)) != 1 {
+			t.Errorf("exit %d, %q %q", code, stdout, stderr)
+		}
+	}
+	s := newScripted(t)
+	code, stdout, stderr := runProgram(t, "", nil, "slackboard-log", "-s", s.URL, "-t", "a", "-spool", spool, "--", "true")
+	if got := s.texts(); code != 0 || stdout+stderr != "" || len(got) != 1 || !strings.Contains(got[0], "Error: exit status 7\n") || len(filesIn(t, spool)) != 0 {
+		t.Errorf("exit %d, %q %q, sent %q", code, stdout, stderr, got)
+	}
+}
+
+// Ten clients at once on one spool, while the server comes and goes: each message reaches Slack, once.
+func TestSpoolTenClients(t *testing.T) {
+	dir := t.TempDir()
+	spool, socket := filepath.Join(dir, "spool"), filepath.Join(dir, "s")
+	slack := newFakeSlack(t, nil)
+	config := strings.Replace(server1(slack.URL), "127.0.0.1:0", "unix:"+socket, 1)
+	config = strings.Replace(config, "channel_rate = 0\n", "channel_rate = 0\nbatch = 1\n", 1) + "[spool]\ndir = '" + dir + "/server'\n"
+	var want []string
+	atOnce := func(n int) {
+		var clients sync.WaitGroup
+		for range n {
+			text := fmt.Sprintf("message %d.", len(want))
+			want = append(want, text)
+			clients.Go(func() {
+				if code, _, stderr := runProgram(t, text, nil, "slackboard-cli", "-s", "unix:"+socket, "-t", "general", "-spool", spool); code != 0 {
+					t.Errorf("%s: exit %d, %s", text, code, stderr)
+				}
+			})
+		}
+		clients.Wait()
+	}
+	atOnce(10)
+	if kept := keptTexts(t, spool); len(kept) != 10 {
+		t.Errorf("kept %q", kept)
+	}
+	first := startServer(t, config)
+	killed := make(chan struct{})
+	go func() { // while they send
+		slack.waitForPosts(t, 3)
+		first.kill()
+		close(killed)
+	}()
+	atOnce(10)
+	<-killed
+	atOnce(10)
+	startServer(t, config)
+	atOnce(10)
+	for range 10 {
+		if len(filesIn(t, spool)) == 0 {
+			break
+		}
+		atOnce(1)
+	}
+	posts := slack.waitFor(t, fmt.Sprintf("each of %d messages", len(want)), func(got []delivery) bool {
+		return !slices.ContainsFunc(want, func(text string) bool {
+			return !slices.ContainsFunc(got, func(d delivery) bool { return strings.Contains(d.body, `"`+text+`"`) })
+		})
+	})
+	if left := filesIn(t, spool); len(left) != 0 {
+		t.Errorf("left in the spool: %q", left)
+	}
+	// The server was killed while it posted: one post may be doubled by that, as its README says. The clients double none.
+	if len(posts) > len(want)+1 {
+		t.Errorf("%d posts of %d messages", len(posts), len(want))
+	}
+}
+
+// The same with a server that is busy, and breaks off its answers to what it took, two times out of three.
+func TestSpoolTenClientsHalfAnswers(t *testing.T) {
+	spool := t.TempDir()
+	var mu sync.Mutex
+	requests, healthy, taken := 0, false, map[string]string{} // text by key: the server takes one with a known key only once
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body := clientRequest{body: readAll(r.Body)}
+		mu.Lock()
+		defer mu.Unlock()
+		requests++
+		if !healthy && requests%3 == 0 {
+			w.WriteHeader(503)
+			return
+		}
+		taken[r.Header.Get("Idempotency-Key")] = body.text()
+		if !healthy && requests%3 == 1 {
+			panic(http.ErrAbortHandler)
+		}
+		io.WriteString(w, `{"message":"ok"}`)
+	}))
+	t.Cleanup(s.Close)
+	var want []string
+	for range 4 {
+		var clients sync.WaitGroup
+		for range 10 {
+			text := fmt.Sprint(len(want))
+			want = append(want, text)
+			clients.Go(func() {
+				if code, _, stderr := runProgram(t, text, nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool); code != 0 {
+					t.Errorf("exit %d, %s", code, stderr)
+				}
+			})
+		}
+		clients.Wait()
+	}
+	kept := len(filesIn(t, spool))
+	mu.Lock()
+	healthy = true
+	mu.Unlock()
+	runProgram(t, "", nil, "slackboard-log", "-s", s.URL, "-t", "a", "-spool", spool, "--", "true")
+	got := slices.Sorted(maps.Values(taken))
+	slices.Sort(want)
+	if left := filesIn(t, spool); !slices.Equal(got, want) || kept == 0 || len(left) != 0 {
+		t.Errorf("%d were kept, %q are left; taken: %q, want %q", kept, left, got, want)
+	}
+	t.Logf("%d requests for %d messages, %d were kept in the end", requests, len(want), kept)
+}
+
+// What another user keeps there is left alone: it cannot be read, which does not make it bad.
+func TestSpoolOfTwoUsers(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("skipped: needs root, to be two users")
+	}
+	spool, err := os.MkdirTemp("", "spool")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(spool)
+	keep(t, spool, "root's")
+	os.Chmod(spool, 0o777)
+	os.Chmod(binaries, 0o755)
+	s := newScripted(t)
+	cmd := exec.Command(filepath.Join(binaries, "slackboard-cli"), "-s", s.URL, "-t", "a", "-spool", spool)
+	cmd.Stdin, cmd.Dir, cmd.SysProcAttr = strings.NewReader("nobody's"), "/", asNobody()
+	p := startProcess(t, cmd)
+	if code := p.wait(); code != 0 || p.stderr.String() != "" || !slices.Equal(s.texts(), []string{"nobody's"}) {
+		t.Errorf("exit %d, %q, sent %q", code, p.stderr.String(), s.texts())
+	}
+	if names := filesIn(t, spool); len(names) != 1 || !strings.HasSuffix(names[0], ".json") {
+		t.Errorf("the spool has %q", names)
+	}
+}
