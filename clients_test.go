@@ -178,6 +178,7 @@ func TestClientUsage(t *testing.T) {
 		{"slackboard-log", "-s h:1 -t a", "", 125, "slackboard-log: no command: slackboard-log [flags] -- command args…\n"},
 		{"slackboard-log", "-s h:1 -- true", "", 125, "slackboard-log: no destination"},
 		{"slackboard-log", "-nope", "", 125, "slackboard-log: flag provided but not defined: -nope: see slackboard-log -h\n"},
+		{"slackboard-log", "-s h:1 -t a -timeout -1s -- true", "", 125, "slackboard-log: -timeout and -kill-after must not be negative\n"},
 	} {
 		code, stdout, stderr := runProgram(t, test.stdin, []string{"SLACKBOARD_SERVER="}, test.program, strings.Fields(test.args)...)
 		if code != test.code || stdout != "" || !strings.HasPrefix(stderr, test.want) || strings.Count(stderr, "\n") != 1 {
@@ -412,44 +413,5 @@ func TestToken(t *testing.T) {
 		if test.stderr == "" && (len(requests) != 1 || requests[0].auth != test.sent) || test.stderr != "" && len(requests) != 0 {
 			t.Errorf("%s: sent %+v", test.name, requests)
 		}
-	}
-}
-
-func TestLogExitStatus(t *testing.T) {
-	s := newScripted(t, reply{status: 400, body: `{"message":"tag:a is not found"}`})
-	dir := t.TempDir()
-	plain := writeFile(t, "plain", "not a program")
-	for _, test := range []struct {
-		command []string
-		code    int
-		err     string
-	}{
-		{[]string{"true"}, 0, ""},
-		{[]string{"sh", "-c", "exit 3"}, 3, "Error: exit status 3"},
-		{[]string{"sh", "-c", "kill -9 $$"}, 137, "Error: signal: killed"},
-		{[]string{"no-such-command"}, 127, "Error: exec:"},
-		{[]string{dir + "/nothing"}, 127, "Error: fork/exec"},
-		{[]string{plain}, 126, "Error: fork/exec"},
-		{[]string{dir}, 126, "Error: "},
-	} {
-		args := append([]string{"-s", s.URL, "-t", "a", "--"}, test.command...)
-		code, stdout, stderr := runProgram(t, "", nil, "slackboard-log", args...)
-		if code != test.code || stdout != "" || !strings.Contains(stderr, test.err) {
-			t.Errorf("%v: exit %d, %q; want %d, %q", test.command, code, stderr, test.code, test.err)
-		}
-		if note := "slackboard-log: not sent: "; test.code != 0 && !strings.Contains(stderr, note) {
-			t.Errorf("%v: a notification that fails is not told: %q", test.command, stderr)
-		}
-	}
-	before := len(s.requests())
-	log := dir + "/out.log"
-	for range 2 {
-		runProgram(t, "", nil, "slackboard-log", "-notify=false", "-log", log, "--", "sh", "-c", "echo out; echo err >&2; exit 1")
-	}
-	if got := readFile(t, log); got != "out\nerr\nout\nerr\n" || len(s.requests()) != before {
-		t.Errorf("the log has %q, and %d were told", got, len(s.requests())-before)
-	}
-	if code, _, stderr := runProgram(t, "", nil, "slackboard-log", "-notify=false", "-log", dir, "--", "sh", "-c", "exit 4"); code != 4 || !strings.Contains(stderr, "slackboard-log: -log: open "+dir+": is a directory") {
-		t.Errorf("a log that cannot be written: exit %d, %s", code, stderr)
 	}
 }

@@ -1,21 +1,21 @@
-// slackboard-log runs a command and tells Slack when it fails, by way of a slackboard server.
+// slackboard-log runs a command and tells Slack when it fails, by way of a slackboard server. The command does not notice.
+//
+//	main.go     the flags, and what happens in which order
+//	command.go  the command: its process group, signals, -timeout, and the status it leaves
+//	output.go   what it prints: kept in part, in -log FILE, passed through by -tee
+//	report.go   what people are told about it
+//
 // It exits as the command did: with its status, with 128+N when signal N killed it, with 127 when it was not found and
-// 126 when it could not be executed. It exits 125 when it was called wrongly itself.
+// 126 when it could not be executed, with 124 when -timeout ended it. It exits 125 when it was called wrongly itself.
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
-	"io/fs"
 	"os"
-	"os/exec"
-	"strings"
-	"syscall"
-	"unicode/utf8"
+	"time"
 
 	"slackboard/cli"
 )
@@ -23,119 +23,81 @@ import (
 const usage = `slackboard-log runs a command and tells Slack when it fails, by way of a slackboard server.
 
   slackboard-log -s relay-host:29800 -t cron -- /usr/local/bin/backup --full
-  slackboard-log -t cron -log /var/log/sync.log -- rsync -a /srv/ backup:/srv/
+  slackboard-log -t cron -timeout 2h -log /var/log/sync.log -title "nightly sync" -- rsync -a /srv/ backup:/srv/
 `
+
+// notifyTime is how long the end of slackboard-log may wait for a server, and for those after it.
+const notifyTime = 2 * time.Minute
+
+type options struct {
+	notify, always, noArgs, tee bool
+	title, logFile              string
+	timeout, killAfter          time.Duration
+}
 
 func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int {
 	var to cli.Flags
-	flags := flag.NewFlagSet("slackboard-log", flag.ContinueOnError)
-	to.Register(flags)
-	notify := flags.Bool("notify", true, "tell Slack about a failure")
-	logFile := flags.String("log", "", "append the command's output to `FILE`")
-	if answered, err := to.Parse(flags, args, usage); err != nil {
-		complain(err)
+	o, command, answered, err := parse(&to, args)
+	if err != nil {
+		to.Complain(err)
 		return 125
 	} else if answered {
 		return 0
 	}
-	if flags.NArg() == 0 {
-		complain(errors.New("no command: slackboard-log [flags] -- command args…"))
-		return 125
+	signals := catchSignals()
+	out := openOutput(o.logFile, o.tee, to.Complain)
+	r := runCommand(command, out, signals, o.timeout, o.killAfter)
+	out.close()
+	if r.err != nil {
+		fmt.Fprint(os.Stderr, r.printed(o))
 	}
-	if *notify {
-		if err := to.Check(); err != nil {
-			complain(err)
-			return 125
-		}
+	if o.notify {
+		ctx, cancel := context.WithTimeout(context.Background(), notifyTime)
+		go cancelAtSignal(cancel, signals)
+		notify(ctx, &to, r, o)
 	}
-	output, err := runCommand(flags.Args(), *logFile)
-	if err == nil {
-		if *notify {
-			to.Flush(context.Background())
-		}
-		return 0
-	}
-	text := report(flags.Args(), output, err)
-	fmt.Fprint(os.Stderr, text)
-	if *notify {
-		if err := to.Send(context.Background(), cli.Message{Text: text, Level: "crit"}); err != nil {
-			complain(fmt.Errorf("not sent: %w", err))
-		}
-	}
-	return exitStatus(err)
+	return r.status
 }
 
-func complain(err error) { fmt.Fprintf(os.Stderr, "slackboard-log: %v\n", err) }
-
-// runCommand runs args and returns what it printed. The command runs even if logFile cannot be written.
-func runCommand(args []string, logFile string) (output []byte, err error) {
-	var kept bytes.Buffer
-	out := io.Writer(&kept)
-	if logFile != "" {
-		f, err := os.OpenFile(logFile, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
-		if err != nil {
-			complain(fmt.Errorf("-log: %w", err))
-		} else {
-			defer f.Close()
-			out = io.MultiWriter(&kept, &logWriter{f: f})
-		}
-	}
-	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, out, out
-	err = cmd.Run()
-	return kept.Bytes(), err
-}
-
-// logWriter appends to the -log file for as long as that works: the command does not notice when it stops to.
-type logWriter struct {
-	f      *os.File
-	failed bool
-}
-
-func (w *logWriter) Write(p []byte) (int, error) {
-	if !w.failed {
-		if _, err := w.f.Write(p); err != nil {
-			w.failed = true
-			complain(fmt.Errorf("-log: %w", err))
-		}
-	}
-	return len(p), nil
-}
-
-// report is what is printed and posted about a command that failed.
-func report(args []string, output []byte, err error) string {
-	host, _ := os.Hostname()
-	return fmt.Sprintf("Host: %s\nCommand: %s\nOutput: %s\nError: %v\n", host, strings.Join(args, " "), shorten(string(output)), err)
-}
-
-// shorten keeps the beginning and the end of s: 3,000 bytes.
-func shorten(s string) string {
-	const half = 1500
-	if len(s) <= 2*half {
-		return s
-	}
-	head, tail := half, len(s)-half
-	for !utf8.RuneStart(s[head]) {
-		head--
-	}
-	for tail < len(s) && !utf8.RuneStart(s[tail]) {
-		tail++
-	}
-	return fmt.Sprintf("%s\n[… %d bytes left out …]\n%s", s[:head], tail-head, s[tail:])
-}
-
-func exitStatus(err error) int {
-	var exit *exec.ExitError
+// parse returns what the arguments say. They are wrong only where no run could be right: a file that is missing at
+// night must not keep the command from running.
+func parse(to *cli.Flags, args []string) (o options, command []string, answered bool, err error) {
+	flags := flag.NewFlagSet("slackboard-log", flag.ContinueOnError)
+	to.Register(flags)
+	flags.BoolVar(&o.notify, "notify", true, "tell Slack")
+	flags.BoolVar(&o.always, "always", false, "tell Slack about success too")
+	flags.BoolVar(&o.noArgs, "no-args", false, "show the command's name only: its arguments are secret")
+	flags.StringVar(&o.title, "title", "", "`TITLE` above the message")
+	flags.StringVar(&o.logFile, "log", "", "append the command's output to `FILE`")
+	flags.BoolVar(&o.tee, "tee", false, "pass the command's output through as it comes")
+	flags.DurationVar(&o.timeout, "timeout", 0, "end the command after this `TIME`, with TERM")
+	flags.DurationVar(&o.killAfter, "kill-after", 10*time.Second, "and with KILL this `TIME` later")
+	answered, err = to.Parse(flags, args, usage)
 	switch {
-	case errors.As(err, &exit):
-		if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
-			return 128 + int(status.Signal())
-		}
-		return exit.ExitCode()
-	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
-		return 127
+	case answered || err != nil:
+	case flags.NArg() == 0:
+		err = errors.New("no command: slackboard-log [flags] -- command args…")
+	case o.timeout < 0 || o.killAfter < 0:
+		err = errors.New("-timeout and -kill-after must not be negative")
+	case o.notify:
+		err = to.Check()
 	}
-	return 126
+	return o, flags.Args(), answered, err
+}
+
+// notify tells Slack what r is worth telling, and sends what earlier runs have kept.
+func notify(ctx context.Context, to *cli.Flags, r result, o options) {
+	level := "crit"
+	if r.err == nil {
+		if !o.always {
+			to.Flush(ctx)
+			return
+		}
+		level = "info"
+	}
+	if err := to.Send(ctx, cli.Message{Text: r.posted(o), Title: o.title, Level: level}); err != nil {
+		to.Complain(fmt.Errorf("not sent: %w", err))
+	}
 }

@@ -1,0 +1,471 @@
+package main
+
+// slackboard-log, as a command, its caller and Slack see it.
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+	"unicode/utf8"
+)
+
+// logCommand is slackboard-log with a script for sh. Flags are separated by blanks.
+func logCommand(flags, script string, args ...string) *exec.Cmd {
+	args = append([]string{"--", "sh", "-c", script}, args...)
+	return exec.Command(filepath.Join(binaries, "slackboard-log"), append(strings.Fields(flags), args...)...)
+}
+
+// isAlive tells whether a process runs. One that has ended and waits for its parent does not, where /proc can tell.
+func isAlive(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, state, _ := strings.Cut(string(stat), ") ")
+	return syscall.Kill(pid, 0) == nil && (err != nil || !strings.HasPrefix(state, "Z"))
+}
+
+// pidIn returns the process id that a script wrote into a file, once it is there.
+func pidIn(t *testing.T, path string) (pid int) {
+	t.Helper()
+	poll(t, "a process id in "+path, func() bool {
+		content, _ := os.ReadFile(path)
+		line, complete := strings.CutSuffix(string(content), "\n")
+		pid, _ = strconv.Atoi(line)
+		return complete && pid > 0
+	})
+	t.Cleanup(func() { syscall.Kill(pid, syscall.SIGKILL) })
+	return pid
+}
+
+// A table of commands: the status, what is printed, and what people are told.
+func TestLogTable(t *testing.T) {
+	dir := t.TempDir()
+	plain := writeFile(t, "plain", "not a program")
+	for _, test := range []struct {
+		name    string
+		flags   string
+		command []string
+		code    int
+		stdout  string
+		stderr  string // a part of it, "" for nothing at all
+		posted  string // likewise
+	}{
+		{"success is quiet", "", []string{"sh", "-c", "echo out; echo err >&2"}, 0, "", "", ""},
+		{"success, told", "-always", []string{"echo", "out"}, 0, "", "", "Command: echo out\n"},
+		{"success, passed through", "-tee", []string{"sh", "-c", "echo out; echo err >&2"}, 0, "out\n", "err\n", ""},
+		{"status", "", []string{"sh", "-c", "echo out; echo err >&2; exit 3"}, 3, "", "Output:\nout\nerr\nExit status: 3\nError: exit status 3\n", "Output:\n```\nout\nerr\n```\nExit status: 3\nError: exit status 3\n"},
+		{"no output", "", []string{"false"}, 1, "", "Output:\nExit status: 1\n", "Output:\nExit status: 1\n"},
+		{"no newline", "", []string{"sh", "-c", "printf out; exit 1"}, 1, "", "Output:\nout\nExit status: 1\n", "Output:\n```\nout\n```\nExit status: 1\n"},
+		{"status 255", "", []string{"sh", "-c", "exit 255"}, 255, "", "Error: exit status 255", "Exit status: 255\n"},
+		{"KILL", "", []string{"sh", "-c", "kill -9 $$"}, 137, "", "Error: signal: killed\n", "Exit status: 137\nError: signal: killed\n"},
+		{"SEGV", "", []string{"sh", "-c", "kill -11 $$"}, 139, "", "Error: signal: segmentation fault", "Exit status: 139\nError: signal: segmentation fault"},
+		{"a status like a signal's", "", []string{"sh", "-c", "exit 137"}, 137, "", "Error: exit status 137\n", "Error: exit status 137\n"},
+		{"not found", "", []string{"no-such-command"}, 127, "", "Error: exec: \"no-such-command\": executable file not found in $PATH\n", "Exit status: 127\nError: exec: "},
+		{"no such file", "", []string{dir + "/nothing"}, 127, "", "no such file or directory\n", "Exit status: 127\n"},
+		{"not executable", "", []string{plain}, 126, "", "permission denied\n", "Exit status: 126\n"},
+		{"a directory", "", []string{dir}, 126, "", "permission denied\n", "Exit status: 126\n"},
+		{"timeout", "-timeout 10ms", []string{"sleep", "600"}, 124, "", "Error: timed out after 10ms\n", "Exit status: 124\nError: timed out after 10ms\n"},
+		{"timeout, KILL", "-timeout 10ms -kill-after 50ms", []string{"sh", "-c", "trap '' TERM; sleep 600; sleep 600"}, 124, "", "Error: timed out after 10ms\n", "Exit status: 124\n"},
+		{"timeout, exits 0 at TERM", "-timeout 100ms", []string{"sh", "-c", "trap 'exit 0' TERM; sleep 600"}, 124, "", "Error: timed out after 100ms\n", "Exit status: 124\n"},
+		{"in time", "-timeout 10m", []string{"true"}, 0, "", "", ""},
+		{"not told", "-notify=false", []string{"sh", "-c", "echo out; exit 4"}, 4, "", "Output:\nout\nExit status: 4\n", ""},
+		{"not told, always", "-notify=false -always", []string{"true"}, 0, "", "", ""},
+		{"passed through, failure", "-tee", []string{"sh", "-c", "echo out; echo err >&2; exit 3"}, 3, "out\n", "err\nHost: ", "Output:\n```\n"},
+		{"secret arguments", "-no-args", []string{"false", "xyzzy"}, 1, "", "Command: false\nStarted: ", "Command: false\nStarted: "},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			s := newScripted(t)
+			args := append(append(strings.Fields(test.flags), "-s", s.URL, "-t", "a", "--"), test.command...)
+			code, stdout, stderr := runProgram(t, "", nil, "slackboard-log", args...)
+			if code != test.code || stdout != test.stdout || !strings.Contains(stderr, test.stderr) || test.stderr == "" && stderr != "" {
+				t.Errorf("exit %d, %q %q; want %d, %q %q", code, stdout, stderr, test.code, test.stdout, test.stderr)
+			}
+			if texts := s.texts(); test.posted == "" && len(texts) != 0 || test.posted != "" && (len(texts) != 1 || !strings.Contains(texts[0], test.posted)) {
+				t.Errorf("told %q, want %q", texts, test.posted)
+			}
+			if strings.Contains(stderr+fmt.Sprint(s.texts()), "xyzzy") {
+				t.Errorf("an argument is shown: %q %q", stderr, s.texts())
+			}
+			if strings.Contains(test.flags, "-tee") && strings.Count(stderr, "err\n") != 1 {
+				t.Errorf("printed twice: %q", stderr)
+			}
+		})
+	}
+}
+
+// The message as a whole, for a tag and for a channel.
+func TestLogMessage(t *testing.T) {
+	want := regexp.MustCompile("^Host: " + regexp.QuoteMeta(hostname()) + "\nCommand: sh -c echo 'a &amp; b'; exit 7\n" +
+		`Started: \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC` + "\n" + `Took: \d+(\.\d+)?m?s` + "\nOutput:\n```\na &amp; b\n```\nExit status: 7\nError: exit status 7\n$")
+	s := newScripted(t)
+	cmd := logCommand("-s "+s.URL+" -t ops -title nightly", "echo 'a & b'; exit 7")
+	cmd.Env = append(os.Environ(), "TZ=UTC")
+	startProcess(t, cmd).wait()
+	requests := s.requests()
+	if len(requests) != 1 || !want.MatchString(requests[0].text()) || !strings.Contains(requests[0].body, `"level":"crit"`) ||
+		!strings.Contains(requests[0].body, `"title":"nightly"`) || requests[0].path != "/notify" {
+		t.Errorf("told %+v", requests)
+	}
+	for _, test := range []struct{ script, level, color string }{{"exit 1", "crit", "#ff0000"}, {"exit 0", "info", "#00ff00"}} {
+		s := newScripted(t)
+		startProcess(t, logCommand("-always -t ops -s "+s.URL, test.script)).wait()
+		startProcess(t, logCommand("-always -c ops -s "+s.URL, test.script)).wait()
+		requests := s.requests()
+		if len(requests) != 2 || !strings.Contains(requests[0].body, `"level":"`+test.level+`"`) || !strings.Contains(requests[1].body, `"color":"`+test.color+`"`) {
+			t.Errorf("%s: told %+v", test.script, requests)
+		}
+		if test.script == "exit 0" && strings.Contains(requests[0].text(), "Error:") {
+			t.Errorf("success has an error: %s", requests[0].text())
+		}
+	}
+}
+
+// Took is how long the command took.
+func TestLogTook(t *testing.T) {
+	t.Parallel()
+	s := newScripted(t)
+	startProcess(t, logCommand("-s "+s.URL+" -t a", "sleep 1.1; exit 1")).wait()
+	_, rest, _ := strings.Cut(s.texts()[0], "\nTook: ")
+	line, _, _ := strings.Cut(rest, "\n")
+	if took, err := time.ParseDuration(line); err != nil || took < 1100*time.Millisecond {
+		t.Errorf("took %q", line)
+	}
+}
+
+// No output can ping anyone, leave its code block, or make the message larger than people read.
+func TestLogHarmless(t *testing.T) {
+	s := newScripted(t)
+	evil := "<!channel> & <@U012>\n```\n@channel @Here, @everyone: ````` <http://x|y>\n\xff\xfe ok"
+	cmd := logCommand("-s "+s.URL+" -t a", "cat; exit 1", "```", "<!here>", "@channel")
+	cmd.Stdin = strings.NewReader(evil)
+	p := startProcess(t, cmd)
+	p.wait()
+	text := s.texts()[0]
+	_, block, _ := strings.Cut(text, "Output:\n```\n")
+	block, after, closed := strings.Cut(block, "\n```\n")
+	want := "&lt;!channel&gt; &amp; &lt;@U012&gt;\n`\u2060`\u2060`\n@\u2060channel @\u2060Here, @\u2060everyone: `\u2060`\u2060`\u2060`\u2060` &lt;http://x|y&gt;\n\ufffd\ufffd ok"
+	if block != want || !closed || !strings.HasPrefix(after, "Exit status: 1\n") || strings.Count(text, "```") != 2 {
+		t.Errorf("told %q, want %q", text, want)
+	}
+	if !strings.Contains(text, "exit 1 `\u2060`\u2060` &lt;!here&gt; @\u2060channel\n") {
+		t.Errorf("the command is told as %q", text)
+	}
+	if !strings.Contains(p.stderr.String(), evil) {
+		t.Errorf("what is printed is not as it was: %q", p.stderr.String())
+	}
+
+	code, _, stderr := runProgram(t, "", nil, "slackboard-log", "-s", s.URL, "-t", "a", "--", "@here<!channel>\xff")
+	if got := s.texts()[1]; code != 127 || !strings.Contains(got, "\nCommand: @\u2060here&lt;!channel&gt;\ufffd\n") || !strings.Contains(got, "\nError: exec: \"@\u2060here&lt;!channel&gt;") {
+		t.Errorf("exit %d, %s told %q", code, stderr, got)
+	}
+}
+
+// Long output: the first and last lines, and how many bytes lie between them.
+func TestLogExcerpt(t *testing.T) {
+	for _, script := range []string{
+		"seq 1 100000; exit 1",
+		"head -c 2000000 /dev/zero | tr '\\0' '<'; exit 1",
+		"yes '@here ```' | head -n 5000; exit 1",
+		"echo first; head -c 20000 /dev/zero | tr '\\0' x; printf '\\nlast'; exit 1",
+	} {
+		s := newScripted(t)
+		code, _, stderr := runProgram(t, "", nil, "slackboard-log", "-s", s.URL, "-t", "a", "--", "sh", "-c", script)
+		out, _ := exec.Command("sh", "-c", script).Output()
+		_, block, _ := strings.Cut(s.texts()[0], "Output:\n```\n")
+		block, _, _ = strings.Cut(block, "\n```\nExit")
+		head, rest, found := strings.Cut(block, "\n[… ")
+		count, tail, _ := strings.Cut(rest, " bytes left out …]\n")
+		plain := strings.NewReplacer("\u2060", "", "&lt;", "<").Replace
+		head, tail = plain(head), plain(tail)
+		lost, _ := strconv.Atoi(count)
+		shown := len(out) - lost
+		if n := utf8.RuneCountInString(block); code != 1 || !found || n > 3000 || n < 1500 {
+			t.Errorf("%s: exit %d, %d characters: %s", script, code, n, block)
+		}
+		trimmed := len(out) - len(bytes.TrimSuffix(out, []byte("\n")))
+		if d := shown - len(head) - len(tail) - trimmed; !bytes.HasPrefix(out, []byte(head)) || !bytes.HasSuffix(bytes.TrimSuffix(out, []byte("\n")), []byte(tail)) || d < 0 || d > 1 {
+			t.Errorf("%s: %d bytes left out of %d, shown %d and %d", script, lost, len(out), len(head), len(tail))
+		}
+		if len(out) > 1<<20 != strings.Contains(stderr, fmt.Sprintf("\n[… %d bytes left out …]\n", len(out)-1<<20)) || len(stderr) > 1<<20+1000 {
+			t.Errorf("%s: %d bytes of %d are printed", script, len(stderr), len(out))
+		}
+	}
+	s := newScripted(t)
+	runProgram(t, "", nil, "slackboard-log", "-s", s.URL, "-t", "a", "--", "sh", "-c", "seq 1 100000; exit 1")
+	text := s.texts()[0]
+	if !strings.Contains(text, "```\n1\n2\n3\n") || !regexp.MustCompile(`\n\d+\n\[… \d+ bytes left out …\]\n9\d{4}\n`).MatchString(text) || !strings.Contains(text, "\n99999\n100000\n```\n") {
+		t.Errorf("told %s", text)
+	}
+}
+
+// The command has our standard input, environment, folder, open files and limits.
+func TestLogInherits(t *testing.T) {
+	dir, _ := filepath.EvalSymlinks(t.TempDir())
+	extra, err := os.Create(filepath.Join(dir, "extra"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer extra.Close()
+	cmd := exec.Command("sh", "-c", `ulimit -n 200; umask 027; exec "$0" -notify=false -tee -- sh -c 'cat; echo "$MARK"; pwd; ulimit -n; umask; echo more >&3; ./here'`, filepath.Join(binaries, "slackboard-log"))
+	cmd.Stdin, cmd.Dir, cmd.ExtraFiles = strings.NewReader("input\n"), dir, []*os.File{extra}
+	cmd.Env = append(os.Environ(), "MARK=mark")
+	writeInto(t, dir, "here", "#!/bin/sh\necho here\n")
+	os.Chmod(filepath.Join(dir, "here"), 0o700)
+	p := startProcess(t, cmd)
+	code := p.wait()
+	if want := "input\nmark\n" + dir + "\n200\n0027\nhere\n"; code != 0 || p.stdout.String() != want || readFile(t, extra.Name()) != "more\n" {
+		t.Errorf("exit %d, %q %q, want %q", code, p.stdout.String(), p.stderr.String(), want)
+	}
+	cmd = exec.Command(filepath.Join(binaries, "slackboard-log"), "-notify=false", "--", "here")
+	cmd.Dir, cmd.Env = dir, []string{"PATH=.:/usr/bin:/bin"}
+	if p := startProcess(t, cmd); p.wait() != 0 {
+		t.Errorf("a command from . in PATH: exit %d, %s", p.ProcessState.ExitCode(), p.stderr.String())
+	}
+}
+
+// Each signal reaches the command, which says so and goes on.
+func TestLogForwardsSignals(t *testing.T) {
+	names := map[syscall.Signal]string{syscall.SIGTERM: "TERM", syscall.SIGINT: "INT", syscall.SIGHUP: "HUP", syscall.SIGQUIT: "QUIT", syscall.SIGUSR1: "USR1", syscall.SIGUSR2: "USR2"}
+	script := "trap 'exit 9' ALRM; for s in TERM INT HUP QUIT USR1 USR2; do trap \"echo got $s\" $s; done; echo ready; while :; do sleep 0.02; done"
+	p := startProcess(t, logCommand("-notify=false -tee", script))
+	poll(t, "ready", func() bool { return strings.Contains(p.stdout.String(), "ready\n") })
+	for s, name := range names {
+		p.signal(s)
+		poll(t, "the command gets "+name, func() bool { return strings.Contains(p.stdout.String(), "got "+name+"\n") })
+	}
+	select {
+	case <-p.ended:
+		t.Errorf("it ended: %s", p.stderr.String())
+	default:
+	}
+	p.kill()
+}
+
+// nohup: a signal that is ignored stays ignored.
+func TestLogUnderNohup(t *testing.T) {
+	cmd := exec.Command("sh", "-c", `trap '' HUP; exec "$0" -notify=false -tee -- sh -c 'echo ready; read x; kill -HUP $$; kill -HUP $PPID; echo alive'`, filepath.Join(binaries, "slackboard-log"))
+	cmd.Stdin = strings.NewReader("go\n")
+	p := startProcess(t, cmd)
+	if code := p.wait(); code != 0 || p.stdout.String() != "ready\nalive\n" {
+		t.Errorf("exit %d, %q %q", code, p.stdout.String(), p.stderr.String())
+	}
+}
+
+// After a TERM, and after a timeout, no grandchild lives on: not one that ignores TERM, nor one that is stopped.
+func TestLogLeavesNoGrandchild(t *testing.T) {
+	for _, test := range []struct {
+		name, flags, grandchild string
+		code                    int
+	}{
+		{"TERM", "", "sleep 600", 143},
+		{"TERM, ignored", "", "trap '' TERM; sleep 600; sleep 600", 143},
+		{"TERM, stopped", "", "kill -STOP $$; sleep 600", 143},
+		{"timeout", "-timeout 300ms", "sleep 600", 124},
+		{"timeout, ignored", "-timeout 300ms -kill-after 300ms", "trap '' TERM; sleep 600; sleep 600", 124},
+		{"timeout, ignored, without output", "-timeout 300ms", "trap '' TERM; exec >/dev/null 2>&1; sleep 600; sleep 600", 124},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			pids := filepath.Join(t.TempDir(), "pid")
+			p := startProcess(t, logCommand("-notify=false "+test.flags, `sh -c "echo \$\$ >$1; $0" & wait; sleep 600`, test.grandchild, pids))
+			pid := pidIn(t, pids)
+			if !isAlive(pid) && test.flags == "" {
+				t.Fatal("the grandchild has not begun")
+			}
+			start := time.Now()
+			if test.flags == "" {
+				p.signal(syscall.SIGTERM)
+			}
+			code := p.wait()
+			if code != test.code {
+				t.Errorf("exit %d, want %d: %s", code, test.code, p.stderr.String())
+			}
+			poll(t, "the grandchild is gone", func() bool { return !isAlive(pid) })
+			t.Logf("took %v", time.Since(start))
+		})
+	}
+}
+
+// A background child that holds the output open does not hold up the end; what it printed before is there, and it lives.
+func TestLogBackgroundChild(t *testing.T) {
+	t.Parallel()
+	for _, flags := range []string{"", "-tee "} {
+		s := newScripted(t)
+		pids := filepath.Join(t.TempDir(), "pid")
+		start := time.Now()
+		p := startProcess(t, logCommand(flags+"-s "+s.URL+" -t a", `(echo $$; sleep 0.3; echo late; exec sleep 600) & echo $! >"$0"; exit 3`, pids))
+		pid := pidIn(t, pids)
+		code := p.wait()
+		if texts := s.texts(); code != 3 || len(texts) != 1 || !strings.Contains(texts[0], "\nlate\n") || !isAlive(pid) {
+			t.Errorf("exit %d, told %q", code, texts)
+		}
+		t.Logf("took %v", time.Since(start))
+	}
+}
+
+// -tee passes output on as it comes.
+func TestLogTee(t *testing.T) {
+	cmd := logCommand("-notify=false -tee", "echo one; echo two >&2; read x; echo three; exit 5")
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := startProcess(t, cmd)
+	poll(t, "the output, while the command runs", func() bool { return p.stdout.String() == "one\n" && p.stderr.String() == "two\n" })
+	io.WriteString(stdin, "go\n")
+	code := p.wait()
+	if code != 5 || p.stdout.String() != "one\nthree\n" || strings.Contains(p.stderr.String(), "Output:") || !strings.Contains(p.stderr.String(), "Error: exit status 5\n") {
+		t.Errorf("exit %d, %q %q", code, p.stdout.String(), p.stderr.String())
+	}
+}
+
+// When nobody reads what -tee passes on, the command gets the SIGPIPE that it would get without us.
+func TestLogTeeClosed(t *testing.T) {
+	for _, program := range []string{"", `"$0" -notify=false -tee -- `} {
+		script := fmt.Sprintf(`{ %s yes; echo $? >&2; } | head -n 1`, program)
+		p := startProcess(t, exec.Command("sh", "-c", script, filepath.Join(binaries, "slackboard-log")))
+		if code := p.wait(); code != 0 || p.stdout.String() != "y\n" || !strings.HasSuffix(p.stderr.String(), "141\n") {
+			t.Errorf("%s: exit %d, %q %q", script, code, p.stdout.String(), p.stderr.String())
+		}
+	}
+}
+
+// All that a command prints before its end is passed on, to a reader that is slower than we wait for background children.
+func TestLogTeeSlowReader(t *testing.T) {
+	t.Parallel()
+	p := startProcess(t, exec.Command("sh", "-c", `"$0" -notify=false -tee -- head -c 180000 /dev/zero | { sleep 3; wc -c; }`, filepath.Join(binaries, "slackboard-log")))
+	if code := p.wait(); code != 0 || strings.TrimSpace(p.stdout.String()) != "180000" {
+		t.Errorf("exit %d, %q %q", code, p.stdout.String(), p.stderr.String())
+	}
+}
+
+// The -log file grows while the command runs, and is complete when nobody can be told.
+func TestLogFile(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "out.log")
+	for i, want := range []string{"", "one\ntwo\nthree\n"} {
+		cmd := logCommand("-s unix:/nowhere -t a -retry-max 0 -log "+log, "echo one; echo two >&2; read x; echo three; exit 1")
+		stdin, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := startProcess(t, cmd)
+		poll(t, "the output in the file, while the command runs", func() bool {
+			content, _ := os.ReadFile(log)
+			return string(content) == want+"one\ntwo\n"
+		})
+		io.WriteString(stdin, "go\n")
+		if code := p.wait(); code != 1 || readFile(t, log) != want+"one\ntwo\nthree\n" || !strings.Contains(p.stderr.String(), "\nslackboard-log: not sent: ") {
+			t.Errorf("run %d: exit %d, the file has %q, %s", i, code, readFile(t, log), p.stderr.String())
+		}
+	}
+}
+
+// A -log file that cannot be written is one line, and the command runs all the same.
+func TestLogFileThatCannotBeWritten(t *testing.T) {
+	dir := t.TempDir()
+	fifo := filepath.Join(dir, "fifo")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct{ file, want string }{
+		{dir, "open " + dir + ": is a directory"},
+		{dir + "/no/log", "open " + dir + "/no/log: no such file or directory"},
+		{fifo, "open " + fifo + ": "},
+	}
+	if runtime.GOOS == "linux" {
+		tests = append(tests, struct{ file, want string }{"/dev/full", "write /dev/full: no space left on device"})
+	}
+	for _, test := range tests {
+		p := startProcess(t, logCommand("-notify=false -tee -log "+test.file, "echo one; sleep 0.1; echo two; exit 4"))
+		code, stderr := p.wait(), p.stderr.String()
+		if code != 4 || p.stdout.String() != "one\ntwo\n" || strings.Count(stderr, "slackboard-log: ") != 1 || !strings.Contains(stderr, "slackboard-log: -log: "+test.want) {
+			t.Errorf("%s: exit %d, %q %q", test.file, code, p.stdout.String(), stderr)
+		}
+	}
+	if os.Getuid() != 0 {
+		t.Skip("skipped: the file without permission needs root")
+	}
+	os.Chmod(binaries, 0o755)
+	cmd := logCommand("-notify=false -tee -log /slackboard-test.log", "echo one; exit 4")
+	cmd.Dir, cmd.SysProcAttr = "/", asNobody()
+	p := startProcess(t, cmd)
+	if code := p.wait(); code != 4 || p.stdout.String() != "one\n" || !strings.HasPrefix(p.stderr.String(), "slackboard-log: -log: open /slackboard-test.log: permission denied\n") {
+		t.Errorf("exit %d, %q %q", code, p.stdout.String(), p.stderr.String())
+	}
+}
+
+// A server that does not answer delays neither start nor output; a notification that fails is one line, and the status
+// stays. A TERM ends the wait.
+func TestLogNotificationFails(t *testing.T) {
+	s := newScripted(t, reply{hang: true})
+	p := startProcess(t, logCommand("-s "+s.URL+" -t a -tee", "echo out; exit 6"))
+	poll(t, "the report is printed while the server hangs", func() bool {
+		return len(s.requests()) == 1 && p.stdout.String() == "out\n" && strings.Contains(p.stderr.String(), "Error: exit status 6\n")
+	})
+	p.signal(syscall.SIGUSR1)
+	p.signal(syscall.SIGTERM)
+	if code := p.wait(); code != 6 || strings.Count(p.stderr.String(), "slackboard-log: not sent: ") != 1 {
+		t.Errorf("exit %d, %s", code, p.stderr.String())
+	}
+	for _, flags := range []string{
+		"-s unix:/nowhere -retry-max 0", "-s http://" + deadAddress(t) + " " + hasty,
+		"-s h:1 -auth file:/no/such/file", "-s https://h:1 -cacert /no/such/file", "-s https://h:1 -cert /no/such/file -key /no/such/file",
+		"-s " + newScripted(t, because(400, "")).URL, "-s " + newScripted(t, because(502, "")).URL,
+	} {
+		for script, want := range map[string]int{"exit 6": 6, "exit 0": 0} {
+			p := startProcess(t, logCommand(flags+" -t a -always -log /dev/null", script))
+			if code := p.wait(); code != want || strings.Count(p.stderr.String(), "slackboard-log: ") != 1 || !strings.Contains(p.stderr.String(), "slackboard-log: not sent: ") {
+				t.Errorf("%s: exit %d, want %d: %s", flags, code, want, p.stderr.String())
+			}
+		}
+	}
+}
+
+// With a spool, what a TERM interrupts is kept.
+func TestLogKeepsWhatIsInterrupted(t *testing.T) {
+	spool := t.TempDir()
+	s := newScripted(t, reply{hang: true})
+	p := startProcess(t, logCommand("-s "+s.URL+" -t a -spool "+spool, "exit 6"))
+	poll(t, "the server is asked", func() bool { return len(s.requests()) == 1 })
+	p.signal(syscall.SIGTERM)
+	if code := p.wait(); code != 6 || len(keptTexts(t, spool)) != 1 {
+		t.Errorf("exit %d, kept %q, %s", code, keptTexts(t, spool), p.stderr.String())
+	}
+}
+
+// What cron gives: no HOME, no terminal, next to no environment. And no open files at all.
+func TestClientsUnderCron(t *testing.T) {
+	s := newScripted(t)
+	for _, test := range []struct {
+		name, script string
+		code         int
+		stdout, told string
+	}{
+		{"slackboard-cli", `echo hi | BIN/slackboard-cli -s URL -t a`, 0, "", "hi\n"},
+		{"slackboard-cli, closed output", `echo hi | BIN/slackboard-cli -s URL -t a >&- 2>&-`, 0, "", "hi\n"},
+		{"slackboard-cli, closed input", `BIN/slackboard-cli -s URL -t a <&-`, 1, "", ""},
+		{"slackboard-log", `BIN/slackboard-log -s URL -t a -- sh -c 'echo out; exit 3'`, 3, "", "\nout\n"},
+		{"slackboard-log, closed input", `BIN/slackboard-log -s URL -t a -- sh -c 'cat; echo out; exit 3' <&-`, 3, "", "\nout\n"},
+		{"slackboard-log, all closed", `BIN/slackboard-log -s URL -t a -- sh -c 'cat; echo out; exit 3' <&- >&- 2>&-`, 3, "", "\nout\n"},
+		{"slackboard-log, all closed, -tee", `BIN/slackboard-log -s URL -t a -tee -- sh -c 'cat; echo out; exit 3' <&- >&- 2>&-`, 3, "", "\nout\n"},
+	} {
+		before := len(s.requests())
+		script := strings.NewReplacer("BIN", binaries, "URL", s.URL).Replace(test.script)
+		cmd := exec.Command("/bin/sh", "-c", script)
+		cmd.Env, cmd.Dir, cmd.SysProcAttr = []string{"PATH=/usr/bin:/bin"}, "/", &syscall.SysProcAttr{Setsid: true}
+		p := startProcess(t, cmd)
+		code, texts := p.wait(), s.texts()[before:]
+		if code != test.code || p.stdout.String() != test.stdout || test.told == "" && len(texts) != 0 || test.told != "" && (len(texts) != 1 || !strings.Contains(texts[0], test.told)) {
+			t.Errorf("%s: exit %d, %q %q, told %q", test.name, code, p.stdout.String(), p.stderr.String(), texts)
+		}
+	}
+}

@@ -1,0 +1,176 @@
+package main
+
+// What the command prints, on its way: read as fast as it comes, kept in part.
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const (
+	keptHalf = 512 << 10 // of the output, so much of its beginning and of its end is kept
+	pipeSize = 64 << 10  // what a pipe holds: one read empties it
+)
+
+// output takes what the command prints.
+type output struct {
+	tee      bool
+	complain func(error)
+	pipes    []*os.File
+	mu       sync.Mutex // for what follows: with -tee two streams write
+	kept     kept
+	log      *os.File // nil without -log, and once it cannot be written
+	closed   bool
+}
+
+// openOutput opens the -log file. If that fails it says so, and the command runs all the same.
+func openOutput(logFile string, tee bool, complain func(error)) *output {
+	o := &output{tee: tee, complain: complain}
+	if logFile != "" {
+		// O_NONBLOCK: a FIFO that nobody reads is an error, and does not hold up the command.
+		f, err := os.OpenFile(logFile, os.O_APPEND|os.O_CREATE|os.O_WRONLY|syscall.O_NONBLOCK, 0o644)
+		if err != nil {
+			complain(fmt.Errorf("-log: %w", err))
+		} else {
+			o.log = f
+		}
+	}
+	return o
+}
+
+// start starts cmd with its output connected: both streams to one pipe, which keeps their order, or with -tee each to
+// its own. copied is closed when all of them have come to their end.
+func (o *output) start(cmd *exec.Cmd) (copied chan struct{}, err error) {
+	var streams sync.WaitGroup
+	pipe := func(tee *os.File) (*os.File, error) {
+		r, w, err := os.Pipe()
+		if err == nil {
+			o.pipes = append(o.pipes, r)
+			streams.Go(func() { o.copy(r, tee) })
+		}
+		return w, err
+	}
+	stdout := (*os.File)(nil)
+	if o.tee {
+		stdout = os.Stdout
+	}
+	w, err := pipe(stdout)
+	if err != nil {
+		return nil, err
+	}
+	defer w.Close()
+	cmd.Stdout, cmd.Stderr = w, w
+	if o.tee {
+		if w, err = pipe(os.Stderr); err != nil {
+			return nil, err
+		}
+		defer w.Close()
+		cmd.Stderr = w
+	}
+	copied = make(chan struct{})
+	go func() { streams.Wait(); close(copied) }()
+	return copied, cmd.Start()
+}
+
+// copy takes what r has until its end or its deadline. When nobody reads tee any more the command is told as it would be
+// without us: by SIGPIPE.
+func (o *output) copy(r, tee *os.File) {
+	defer r.Close()
+	buf := make([]byte, pipeSize)
+	for late := false; ; {
+		n, err := r.Read(buf)
+		o.take(buf[:n])
+		if tee != nil && n > 0 {
+			if _, err := tee.Write(buf[:n]); errors.Is(err, syscall.EPIPE) {
+				return
+			} else if err != nil {
+				o.complain(fmt.Errorf("-tee: %w", err))
+				tee = nil
+			}
+		}
+		if late || err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return
+		}
+		if err != nil { // what came before the deadline may wait in the pipe
+			late = true
+			r.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+		}
+	}
+}
+
+// take keeps p, and appends it to the -log file for as long as that works.
+func (o *output) take(p []byte) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed {
+		return
+	}
+	o.kept.write(p)
+	if o.log != nil {
+		if _, err := o.log.Write(p); err != nil {
+			o.closeLog(err)
+		}
+	}
+}
+
+// stopAt ends the copying at a time, whoever still holds the output open.
+func (o *output) stopAt(t time.Time) {
+	for _, r := range o.pipes {
+		r.SetReadDeadline(t)
+	}
+}
+
+// close ends the -log file. Nothing is kept any more.
+func (o *output) close() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.closed = true
+	if o.log != nil {
+		o.closeLog(nil)
+	}
+}
+
+func (o *output) closeLog(err error) {
+	if closeErr := o.log.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		o.complain(fmt.Errorf("-log: %w", err))
+	}
+	o.log = nil
+}
+
+// kept is the first and the last keptHalf bytes of what was written.
+type kept struct {
+	head   []byte
+	tail   []byte // a ring once it is full
+	oldest int    // where its oldest byte is
+	total  int64
+}
+
+func (k *kept) write(p []byte) {
+	k.total += int64(len(p))
+	n := min(keptHalf-len(k.head), len(p))
+	k.head, p = append(k.head, p[:n]...), p[n:]
+	n = min(keptHalf-len(k.tail), len(p))
+	k.tail, p = append(k.tail, p[:n]...), p[n:]
+	for len(p) > 0 {
+		n = copy(k.tail[k.oldest:], p)
+		k.oldest, p = (k.oldest+n)%keptHalf, p[n:]
+	}
+}
+
+// text returns what is kept, with mark between the two parts where some is lost.
+func (k *kept) text(mark func(lost int64) string) string {
+	lost := k.total - int64(len(k.head)+len(k.tail))
+	between := ""
+	if lost > 0 {
+		between = mark(lost)
+	}
+	return string(k.head) + between + string(k.tail[k.oldest:]) + string(k.tail[:k.oldest])
+}
