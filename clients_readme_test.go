@@ -1,0 +1,68 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// The README's examples, as they stand there: only their paths lead into the test's folder.
+func TestClientExamples(t *testing.T) {
+	readme := readFile(t, "README.md")
+	_, section, found := strings.Cut(readme, "\n## The clients\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	blocks := regexp.MustCompile("(?s)```(sh|crontab)\n(.*?)```\n").FindAllStringSubmatch(section, -1)
+	if !found || len(blocks) != 3 {
+		t.Fatalf("%d examples in the README", len(blocks))
+	}
+	dir := t.TempDir()
+	s := newScripted(t)
+	real := strings.NewReplacer("/srv/", dir+"/", "/mnt/", dir+"/", "/var/spool/", dir+"/", "/var/log/", dir+"/",
+		"PATH=", "PATH="+dir+":"+binaries+":", "relay-1:29800", deadAddress(t), "relay-2:29800", strings.TrimPrefix(s.URL, "http://"))
+	run := func(script string, code int) string {
+		t.Helper()
+		before := len(s.requests())
+		cmd := exec.Command("/bin/sh", "-c", real.Replace(script))
+		cmd.Env, cmd.Dir = []string{"PATH=" + binaries + ":/usr/bin:/bin", "SLACKBOARD_SERVER=" + s.URL}, "/"
+		p := startProcess(t, cmd)
+		if got := p.wait(); got != code {
+			t.Errorf("exit %d, want %d: %s\n%s", got, code, script, p.stderr.String())
+		}
+		return strings.Join(s.texts()[before:], "\n")
+	}
+
+	cli, log := blocks[0][2], blocks[1][2]
+	os.Mkdir(filepath.Join(dir, "backup"), 0o700)
+	if told := run(cli, 0); !strings.Contains(told, dir+"/photos") {
+		t.Errorf("the cli told %q", told)
+	}
+	if told := run(log, 1); !strings.Contains(told, dir+"/photos") || !strings.Contains(s.requests()[1].body, "photos are not copied") {
+		t.Errorf("the log told %q", told)
+	}
+	os.Mkdir(filepath.Join(dir, "photos"), 0o700)
+	writeInto(t, filepath.Join(dir, "photos"), "one", "a photo")
+	if told := run(cli, 0) + run(log, 0); told != "" || readFile(t, dir+"/backup/photos/one") != "a photo" {
+		t.Errorf("success told %q", told)
+	}
+
+	// cron runs what follows the five fields, with the assignments above it.
+	table := strings.Split(strings.TrimSpace(blocks[2][2]), "\n")
+	job, isNightly := strings.CutPrefix(table[len(table)-1], "30 3 * * * ")
+	if !isNightly || strings.Contains(job, "%") {
+		t.Fatalf("the crontab's last line is %q", table[len(table)-1])
+	}
+	script := "set -a\n" + strings.Join(table[:len(table)-1], "\n") + "\n" + job
+	if told := run(script, 127); !strings.Contains(told, "Command: backup --full\n") {
+		t.Errorf("without a backup: told %q", told)
+	}
+	writeInto(t, dir, "backup.sh", "#!/bin/sh\necho \"backup $1\"; exit 5\n")
+	os.Chmod(filepath.Join(dir, "backup.sh"), 0o700)
+	os.RemoveAll(filepath.Join(dir, "backup"))
+	os.Rename(filepath.Join(dir, "backup.sh"), filepath.Join(dir, "backup"))
+	if told := run(script, 5); !strings.Contains(told, "\nbackup --full\n") || readFile(t, dir+"/backup.log") != "backup --full\n" {
+		t.Errorf("told %q", told)
+	}
+}
