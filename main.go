@@ -9,7 +9,9 @@
 //	listen.go   where the server listens
 //	notify.go   HTTP in: the route table; decode, check, accept
 //	message.go  a message, and its route
-//	spool.go    the queue on disk; record.go, its lines; recent.go, the idempotency keys (sync_*.go: fdatasync)
+//	spool.go    the queue on disk: one writer, group commit (sync_*.go: fdatasync)
+//	load.go     what an earlier process left in it; carry.go, records move to new files
+//	record.go   its lines; recent.go, the idempotency keys; quota.go, how much may wait
 //	deliver.go  lanes: one post at a time for each destination, in order; pauses and back-off
 //	render.go   a message becomes what Slack gets; merge.go, several become one post
 //	slack.go    one post to Slack and what became of it

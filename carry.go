@@ -1,0 +1,130 @@
+package main
+
+// The spool's records move to new files: from files that have failed, and from those that hold little that still waits.
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+)
+
+// heal replaces files that have failed. While that does not succeed, the spool is sick and takes nothing.
+func (s *spool) heal() {
+	if len(s.broken) == 0 {
+		return
+	}
+	var sick error
+	for _, seg := range slices.Clone(s.broken) {
+		if err := s.carry(seg); err != nil {
+			sick = fmt.Errorf("%s: %w", s.path(seg.file), err)
+		}
+	}
+	s.mu.Lock()
+	s.sick = sick
+	s.mu.Unlock()
+	if sick == nil {
+		held := s.held
+		s.held = nil
+		for _, c := range held {
+			c.then(nil)
+		}
+	}
+}
+
+// carry writes what is not done in seg again, to the end of the spool and with its sequence numbers, and removes seg.
+func (s *spool) carry(seg *segment) error {
+	to, kind := &s.active, seg.file&deadFile
+	if kind != 0 {
+		to = &s.graves
+	}
+	if *to == seg {
+		*to = nil
+	}
+	data, err := readInto(nil, seg.f)
+	if err != nil {
+		return err
+	}
+	data = data[:min(int64(len(data)), seg.size)] // beyond it lies what was refused, if it could not be cut back
+	w := writing{to: to, kind: kind}
+	moved := map[ref]ref{}
+	eachRecord(data, func(offset int, r record) {
+		if old := newRef(seg.file, int64(offset)); !r.done && !s.unmarked[old] {
+			moved[old] = ref(len(w.data))
+			w.records++
+			w.data = appendRecord(w.data, r.seq, r.at, string(r.route), r.body)
+		}
+	})
+	if len(w.data) > 0 {
+		if err := s.carryTo(&w); err != nil {
+			return err
+		}
+		for old, offset := range moved {
+			moved[old] = newRef((*to).file, w.start+int64(offset))
+		}
+	}
+	if kind == 0 {
+		s.translate(moved)
+	}
+	seg.live, seg.broken, seg.keyed = 0, nil, true
+	s.broken = slices.DeleteFunc(s.broken, func(b *segment) bool { return b == seg })
+	maps.DeleteFunc(s.unmarked, func(r ref, _ bool) bool { return r.file() == seg.file })
+	s.retire(seg)
+	return s.syncDir()
+}
+
+// carryTo writes and syncs w, a part of no change.
+func (s *spool) carryTo(w *writing) error {
+	c := &change{}
+	w.changes = []*change{c}
+	if s.write(w); c.err == nil {
+		s.sync()
+		s.finish(w)
+	}
+	return c.err
+}
+
+// translate tells everybody who knows a record by its old place.
+func (s *spool) translate(moved map[ref]ref) {
+	s.moved(moved)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.queue {
+		for i, r := range c.done {
+			if to, ok := moved[r]; ok {
+				c.done[i] = to
+			}
+		}
+	}
+}
+
+// carryForward keeps one waiting message from pinning a file: the emptiest files are written again until all of them
+// hold no more than twice what waits and slackSegments. It looks after every new file, and once a second.
+func (s *spool) carryForward() {
+	if time.Since(s.checked) < time.Second {
+		return
+	}
+	s.checked = time.Now()
+	density := func(seg *segment) float64 { return float64(seg.live) / float64(max(seg.records, 1)) }
+	for {
+		var files, waiting float64
+		var emptiest *segment
+		for _, seg := range s.segments {
+			if seg == s.active || seg.file&deadFile != 0 {
+				continue
+			}
+			files += float64(seg.size)
+			waiting += float64(seg.size) * density(seg)
+			if emptiest == nil || density(seg) < density(emptiest) {
+				emptiest = seg
+			}
+		}
+		if emptiest == nil || files <= 2*waiting+slackSegments*segmentSize {
+			return
+		}
+		if err := s.carry(emptiest); err != nil {
+			s.log.Error("carrying a file of the spool forward", "err", err)
+			return
+		}
+	}
+}
