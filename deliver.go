@@ -41,6 +41,7 @@ type lane struct {
 	posting  int       // of these at most are in the post in flight
 	suspects int       // messages from the head on that Slack rejected together
 	halves   int       // attachments that these were
+	noRoom   int       // messages put to the end one after the other, because the disk had no room for dead letters
 	turn     time.Time // no post before: a pause of Slack's
 	retryAt  time.Time // no attempt at the head before: its back-off
 	since    time.Time // the head has had nothing but 5xx, since then; zero: it has not
@@ -144,7 +145,6 @@ func (d *deliverer) restore(found map[route]*group) {
 			lanes[to] = g.waiting
 		} else {
 			lanes[to] = append(lanes[to], g.waiting...)
-			slices.SortFunc(lanes[to], func(a, b seqRef) int { return cmp.Compare(a.seq, b.seq) })
 		}
 		d.quota.give(to, -g.bytes)
 		d.stats.found(r, len(g.waiting), g.dead)
@@ -153,6 +153,7 @@ func (d *deliverer) restore(found map[route]*group) {
 		if len(found) == 0 {
 			continue
 		}
+		slices.SortFunc(found, func(a, b seqRef) int { return cmp.Compare(a.seq, b.seq) })
 		l := d.lane(to)
 		l.waiting = make([]ref, len(found))
 		for i, w := range found {
@@ -176,8 +177,14 @@ func (d *deliverer) run(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	}
-	for d.inFlight > 0 || d.recording > 0 {
-		(<-d.todo)()
+	// What a disk that fails cannot record by then is posted once more after the next start.
+	for enough := time.After(postTimeout + time.Second); d.inFlight > 0 || d.recording > 0; {
+		select {
+		case f := <-d.todo:
+			f()
+		case <-enough:
+			return
+		}
 	}
 }
 
@@ -273,7 +280,7 @@ func (d *deliverer) postNow(m *message, limit time.Duration) outcome {
 	u := &urgentPost{m: m, claimed: make(chan struct{}, 1), done: make(chan outcome, 1)}
 	u.claimed <- struct{}{}
 	d.ask(func() { d.addUrgent(u, limit) })
-	timer := time.NewTimer(limit)
+	timer := time.NewTimer(max(limit, time.Second)) // a post in flight may be ahead
 	defer timer.Stop()
 	select {
 	case out := <-u.done:
@@ -358,6 +365,7 @@ func (d *deliverer) start(l *lane, now time.Time) {
 		u := l.urgent[0]
 		l.urgent = l.urgent[1:]
 		if u.claim() {
+			l.posting = 0 // none of those that wait
 			d.begin(l, now, func() func() {
 				_, t, _ := d.cfg.lookup(u.m.route)
 				g := &merger{limit: 1}
@@ -395,7 +403,7 @@ func (d *deliverer) start(l *lane, now time.Time) {
 	d.begin(l, now, func() func() {
 		g, err := d.gather(heads, limit)
 		if err != nil {
-			return func() { d.unreadable(l, err) }
+			return func() { d.unreadable(l, heads[0], err) }
 		}
 		out := d.post(g, attempt)
 		return func() {
@@ -437,7 +445,7 @@ func (d *deliverer) begin(l *lane, now time.Time, attempt func() func()) {
 	}
 	go func() {
 		end := attempt()
-		d.todo <- func() {
+		d.ask(func() {
 			d.inFlight--
 			if failing {
 				d.failing--
@@ -449,7 +457,7 @@ func (d *deliverer) begin(l *lane, now time.Time, attempt func() func()) {
 			}
 			end()
 			d.schedule(l)
-		}
+		})
 	}()
 }
 
@@ -478,7 +486,9 @@ func (d *deliverer) learn(l *lane, out outcome) {
 		return
 	}
 	if token := l.to.credential.token; token != (secret{}) {
-		d.paused[token] = now.Add(out.wait)
+		if until := now.Add(out.wait); until.After(d.paused[token]) {
+			d.paused[token] = until
+		}
 	} else {
 		l.turn = now.Add(max(out.wait, d.cfg.pace()))
 	}
@@ -511,7 +521,9 @@ func (d *deliverer) settle(l *lane, g *merger, out outcome) {
 	case (out.class == badContent || poisonous) && len(g.parts) > 1:
 		d.log.Warn("merged post rejected: its halves go next", "messages", len(g.messages), "to", first.route.String(), "err", out.reason)
 		l.suspects, l.halves = len(g.messages), len(g.parts)
+		since := l.since
 		l.again()
+		l.since, l.busy = since, false
 	case out.class == badContent, out.class == badDestination && l.attempts >= destinationTries:
 		d.bury(l, g.messages, out.reason)
 	case poisonous:
@@ -538,7 +550,7 @@ func (d *deliverer) settle(l *lane, g *merger, out outcome) {
 
 // again makes the head of l new: no attempt was made at it.
 func (l *lane) again() {
-	l.attempts, l.group, l.retryAt, l.since, l.busy = 0, 0, time.Time{}, time.Time{}, false
+	l.attempts, l.group, l.retryAt, l.since = 0, 0, time.Time{}, time.Time{}
 }
 
 // record has the spool mark messages, the first of l, done, with c. Until that is on disk, the lane is busy.
@@ -550,15 +562,17 @@ func (d *deliverer) record(l *lane, messages []*message, c *change, each counts)
 		d.ask(func() {
 			d.recording--
 			l.again()
+			l.busy = false
 			heads := slices.Clone(l.waiting[:n]) // they may have moved
 			l.waiting = l.waiting[n:]
-			if err != nil { // there is no room for the dead letters: others go first
+			if err != nil && !errors.Is(err, errGone) { // there is no room for the dead letters: others go first
 				d.log.Error("dead letter not stored", "id", messages[0].ID, "to", messages[0].route.String(), "err", err)
 				l.waiting = append(l.waiting, heads...)
-				if len(l.waiting) == n {
-					l.retryAt = time.Now().Add(noRoomWait)
+				if l.noRoom += n; l.noRoom >= len(l.waiting) { // there are no others
+					l.noRoom, l.retryAt = 0, time.Now().Add(noRoomWait)
 				}
 			} else {
+				l.noRoom = 0
 				for _, m := range messages {
 					d.stats.count(m.route, each)
 					d.quota.give(l.to, m.size())
@@ -603,8 +617,8 @@ func (d *deliverer) report(l *lane, dead *message) {
 }
 
 // unreadable deals with a head that could not be read.
-func (d *deliverer) unreadable(l *lane, err error) {
-	if errors.Is(err, errGone) { // it has just moved: its new place is known by now
+func (d *deliverer) unreadable(l *lane, head ref, err error) {
+	if errors.Is(err, errGone) && l.waiting[0] != head { // it has just moved
 		l.attempts--
 		l.busy = false
 		return
@@ -665,30 +679,30 @@ var errBusy = errors.New("it is being posted at this moment")
 // drop takes the waiting message m at r out of its lane and off the disk.
 func (d *deliverer) drop(m *message, r ref) error {
 	to, _, _ := d.cfg.lookup(m.route)
-	err := errGone
-	d.askAndWait(func() {
-		l := d.lanes[to]
-		if l == nil {
-			return
+	answer := make(chan error, 1)
+	asked := d.askAndWait(func() {
+		l, i := d.lanes[to], -1
+		if l != nil {
+			i = slices.Index(l.waiting, r)
 		}
-		i := slices.Index(l.waiting, r)
 		switch {
 		case i < 0:
+			answer <- errGone
 			return
 		case i < l.posting && l.busy:
-			err = errBusy
+			answer <- errBusy
 			return
 		case i < max(l.group, 1):
 			l.again()
 		}
-		err = nil
 		l.waiting = slices.Delete(l.waiting, i, i+1)
 		d.schedule(l)
+		d.spool.submit(&change{done: []ref{r}, then: func(err error) { answer <- err }})
 	})
-	if err != nil {
-		return err
+	if !asked {
+		return errGone
 	}
-	if err := d.spool.apply(&change{done: []ref{r}}); err != nil {
+	if err := <-answer; err != nil {
 		return err
 	}
 	d.stats.count(m.route, counts{Waiting: -1, Dropped: 1})

@@ -47,6 +47,9 @@ func (s *spool) load() (map[route]*group, error) {
 		kept := g.waiting[:0]
 		for i, w := range g.waiting {
 			if i+1 < len(g.waiting) && g.waiting[i+1].seq == w.seq {
+				if m, err := s.read(w.ref); err == nil {
+					g.bytes -= m.size()
+				}
 				s.mark(w.ref)
 				continue
 			}

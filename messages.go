@@ -69,7 +69,7 @@ type deliveredList struct {
 func (l *deliveredList) add(m *message, attempts int) {
 	kept := *m
 	kept.Attempts, kept.body = attempts, nil
-	kept.Text, kept.Title = shortened(kept.Text), shortened(kept.Title)
+	kept.Text, kept.Title, kept.Host, kept.Level = shortened(kept.Text), shortened(kept.Title), shortened(kept.Host), shortened(kept.Level)
 	if len(kept.Payload) > deliveredTextKept {
 		kept.Payload = encode(map[string]string{"text": shortened(string(kept.Payload))})
 	}
@@ -108,6 +108,15 @@ func (s *server) operator(h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		host, _, err := net.SplitHostPort(r.RemoteAddr)
 		fromHere := err != nil || net.ParseIP(host).IsLoopback() // a unix socket has no address
+		// A name of someone else's could lead a browser here (DNS rebinding).
+		name, _, err := net.SplitHostPort(r.Host)
+		if err != nil {
+			name = r.Host
+		}
+		named := strings.Trim(name, "[]")
+		if !strings.EqualFold(named, "localhost") && named != "unix" && net.ParseIP(named) == nil {
+			fromHere = false
+		}
 		if !fromHere || r.Header.Get("X-Forwarded-For") != "" || r.Header.Get("Forwarded") != "" {
 			answer{status: http.StatusForbidden, Message: "messages are shown to the server's own host only: ask from there, over 127.0.0.1 or the unix socket"}.send(w)
 			return
@@ -314,28 +323,34 @@ func (s *server) drop(m stored) error {
 	return nil
 }
 
-// allDead does what an operator asks for the dead letters of a tag, the first accepted first.
-func (s *server) allDead(w http.ResponseWriter, tag string, do func(stored) error) {
-	const atOnce = 1000 // held in memory
-	n := 0
-	for {
-		found, _ := s.find(true, atOnce, findTag(tag))
-		slices.Reverse(found)
-		before := n
-		for _, m := range found {
-			switch err := do(m); {
-			case err == nil:
-				n++
-			case !errors.Is(err, errGone):
-				counted(w, n, err)
-				return
-			}
+// allDead does what an operator asks for the dead letters that a tag has now, the first accepted first. One that becomes
+// a dead letter again meanwhile is left alone.
+func (s *server) allDead(w http.ResponseWriter, r *http.Request, do func(stored) error) {
+	var dead []seqRef
+	matches := findTag(r.URL.Query().Get("tag"))
+	s.spool.each(true, func(at ref, r record) {
+		if matches(r) {
+			dead = append(dead, seqRef{r.seq, at})
 		}
-		if n == before {
-			counted(w, n, nil)
+	})
+	slices.SortFunc(dead, func(a, b seqRef) int { return cmp.Compare(a.seq, b.seq) })
+	n := 0
+	for _, d := range dead {
+		m, err := s.spool.read(d.ref)
+		if err == nil {
+			err = do(stored{d.ref, true, m})
+		}
+		switch {
+		case err == nil:
+			n++
+		case r.Context().Err() != nil:
+			return
+		case !errors.Is(err, errGone):
+			counted(w, n, err)
 			return
 		}
 	}
+	counted(w, n, nil)
 }
 
 func (s *server) retryMessages(w http.ResponseWriter, r *http.Request) {
@@ -343,7 +358,7 @@ func (s *server) retryMessages(w http.ResponseWriter, r *http.Request) {
 		badRequest("tag is missing: POST /messages/retry?tag=NAME").send(w)
 		return
 	}
-	s.allDead(w, r.URL.Query().Get("tag"), s.resend)
+	s.allDead(w, r, s.resend)
 }
 
 func (s *server) dropMessages(w http.ResponseWriter, r *http.Request) {
@@ -352,5 +367,5 @@ func (s *server) dropMessages(w http.ResponseWriter, r *http.Request) {
 		badRequest("only dead letters of a tag are dropped together: DELETE /messages?state=dead&tag=NAME").send(w)
 		return
 	}
-	s.allDead(w, query.Get("tag"), s.drop)
+	s.allDead(w, r, s.drop)
 }

@@ -242,12 +242,11 @@ func (s *server) checkPayload(raw json.RawMessage) (channel string, err error) {
 		return "", errors.New("payload.channel is not a string")
 	}
 	says := func(key string) bool {
-		switch value := string(fields[key]); value {
-		case "", "null", "[]":
-			return false
-		default:
-			return strings.TrimSpace(strings.Trim(value, `"`)) != ""
+		var text string
+		if json.Unmarshal(fields[key], &text) == nil {
+			return strings.TrimSpace(text) != ""
 		}
+		return fields[key] != nil && string(fields[key]) != "[]"
 	}
 	switch {
 	case !says("text") && !says("blocks") && !says("attachments"):
@@ -285,6 +284,9 @@ func (s *server) accept(messages []*message, key string, sync bool) answer {
 	}
 	if sync {
 		return s.acceptNow(messages)
+	}
+	if s.spool.seen(messages) {
+		return answer{status: http.StatusOK, Message: "ok", IDs: ids(messages)}
 	}
 	if wait := s.qpsDelay(len(messages)); wait > 0 {
 		return answer{status: http.StatusTooManyRequests, retryAfter: wait, Message: "too many messages wait for slack: qps delays them by more than max_delay_duration"}

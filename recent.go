@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 )
 
 const (
@@ -34,12 +35,21 @@ type seqID struct {
 
 // recentIDs is the last recentLimit of them.
 type recentIDs struct {
+	mu    sync.Mutex // for seen: requests look there, the writer alone changes it
 	seen  map[string]bool
 	order []seqID // oldest first
 }
 
+func (r *recentIDs) has(id string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.seen[id]
+}
+
 // add remembers an id whose message is on disk.
 func (r *recentIDs) add(id seqID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.seen[id.id] {
 		return
 	}

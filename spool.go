@@ -160,6 +160,11 @@ func (s *spool) apply(c *change) error {
 	return <-answer
 }
 
+// seen tells whether all of messages were stored before, under their idempotency keys.
+func (s *spool) seen(messages []*message) bool {
+	return !slices.ContainsFunc(messages, func(m *message) bool { return !isKeyed(m.ID) || !s.recent.has(m.ID) })
+}
+
 // gather lets those run who are about to submit, as long as more is queued by that: their changes share one sync.
 func (s *spool) gather() {
 	queued := func() int {
@@ -285,6 +290,7 @@ func (s *spool) commit(batch []*change) {
 	s.finish(&graves)
 	s.markAll(batch, (*change).adds)
 	s.sync()
+	s.handOver(batch) // before anything moves
 	s.heal()
 	s.answer(batch)
 	s.carryForward()
@@ -328,7 +334,7 @@ func (s *spool) stage(w *writing, c *change, m *message, now int64) {
 		w.changes = append(w.changes, c) // it shares the fate of the first
 		return
 	}
-	if keyed && s.recent.seen[m.ID] {
+	if keyed && s.recent.has(m.ID) {
 		return
 	}
 	s.seq++
@@ -419,6 +425,9 @@ func (s *spool) undo(w *writing, err error) {
 	if seg.size > 0 || seg.broken != nil {
 		*w.to = nil
 	}
+	if seg.broken == nil {
+		s.retire(seg) // all in it may be done: then this makes room
+	}
 	s.log.Error("the spool could not store", "file", s.path(seg.file), "err", err)
 }
 
@@ -481,7 +490,10 @@ func (s *spool) retire(seg *segment) {
 	}
 	err := remember()
 	path := s.path(seg.file)
-	if seg.damaged {
+	s.mu.Lock()
+	damaged := seg.damaged
+	s.mu.Unlock()
+	if damaged {
 		if err := os.Rename(path, strings.TrimSuffix(path, ".log")+".bad"); err != nil {
 			s.log.Error("keeping a damaged file of the spool", "err", err)
 			return
@@ -537,9 +549,8 @@ func (s *spool) syncDir() error {
 	return d.Sync()
 }
 
-// answer hands over what was added and answers the changes. What lies in a file that has failed is held until heal has
-// replaced that.
-func (s *spool) answer(batch []*change) {
+// handOver tells what was added, in order.
+func (s *spool) handOver(batch []*change) {
 	var added []entry
 	for _, c := range batch {
 		if c.err == nil {
@@ -549,6 +560,10 @@ func (s *spool) answer(batch []*change) {
 	if len(added) > 0 {
 		s.stored(added)
 	}
+}
+
+// answer answers the changes. What lies in a file that has failed is held until heal has replaced that.
+func (s *spool) answer(batch []*change) {
 	for _, c := range batch {
 		lost := func(r ref) bool {
 			seg := s.segments[r.file()]

@@ -520,7 +520,7 @@ func TestOperatorsAPI(t *testing.T) {
 // operator makes a request from the server's own host.
 func (p *inProcess) operator(method, path string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(method, path, nil)
-	r.RemoteAddr = "127.0.0.1:5"
+	r.RemoteAddr, r.Host = "127.0.0.1:5", "localhost:29800"
 	return newRecorderFor(p, r)
 }
 
@@ -532,12 +532,17 @@ func TestOperatorsOnly(t *testing.T) {
 			t.Errorf("%s from elsewhere: %d", request, w.Code)
 		}
 		r := httptest.NewRequest(method, path, nil)
-		r.RemoteAddr = "[::1]:5"
+		r.RemoteAddr, r.Host = "[::1]:5", "[::1]:29800"
 		r.Header.Set("X-Forwarded-For", "192.0.2.1")
 		if w := newRecorderFor(p, r); w.Code != http.StatusForbidden {
 			t.Errorf("%s through a proxy: %d", request, w.Code)
 		}
 		r.Header.Del("X-Forwarded-For")
+		r.Host = "evil.example:29800" // DNS rebinding
+		if w := newRecorderFor(p, r); w.Code != http.StatusForbidden {
+			t.Errorf("%s by another name: %d", request, w.Code)
+		}
+		r.Host = "[::1]:29800"
 		if w := newRecorderFor(p, r); w.Code == http.StatusForbidden {
 			t.Errorf("%s from ::1: %d", request, w.Code)
 		}

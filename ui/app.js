@@ -8,7 +8,8 @@ let stat = null, state = "dead";
 let turn = 0, asking = false; // the last refresh, and whether it goes on
 
 async function call(method, path, body) {
-  const answer = await fetch(path, {method, body, headers: body ? {"Content-Type": "application/json"} : {}, cache: "no-store"});
+  const patience = AbortSignal.timeout(method === "GET" ? 10_000 : 120_000); // a server that hangs is to be told, too
+  const answer = await fetch(path, {method, body, signal: patience, headers: body ? {"Content-Type": "application/json"} : {}, cache: "no-store"});
   const text = await answer.text();
   let json = null;
   try { json = JSON.parse(text); } catch { /* not JSON: shown as text */ }
@@ -208,13 +209,14 @@ async function refresh() {
   const mine = ++turn;
   asking = true;
   try {
-    const query = new URLSearchParams({tags: view() === "tags" ? shownTags : 0, q: $("tag-filter").value});
+    const query = new URLSearchParams({tags: ["tags", "send"].includes(view()) ? shownTags : 0, q: $("tag-filter").value});
     const answer = await call("GET", "/stat/app?" + query);
     if (mine !== turn) return;
     if (!answer.ok) throw new Error(answer.json ? answer.json.message : answer.text);
     stat = answer.json;
     drawStat();
     if (view() === "tags") drawTags();
+    if (view() === "send") $("tag-names").replaceChildren(...stat.tags.map(t => new Option("", t.tag)));
     if (view() === "messages") await loadMessages(mine);
     $("offline").hidden = true;
   } catch (err) {

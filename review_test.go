@@ -1,0 +1,171 @@
+package main
+
+// What a hostile review found, each with the case that showed it.
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A waiting message may be dropped while a sync post of its lane is in flight; one that is in flight itself may not.
+func TestDropDuringPosts(t *testing.T) {
+	inBubble(t, hookAndTags, func(int, recorded) outcome {
+		time.Sleep(5 * time.Second)
+		return outcome{class: delivered}
+	}, func(t *testing.T, p *inProcess, slack *recorder) {
+		var sync sync.WaitGroup
+		sync.Go(func() { p.do("POST", "/notify", notifyBody("a", 0, true)) })
+		synctest.Wait()
+		var ids []string
+		for i := range 4 {
+			ids = append(ids, p.notifyWith(t, "", "a", i+1)...)
+		}
+		if w := p.operator("DELETE", "/messages/"+ids[0]); w.Code != 200 {
+			t.Errorf("drop during a sync post: %d %s", w.Code, w.Body)
+		}
+		time.Sleep(6 * time.Second)
+		if w := p.operator("DELETE", "/messages/"+ids[1]); w.Code != 409 {
+			t.Errorf("drop of what is being posted: %d %s", w.Code, w.Body)
+		}
+		if w := p.operator("DELETE", "/messages/"+ids[2]); w.Code != 200 {
+			t.Errorf("drop of the one behind it: %d %s", w.Code, w.Body)
+		}
+		sync.Wait()
+		time.Sleep(time.Minute)
+		if got := slack.texts("#a"); got != "0 2 4" {
+			t.Errorf("posted %q", got)
+		}
+		if st := p.stat(t); st.Dropped != 2 || st.Delivered != 3 || p.deliver.quota.all != 0 {
+			t.Errorf("counters: %+v, %d bytes reserved", st, p.deliver.quota.all)
+		}
+	})
+}
+
+// A record that is damaged and whose file is then written again costs that record, not its lane.
+func TestDamageThenCarry(t *testing.T) {
+	inBubble(t, hookAndTags, nil, func(t *testing.T, p *inProcess, slack *recorder) {
+		slack.script = down
+		for i := range 3 {
+			p.do("POST", "/notify", notifyBody("a", i, false))
+		}
+		synctest.Wait()
+		path := p.spool.path(p.spool.last)
+		data := []byte(readFile(t, path))
+		data[bytes.Index(data, []byte(`"text":"0"`))+8] = 'X'
+		os.WriteFile(path, data, 0o600)
+		if err := p.spool.carry(p.spool.active); err != nil { // the writer is idle
+			t.Fatal(err)
+		}
+		slack.mu.Lock()
+		slack.script = nil
+		slack.mu.Unlock()
+		time.Sleep(time.Minute)
+		if got := slack.texts("#a"); !strings.HasSuffix(got, "0 1 2") && !strings.HasSuffix(got, "1 2") {
+			t.Errorf("posted %q", got)
+		}
+		if st := p.stat(t); st.Waiting != 0 || st.Dropped != 1 || st.Delivered != 2 {
+			t.Errorf("counters: %+v", st)
+		}
+	})
+}
+
+// Sending all dead letters again does each once, also when they come back at once.
+func TestRetryAllOnce(t *testing.T) {
+	inBubble(t, hookAndTags, func(int, recorded) outcome {
+		return outcome{class: badContent, reason: "no_text"}
+	}, func(t *testing.T, p *inProcess, slack *recorder) {
+		for i := range 5 {
+			p.do("POST", "/notify", notifyBody("a", i, false))
+		}
+		time.Sleep(time.Minute)
+		if w := p.operator("POST", "/messages/retry?tag=a"); !strings.Contains(w.Body.String(), `"count": 5`) {
+			t.Errorf("got %s", w.Body)
+		}
+		time.Sleep(time.Minute)
+		if n := len(slack.all()); n != 10 {
+			t.Errorf("%d posts, want 10", n)
+		}
+	})
+}
+
+// A later, shorter pause of a token does not end an earlier one.
+func TestPauseIsNotShortened(t *testing.T) {
+	inBubble(t, hookAndTags, func(n int, r recorded) outcome {
+		switch {
+		case n > 1:
+			return outcome{class: delivered}
+		case r.channel == "#bot":
+			return outcome{class: retry, limited: true, wait: time.Minute}
+		}
+		time.Sleep(time.Second)
+		return outcome{class: retry, limited: true, wait: time.Second}
+	}, func(t *testing.T, p *inProcess, slack *recorder) {
+		start := time.Now()
+		p.do("POST", "/notify", notifyBody("bot2", 1, false))
+		p.do("POST", "/notify", notifyBody("bot", 2, false))
+		time.Sleep(time.Hour)
+		for _, r := range slack.all()[2:] {
+			if wait := r.at.Sub(start); wait < time.Minute {
+				t.Errorf("%s was posted after %v", r.channel, wait)
+			}
+		}
+	})
+}
+
+// With max_delay_duration = 0 an idle lane still posts at once.
+func TestSyncWithoutDelay(t *testing.T) {
+	toml := strings.Replace(hookAndTags, "[core]", "[core]\nmax_delay_duration = 0", 1)
+	inBubble(t, toml, nil, func(t *testing.T, p *inProcess, slack *recorder) {
+		if w := p.do("POST", "/notify", notifyBody("a", 1, true)); w.Code != 200 {
+			t.Errorf("got %d %s", w.Code, w.Body)
+		}
+	})
+}
+
+// A known key is answered as the first time, also when nothing more can be stored.
+func TestKnownKeyWhenFull(t *testing.T) {
+	inBubble(t, hookAndTags+"[spool]\nmax_bytes = 1048576\n", down, func(t *testing.T, p *inProcess, slack *recorder) {
+		first := p.notifyWith(t, "k", "a", 1)
+		for p.do("POST", "/notify", `{"tag":"a","text":"`+strings.Repeat("x", 5000)+`"}`).Code == 200 {
+		}
+		if again := p.notifyWith(t, "k", "a", 1); fmt.Sprint(again) != fmt.Sprint(first) {
+			t.Errorf("got %v, first %v", again, first)
+		}
+	})
+}
+
+// Two copies of one record, after a crash, take room once.
+func TestCopiesTakeRoomOnce(t *testing.T) {
+	dir := t.TempDir()
+	line := appendRecord(nil, 1, time.Now().UnixMilli(), "tag:a/0", []byte(`{"id":"i","text":"`+strings.Repeat("x", 1000)+`"}`))
+	for _, name := range []string{"00000001.log", "00000002.log"} {
+		os.WriteFile(filepath.Join(dir, name), line, 0o600)
+	}
+	cfg := testConfig(t, hookAndTags)
+	cfg.spool.dir = dir
+	p := newInProcess(t, cfg, &recorder{})
+	poll(t, "it is delivered", func() bool { return p.stat(t).Delivered == 1 })
+	if n := p.deliver.quota.all; n != 0 {
+		t.Errorf("%d bytes are still reserved", n)
+	}
+}
+
+// The page says so when the server hangs.
+func TestPageOfAServerThatHangs(t *testing.T) {
+	b := newBrowser(t)
+	s := startServer(t, server1("http://127.0.0.1:1"))
+	b.open("http://" + s.addr + "/ui/")
+	b.wait("#sentence", "nothing waits")
+	s.signal(syscall.SIGSTOP)
+	b.wait("#offline", "The server does not answer")
+	s.signal(syscall.SIGCONT)
+	poll(t, "it is back", func() bool { return b.js("return document.getElementById('offline').hidden") == true })
+}
