@@ -3,6 +3,7 @@ package main
 // Full disks, power cuts and errors from the disk, real ones: what needs root on Linux.
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -12,6 +13,8 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 	"unsafe"
 )
 
@@ -36,13 +39,8 @@ func diskUse(t *testing.T, dir string) int64 {
 func full(_, refused int) bool { return refused >= 100 }
 
 func newFullDisk(t *testing.T) *crashTest {
-	needsRoot(t, "to mount a small tmpfs")
+	disk := smallDisk(t)
 	c := newCrashTest(t, 16)
-	disk := t.TempDir()
-	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=4m"); err != nil {
-		t.Skip("skipped: no tmpfs can be mounted here:", err)
-	}
-	t.Cleanup(func() { syscall.Unmount(disk, syscall.MNT_DETACH) })
 	c.spool = filepath.Join(disk, "spool")
 	for i, s := range c.senders {
 		s.pad = strings.Repeat("x", 500*i) // small ones fill the last gap
@@ -309,4 +307,60 @@ func injectError(t *testing.T, call, errno string, n int) {
 	p.kill()
 	c.verify(failed)
 	t.Logf("%d times injected, %d refused", failed, refused)
+}
+
+func smallDisk(t *testing.T) string {
+	t.Helper()
+	needsRoot(t, "to mount a small tmpfs")
+	disk := t.TempDir()
+	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=4m"); err != nil {
+		t.Skip("skipped: no tmpfs can be mounted here:", err)
+	}
+	t.Cleanup(func() { syscall.Unmount(disk, syscall.MNT_DETACH) })
+	return disk
+}
+
+// A disk that is full of what was delivered frees itself.
+func TestFullDiskWithNothingWaiting(t *testing.T) {
+	slack := newFakeSlack(t, nil)
+	s := startServer(t, server1(slack.URL)+"[spool]\ndir='"+filepath.Join(smallDisk(t), "spool")+"'\n")
+	body := `{"tag":"general","text":"` + strings.Repeat("x", 200_000) + `"}`
+	for i := range 60 {
+		poll(t, fmt.Sprintf("message %d is accepted", i), func() bool {
+			status, _ := s.request("POST", "/notify", body)
+			return status == 200
+		})
+		poll(t, "it is delivered", func() bool { return s.stat(t).Waiting == 0 })
+	}
+}
+
+// Without room for dead letters what Slack refuses is not posted without end, and nothing is lost.
+func TestNoRoomForDeadLetters(t *testing.T) {
+	disk := smallDisk(t)
+	cfg := testConfig(t, hookAndTags)
+	cfg.spool.dir = filepath.Join(disk, "spool")
+	synctest.Test(t, func(t *testing.T) {
+		slack := &recorder{script: down}
+		p := newInProcess(t, cfg, slack)
+		for i := range 3 {
+			p.do("POST", "/notify", notifyBody("a", i, false))
+		}
+		filler := filepath.Join(disk, "filler")
+		if err := os.WriteFile(filler, make([]byte, 4<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
+			t.Fatalf("the disk is not full: %v", err)
+		}
+		slack.mu.Lock()
+		slack.script = func(int, recorded) outcome { return outcome{class: badContent, reason: "no_text"} }
+		slack.mu.Unlock()
+		before := len(slack.all())
+		time.Sleep(10 * time.Minute)
+		if n := len(slack.all()) - before; n < 3 || n > 3*12 {
+			t.Errorf("%d posts of 3 messages in 10 minutes without room", n)
+		}
+		os.Remove(filler)
+		time.Sleep(10 * time.Minute)
+		if st := p.stat(t); st.Dead != 3 || st.Waiting != 0 {
+			t.Errorf("with room again: %+v", st)
+		}
+	})
 }
