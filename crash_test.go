@@ -681,6 +681,7 @@ func (c *crashTest) checkDamage(files spoolFiles, records [][]byte, counted bool
 
 // A file may not grow beyond 1 MiB (2 MiB where sh counts in KiB): what the kernel then sends is SIGXFSZ.
 func TestFileSizeLimit(t *testing.T) {
+	t.Parallel()
 	c := newCrashTest(t, 16)
 	for _, s := range c.senders {
 		s.pad = strings.Repeat("x", 16<<10)

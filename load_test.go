@@ -231,6 +231,7 @@ func checkDelivered(t testing.TB, p *process, n int) (st appStat) {
 }
 
 func TestIsolation(t *testing.T) {
+	t.Parallel()
 	rounds, pauses, pause := 3, 1, 2*time.Second
 	if isLong() {
 		rounds, pauses, pause = 20, 3, 5*time.Second

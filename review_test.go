@@ -160,6 +160,9 @@ func TestCopiesTakeRoomOnce(t *testing.T) {
 
 // The page says so when the server hangs.
 func TestPageOfAServerThatHangs(t *testing.T) {
+	if !isLong() {
+		t.Skip("skipped: takes long, runs with CI=true")
+	}
 	b := newBrowser(t)
 	s := startServer(t, server1("http://127.0.0.1:1"))
 	b.open("http://" + s.addr + "/ui/")

@@ -305,6 +305,9 @@ func TestQuota(t *testing.T) {
 
 // Files whose messages are done go away; one that a waiting message pins is written again.
 func TestCarryForward(t *testing.T) {
+	if !isLong() {
+		t.Skip("skipped: takes long, runs with CI=true")
+	}
 	inBubble(t, hookAndTags, func(n int, r recorded) outcome {
 		if r.channel == "#a" {
 			return down(n, r)

@@ -336,6 +336,7 @@ func TestFirstTurnWaits(t *testing.T) {
 // With real processes and a receiver that wants a second between posts: the storm arrives whole and in order, and is not told to
 // slow down more than twice.
 func TestStormEndToEnd(t *testing.T) {
+	t.Parallel()
 	var mu sync.Mutex
 	var last time.Time
 	limited, seen := 0, 0

@@ -163,6 +163,7 @@ const injection = `<script>window.hacked=1</script><img src=x onerror="window.ha
 
 // An operator's night: a test message arrives, a dead letter is seen with its reason, sent again, and gone.
 func TestPage(t *testing.T) {
+	t.Parallel()
 	b := newBrowser(t)
 	slack := newFakeSlack(t, func(d delivery) reply {
 		switch {
@@ -240,6 +241,7 @@ func TestPage(t *testing.T) {
 
 // Without a picture of a mouse: the keyboard reaches everything, in order.
 func TestPageByKeyboard(t *testing.T) {
+	t.Parallel()
 	b := newBrowser(t)
 	s := startServer(t, server1("http://127.0.0.1:1"))
 	b.open("http://127.0.0.1:" + s.addr[strings.LastIndex(s.addr, ":")+1:] + "/ui/#send")
@@ -261,6 +263,7 @@ func TestPageByKeyboard(t *testing.T) {
 
 // 5,000 tags and 1,000 messages: what is looked for is found, and what is in trouble stands first.
 func TestPageWithMuch(t *testing.T) {
+	t.Parallel()
 	b := newBrowser(t)
 	var config strings.Builder
 	config.WriteString("[core]\nport = '127.0.0.1:0'\nslack_url = 'http://127.0.0.1:1/'\n")
@@ -304,6 +307,7 @@ func TestPageWithMuch(t *testing.T) {
 
 // Seen from elsewhere, the page shows the numbers, and says how to get the rest.
 func TestPageFromElsewhere(t *testing.T) {
+	t.Parallel()
 	b := newBrowser(t)
 	slack := newFakeSlack(t, nil)
 	s := startServer(t, server1(slack.URL))
