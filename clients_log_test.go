@@ -339,6 +339,19 @@ func TestLogTeeClosed(t *testing.T) {
 	}
 }
 
+// When nobody reads what we print, people are told all the same, and the status stays.
+func TestLogBrokenOutput(t *testing.T) {
+	for _, flags := range []string{"", "-tee"} {
+		s := newScripted(t)
+		status := filepath.Join(t.TempDir(), "status")
+		p := startProcess(t, exec.Command("sh", "-c", `{ "$0" -s "$1" -t a `+flags+` -- sh -c 'trap "" PIPE; seq 100000 2>&1; exit 3'; echo $? >"$2"; } 2>&1 | head -n 1`,
+			filepath.Join(binaries, "slackboard-log"), s.URL, status))
+		if code, texts := p.wait(), s.texts(); code != 0 || readFile(t, status) != "3\n" || len(texts) != 1 || !strings.Contains(texts[0], "Exit status: 3\n") {
+			t.Errorf("%s: exit %d, status %q, told %q", flags, code, readFile(t, status), texts)
+		}
+	}
+}
+
 // All that a command prints before its end is passed on, to a reader that is slower than we wait for background children.
 func TestLogTeeSlowReader(t *testing.T) {
 	t.Parallel()
