@@ -44,6 +44,11 @@ func TestLogAtATerminal(t *testing.T) {
 	if code := p.wait(); code != 4 || strings.Count(p.stdout.String(), "got INT\r\n") != 1 {
 		t.Errorf("exit %d, %q", code, p.stdout.String())
 	}
+	// One INT of the terminal is one for the command: it is not forwarded as well. Another signal is.
+	p, _ = atTerminal("trap \"echo got INT\" INT; trap \"echo got USR1; exit 5\" USR1; kill -INT $PPID; kill -USR1 $PPID; while :; do sleep 0.02; done")
+	if code := p.wait(); code != 5 || strings.Contains(p.stdout.String(), "got INT\r\n") || !strings.Contains(p.stdout.String(), "got USR1\r\n") {
+		t.Errorf("exit %d, %q", code, p.stdout.String())
+	}
 }
 
 // Memory is bounded, whatever the output: 1 GB with CI=true, else 64 MB. The kernel's high-water mark is read while

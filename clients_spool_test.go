@@ -223,6 +223,9 @@ func TestSpoolLimit(t *testing.T) {
 
 // Kept requests that a server is slow to take hold up a new one for 10 s at most.
 func TestSpoolTimeLimit(t *testing.T) {
+	if !isLong() {
+		t.Skip("skipped: takes 10 s, runs with CI=true")
+	}
 	t.Parallel()
 	spool := t.TempDir()
 	keep(t, spool, "old")
