@@ -175,10 +175,10 @@ func TestClientUsage(t *testing.T) {
 		{"slackboard-cli", "-t a -s h:1 -cert x", "", 2, "slackboard-cli: -cert and -key go together: set both\n"},
 		{"slackboard-cli", "-t a -s h:1 -retry-max -1", "", 2, "slackboard-cli: -retry-max, "},
 		{"slackboard-cli", "-t a -s h:1,,h:2", "", 2, `slackboard-cli: "" is not a server`},
-		{"slackboard-log", "-s h:1 -t a", "", 125, "slackboard-log: no command: slackboard-log [flags] -- command args…\n"},
+		{"slackboard-log", "-s h:1 -t a", "", 125, "slackboard-log: no command: slackboard-log [flags] -- command args…; the command was not run\n"},
 		{"slackboard-log", "-s h:1 -- true", "", 125, "slackboard-log: no destination"},
-		{"slackboard-log", "-nope", "", 125, "slackboard-log: flag provided but not defined: -nope: see slackboard-log -h\n"},
-		{"slackboard-log", "-s h:1 -t a -timeout -1s -- true", "", 125, "slackboard-log: -timeout and -kill-after must not be negative\n"},
+		{"slackboard-log", "-nope", "", 125, "slackboard-log: flag provided but not defined: -nope: see slackboard-log -h; the command was not run\n"},
+		{"slackboard-log", "-s h:1 -t a -timeout -1s -- true", "", 125, "slackboard-log: -timeout and -kill-after must not be negative; the command was not run\n"},
 	} {
 		code, stdout, stderr := runProgram(t, test.stdin, []string{"SLACKBOARD_SERVER="}, test.program, strings.Fields(test.args)...)
 		if code != test.code || stdout != "" || !strings.HasPrefix(stderr, test.want) || strings.Count(stderr, "\n") != 1 {

@@ -108,7 +108,7 @@ func (c *config) sections() []section {
 		{"core", []field{
 			{"port", &c.core.port, checkPort},
 			{"slack_url", &c.core.slackURL, checkURL},
-			{"slack_token", &c.core.token, nil},
+			{"slack_token", &c.core.token, checkToken},
 			{"slack_api_url", &c.core.apiURL, checkURL},
 			{"qps", &c.core.qps, between(0, 1_000_000)},
 			{"max_delay_duration", &c.core.maxDelay, between(-1, 86_400)},
@@ -138,7 +138,7 @@ func (t *tag) fields() []field {
 		{"icon_emoji", &t.icon, nil},
 		{"parse", &t.parse, nil},
 		{"slack_url", &t.slackURL, checkURL},
-		{"slack_token", &t.token, nil},
+		{"slack_token", &t.token, checkToken},
 	}
 }
 
@@ -241,7 +241,7 @@ const (
 func loadConfig(path string, use purpose) (*config, error) {
 	src, err := os.ReadFile(path)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("slackboard: -c: %w", err)
 	}
 	doc, line, err := parseTOML(src)
 	if err != nil {
@@ -439,6 +439,14 @@ func checkURL(value any) error {
 	u, err := url.Parse(value.(string))
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 		return errors.New("wants a URL like https://HOST/PATH")
+	}
+	return nil
+}
+
+// checkToken refuses what no token is, such as an example's "xoxb-…". It does not say what it was given.
+func checkToken(value any) error {
+	if strings.ContainsFunc(value.(string), func(c rune) bool { return c <= ' ' || c > '~' }) {
+		return errors.New("wants a token: letters, digits and dashes")
 	}
 	return nil
 }

@@ -24,6 +24,7 @@ func TestConfigFaults(t *testing.T) {
 		{"port too large", head + "port = 70000\n", []string{`3: port in [core]: "70000" is not PORT, HOST:PORT or unix:/path, with a PORT from 0 to 65535`}},
 		{"port without a path", head + "port = 'unix:'\n", []string{`3: port in [core]: "unix:" wants a path: unix:/path`}},
 		{"not a URL, and not shown", "[core]\nslack_url = 'SECRET'\n", []string{"2: slack_url in [core]: wants a URL like https://HOST/PATH"}},
+		{"the example's token", "[core]\nslack_token = 'xoxb-…'\n", []string{"2: slack_token in [core]: wants a token: letters, digits and dashes"}},
 		{"level", head + "[log]\nlevel = 'loud'\n", []string{`4: level in [log]: "loud" is not a level: panic, fatal, error, warn, info or debug`}},
 		{"no log", head + "[log]\naccess_log = ''\n", []string{"4: access_log in [log]: must not be empty"}},
 		{"no destination", "", []string{"1: there is no destination: set slack_url or slack_token in [core]"}},

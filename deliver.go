@@ -539,7 +539,11 @@ func (d *deliverer) settle(l *lane, g *merger, out outcome) {
 			l.errSince = time.Now()
 		}
 		if l.err != out.reason {
-			d.log.Warn("delivery deferred", "id", first.ID, "to", first.route.String(), "attempts", l.attempts, "retry_in", wait, "err", out.reason)
+			level := slog.LevelWarn
+			if out.class == badCredential { // nobody but an operator can mend that
+				level = slog.LevelError
+			}
+			d.log.Log(context.Background(), level, "delivery deferred", "id", first.ID, "to", first.route.String(), "attempts", l.attempts, "retry_in", wait, "err", out.reason)
 		}
 		l.err = out.reason
 		l.group = len(g.messages)

@@ -143,7 +143,7 @@ func TestUsage(t *testing.T) {
 		{"-dry-run x", 2, `slackboard: unexpected argument "x"`},
 		{"-nope", 2, "flag provided but not defined: -nope"},
 		{"-h", 0, "Usage of slackboard"},
-		{"-c /no/such/file", 1, "open /no/such/file: no such file or directory\n"},
+		{"-c /no/such/file", 1, "slackboard: -c: open /no/such/file: no such file or directory\n"},
 	} {
 		code, stdout, stderr := runProgram(t, "", nil, "slackboard", strings.Fields(test.args)...)
 		if code != test.code || stdout != "" || !strings.HasPrefix(stderr, test.want) {

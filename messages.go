@@ -220,7 +220,7 @@ func (s *server) listMessages(w http.ResponseWriter, r *http.Request) {
 			list.Messages = append(list.Messages, v)
 		}
 	default:
-		badRequest("state=%s is not waiting, dead or delivered", state).send(w)
+		badRequest("state=%s: it has to be waiting, dead or delivered", state).send(w)
 		return
 	}
 	sendJSON(w, list)

@@ -168,7 +168,7 @@ type appStat struct {
 	Damaged              int64      `json:"damaged"` // lines of the spool
 	SpoolBytes           int64      `json:"spool_bytes"`
 	StartedAt            time.Time  `json:"started_at"`
-	State                string     `json:"state"` // ok, waiting, failing or full
+	State                string     `json:"state"` // ok, waiting, dead, failing or full
 	Sentence             string     `json:"sentence"`
 	LastHour             [][2]int64 `json:"last_hour"` // accepted and delivered of each minute, the oldest first
 	Tags                 []tagStat  `json:"tags"`
@@ -247,6 +247,10 @@ func (s *server) sentence(st *appStat, lanes laneSummary) (state, sentence strin
 			more = fmt.Sprintf(" (and %d more fail)", n)
 		}
 		return "failing", fmt.Sprintf("%s fails since %s: %s%s; %s", worst.channel, clock(worst.since), worst.err, more, waits())
+	case st.Dead > 0 && st.Waiting > 0 && !lanes.oldest.IsZero():
+		return "dead", fmt.Sprintf("%d could not be delivered and are dead letters; %s", st.Dead, waits())
+	case st.Dead > 0:
+		return "dead", fmt.Sprintf("%d could not be delivered and are dead letters; everything else is delivered", st.Dead)
 	case st.Waiting > 0 && !lanes.oldest.IsZero():
 		return "waiting", waits()
 	case last.IsZero():

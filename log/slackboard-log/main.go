@@ -41,7 +41,7 @@ func run(args []string) int {
 	var to cli.Flags
 	o, command, answered, err := parse(&to, args)
 	if err != nil {
-		to.Complain(err)
+		to.Complain(fmt.Errorf("%w; the command was not run", err))
 		return 125
 	} else if answered {
 		return 0
