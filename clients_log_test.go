@@ -203,7 +203,10 @@ func TestLogExcerpt(t *testing.T) {
 	s := newScripted(t)
 	runProgram(t, "", nil, "slackboard-log", "-s", s.URL, "-t", "a", "--", "sh", "-c", "seq 1 100000; exit 1")
 	text := s.texts()[0]
-	if !strings.Contains(text, "```\n1\n2\n3\n") || !regexp.MustCompile(`\n\d+\n\[… \d+ bytes left out …\]\n9\d{4}\n`).MatchString(text) || !strings.Contains(text, "\n99999\n100000\n```\n") {
+	_, block, _ := strings.Cut(text, "```\n1\n2\n3\n")
+	head, tail, _ := strings.Cut(block, "\n[… ")
+	lines := strings.Split(head, "\n")
+	if lines[len(lines)-1] != fmt.Sprint(3+len(lines)) || !regexp.MustCompile(`^\d+ bytes left out …\]\n9\d{4}\n`).MatchString(tail) || !strings.Contains(tail, "\n99999\n100000\n```\n") {
 		t.Errorf("told %s", text)
 	}
 }
