@@ -19,7 +19,8 @@ func TestLogAtATerminal(t *testing.T) {
 		t.Skip("skipped: there is no script(1) here")
 	}
 	atTerminal := func(script string) (*process, func(string)) {
-		cmd := exec.Command("script", "-qec", filepath.Join(binaries, "slackboard-log")+" -notify=false -tee -- sh -c '"+script+"'", "/dev/null")
+		cmd := exec.Command("script", "-qec", "exec "+filepath.Join(binaries, "slackboard-log")+ // else Ctrl-C ends the shell, too
+			" -notify=false -tee -- sh -c '"+script+"'", "/dev/null")
 		stdin, err := cmd.StdinPipe()
 		if err != nil {
 			t.Fatal(err)

@@ -377,11 +377,11 @@ func TestProxyAndCertificates(t *testing.T) {
 		if err != nil {
 			return
 		}
-		w.WriteHeader(http.StatusOK)
 		here, _, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			return
 		}
+		io.WriteString(here, "HTTP/1.1 200 OK\r\n\r\n") // only now: the server would have read into the tunnel
 		go func() { io.Copy(there, here); there.Close() }()
 		io.Copy(here, there)
 		here.Close()
