@@ -127,6 +127,7 @@ func TestStormOfDifferentMessages(t *testing.T) {
 		if n := len(slack.posts) - 1; n > 52 {
 			t.Errorf("1000 messages took %d posts, want 52 at most", n)
 		}
+		t.Logf("1000 different messages took %d posts", len(slack.posts)-1)
 		slack.gaps(t)
 		if st := p.stat(t); st.Delivered != 1001 || st.Posts != int64(len(slack.posts)) {
 			t.Errorf("counters: %+v", st)
@@ -154,6 +155,7 @@ func TestStormOfIdenticalMessages(t *testing.T) {
 		if len(slack.posts) > 15 || total != 10_000 {
 			t.Errorf("%d posts tell of %d messages, want 15 at most, 10000", len(slack.posts), total)
 		}
+		t.Logf("10000 equal messages took %d posts", len(slack.posts))
 		slack.gaps(t)
 		if st := p.stat(t); st.Delivered != 10_000 {
 			t.Errorf("counters: %+v", st)
