@@ -1,6 +1,6 @@
 package main
 
-// What a hostile review found, each with the case that showed it.
+// Cases that went wrong once: posts, pauses, moves and crashes that met in an unhappy moment.
 
 import (
 	"bytes"
