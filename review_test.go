@@ -61,7 +61,9 @@ func TestDamageThenCarry(t *testing.T) {
 		data := []byte(readFile(t, path))
 		data[bytes.Index(data, []byte(`"text":"0"`))+8] = 'X'
 		os.WriteFile(path, data, 0o600)
-		if err := p.spool.carry(p.spool.active); err != nil { // the writer is idle
+		carried := make(chan error, 1)
+		p.spool.submit(&change{then: func(error) { carried <- p.spool.carry(p.spool.active) }}) // as the writer itself does
+		if err := <-carried; err != nil {
 			t.Fatal(err)
 		}
 		slack.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -59,6 +60,12 @@ func (s *storm) post(_ context.Context, _ credential, body []byte) outcome {
 	return outcome{class: delivered}
 }
 
+func (s *storm) all() []stormPost {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.posts)
+}
+
 // texts returns what p shows, in order.
 func (p stormPost) texts() (texts []string) {
 	if p.Text != "" {
@@ -78,6 +85,7 @@ func inStorm(t *testing.T, toml string, test func(*testing.T, *inProcess, *storm
 		slack := &storm{}
 		p := newInProcess(t, cfg, slack)
 		time.Sleep(2 * time.Second)
+		synctest.Wait()
 		test(t, p, slack)
 	})
 }
@@ -93,7 +101,7 @@ func (p *inProcess) send(t *testing.T, body string) {
 func (s *storm) gaps(t *testing.T) {
 	t.Helper()
 	last := map[string]time.Time{}
-	for i, p := range s.posts {
+	for i, p := range s.all() {
 		if gap := p.at.Sub(last[p.Channel]); gap < time.Second {
 			t.Errorf("post %d to %s came %v after the one before", i, p.Channel, gap)
 		}
@@ -111,12 +119,13 @@ func TestStormOfDifferentMessages(t *testing.T) {
 		}
 		p.send(t, `{"tag":"quiet","text":"unhurt"}`)
 		synctest.Wait()
-		if n := len(slack.posts); n != 2 || slack.posts[1].Channel != "#quiet" {
+		if n := len(slack.all()); n != 2 || slack.all()[1].Channel != "#quiet" {
 			t.Errorf("at once went %d posts, want the first of each destination", n)
 		}
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		var got []string
-		for _, post := range slack.posts {
+		for _, post := range slack.all() {
 			if post.Channel == "#ops" {
 				got = append(got, post.texts()...)
 			}
@@ -124,12 +133,12 @@ func TestStormOfDifferentMessages(t *testing.T) {
 		if strings.Join(got, ",") != strings.Join(want, ",") {
 			t.Errorf("got %d texts, not the 1000 in order", len(got))
 		}
-		if n := len(slack.posts) - 1; n > 52 {
+		if n := len(slack.all()) - 1; n > 52 {
 			t.Errorf("1000 messages took %d posts, want 52 at most", n)
 		}
-		t.Logf("1000 different messages took %d posts", len(slack.posts)-1)
+		t.Logf("1000 different messages took %d posts", len(slack.all())-1)
 		slack.gaps(t)
-		if st := p.stat(t); st.Delivered != 1001 || st.Posts != int64(len(slack.posts)) {
+		if st := p.stat(t); st.Delivered != 1001 || st.Posts != int64(len(slack.all())) {
 			t.Errorf("counters: %+v", st)
 		}
 	})
@@ -141,8 +150,9 @@ func TestStormOfIdenticalMessages(t *testing.T) {
 			p.send(t, fmt.Sprintf(`{"tag":"a","text":"disk full","level":"crit","host":"web-%03d"}`, i%200))
 		}
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		total := 0
-		for _, post := range slack.posts {
+		for _, post := range slack.all() {
 			var n, hosts int
 			if len(post.Attachments) != 1 || post.Attachments[0].Text != "disk full" || post.Attachments[0].Color != "#ff0000" {
 				t.Fatalf("got %s", post.body)
@@ -152,10 +162,10 @@ func TestStormOfIdenticalMessages(t *testing.T) {
 			}
 			total += n
 		}
-		if len(slack.posts) > 15 || total != 10_000 {
-			t.Errorf("%d posts tell of %d messages, want 15 at most, 10000", len(slack.posts), total)
+		if len(slack.all()) > 15 || total != 10_000 {
+			t.Errorf("%d posts tell of %d messages, want 15 at most, 10000", len(slack.all()), total)
 		}
-		t.Logf("10000 equal messages took %d posts", len(slack.posts))
+		t.Logf("10000 equal messages took %d posts", len(slack.all()))
 		slack.gaps(t)
 		if st := p.stat(t); st.Delivered != 10_000 {
 			t.Errorf("counters: %+v", st)
@@ -194,8 +204,9 @@ func TestMerging(t *testing.T) {
 					}
 				}
 				time.Sleep(time.Minute)
+				synctest.Wait()
 				var got []string
-				for _, post := range slack.posts[1:] {
+				for _, post := range slack.all()[1:] {
 					got = append(got, strings.Join(post.texts(), " "))
 				}
 				if strings.Join(got, "|") != strings.Join(test.want, "|") {
@@ -215,6 +226,7 @@ func TestMergedPostInFull(t *testing.T) {
 		for i := range 37 {
 			p.send(t, fmt.Sprintf(`{"tag":"a","text":"disk is full","level":"crit","title":"/var","host":"web-%02d"}`, i%12+1))
 			time.Sleep(20 * time.Millisecond)
+			synctest.Wait()
 		}
 		p.send(t, `{"tag":"b","text":"backup done","level":"info","host":"db-1"}`)
 		if w := p.do("POST", "/notify-directly", `{"payload":{"channel":"#ops","text":"see","attachments":[{"text":"graph","image_url":"http://x.invalid/1","n":1.50}]}}`); w.Code != 200 {
@@ -222,18 +234,19 @@ func TestMergedPostInFull(t *testing.T) {
 		}
 		p.send(t, `{"tag":"b","text":"plain","host":"db-2"}`)
 		time.Sleep(time.Minute)
-		if len(slack.posts) != 2 {
-			t.Fatalf("%d posts", len(slack.posts))
+		synctest.Wait()
+		if len(slack.all()) != 2 {
+			t.Fatalf("%d posts", len(slack.all()))
 		}
-		if want := `{"channel":"#ops","username":"slackboard","icon_emoji":":clipboard:","parse":"full","text":"alone"}`; slack.posts[0].body != want {
-			t.Errorf("alone: got\n%s, want\n%s", slack.posts[0].body, want)
+		if want := `{"channel":"#ops","username":"slackboard","icon_emoji":":clipboard:","parse":"full","text":"alone"}`; slack.all()[0].body != want {
+			t.Errorf("alone: got\n%s, want\n%s", slack.all()[0].body, want)
 		}
 		want := `{"channel":"#ops","username":"slackboard","icon_emoji":":clipboard:","parse":"full","attachments":[` +
 			`{"fallback":"/var: disk is full","color":"#ff0000","title":"/var","text":"disk is full","footer":"×37 from 12 hosts: web-01, web-02, web-03 and 9 more · 00:00:02 to 00:00:02 UTC","mrkdwn_in":["text"]},` +
 			`{"fallback":"backup done","color":"#00ff00","text":"backup done","footer":"db-1","mrkdwn_in":["text"]},` +
 			`{"image_url":"http://x.invalid/1","n":1.50,"pretext":"see","text":"graph"},` +
 			`{"fallback":"plain","text":"plain","footer":"db-2","mrkdwn_in":["text"]}]}`
-		if got := slack.posts[1].body; got != want {
+		if got := slack.all()[1].body; got != want {
 			t.Errorf("merged: got\n%s, want\n%s", got, want)
 		}
 	})
@@ -252,11 +265,12 @@ func TestBadMessageAmongMerged(t *testing.T) {
 				p.send(t, fmt.Sprintf(`{"tag":"a","text":%q}`, text))
 			}
 			time.Sleep(time.Hour)
+			synctest.Wait()
 			if st := p.stat(t); st.Dead != 1 || st.Delivered != 39 || st.Posts > 16 {
 				t.Errorf("bad one at %d: %+v", bad, st)
 			}
 			var last int
-			for _, post := range slack.posts {
+			for _, post := range slack.all() {
 				for _, text := range post.texts() {
 					var n int
 					if fmt.Sscanf(text, "message %d", &n); !slack.reject(post) && text != "POISON" {
@@ -277,6 +291,7 @@ func TestBadMessageAmongMerged(t *testing.T) {
 			p.send(t, `{"tag":"a","text":"POISON"}`)
 		}
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		if st := p.stat(t); st.Dead != 30 || st.Delivered != 30 {
 			t.Errorf("folded bad ones: %+v", st)
 		}
@@ -305,10 +320,12 @@ func TestMergedPostStaysTogether(t *testing.T) {
 			p.send(t, fmt.Sprintf(`{"tag":"a","text":"%d"}`, i))
 		}
 		time.Sleep(1500 * time.Millisecond) // the first turn is over
+		synctest.Wait()
 		for i := range 5 {
 			p.send(t, fmt.Sprintf(`{"tag":"a","text":"more %d"}`, i))
 		}
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		if got := fmt.Sprint(sizes); got != "[5 5 5 5 5]" {
 			t.Errorf("posts of %s messages", got)
 		}
@@ -329,8 +346,9 @@ func TestFirstTurnWaits(t *testing.T) {
 		start := time.Now()
 		p.send(t, `{"tag":"a","text":"1"}`)
 		time.Sleep(10 * time.Second)
-		if len(slack.posts) != 1 || slack.posts[0].at.Sub(start) < time.Second {
-			t.Errorf("posted after %v", slack.posts[0].at.Sub(start))
+		synctest.Wait()
+		if len(slack.all()) != 1 || slack.all()[0].at.Sub(start) < time.Second {
+			t.Errorf("posted after %v", slack.all()[0].at.Sub(start))
 		}
 	})
 }
