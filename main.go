@@ -3,7 +3,7 @@
 // The path of a message: POST → accept → spool (on disk) → answer → lane → Slack → done | later | dead letter.
 // No file calls back up it:
 //
-//	main.go     this map; the flags, the logs, and the server's life from start to stop
+//	main.go     this map; the flags, the logs, and, in serve, the server's life from start to stop
 //	config.go   the configuration: keys, defaults, checks, the masked view
 //	toml.go     the reader of the TOML subset that it is written in
 //	listen.go   where the server listens
@@ -66,25 +66,33 @@ func run(args []string, stdout, stderr io.Writer) int {
 		}
 		return 0
 	}
+	if err := serve(opts, cfg, stdout, stderr); err != nil {
+		return fail(err)
+	}
+	return 0
+}
+
+// serve is the server's life, from its logs to its stop. An error is why it could not start.
+func serve(opts options, cfg *config, stdout, stderr io.Writer) error {
 	logs, err := openLogs(cfg, opts.dryRun, stdout, stderr)
 	if err != nil {
-		return fail(err)
+		return err
 	}
 	listener, err := listen(cfg.core.port)
 	if err != nil {
-		return fail(err)
+		return err
 	}
 	stop, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer cancel()
 
 	sp, cleanUp, err := opts.openSpool(cfg, logs.errors)
 	if err != nil {
-		return fail(err)
+		return err
 	}
 	defer cleanUp()
 	found, err := sp.load()
 	if err != nil {
-		return fail(fmt.Errorf("spool.dir: %w", err))
+		return fmt.Errorf("spool.dir: %w", err)
 	}
 	var slack poster = newSlackClient(cfg.core.apiURL, maxPosts)
 	if opts.dryRun {
@@ -106,7 +114,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	go func() { served <- web.Serve(listener) }()
 	select {
 	case err := <-served:
-		return fail(err)
+		return err
 	case <-stop.Done():
 		cancel() // from here on a second signal ends the process
 	}
@@ -117,7 +125,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	<-d.ended
 	sp.close()
 	logs.notice("stopped", "waiting", st.waiting())
-	return 0
+	return nil
 }
 
 // options are what the command line says.
