@@ -4,6 +4,8 @@ package main
 
 import (
 	"cmp"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unique"
@@ -49,8 +52,8 @@ func (s secret) Format(f fmt.State, _ rune)   { fmt.Fprint(f, s.String()) }
 func (s secret) LogValue() slog.Value         { return slog.StringValue(s.String()) }
 func (s secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// credential says where, and as whom, a message is posted: to a webhook, or with a token.
-type credential struct{ webhook, token secret }
+// credential says where, and as whom, a message is posted: to a webhook, or with a token to the Web API.
+type credential struct{ url, token secret }
 
 // destination is what has one lane: messages to it stay in order.
 type destination struct {
@@ -62,6 +65,10 @@ type config struct {
 	path string
 	core struct {
 		port            string
+		socketMode      string
+		authToken       secret // what requests have to bring
+		tlsCert, tlsKey string // files
+		tlsClientCA     string
 		slackURL, token secret
 		apiURL          string
 		qps             int64 // posts a second to all of Slack, 0 for no limit
@@ -80,6 +87,7 @@ type config struct {
 	ui  struct{ root string }
 
 	byTag    map[string][]*tag // what stands under a name: more than one entry means more than one destination
+	tls      *tls.Config       // nil: plain HTTP
 	warnings []string
 }
 
@@ -107,6 +115,11 @@ func (c *config) sections() []section {
 	return []section{
 		{"core", []field{
 			{"port", &c.core.port, checkPort},
+			{"socket_mode", &c.core.socketMode, checkMode},
+			{"auth_token", &c.core.authToken, checkToken},
+			{"tls_cert", &c.core.tlsCert, nil},
+			{"tls_key", &c.core.tlsKey, nil},
+			{"tls_client_ca", &c.core.tlsClientCA, nil},
 			{"slack_url", &c.core.slackURL, checkURL},
 			{"slack_token", &c.core.token, checkToken},
 			{"slack_api_url", &c.core.apiURL, checkURL},
@@ -180,9 +193,13 @@ func (c *config) standIn() {
 // credential returns that of [core], the zero one if it has none.
 func (c *config) credential() credential {
 	if c.core.token != (secret{}) {
-		return credential{token: c.core.token}
+		return c.withToken(c.core.token)
 	}
-	return credential{webhook: c.core.slackURL}
+	return credential{url: c.core.slackURL}
+}
+
+func (c *config) withToken(token secret) credential {
+	return credential{newSecret(strings.TrimRight(c.core.apiURL, "/") + "/chat.postMessage"), token}
 }
 
 // resolve finds each tag's credential: a webhook posts to one channel only, so a tag may bring its own.
@@ -192,9 +209,9 @@ func (c *config) resolve() {
 		t := &c.tags[i]
 		switch {
 		case t.token != (secret{}):
-			t.credential = credential{token: t.token}
+			t.credential = c.withToken(t.token)
 		case t.slackURL != (secret{}):
-			t.credential = credential{webhook: t.slackURL}
+			t.credential = credential{url: t.slackURL}
 		default:
 			t.credential = c.credential()
 		}
@@ -251,6 +268,7 @@ func loadConfig(path string, use purpose) (*config, error) {
 	c.path = path
 	l := &loader{path: path, line: line}
 	l.config(c, doc)
+	l.tls(c)
 	switch use {
 	case forPosting:
 		l.unmasked(c)
@@ -259,14 +277,16 @@ func loadConfig(path string, use purpose) (*config, error) {
 	}
 	c.resolve()
 	l.destinations(c)
+	c.warnings = l.warnings
 	return c, l.err()
 }
 
 // loader carries a parsed file into a config and collects what is wrong with it.
 type loader struct {
-	path   string
-	line   map[string]int
-	faults []fault
+	path     string
+	line     map[string]int
+	faults   []fault
+	warnings []string
 }
 
 type fault struct {
@@ -276,6 +296,10 @@ type fault struct {
 
 func (l *loader) fault(at, format string, args ...any) {
 	l.faults = append(l.faults, fault{max(l.line[at], 1), fmt.Sprintf(format, args...)})
+}
+
+func (l *loader) warn(at, format string, args ...any) {
+	l.warnings = append(l.warnings, fmt.Sprintf("%s:%d: %s", l.path, max(l.line[at], 1), fmt.Sprintf(format, args...)))
 }
 
 func (l *loader) err() error {
@@ -322,7 +346,7 @@ func (l *loader) config(c *config, doc map[string]any) {
 		l.fault(name, "unknown key %q outside of a section: known are the sections [core], [[tags]], [spool], [log], [ui]", name)
 	}
 	if info, err := os.Stat(c.ui.root); c.ui.root != "" && (err != nil || !info.IsDir()) {
-		c.warnings = append(c.warnings, fmt.Sprintf("%s:%d: ui.root: %s is not a folder: the built-in page serves", l.path, l.line["ui.root"], c.ui.root))
+		l.warn("ui.root", "ui.root: %s is not a folder: the built-in page serves", c.ui.root)
 	}
 }
 
@@ -331,8 +355,12 @@ func (l *loader) section(name, at string, table map[string]any, fields []field) 
 	for i, f := range fields {
 		known[i] = f.key
 		if value, ok := table[f.key]; ok {
-			if err := f.set(value); err != nil {
+			err := f.set(value)
+			if err != nil {
 				l.fault(at+"."+f.key, "%s in %s: %v", f.key, name, err)
+			}
+			if path, isFile := strings.CutPrefix(fmt.Sprint(value), "file:"); isFile && err == nil {
+				l.private(at+"."+f.key, path)
 			}
 		}
 	}
@@ -360,10 +388,12 @@ func (f field) set(value any) error {
 		if !ok {
 			return errors.New("wants a string")
 		}
+		s, err := dereference(s)
 		*to = newSecret(s)
-		if s == "" || s == masked {
-			return nil
+		if err != nil || s == "" || s == masked {
+			return err
 		}
+		value = s
 	case *int64:
 		n, ok := value.(int64)
 		if !ok {
@@ -375,6 +405,66 @@ func (f field) set(value any) error {
 		return nil
 	}
 	return f.check(value)
+}
+
+// dereference returns the secret that value names, "env:NAME" or "file:/path", or is. The newline at a file's end is
+// no part of it: that is how systemd.exec(5), LoadCredential=, and an editor leave one.
+func dereference(value string) (string, error) {
+	if name, ok := strings.CutPrefix(value, "env:"); ok {
+		if os.Getenv(name) == "" {
+			return "", fmt.Errorf("the environment variable %q is not set", name)
+		}
+		return os.Getenv(name), nil
+	}
+	path, ok := strings.CutPrefix(value, "file:")
+	if !ok {
+		return value, nil
+	}
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	text := strings.TrimRight(string(content), "\r\n")
+	if text == "" {
+		return "", fmt.Errorf("%s is empty", path)
+	}
+	return text, nil
+}
+
+// private warns of a file with a secret that others may read.
+func (l *loader) private(at, path string) {
+	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o004 != 0 {
+		l.warn(at, "%s holds a secret and everybody may read it: chmod o-r", path)
+	}
+}
+
+// tls reads the certificates.
+func (l *loader) tls(c *config) {
+	cert, key, clientCA := c.core.tlsCert, c.core.tlsKey, c.core.tlsClientCA
+	if cert == "" && key == "" && clientCA == "" {
+		return
+	}
+	if cert == "" || key == "" {
+		l.fault("core", "tls_cert and tls_key go together, and tls_client_ca needs them: set both")
+		return
+	}
+	pair, err := tls.LoadX509KeyPair(cert, key)
+	if err != nil {
+		l.fault("core.tls_cert", "tls_cert and tls_key in [core]: %v", err)
+	}
+	l.private("core.tls_key", key)
+	c.tls = &tls.Config{Certificates: []tls.Certificate{pair}}
+	if clientCA == "" {
+		return
+	}
+	authorities, err := os.ReadFile(clientCA)
+	c.tls.ClientAuth, c.tls.ClientCAs = tls.RequireAndVerifyClientCert, x509.NewCertPool()
+	if err == nil && !c.tls.ClientCAs.AppendCertsFromPEM(authorities) {
+		err = fmt.Errorf("there is no certificate in %s", clientCA)
+	}
+	if err != nil {
+		l.fault("core.tls_client_ca", "tls_client_ca in [core]: %v", err)
+	}
 }
 
 // destinations reports what could not be delivered.
@@ -432,6 +522,19 @@ func between(least, most int64) func(any) error {
 func checkPort(value any) error {
 	_, _, err := parsePort(value.(string))
 	return err
+}
+
+// parseMode reads socket_mode, chmod's octal digits; ok is false where there are none.
+func parseMode(mode string) (bits int, ok bool) {
+	n, err := strconv.ParseUint(mode, 8, 9)
+	return int(n), err == nil
+}
+
+func checkMode(value any) error {
+	if _, ok := parseMode(value.(string)); !ok && value != "" {
+		return fmt.Errorf("%q is not a mode like \"0660\"", value)
+	}
+	return nil
 }
 
 // checkURL does not say what it was given: a webhook's URL is a secret.

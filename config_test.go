@@ -13,7 +13,7 @@ func TestConfigFaults(t *testing.T) {
 		want       []string // a line of the error each, without the file's name
 	}{
 		{"fine", head, nil},
-		{"unknown key", head + "prot = 1\n", []string{`3: unknown key "prot" in [core]: known are port, slack_url, slack_token, slack_api_url, qps, max_delay_duration, channel_rate, batch, report_tag`}},
+		{"unknown key", head + "prot = 1\n", []string{`3: unknown key "prot" in [core]: known are port, socket_mode, auth_token, tls_cert, tls_key, tls_client_ca, slack_url, slack_token, slack_api_url, qps, max_delay_duration, channel_rate, batch, report_tag`}},
 		{"unknown section", head + "[cores]\nx = 1\n", []string{`3: unknown section [cores]: known are [core], [[tags]], [spool], [log], [ui]`}},
 		{"key outside", "port = 1\n" + head, []string{`1: unknown key "port" outside of a section: known are the sections [core], [[tags]], [spool], [log], [ui]`}},
 		{"wrong type", head + "qps = '5'\n", []string{"3: qps in [core]: wants an integer"}},
@@ -35,7 +35,7 @@ func TestConfigFaults(t *testing.T) {
 		{"one bracket", head + "[tags]\ntag = 'a'\n", []string{"3: tags is a list: write [[tags]], with two brackets, above each tag"}},
 		{"two brackets", "[[core]]\nslack_url = 'https://hooks.invalid/x'\n", []string{"1: core is a section: write [core]", "1: there is no destination: set slack_url or slack_token in [core]"}},
 		{"masked", "[core]\nslack_url = '...'\n[[tags]]\ntag = 'a'\nslack_token = '...'\n", []string{`2: slack_url is masked: put the real one in place of "..."`, `5: slack_token is masked: put the real one in place of "..."`}},
-		{"all at once, in order", head + "x = 1\n[log]\nlevel = 5\n[[tags]]\n", []string{"3: unknown key \"x\" in [core]: known are port, slack_url, slack_token, slack_api_url, qps, max_delay_duration, channel_rate, batch, report_tag", "5: level in [log]: wants a string", `6: this [[tags]] has no tag: add tag = "NAME"`}},
+		{"all at once, in order", head + "x = 1\n[log]\nlevel = 5\n[[tags]]\n", []string{"3: unknown key \"x\" in [core]: known are port, socket_mode, auth_token, tls_cert, tls_key, tls_client_ca, slack_url, slack_token, slack_api_url, qps, max_delay_duration, channel_rate, batch, report_tag", "5: level in [log]: wants a string", `6: this [[tags]] has no tag: add tag = "NAME"`}},
 		{"syntax", head + "port = “x”\n", []string{`3:8: “ is a typographic quote: use the straight one, "`}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -102,7 +102,7 @@ slack_url = "https://h.invalid/c"
 slack_token = "c"
 `)
 	for name, want := range map[string]credential{
-		"a": {token: newSecret("core")}, "b": {webhook: newSecret("https://h.invalid/b")}, "c": {token: newSecret("c")},
+		"a": cfg.withToken(newSecret("core")), "b": {url: newSecret("https://h.invalid/b")}, "c": cfg.withToken(newSecret("c")),
 	} {
 		if to, _, err := cfg.lookup(route{tag: name}); err != nil || to.credential != want {
 			t.Errorf("%s: got the wrong credential, %v", name, err)

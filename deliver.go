@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
@@ -100,7 +101,7 @@ func (h *dueLanes) Pop() any {
 }
 
 type deliverer struct {
-	cfg    *config
+	cfg    atomic.Pointer[config]
 	slack  poster
 	spool  *spool
 	stats  *stats
@@ -111,6 +112,7 @@ type deliverer struct {
 	ended  chan struct{}
 
 	// Owned by run:
+	reloads   func() // waits until no post is in flight, see reload; nil: none does
 	lanes     map[destination]*lane
 	due       dueLanes
 	held      []*lane
@@ -127,20 +129,24 @@ type deliverer struct {
 // newDeliverer returns one for sp, whose callbacks it sets. It has not yet begun: see restore and run.
 func newDeliverer(cfg *config, slack poster, sp *spool, st *stats, log *slog.Logger) *deliverer {
 	d := &deliverer{
-		cfg: cfg, slack: slack, spool: sp, stats: st, log: log,
+		slack: slack, spool: sp, stats: st, log: log,
 		quota: newQuota(cfg.spool.maxBytes), recent: &deliveredList{}, todo: make(chan func(), 256), ended: make(chan struct{}),
 		firstTurn: time.Now().Add(cfg.pace()),
 		lanes:     map[destination]*lane{}, paused: map[secret]time.Time{}, worked: map[credential]time.Time{}, reported: map[destination]time.Time{},
 	}
+	d.cfg.Store(cfg)
 	sp.stored, sp.moved = d.add, d.moved
 	return d
 }
+
+// lookup finds where a route leads now.
+func (d *deliverer) lookup(r route) (destination, *tag, error) { return d.cfg.Load().lookup(r) }
 
 // restore takes over what an earlier process left. It is called before run.
 func (d *deliverer) restore(found map[route]*group) {
 	lanes := map[destination][]seqRef{}
 	for r, g := range found {
-		to, _, _ := d.cfg.lookup(r)
+		to, _, _ := d.lookup(r)
 		if len(lanes[to]) == 0 {
 			lanes[to] = g.waiting
 		} else {
@@ -169,6 +175,10 @@ func (d *deliverer) run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for ctx.Err() == nil {
+		if d.reloads != nil && d.inFlight == 0 && d.recording == 0 {
+			d.reloads()
+			d.reloads = nil
+		}
 		timer.Reset(time.Until(d.turns()))
 		select {
 		case f := <-d.todo:
@@ -216,8 +226,8 @@ func (d *deliverer) store(messages []*message) error {
 // storeAs applies c, within the quota for what it adds.
 func (d *deliverer) storeAs(c *change) error {
 	for i, m := range c.add {
-		to, _, _ := d.cfg.lookup(m.route)
-		if err := d.quota.take(to, m.size()); err != nil {
+		m.charged, _, _ = d.lookup(m.route)
+		if err := d.quota.take(m.charged, m.size()); err != nil {
 			d.giveBack(c.add[:i])
 			return err
 		}
@@ -237,8 +247,7 @@ func (d *deliverer) storeAs(c *change) error {
 
 func (d *deliverer) giveBack(messages []*message) {
 	for _, m := range messages {
-		to, _, _ := d.cfg.lookup(m.route)
-		d.quota.give(to, m.size())
+		d.quota.give(m.charged, m.size())
 	}
 }
 
@@ -253,7 +262,8 @@ func (d *deliverer) add(added []entry) {
 	}
 	d.ask(func() {
 		for _, e := range added {
-			to, _, _ := d.cfg.lookup(e.m.route) // where it leads nowhere, the attempt finds out
+			to, _, _ := d.lookup(e.m.route) // where it leads nowhere, the attempt finds out
+			d.quota.move(e.m.charged, to, e.m.size())
 			l := d.lane(to)
 			l.waiting = append(l.waiting, e.ref)
 			d.schedule(l)
@@ -299,7 +309,7 @@ func tooLong(wait time.Duration) outcome {
 }
 
 func (d *deliverer) addUrgent(u *urgentPost, limit time.Duration) {
-	to, _, _ := d.cfg.lookup(u.m.route)
+	to, _, _ := d.lookup(u.m.route)
 	l := d.lane(to)
 	turn := slices.MaxFunc([]time.Time{l.turn, d.paused[to.credential.token], d.nextPost}, time.Time.Compare)
 	if wait := time.Until(turn); wait > limit && u.claim() {
@@ -320,6 +330,69 @@ func (d *deliverer) lane(to destination) *lane {
 	return l
 }
 
+// reload changes over to cfg, then calls then. Until no post is in flight and what became of all is on disk, 30 s at most
+// where the disk works, none begins: so an attempt sees one configuration, and no message is in two lanes.
+func (d *deliverer) reload(cfg *config, then func()) {
+	d.ask(func() {
+		d.reloads = func() {
+			old := d.lanes
+			d.cfg.Store(cfg)
+			d.quota.setLimit(cfg.spool.maxBytes)
+			d.lanes, d.due, d.held, d.firstTurn = map[destination]*lane{}, nil, nil, time.Now().Add(cfg.pace())
+			d.rebuild(old)
+			then()
+		}
+	})
+}
+
+// rebuild makes lanes of what waits in those of the configuration before. Back-offs start anew; pauses stay, and so does
+// since when a destination fails.
+func (d *deliverer) rebuild(old map[destination]*lane) {
+	type place struct {
+		ref ref
+		seq uint64
+		l   *lane
+	}
+	var places []place
+	paused := map[credential]time.Time{} // a webhook's pause holds for its other channels, too
+	for to, was := range old {
+		if was.turn.After(paused[to.credential]) {
+			paused[to.credential] = was.turn
+		}
+	}
+	for to, was := range old {
+		l := d.lane(to)
+		l.turn, l.err, l.errSince = was.turn, was.err, was.errSince
+		for _, r := range was.waiting {
+			places = append(places, place{r, 0, l})
+		}
+		for _, u := range was.urgent {
+			to, _, _ := d.lookup(u.m.route)
+			d.lane(to).urgent = append(d.lane(to).urgent, u)
+		}
+	}
+	slices.SortFunc(places, func(a, b place) int { return cmp.Compare(a.ref, b.ref) })
+	d.spool.each(false, func(at ref, r record) {
+		i, waits := slices.BinarySearchFunc(places, at, func(p place, at ref) int { return cmp.Compare(p.ref, at) })
+		if !waits {
+			return // accepted a moment ago: add comes next
+		}
+		to, _, _ := d.lookup(parseRoute(string(r.route)))
+		d.quota.move(places[i].l.to, to, r.size())
+		places[i].seq, places[i].l = r.seq, d.lane(to)
+	})
+	slices.SortStableFunc(places, func(a, b place) int { return cmp.Compare(a.seq, b.seq) })
+	for _, p := range places { // those that cannot be read stay first in their lane, which finds out
+		p.l.waiting = append(p.l.waiting, p.ref)
+	}
+	for to, l := range d.lanes {
+		if old[to] == nil && paused[to.credential].After(l.turn) {
+			l.turn = paused[to.credential]
+		}
+		d.schedule(l)
+	}
+}
+
 // schedule brings l to its place among the due lanes.
 func (d *deliverer) schedule(l *lane) {
 	switch {
@@ -334,7 +407,7 @@ func (d *deliverer) schedule(l *lane) {
 // turns starts the posts that are due and returns when to look again.
 func (d *deliverer) turns() time.Time {
 	now := time.Now()
-	for len(d.due) > 0 && d.inFlight < maxPosts {
+	for len(d.due) > 0 && d.inFlight < maxPosts && d.reloads == nil {
 		l := d.due[0]
 		if next := l.next(); next.After(now) {
 			return next
@@ -367,7 +440,7 @@ func (d *deliverer) start(l *lane, now time.Time) {
 		if u.claim() {
 			l.posting = 0 // none of those that wait
 			d.begin(l, now, func() func() {
-				_, t, _ := d.cfg.lookup(u.m.route)
+				_, t, _ := d.lookup(u.m.route)
 				g := &merger{limit: 1}
 				g.add(u.m, t)
 				out := d.post(g, 1)
@@ -389,7 +462,7 @@ func (d *deliverer) start(l *lane, now time.Time) {
 		return
 	}
 	l.attempts++
-	attempt, limit := l.attempts, int(d.cfg.core.batch)
+	attempt, limit := l.attempts, int(d.cfg.Load().core.batch)
 	heads := l.waiting[:min(len(l.waiting), mergedHeads)]
 	switch {
 	case l.group > 0:
@@ -424,7 +497,7 @@ func (d *deliverer) gather(heads []ref, limit int) (*merger, error) {
 		if err != nil {
 			break
 		}
-		_, t, err := d.cfg.lookup(m.route)
+		_, t, err := d.lookup(m.route)
 		if err != nil && i > 0 || !g.add(m, t) {
 			break
 		}
@@ -440,8 +513,8 @@ func (d *deliverer) begin(l *lane, now time.Time, attempt func() func()) {
 	if failing {
 		d.failing++
 	}
-	if d.cfg.core.qps > 0 {
-		d.nextPost = now.Add(time.Second / time.Duration(d.cfg.core.qps))
+	if d.cfg.Load().core.qps > 0 {
+		d.nextPost = now.Add(time.Second / time.Duration(d.cfg.Load().core.qps))
 	}
 	go func() {
 		end := attempt()
@@ -463,7 +536,7 @@ func (d *deliverer) begin(l *lane, now time.Time, attempt func() func()) {
 
 // post makes one attempt and counts it. It runs beside run and touches nothing of it.
 func (d *deliverer) post(g *merger, attempt int) outcome {
-	to, _, err := d.cfg.lookup(g.messages[0].route)
+	to, _, err := d.lookup(g.messages[0].route)
 	if err != nil {
 		return outcome{class: badContent, reason: err.Error()}
 	}
@@ -477,7 +550,7 @@ func (d *deliverer) post(g *merger, attempt int) outcome {
 // learn takes from out what holds for the lane, whichever message was posted.
 func (d *deliverer) learn(l *lane, out outcome) {
 	now := time.Now()
-	l.turn = now.Add(d.cfg.pace())
+	l.turn = now.Add(d.cfg.Load().pace())
 	l.failing = out.class != delivered && out.class != badContent
 	if out.class == delivered {
 		d.worked[l.to.credential] = now
@@ -490,13 +563,13 @@ func (d *deliverer) learn(l *lane, out outcome) {
 			d.paused[token] = until
 		}
 	} else {
-		l.turn = now.Add(max(out.wait, d.cfg.pace()))
+		l.turn = now.Add(max(out.wait, d.cfg.Load().pace()))
 	}
 }
 
 // settle decides what becomes of the messages of g, the head of l, after an attempt.
 func (d *deliverer) settle(l *lane, g *merger, out outcome) {
-	first, maxAge := g.messages[0], time.Duration(d.cfg.spool.maxAge)*time.Second
+	first, maxAge := g.messages[0], time.Duration(d.cfg.Load().spool.maxAge)*time.Second
 	tooOld := 0
 	for tooOld < len(g.messages) && time.Since(time.UnixMilli(g.messages[tooOld].queued)) > maxAge {
 		tooOld++
@@ -603,7 +676,7 @@ func (d *deliverer) bury(l *lane, messages []*message, reason string) {
 
 // report tells core.report_tag about the first dead letter of a destination in an hour.
 func (d *deliverer) report(l *lane, dead *message) {
-	tag := d.cfg.core.reportTag
+	tag := d.cfg.Load().core.reportTag
 	if tag == "" || dead.route.tag == tag || time.Since(d.reported[l.to]) < reportEvery {
 		return
 	}
@@ -614,7 +687,7 @@ func (d *deliverer) report(l *lane, dead *message) {
 	}
 	text := fmt.Sprintf("A message for %s could not be delivered: %s. It is kept as dead letter %s: GET /messages/%[3]s shows it, POST /messages/%[3]s/retry sends it again, and GET /messages?state=dead lists all.",
 		name, dead.Error, dead.ID)
-	for i := range d.cfg.byTag[tag] {
+	for i := range d.cfg.Load().byTag[tag] {
 		m := &message{ID: newID(), Host: dead.Host, Level: "warn", Text: text, route: route{tag: tag, index: i}}
 		go d.store([]*message{m})
 	}
@@ -629,7 +702,7 @@ func (d *deliverer) unreadable(l *lane, head ref, err error) {
 	}
 	d.log.Error("a record of the spool is damaged: the message is lost", "to", l.to.channel, "err", err)
 	d.spool.spoil(l.waiting[0])
-	d.record(l, []*message{{route: d.cfg.routeTo(l.to)}}, &change{}, counts{Waiting: -1, Dropped: 1})
+	d.record(l, []*message{{route: d.cfg.Load().routeTo(l.to)}}, &change{}, counts{Waiting: -1, Dropped: 1})
 }
 
 // backOff returns the wait after the n-th failed attempt: it doubles, and up to a quarter more keeps lanes apart.
@@ -670,7 +743,7 @@ func (d *deliverer) heads() map[ref]headState {
 // dueNow ends the back-off of the lane of r. A pause that Slack asked for stays.
 func (d *deliverer) dueNow(r route) {
 	d.askAndWait(func() {
-		to, _, _ := d.cfg.lookup(r)
+		to, _, _ := d.lookup(r)
 		if l := d.lanes[to]; l != nil {
 			l.retryAt, l.failing = time.Time{}, false
 			d.schedule(l)
@@ -682,9 +755,10 @@ var errBusy = errors.New("it is being posted at this moment")
 
 // drop takes the waiting message m at r out of its lane and off the disk.
 func (d *deliverer) drop(m *message, r ref) error {
-	to, _, _ := d.cfg.lookup(m.route)
+	var to destination
 	answer := make(chan error, 1)
 	asked := d.askAndWait(func() {
+		to, _, _ = d.lookup(m.route)
 		l, i := d.lanes[to], -1
 		if l != nil {
 			i = slices.Index(l.waiting, r)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -34,7 +35,7 @@ func (s *recorder) post(_ context.Context, to credential, body []byte) outcome {
 		panic(err)
 	}
 	text, _, _ := strings.Cut(p.Text, "\n") // without "accepted …, delayed …"
-	r := recorded{time.Now(), to.webhook.reveal() + to.token.reveal(), p.Channel, text}
+	r := recorded{time.Now(), cmp.Or(to.token.reveal(), to.url.reveal()), p.Channel, text}
 	s.mu.Lock()
 	s.posts = append(s.posts, r)
 	if s.count == nil {
@@ -280,7 +281,7 @@ func TestSyncTellsTheTruth(t *testing.T) {
 					t.Errorf("got %d %q, Retry-After %q; want %d %q, %q", w.Code, got.Message, w.Header().Get("Retry-After"), test.status, test.message, test.retryAfter)
 				}
 				time.Sleep(time.Hour)
-				if want := len(p.cfg.byTag[test.tag]); len(slack.all()) != want {
+				if want := len(p.cfg().byTag[test.tag]); len(slack.all()) != want {
 					t.Errorf("posted %d times, want %d", len(slack.all()), want)
 				}
 			})

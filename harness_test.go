@@ -248,7 +248,7 @@ func newInProcess(t testing.TB, cfg *config, slack poster) *inProcess {
 	st := newStats()
 	d := newDeliverer(cfg, slack, sp, st, log)
 	d.restore(found)
-	p.server = &server{cfg: cfg, spool: sp, stats: st, deliver: d, log: log, access: p.out, hostname: "here"}
+	p.server = &server{spool: sp, stats: st, deliver: d, log: log, access: p.out, hostname: "here", large: make(chan struct{}, maxLarge)}
 	p.http = p.handler()
 	ctx, cancel := context.WithCancel(context.Background())
 	go sp.run()

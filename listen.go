@@ -1,13 +1,16 @@
 package main
 
-// Where the server listens: the forms of core.port, and sockets left behind.
+// Where the server listens: the forms of core.port, sockets left behind or handed over by systemd, TLS.
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -33,9 +36,13 @@ func parsePort(port string) (network, address string, err error) {
 	return "tcp", net.JoinHostPort(host, number), nil
 }
 
-// listen opens core.port. A unix socket that a dead server left is replaced, a live one is an error.
-func listen(port string) (net.Listener, error) {
-	network, address, err := parsePort(port)
+// listen opens core.port, or takes over the sockets that systemd has opened: sd_listen_fds(3). A unix socket that a dead
+// server left is replaced, a live one is an error.
+func listen(cfg *config) ([]net.Listener, error) {
+	if n, err := strconv.Atoi(os.Getenv("LISTEN_FDS")); err == nil && n > 0 && os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid()) {
+		return inherited(n)
+	}
+	network, address, err := parsePort(cfg.core.port)
 	if err != nil {
 		return nil, err
 	}
@@ -43,8 +50,68 @@ func listen(port string) (net.Listener, error) {
 		if err := removeStale(address); err != nil {
 			return nil, err
 		}
+		if mode, ok := parseMode(cfg.core.socketMode); ok {
+			defer syscall.Umask(syscall.Umask(0o777 &^ mode)) // a chmod would come a moment late
+		}
 	}
-	return net.Listen(network, address)
+	l, err := net.Listen(network, address)
+	return []net.Listener{l}, err
+}
+
+const firstInherited = 3 // file descriptor: SD_LISTEN_FDS_START
+
+func inherited(n int) (listeners []net.Listener, err error) {
+	for fd := firstInherited; fd < firstInherited+n; fd++ {
+		syscall.CloseOnExec(fd)
+		f := os.NewFile(uintptr(fd), "socket")
+		l, err := net.FileListener(f)
+		f.Close()
+		if err != nil {
+			return nil, fmt.Errorf("file descriptor %d, from systemd, is no listening socket: %w", fd, err)
+		}
+		listeners = append(listeners, l)
+	}
+	return listeners, nil
+}
+
+// exposed tells whether anybody on the network may post.
+func exposed(cfg *config, listeners []net.Listener) bool {
+	open := cfg.core.authToken == (secret{}) && cfg.core.tlsClientCA == ""
+	return open && slices.ContainsFunc(listeners, func(l net.Listener) bool {
+		at, ok := l.Addr().(*net.TCPAddr)
+		return ok && !at.IP.IsLoopback()
+	})
+}
+
+// secured serves new connections with the certificate of the configuration as it is then, if there is one.
+type secured struct {
+	net.Listener
+	cfg func() *config
+}
+
+func (s secured) Accept() (net.Conn, error) {
+	conn, err := s.Listener.Accept()
+	if config := s.cfg().tls; err == nil && config != nil {
+		conn = tls.Server(conn, config)
+	}
+	return conn, err
+}
+
+// maxConnections is 4,096, less where the process may not open twice as many files: the spool needs some.
+func maxConnections() int {
+	most, files := 4096, syscall.Rlimit{}
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err == nil && uint64(files.Cur) < uint64(2*most) {
+		most = int(files.Cur / 2)
+	}
+	return most
+}
+
+// tellSystemd sends a state to the service manager, where there is one: sd_notify(3).
+func tellSystemd(state string) {
+	if conn, err := net.Dial("unixgram", os.Getenv("NOTIFY_SOCKET")); err == nil {
+		io.WriteString(conn, state)
+		conn.Close()
+	}
 }
 
 func removeStale(path string) error {

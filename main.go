@@ -3,11 +3,13 @@
 // The path of a message: POST → accept → spool (on disk) → answer → lane → Slack → done | later | dead letter.
 // No file calls back up it:
 //
-//	main.go     this map; the flags, the logs, and, in serve, the server's life from start to stop
+//	main.go     this map; the flags and, in serve, the server's life from start to stop
+//	log.go      the log files
 //	config.go   the configuration: keys, defaults, checks, the masked view
 //	toml.go     the reader of the TOML subset that it is written in
-//	listen.go   where the server listens
+//	listen.go   where the server listens: ports, sockets, TLS, systemd
 //	notify.go   HTTP in: the route table; decode, check, accept
+//	auth.go     who may ask
 //	message.go  a message, and its route
 //	spool.go    the queue on disk: one writer, group commit (sync_*.go: fdatasync)
 //	load.go     what an earlier process left in it; carry.go, records move to new files
@@ -78,14 +80,14 @@ func serve(opts options, cfg *config, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	listener, err := listen(cfg.core.port)
+	listeners, err := listen(cfg)
 	if err != nil {
 		return err
 	}
 	stop, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer cancel()
 
-	sp, cleanUp, err := opts.openSpool(cfg, logs.errors)
+	sp, cleanUp, err := opts.openSpool(cfg, logs.log)
 	if err != nil {
 		return err
 	}
@@ -94,12 +96,12 @@ func serve(opts options, cfg *config, stdout, stderr io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("spool.dir: %w", err)
 	}
-	var slack poster = newSlackClient(cfg.core.apiURL, maxPosts)
+	var slack poster = newSlackClient(maxPosts)
 	if opts.dryRun {
 		slack = &printer{out: stdout}
 	}
 	st := newStats()
-	d := newDeliverer(cfg, slack, sp, st, logs.errors)
+	d := newDeliverer(cfg, slack, sp, st, logs.log)
 	d.restore(found)
 	debug.FreeOSMemory()    // what reading a long spool took
 	debug.SetGCPercent(400) // the heap is small: collecting it less often costs some MB and is a fifth of the work
@@ -108,17 +110,20 @@ func serve(opts options, cfg *config, stdout, stderr io.Writer) error {
 	go sp.run()
 	go d.run(delivering)
 
-	logs.starting(cfg, listener)
-	web := newWebServer(&server{cfg: cfg, deliver: d, spool: sp, stats: st, log: logs.errors, access: logs.access, hostname: hostname()})
-	served := make(chan error, 1)
-	go func() { served <- web.Serve(listener) }()
-	select {
-	case err := <-served:
-		return err
-	case <-stop.Done():
-		cancel() // from here on a second signal ends the process
+	s := &server{deliver: d, spool: sp, stats: st, log: logs.log, access: &logs.access, hostname: hostname(), large: make(chan struct{}, maxLarge)}
+	web, served := newWebServer(s, stop), make(chan error, 1)
+	for _, l := range listeners {
+		go func() { served <- web.Serve(secured{l, s.cfg}) }()
+		logs.notice("listening on " + l.Addr().String())
 	}
+	logs.warn(cfg, listeners)
+	tellSystemd("READY=1")
+	if err := s.attend(stop, served, func() { opts.reload(d, logs, listeners) }); err != nil {
+		return err
+	}
+	cancel() // from here on a second signal ends the process
 
+	tellSystemd("STOPPING=1")
 	logs.notice("stopping")
 	answerRequestsInHand(web)
 	stopDelivering()
@@ -126,6 +131,61 @@ func serve(opts options, cfg *config, stdout, stderr io.Writer) error {
 	sp.close()
 	logs.notice("stopped", "waiting", st.waiting())
 	return nil
+}
+
+// attend sees to what comes from outside of HTTP, until stop.
+func (s *server) attend(stop context.Context, served chan error, reload func()) error {
+	hangUp := make(chan os.Signal, 1)
+	signal.Notify(hangUp, syscall.SIGHUP)
+	defer signal.Stop(hangUp)
+	status := time.NewTicker(10 * time.Second)
+	defer status.Stop()
+	for {
+		select {
+		case err := <-served:
+			return err
+		case <-stop.Done():
+			return nil
+		case <-hangUp:
+			reload()
+		case <-status.C:
+			if os.Getenv("NOTIFY_SOCKET") != "" {
+				tellSystemd("STATUS=" + s.appStat().Sentence)
+			}
+		}
+	}
+}
+
+// reload reads the configuration again: all of it changes over or, after an error, nothing.
+func (o options) reload(d *deliverer, logs *logs, listeners []net.Listener) {
+	cfg, err := o.load()
+	if err == nil {
+		err = logs.change(cfg)
+	}
+	if err != nil {
+		for line := range strings.Lines(err.Error()) {
+			logs.notice("the configuration is not read again: the old one stays", "err", strings.TrimSpace(line))
+		}
+		return
+	}
+	running := d.cfg.Load()
+	for _, k := range []struct {
+		key      string
+		now, new *string
+	}{
+		{"core.port", &running.core.port, &cfg.core.port},
+		{"core.socket_mode", &running.core.socketMode, &cfg.core.socketMode},
+		{"spool.dir", &running.spool.dir, &cfg.spool.dir},
+	} {
+		if *k.now != *k.new && !o.dryRun {
+			logs.notice(k.key+" has changed: that needs a restart, until then the old one stays", "old", *k.now, "new", *k.new)
+		}
+		*k.new = *k.now
+	}
+	d.reload(cfg, func() {
+		logs.notice("the configuration was read again")
+		logs.warn(cfg, listeners)
+	})
 }
 
 // options are what the command line says.
@@ -185,74 +245,30 @@ func reportCheck(cfg *config, err error, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// levelNotice is above all others: where the server listens is logged at any level.
-const levelNotice = slog.LevelError + 4
-
-type logs struct {
-	access io.Writer
-	errors *slog.Logger
-}
-
-// openLogs opens the log files. A dry run leaves standard output to the posts.
-func openLogs(cfg *config, dryRun bool, stdout, stderr io.Writer) (*logs, error) {
-	if dryRun {
-		stdout = stderr
-	}
-	open := func(key, name string) (io.Writer, error) {
-		switch name {
-		case "stdout":
-			return stdout, nil
-		case "stderr":
-			return stderr, nil
-		}
-		f, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
-		if err != nil {
-			return nil, fmt.Errorf("log.%s: %w", key, err)
-		}
-		return f, nil
-	}
-	access, err := open("access_log", cfg.log.access)
-	if err != nil {
-		return nil, err
-	}
-	errorLog, err := open("error_log", cfg.log.errors)
-	if err != nil {
-		return nil, err
-	}
-	handler := slog.NewTextHandler(errorLog, &slog.HandlerOptions{
-		Level: levels()[cfg.log.level],
-		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-			if level, ok := a.Value.Any().(slog.Level); ok && level == levelNotice {
-				a.Value = slog.StringValue("NOTICE")
-			}
-			return a
-		},
-	})
-	return &logs{access, slog.New(handler)}, nil
-}
-
-// notice logs at any level.
-func (l *logs) notice(msg string, args ...any) {
-	l.errors.Log(context.Background(), levelNotice, msg, args...)
-}
-
-func (l *logs) starting(cfg *config, listener net.Listener) {
-	for _, warning := range cfg.warnings {
-		l.notice(warning)
-	}
-	l.notice("listening on " + listener.Addr().String())
-}
-
-func newWebServer(s *server) *http.Server {
+func newWebServer(s *server, stop context.Context) *http.Server {
+	connections := make(chan struct{}, maxConnections())
 	return &http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       30 * time.Second,
-		// From the header on: the body, a sync=true's wait for its turn, its post.
-		WriteTimeout:   30*time.Second + s.cfg.delayLimit() + postTimeout + 10*time.Second,
-		IdleTimeout:    2 * time.Minute,
-		MaxHeaderBytes: 64 << 10,
-		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+		WriteTimeout:      60 * time.Second, // from the header on; more for sync=true
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+		ConnState: func(_ net.Conn, state http.ConnState) {
+			switch state {
+			case http.StateNew: // the next one is accepted when this returns
+				select {
+				case connections <- struct{}{}:
+				case <-stop.Done():
+				}
+			case http.StateClosed:
+				select {
+				case <-connections:
+				default: // it came at the stop
+				}
+			}
+		},
 	}
 }
 

@@ -25,12 +25,13 @@ type message struct {
 	Attempts int             `json:"attempts,omitempty"` // of a dead letter
 	Error    string          `json:"error,omitempty"`    // likewise: why it is one
 
-	route  route
-	seq    uint64
-	queued int64  // Unix ms: when it was put into the spool, the last time
-	body   []byte // as JSON, once it was encoded
-	stored int64  // what it takes of max_bytes, once that is known
-	resent bool   // it was a dead letter
+	route   route
+	seq     uint64
+	queued  int64       // Unix ms: when it was put into the spool, the last time
+	body    []byte      // as JSON, once it was encoded
+	stored  int64       // what it takes of max_bytes, once that is known
+	charged destination // whose share of max_bytes that is, while it is being accepted
+	resent  bool        // it was a dead letter
 }
 
 // encoded returns m as it lies in the spool.

@@ -7,7 +7,6 @@ import (
 	"cmp"
 	"encoding/json"
 	"errors"
-	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -103,28 +102,6 @@ func (l *deliveredList) views(c *config) (views []messageView) {
 	return views
 }
 
-// operator lets requests through that come from this machine itself.
-func (s *server) operator(h http.HandlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		host, _, err := net.SplitHostPort(r.RemoteAddr)
-		fromHere := err != nil || net.ParseIP(host).IsLoopback() // a unix socket has no address
-		// A name of someone else's could lead a browser here (DNS rebinding).
-		name, _, err := net.SplitHostPort(r.Host)
-		if err != nil {
-			name = r.Host
-		}
-		named := strings.Trim(name, "[]")
-		if !strings.EqualFold(named, "localhost") && named != "unix" && net.ParseIP(named) == nil {
-			fromHere = false
-		}
-		if !fromHere || r.Header.Get("X-Forwarded-For") != "" || r.Header.Get("Forwarded") != "" {
-			answer{status: http.StatusForbidden, Message: "messages are shown to the server's own host only: ask from there, over 127.0.0.1 or the unix socket"}.send(w)
-			return
-		}
-		h(w, r)
-	}
-}
-
 // stored is a message that was found in the spool.
 type stored struct {
 	ref  ref
@@ -199,7 +176,7 @@ func (s *server) listMessages(w http.ResponseWriter, r *http.Request) {
 	}{Messages: []messageView{}}
 	switch state := query.Get("state"); state {
 	case "delivered":
-		for _, v := range s.deliver.recent.views(s.cfg) {
+		for _, v := range s.deliver.recent.views(s.cfg()) {
 			if matches(v) {
 				list.Messages = append(list.Messages, v)
 			}
@@ -213,7 +190,7 @@ func (s *server) listMessages(w http.ResponseWriter, r *http.Request) {
 				return byTag(r)
 			}
 			m, err := r.message()
-			return err == nil && matches(s.cfg.view(m, state))
+			return err == nil && matches(s.cfg().view(m, state))
 		})
 		list.Total = total
 		for _, v := range s.views(found...) {
@@ -230,7 +207,7 @@ func (s *server) listMessages(w http.ResponseWriter, r *http.Request) {
 func (s *server) views(found ...stored) (views []messageView) {
 	heads := s.deliver.heads()
 	for _, f := range found {
-		v := s.cfg.view(f.message, "waiting")
+		v := s.cfg().view(f.message, "waiting")
 		if f.dead {
 			v.State = "dead"
 		} else if head, ok := heads[f.ref]; ok {
@@ -250,7 +227,7 @@ func (s *server) showMessage(w http.ResponseWriter, r *http.Request) {
 		sendJSON(w, s.views(found)[0])
 		return
 	}
-	for _, v := range s.deliver.recent.views(s.cfg) {
+	for _, v := range s.deliver.recent.views(s.cfg()) {
 		if v.ID == id {
 			sendJSON(w, v)
 			return

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"expvar"
 	"fmt"
@@ -64,8 +65,9 @@ func (s *server) metrics(w http.ResponseWriter, _ *http.Request) {
 	e.value("slackboard_found_at_start_messages", "Waiting and dead messages that an earlier process left.", st.FoundAtStart)
 	e.value("slackboard_oldest_waiting_seconds", "Age of the message that has waited longest.", st.OldestWaitingSeconds)
 	e.value("slackboard_retries_total", "Posts to Slack after a message's first.", st.Retries)
+	e.value("slackboard_unauthorized_total", "Requests without the token.", st.Unauthorized)
 	e.value("slackboard_spool_bytes", "Size of the spool's files.", st.SpoolBytes)
-	e.value("slackboard_spool_limit_bytes", "Waiting messages that the spool takes (max_bytes).", s.cfg.spool.maxBytes)
+	e.value("slackboard_spool_limit_bytes", "Waiting messages that the spool takes (max_bytes).", s.cfg().spool.maxBytes)
 	e.value("slackboard_spool_damaged_lines_total", "Damaged lines found in the spool.", st.Damaged)
 	ready := 0
 	if s.ready() == nil {
@@ -167,7 +169,12 @@ func askReady(cfg *config) error {
 			return new(net.Dialer).DialContext(ctx, network, address)
 		},
 	}}
-	resp, err := client.Get("http://localhost/readyz")
+	target := "http://localhost/readyz"
+	if cfg.tls != nil { // the name in the certificate is not known; nothing secret is sent
+		target = "https://localhost/readyz"
+		client.Transport.(*http.Transport).TLSClientConfig = &tls.Config{InsecureSkipVerify: true, Certificates: cfg.tls.Certificates}
+	}
+	resp, err := client.Get(target)
 	if err != nil {
 		return fmt.Errorf("%s does not answer: %w", cmp.Or(cfg.core.port, address), errors.Unwrap(err))
 	}

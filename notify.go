@@ -20,19 +20,26 @@ import (
 	"unicode/utf8"
 )
 
-const bodyLimit = 1 << 20 // bytes of a request's body
+const (
+	bodyLimit = 1 << 20  // bytes of a request's body
+	small     = 16 << 10 // of a body that always finds room
+	maxLarge  = 16       // larger ones that are read at the same time: memory is bounded, whoever asks
+)
 
 // server answers requests. It is built once, in run.
 type server struct {
-	cfg      *config
 	deliver  *deliverer
 	spool    *spool
 	stats    *stats
 	log      *slog.Logger
 	access   io.Writer // one line a request
 	hostname string
+	large    chan struct{} // holds a token for each large body that is being read
 	gc       gcSample
 }
+
+// cfg returns the configuration as it is now: a reload may change it between two calls.
+func (s *server) cfg() *config { return s.deliver.cfg.Load() }
 
 // handler is the route table.
 func (s *server) handler() http.Handler {
@@ -53,16 +60,17 @@ func (s *server) handler() http.Handler {
 	mux.HandleFunc("GET /readyz", s.readyz)
 	mux.HandleFunc("GET /config/app", s.configApp)
 	mux.HandleFunc("GET /app/config", s.configApp) // its name in 0.6
-	mux.Handle("GET /ui/", page(s.cfg.ui.root))
+	mux.HandleFunc("GET /ui/", s.page)
 	mux.Handle("GET /{$}", http.RedirectHandler("/ui/", http.StatusFound))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { answerUnknown(mux, w, r) })
 
+	guarded := s.guarded(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start, res := time.Now(), &response{ResponseWriter: w, status: http.StatusOK}
 		if strings.Contains(r.URL.Path, "//") { // the original's clients post to //notify
 			r.URL.Path = path.Clean(r.URL.Path)
 		}
-		mux.ServeHTTP(res, r)
+		guarded.ServeHTTP(res, r)
 		s.logAccess(start, res, r)
 	})
 }
@@ -151,15 +159,28 @@ func (s *server) logAccess(start time.Time, res *response, r *http.Request) {
 
 // decode reads the one JSON document that the body has to be into v. It answers and returns false if it is not.
 // The Content-Type is not looked at: curl -d and fluentd send JSON as a form.
-func decode(w http.ResponseWriter, r *http.Request, v any) bool {
+func (s *server) decode(w http.ResponseWriter, r *http.Request, v any) bool {
 	tooLarge := answer{status: http.StatusRequestEntityTooLarge, Message: fmt.Sprintf("Request-body is larger than %d bytes", bodyLimit)}
 	if r.ContentLength > bodyLimit {
 		w.Header().Set("Connection", "close")
 		tooLarge.send(w)
 		return false
 	}
-	buffer := bytes.NewBuffer(make([]byte, 0, max(r.ContentLength, 0)+bytes.MinRead))
-	_, err := buffer.ReadFrom(http.MaxBytesReader(w, r.Body, bodyLimit))
+	buffer := bytes.NewBuffer(make([]byte, 0, min(max(r.ContentLength, 0), small)+bytes.MinRead))
+	reader := http.MaxBytesReader(w, r.Body, bodyLimit)
+	n, err := buffer.ReadFrom(io.LimitReader(reader, small))
+	if err == nil && n == small {
+		select {
+		case s.large <- struct{}{}:
+			defer func() { <-s.large }()
+		default:
+			w.Header().Set("Connection", "close")
+			answer{status: http.StatusServiceUnavailable, retryAfter: time.Second, Message: "too many large requests at the same time"}.send(w)
+			return false
+		}
+		buffer.Grow(int(max(r.ContentLength-n, 0)) + bytes.MinRead)
+		_, err = buffer.ReadFrom(reader)
+	}
 	body := buffer.Bytes()
 	var limit *http.MaxBytesError
 	switch {
@@ -189,11 +210,11 @@ func (s *server) notify(w http.ResponseWriter, r *http.Request) {
 		Tag, Host, Text, Level, Title string
 		Sync                          bool
 	}
-	if !decode(w, r, &req) {
+	if !s.decode(w, r, &req) {
 		return
 	}
 	host := s.noteSender(w, r, req.Tag, req.Host)
-	entries := s.cfg.byTag[req.Tag]
+	entries := s.cfg().byTag[req.Tag]
 	switch {
 	case req.Tag == "":
 		badRequest("tag is missing").send(w)
@@ -209,7 +230,7 @@ func (s *server) notify(w http.ResponseWriter, r *http.Request) {
 	for i := range entries {
 		messages = append(messages, &message{Host: host, Level: req.Level, Title: req.Title, Text: req.Text, route: route{tag: req.Tag, index: i}})
 	}
-	s.accept(messages, r.Header.Get("Idempotency-Key"), req.Sync).send(w)
+	s.accept(w, r, messages, req.Sync).send(w)
 }
 
 // notifyDirectly accepts a payload for Slack.
@@ -219,7 +240,7 @@ func (s *server) notifyDirectly(w http.ResponseWriter, r *http.Request) {
 		Host    string
 		Sync    bool
 	}
-	if !decode(w, r, &req) {
+	if !s.decode(w, r, &req) {
 		return
 	}
 	channel, err := s.checkPayload(req.Payload)
@@ -229,7 +250,7 @@ func (s *server) notifyDirectly(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	m := &message{Host: host, Payload: req.Payload, route: route{channel: channel}}
-	s.accept([]*message{m}, r.Header.Get("Idempotency-Key"), req.Sync).send(w)
+	s.accept(w, r, []*message{m}, req.Sync).send(w)
 }
 
 // checkPayload returns the channel that a payload names, "" for the webhook's own.
@@ -251,9 +272,9 @@ func (s *server) checkPayload(raw json.RawMessage) (channel string, err error) {
 	switch {
 	case !says("text") && !says("blocks") && !says("attachments"):
 		return channel, errors.New("payload has neither text nor blocks nor attachments")
-	case s.cfg.credential() == (credential{}):
+	case s.cfg().credential() == (credential{}):
 		return channel, errors.New("/notify-directly needs slack_url or slack_token in [core]")
-	case channel == "" && s.cfg.core.token != (secret{}):
+	case channel == "" && s.cfg().core.token != (secret{}):
 		return channel, errors.New("payload.channel is missing")
 	}
 	return channel, nil
@@ -275,7 +296,8 @@ func (s *server) noteSender(w http.ResponseWriter, r *http.Request, to, host str
 
 // accept takes responsibility for messages, or with sync posts them now and answers what became of them. The same key
 // again is answered as the first time.
-func (s *server) accept(messages []*message, key string, sync bool) answer {
+func (s *server) accept(w http.ResponseWriter, r *http.Request, messages []*message, sync bool) answer {
+	key := r.Header.Get("Idempotency-Key")
 	for _, m := range messages {
 		m.ID, m.queued = newID(), time.Now().UnixMilli()
 		if key != "" && !sync {
@@ -283,7 +305,9 @@ func (s *server) accept(messages []*message, key string, sync bool) answer {
 		}
 	}
 	if sync {
-		return s.acceptNow(messages)
+		limit := s.cfg().delayLimit()
+		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(limit + postTimeout + 10*time.Second))
+		return s.acceptNow(messages, limit)
 	}
 	if s.spool.seen(messages) {
 		return answer{status: http.StatusOK, Message: "ok", IDs: ids(messages)}
@@ -299,19 +323,20 @@ func (s *server) accept(messages []*message, key string, sync bool) answer {
 
 // qpsDelay returns how much longer than max_delay_duration n more messages would take, 0 if they would not.
 func (s *server) qpsDelay(n int) time.Duration {
-	if s.cfg.core.qps == 0 || s.cfg.core.maxDelay < 0 {
+	core := &s.cfg().core
+	if core.qps == 0 || core.maxDelay < 0 {
 		return 0
 	}
-	delay := time.Duration(s.stats.waiting()+int64(n)-1) * time.Second / time.Duration(s.cfg.core.qps)
-	return max(0, delay-time.Duration(s.cfg.core.maxDelay)*time.Second)
+	delay := time.Duration(s.stats.waiting()+int64(n)-1) * time.Second / time.Duration(core.qps)
+	return max(0, delay-time.Duration(core.maxDelay)*time.Second)
 }
 
-// acceptNow posts to all destinations side by side.
-func (s *server) acceptNow(messages []*message) answer {
+// acceptNow posts to all destinations side by side. None waits longer than limit for its turn.
+func (s *server) acceptNow(messages []*message, limit time.Duration) answer {
 	outs := make([]chan outcome, len(messages))
 	for i, m := range messages {
 		outs[i] = make(chan outcome, 1)
-		go func() { outs[i] <- s.deliver.postNow(m, s.cfg.delayLimit()) }()
+		go func() { outs[i] <- s.deliver.postNow(m, limit) }()
 	}
 	var failed []outcome
 	for _, out := range outs {
@@ -348,5 +373,5 @@ func ids(messages []*message) []string {
 // configApp shows the running configuration, with secrets masked.
 func (s *server) configApp(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	io.WriteString(w, s.cfg.masked())
+	io.WriteString(w, s.cfg().masked())
 }

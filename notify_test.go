@@ -48,7 +48,7 @@ root = ""
 // TestOriginal is the original's behavior, request in and payload out, with the differences that are ours.
 func TestOriginal(t *testing.T) {
 	slack := newFakeSlack(t, nil)
-	p := newInProcess(t, testConfig(t, strings.Replace(fmt.Sprintf(originalConfig, slack.URL), "[core]", "[core]\nchannel_rate = 0", 1)), newSlackClient("https://slack.com/api/", maxPosts))
+	p := newInProcess(t, testConfig(t, strings.Replace(fmt.Sprintf(originalConfig, slack.URL), "[core]", "[core]\nchannel_rate = 0", 1)), newSlackClient(maxPosts))
 	text := strings.Repeat("ä", 30_000) + strings.Repeat("ö", 20_000)
 	cutText := cut(text, textLimit)
 	if n := utf8.RuneCountInString(cutText); n > textLimit || n < textLimit-10 || !utf8.ValidString(cutText) {

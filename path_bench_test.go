@@ -45,7 +45,7 @@ func BenchmarkDeliver(b *testing.B) {
 	const messages = 5000
 	receiver := "http://" + startBare(b).addr + "/"
 	payload := []byte(`{"channel":"#c","username":"slackboard","icon_emoji":":clipboard:","parse":"full","text":"` + strings.Repeat("x", 200) + `"}`)
-	bareClient := newSlackClient("", maxPosts).client
+	bareClient := newSlackClient(maxPosts).client
 	var bare, ours time.Duration
 	for b.Loop() {
 		start := time.Now()
@@ -61,10 +61,10 @@ func BenchmarkDeliver(b *testing.B) {
 		bare += time.Since(start)
 
 		open := make(chan struct{})
-		client := newSlackClient("", maxPosts)
+		client := newSlackClient(maxPosts)
 		p := newInProcess(b, testConfig(b, tagsConfig(maxPosts)), posterFunc(func(_ credential, body []byte) outcome {
 			<-open
-			return client.post(context.Background(), credential{webhook: newSecret(receiver)}, body)
+			return client.post(context.Background(), credential{url: newSecret(receiver)}, body)
 		}))
 		each(messages, maxPosts, func(i int) {
 			m := &message{ID: newID(), Text: strings.Repeat("x", 200), route: route{tag: fmt.Sprintf("t%d", i%maxPosts)}}

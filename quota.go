@@ -54,3 +54,17 @@ func (q *quota) give(to destination, n int64) {
 		delete(q.of, to)
 	}
 }
+
+// move charges n bytes to another destination.
+func (q *quota) move(from, to destination, n int64) {
+	if from != to {
+		q.give(from, n)
+		q.give(to, -n)
+	}
+}
+
+func (q *quota) setLimit(limit int64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.limit = limit
+}

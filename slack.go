@@ -61,24 +61,18 @@ const (
 	quotaWait   = 15 * time.Minute // after a limit that is a workspace's quota and not a rate: no seconds were named
 )
 
-type slackClient struct {
-	client *http.Client
-	apiURL string
-}
+type slackClient struct{ client *http.Client }
 
 // newSlackClient returns a client for up to posts simultaneous ones. HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE and
 // SSL_CERT_DIR are obeyed.
-func newSlackClient(apiURL string, posts int) *slackClient {
+func newSlackClient(posts int) *slackClient {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConns, transport.MaxIdleConnsPerHost = posts, posts
-	return &slackClient{
-		client: &http.Client{
-			Transport:     transport,
-			Timeout:       postTimeout,
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
-		apiURL: strings.TrimRight(apiURL, "/") + "/",
-	}
+	return &slackClient{&http.Client{
+		Transport:     transport,
+		Timeout:       postTimeout,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
 }
 
 func (s *slackClient) post(ctx context.Context, to credential, payload []byte) outcome {
@@ -86,7 +80,7 @@ func (s *slackClient) post(ctx context.Context, to credential, payload []byte) o
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		WroteHeaders: func() { written.Store(true) },
 	})
-	req, err := s.request(ctx, to, payload)
+	req, err := newPost(ctx, to, payload)
 	if err != nil {
 		return outcome{class: badCredential, reason: "the URL in the configuration is not valid"}
 	}
@@ -103,19 +97,15 @@ func (s *slackClient) post(ctx context.Context, to credential, payload []byte) o
 	return classify(resp.StatusCode, resp.Header, body)
 }
 
-func (s *slackClient) request(ctx context.Context, to credential, payload []byte) (*http.Request, error) {
-	target, contentType := to.webhook.reveal(), "application/json"
-	if to.token != (secret{}) {
-		// Without the charset Slack answers with a warning.
-		target, contentType = s.apiURL+"chat.postMessage", "application/json; charset=utf-8"
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target, bytes.NewReader(payload))
+func newPost(ctx context.Context, to credential, payload []byte) (*http.Request, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to.url.reveal(), bytes.NewReader(payload))
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("Content-Type", contentType)
+	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("User-Agent", "slackboard")
 	if to.token != (secret{}) {
+		req.Header.Set("Content-Type", "application/json; charset=utf-8") // without the charset Slack answers with a warning
 		req.Header.Set("Authorization", "Bearer "+to.token.reveal())
 	}
 	return req, nil

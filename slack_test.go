@@ -118,7 +118,7 @@ slack_url = "%[1]s/services/own"
 [[tags]]
 tag = "bot"
 slack_token = "xoxb-1"
-`, slack.URL)), newSlackClient(slack.URL+"/api", maxPosts))
+`, slack.URL)), newSlackClient(maxPosts))
 	for i, test := range []struct{ tag, path, authorization, contentType string }{
 		{"hook", "/services/core", "", "application/json"},
 		{"ownhook", "/services/own", "", "application/json"},
@@ -141,9 +141,9 @@ func TestConnectionIsReused(t *testing.T) {
 		n++
 		return []reply{{}, {status: 500, body: strings.Repeat("<html>", 20_000)}, {status: 404, body: "no_service"}}[n%3]
 	})
-	client := newSlackClient("", maxPosts)
+	client := newSlackClient(maxPosts)
 	for range 9 {
-		client.post(t.Context(), credential{webhook: newSecret(slack.URL)}, []byte("{}"))
+		client.post(t.Context(), credential{url: newSecret(slack.URL)}, []byte("{}"))
 	}
 	for _, d := range slack.deliveries() {
 		if d.remote != slack.deliveries()[0].remote {
@@ -170,8 +170,8 @@ func TestUnsure(t *testing.T) {
 			conn.Close()
 		}
 	}()
-	client := newSlackClient("", maxPosts)
-	to := credential{webhook: newSecret("http://" + l.Addr().String() + "/services/SECRETPATH")}
+	client := newSlackClient(maxPosts)
+	to := credential{url: newSecret("http://" + l.Addr().String() + "/services/SECRETPATH")}
 	for _, how := range []string{"", "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nok", "POST /services/SECRETPATH HTTP/1.1\r\n\r\n"} {
 		broken <- how
 		if out := client.post(t.Context(), to, []byte("{}")); out.class != retry || !out.unsure || strings.Contains(out.reason, "SECRET") {
@@ -189,7 +189,7 @@ func TestRedirectIsNotFollowed(t *testing.T) {
 	elsewhere := newFakeSlack(t, nil)
 	slack := newFakeSlack(t, nil)
 	slack.Config.Handler = http.RedirectHandler(elsewhere.URL, http.StatusTemporaryRedirect)
-	out := newSlackClient("", maxPosts).post(t.Context(), credential{webhook: newSecret(slack.URL)}, []byte("{}"))
+	out := newSlackClient(maxPosts).post(t.Context(), credential{url: newSecret(slack.URL)}, []byte("{}"))
 	if out.class != badCredential || len(elsewhere.deliveries()) != 0 {
 		t.Errorf("got %+v and %d posts elsewhere", out, len(elsewhere.deliveries()))
 	}
@@ -221,7 +221,7 @@ slack_url = "http://no-such-host.invalid%[3]s"
 tag = "bot"
 slack_token = "%[4]s"
 `, echo.URL, denied.URL, hook, token))
-	p := newInProcess(t, cfg, newSlackClient(cfg.core.apiURL, maxPosts))
+	p := newInProcess(t, cfg, newSlackClient(maxPosts))
 	var seen strings.Builder
 	for _, tag := range []string{"echo", "down", "nohost", "bot"} {
 		for _, sync := range []bool{false, true} {

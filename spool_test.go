@@ -81,7 +81,7 @@ func (p *inProcess) restart(t *testing.T, toml string, slack poster) *inProcess 
 	t.Helper()
 	p.stop()
 	cfg := testConfig(t, toml)
-	cfg.spool.dir = p.cfg.spool.dir
+	cfg.spool.dir = p.cfg().spool.dir
 	return newInProcess(t, cfg, slack)
 }
 
@@ -231,7 +231,7 @@ func TestReportTag(t *testing.T) {
 		p.do("POST", "/notify", notifyBody("own", 9, false)) // a dead letter of the report tag's
 		time.Sleep(59 * time.Minute)
 		reports := func() (n int) {
-			for _, m := range p.deliver.recent.views(p.cfg) {
+			for _, m := range p.deliver.recent.views(p.cfg()) {
 				if m.Tag == "own" {
 					n++
 					if !strings.HasPrefix(m.Text, "A message for tag a could not be delivered: invalid_blocks. It is kept as dead letter ") {
@@ -330,7 +330,7 @@ func TestCarryForward(t *testing.T) {
 		if limit := int64((slackSegments + 2) * (segmentSize + 1<<20)); most > limit {
 			t.Errorf("the spool took %d bytes, want less than %d", most, limit)
 		}
-		if files, _ := filepath.Glob(filepath.Join(p.cfg.spool.dir, "*.log")); len(files) > slackSegments+2 {
+		if files, _ := filepath.Glob(filepath.Join(p.cfg().spool.dir, "*.log")); len(files) > slackSegments+2 {
 			t.Errorf("files: %v", files)
 		}
 		healed := &recorder{}

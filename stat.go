@@ -45,6 +45,7 @@ type stats struct {
 	routes       map[route]*routeStats
 	postTook     histogram // of a post
 	delay        histogram // from acceptance to delivery
+	unauthorized int64     // requests
 	delivered    time.Time // the last one
 	minutes      [60]minute
 }
@@ -151,6 +152,13 @@ func (s *stats) posted(messages []*message, attempt int, out outcome, took time.
 	}
 }
 
+// refuse counts a request without the token.
+func (s *stats) refuse() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unauthorized++
+}
+
 func (s *stats) waiting() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -165,7 +173,8 @@ type appStat struct {
 	Posts                int64      `json:"posts"`
 	Retries              int64      `json:"retries"`
 	RateLimited          int64      `json:"rate_limited"`
-	Damaged              int64      `json:"damaged"` // lines of the spool
+	Unauthorized         int64      `json:"unauthorized"` // requests
+	Damaged              int64      `json:"damaged"`      // lines of the spool
 	SpoolBytes           int64      `json:"spool_bytes"`
 	StartedAt            time.Time  `json:"started_at"`
 	State                string     `json:"state"` // ok, waiting, dead, failing or full
@@ -218,7 +227,7 @@ func (t tagStat) trouble() int {
 func (s *server) appStat() *appStat {
 	st := &appStat{Version: cli.Number, Damaged: s.spool.damaged.Load(), SpoolBytes: s.spool.bytes.Load()}
 	lanes := s.deliver.look()
-	s.stats.show(s.cfg, st)
+	s.stats.show(s.cfg(), st)
 	if !lanes.oldest.IsZero() {
 		st.OldestWaitingSeconds = time.Since(lanes.oldest).Seconds()
 	}
@@ -272,7 +281,7 @@ func (s *stats) show(cfg *config, st *appStat) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st.counts, st.FoundAtStart, st.StartedAt = s.total, s.foundAtStart, s.started
-	st.Retries, st.RateLimited = s.retries, s.posts[limited]
+	st.Retries, st.RateLimited, st.Unauthorized = s.retries, s.posts[limited], s.unauthorized
 	for _, n := range s.posts {
 		st.Posts += n
 	}

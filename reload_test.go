@@ -1,0 +1,328 @@
+package main
+
+// SIGHUP: the configuration is read again under load, and while messages wait.
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// reload changes p over to toml, and returns when it has.
+func (p *inProcess) reload(t *testing.T, toml string) {
+	t.Helper()
+	changed := make(chan bool)
+	p.deliver.reload(testConfig(t, toml), func() { close(changed) })
+	<-changed
+}
+
+func TestReloadMovesWhatWaits(t *testing.T) {
+	revoked := func(n int, r recorded) outcome {
+		if strings.HasSuffix(r.to, "/core") {
+			return outcome{class: badCredential, reason: "token_revoked"}
+		}
+		return outcome{class: delivered}
+	}
+	inBubble(t, hookAndTags, revoked, func(t *testing.T, p *inProcess, slack *recorder) {
+		for i, tag := range []string{"a", "ab", "b", "a", "own", "ab"} {
+			p.do("POST", "/notify", notifyBody(tag, i+1, false))
+		}
+		time.Sleep(time.Hour)
+		before := len(slack.all())
+		// ab's first entry leaves #a for #own.
+		mended := strings.Replace(strings.ReplaceAll(hookAndTags, "/core", "/new"), "tag = \"ab\"\nchannel = \"#a\"", "tag = \"ab\"\nchannel = \"#new\"", 1)
+		p.reload(t, mended)
+		synctest.Wait()
+		got := map[string]string{}
+		for _, r := range slack.all()[before:] {
+			got[r.to+r.channel] += r.text
+		}
+		want := map[string]string{"http://hook.invalid/new#a": "14", "http://hook.invalid/new#new": "26", "http://hook.invalid/new#b": "236"}
+		if fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("got %v, want %v: at once, and in order", got, want)
+		}
+		if st := p.stat(t); st.Waiting != 0 || st.Delivered != 8 || st.State != "ok" {
+			t.Errorf("%+v", st)
+		}
+		if q := p.deliver.quota; q.all != 0 || len(q.of) != 0 {
+			t.Errorf("of max_bytes %d is taken, %v", q.all, q.of)
+		}
+	})
+}
+
+// Two tags that become one destination keep the order in which their messages were accepted.
+func TestReloadJoinsLanes(t *testing.T) {
+	down := true
+	inBubble(t, hookAndTags, func(int, recorded) outcome {
+		if down {
+			return outcome{class: retry, reason: "connection refused"}
+		}
+		return outcome{class: delivered}
+	}, func(t *testing.T, p *inProcess, slack *recorder) {
+		for i := range 9 {
+			p.do("POST", "/notify", notifyBody([]string{"b", "a", "own"}[i%3], i+1, false))
+		}
+		time.Sleep(time.Minute)
+		down = false
+		before := len(slack.all())
+		p.reload(t, strings.NewReplacer("#b", "#a", "#own", "#a", "/own", "/core").Replace(hookAndTags))
+		synctest.Wait()
+		var got string
+		for _, r := range slack.all()[before:] {
+			got += r.text
+		}
+		if got != "123456789" {
+			t.Errorf("got %s", got)
+		}
+	})
+}
+
+func TestReloadKeepsPauses(t *testing.T) {
+	for _, test := range []struct{ tag, toml string }{
+		{"a", hookAndTags},
+		{"a", strings.ReplaceAll(hookAndTags, "#a", "#moved")}, // another lane of the same webhook
+		{"bot", hookAndTags},
+		{"bot", strings.ReplaceAll(hookAndTags, "#bot", "#moved")},
+	} {
+		inBubble(t, hookAndTags, func(n int, _ recorded) outcome {
+			if n == 1 {
+				return outcome{class: retry, limited: true, wait: time.Minute}
+			}
+			return outcome{class: delivered}
+		}, func(t *testing.T, p *inProcess, slack *recorder) {
+			start := time.Now()
+			slack.script = func(int, recorded) outcome {
+				if time.Since(start) < time.Minute {
+					return outcome{class: retry, limited: true, wait: time.Minute}
+				}
+				return outcome{class: delivered}
+			}
+			p.do("POST", "/notify", notifyBody(test.tag, 1, false))
+			time.Sleep(10 * time.Second)
+			p.reload(t, test.toml)
+			time.Sleep(time.Hour)
+			posts := slack.all()
+			if len(posts) != 2 || posts[1].at.Sub(posts[0].at) < time.Minute {
+				t.Errorf("%s: %+v", test.tag, posts)
+			}
+		})
+	}
+}
+
+// What is being posted ends first, under the old configuration; what is accepted meanwhile is delivered under the new one.
+func TestReloadWaitsForPosts(t *testing.T) {
+	inBubble(t, hookAndTags, func(n int, _ recorded) outcome {
+		time.Sleep(20 * time.Second)
+		return outcome{class: delivered}
+	}, func(t *testing.T, p *inProcess, slack *recorder) {
+		p.do("POST", "/notify", notifyBody("a", 1, false))
+		synctest.Wait()
+		answered := make(chan int)
+		go func() { answered <- p.do("POST", "/notify", notifyBody("a", 3, true)).Code }()
+		go func() {
+			time.Sleep(5 * time.Second)
+			p.do("POST", "/notify", notifyBody("a", 2, false))
+		}()
+		p.reload(t, strings.ReplaceAll(strings.Replace(hookAndTags, "[core]", "[core]\nmax_delay_duration = 100", 1), "/core", "/new"))
+		time.Sleep(time.Hour)
+		var got []string
+		for _, r := range slack.all() {
+			got = append(got, r.text+strings.TrimPrefix(r.to, "http://hook.invalid"))
+		}
+		if want := "[1/core 3/new 2/new]"; fmt.Sprint(got) != want && fmt.Sprint(got) != "[1/core 2/new]" {
+			t.Errorf("got %v, want %s", got, want)
+		}
+		<-answered
+		if q := p.deliver.quota; q.all != 0 || len(q.of) != 0 {
+			t.Errorf("of max_bytes %d is taken, %v", q.all, q.of)
+		}
+	})
+}
+
+// reloadable is a server whose configuration changes.
+type reloadable struct {
+	*process
+	t    *testing.T
+	path string // of the configuration
+}
+
+// reload writes toml and returns when the server has read it, or has said why not.
+func (r *reloadable) reload(toml string) {
+	r.t.Helper()
+	if err := os.WriteFile(r.path, []byte(toml), 0o600); err != nil {
+		r.t.Fatal(err)
+	}
+	before := strings.Count(r.stderr.String(), "the configuration was read again")
+	r.signal(syscall.SIGHUP)
+	poll(r.t, "the configuration is read again", func() bool {
+		return strings.Count(r.stderr.String(), "the configuration was read again") > before
+	})
+}
+
+// refuse is reload for a configuration that is not taken: the log names the faults.
+func (r *reloadable) refuse(toml string, faults ...string) {
+	r.t.Helper()
+	if err := os.WriteFile(r.path, []byte(toml), 0o600); err != nil {
+		r.t.Fatal(err)
+	}
+	r.signal(syscall.SIGHUP)
+	for _, fault := range faults {
+		poll(r.t, fault, func() bool { return strings.Contains(r.stderr.String(), fault) })
+	}
+}
+
+func newReloadable(t *testing.T, toml string) *reloadable {
+	s := startServer(t, toml)
+	return &reloadable{process: s, t: t, path: s.Args[len(s.Args)-1]}
+}
+
+func TestReloadOrNotAtAll(t *testing.T) {
+	slack := newFakeSlack(t, nil)
+	good := server1(slack.URL)
+	s := newReloadable(t, good)
+	s.refuse(strings.Replace(good, "tag = 'cron'", "tag = 'nightly'\nchanel = '#x'", 1)+"[log]\nlevel = 'loud'\n",
+		s.path+`:10: unknown key \"chanel\"`, s.path+`:13: level in [log]`)
+	if status, body := s.request("POST", "/notify", notifyBody("cron", 1, true)); status != 200 {
+		t.Errorf("after a bad configuration: %d %s", status, body)
+	}
+	s.refuse(good+"[log]\naccess_log = '/no/such/folder/x'\n", "log.access_log: open /no/such/folder/x")
+	s.reload(strings.NewReplacer("127.0.0.1:0", "127.0.0.1:1", "'cron'", "'nightly'").Replace(good) + "[spool]\ndir = 'other'\n")
+	for _, want := range []string{"core.port has changed: that needs a restart", "spool.dir has changed: that needs a restart"} {
+		if !strings.Contains(s.stderr.String(), want) {
+			t.Errorf("%s does not say %s", s.stderr.String(), want)
+		}
+	}
+	if status, body := s.request("POST", "/notify", notifyBody("nightly", 1, true)); status != 200 {
+		t.Errorf("a new tag: %d %s", status, body)
+	}
+	if _, body := s.request("GET", "/config/app", ""); !strings.Contains(body, `port = "127.0.0.1:0"`) || !strings.Contains(body, `dir = "slackboard.spool"`) {
+		t.Errorf("what runs is shown as %s", body)
+	}
+}
+
+// Under load, with the credential, the certificate and the log files changing: nothing is lost, doubled or refused, and
+// no connection is dropped.
+func TestReloadUnderLoad(t *testing.T) {
+	const senders = 8
+	reloads := 40
+	if isLong() {
+		reloads = 300
+	}
+	slack := newFakeSlack(t, nil)
+	ca, pool, dir := newAuthority(t), x509.NewCertPool(), t.TempDir()
+	pool.AddCert(ca.cert)
+	log := filepath.Join(dir, "access.log")
+	var configs []string
+	for i := range 2 {
+		cert, key := ca.files(&x509.Certificate{IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
+		configs = append(configs, strings.Replace(server1(fmt.Sprintf("%s/%d", slack.URL, i)), "[core]",
+			fmt.Sprintf("[core]\nbatch = 1\nauth_token = 'T'\ntls_cert = '%s'\ntls_key = '%s'", cert, key), 1)+"[log]\naccess_log = '"+log+"'\n")
+	}
+	s := newReloadable(t, configs[0])
+	var requests, connections, refused atomic.Int64
+	var stopped atomic.Bool
+	var all sync.WaitGroup
+	for sender := range senders {
+		client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
+		all.Go(func() {
+			for n := 0; !stopped.Load(); n++ {
+				req, _ := http.NewRequest("POST", "https://"+s.addr+"/notify", strings.NewReader(notifyBody("general", sender*1_000_000+n, false)))
+				req.Header.Set("Authorization", "Bearer T")
+				req = req.WithContext(httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
+					if !info.Reused {
+						connections.Add(1)
+					}
+				}}))
+				resp, err := client.Do(req)
+				requests.Add(1)
+				if err != nil {
+					refused.Add(1)
+					t.Errorf("sender %d: %v", sender, err)
+					return
+				}
+				if body := readAll(resp.Body); resp.StatusCode != 200 {
+					refused.Add(1)
+					t.Errorf("sender %d: %d %s", sender, resp.StatusCode, body)
+				}
+				resp.Body.Close()
+			}
+		})
+	}
+	for i := range reloads {
+		if err := os.Rename(log, fmt.Sprintf("%s.%d", log, i)); err != nil {
+			t.Fatal(err)
+		}
+		s.reload(configs[(i+1)%2])
+	}
+	stopped.Store(true)
+	all.Wait()
+	want := int(requests.Load() - refused.Load())
+	posts := slack.waitForPosts(t, want)
+	arrived := map[string]int{}
+	generations := map[string]int{}
+	for _, d := range posts {
+		arrived[d.field("text")]++
+		generations[d.path]++
+	}
+	if len(arrived) != want || len(posts) != want || connections.Load() != senders || len(generations) != 2 {
+		t.Errorf("%d were accepted, over %d connections: %d posts of %d messages, %v", want, connections.Load(), len(posts), len(arrived), generations)
+	}
+	lines := 0
+	files, _ := filepath.Glob(log + "*")
+	for _, file := range files {
+		lines += bytes.Count([]byte(readFile(t, file)), []byte("\n"))
+	}
+	if lines != want || len(files) != reloads+1 {
+		t.Errorf("%d lines in %d access logs, want %d in %d", lines, len(files), want, reloads+1)
+	}
+	t.Logf("%d messages, %d reloads, %v", want, reloads, generations)
+}
+
+// A token, a certificate and plain HTTP change over with the next request or connection.
+func TestReloadOfWhoMayPost(t *testing.T) {
+	slack := newFakeSlack(t, nil)
+	ca := newAuthority(t)
+	cert, key := ca.files(&x509.Certificate{IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
+	good := server1(slack.URL)
+	token := writeFile(t, "token", "one\n")
+	with := func(lines string) string { return strings.Replace(good, "[core]", "[core]\n"+lines, 1) }
+	s := newReloadable(t, good)
+	send := func(flags ...string) int {
+		code, _, _ := runProgram(t, "hi", nil, "slackboard-cli", append(flags, "-t", "general", "-retry-max", "0")...)
+		return code
+	}
+	expect := func(what string, code int, flags ...string) {
+		t.Helper()
+		if got := send(flags...); got != code {
+			t.Errorf("%s: exit %d, want %d", what, got, code)
+		}
+	}
+	expect("open", 0, "-s", s.addr)
+	s.reload(with("auth_token = 'file:" + token + "'"))
+	expect("no token", 1, "-s", s.addr)
+	expect("the token", 0, "-s", s.addr, "-auth", "one")
+	if err := os.WriteFile(token, []byte("two\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.reload(with("auth_token = 'file:" + token + "'"))
+	expect("the old token", 1, "-s", s.addr, "-auth", "one")
+	expect("the new token", 0, "-s", s.addr, "-auth", "two")
+	s.reload(with(fmt.Sprintf("tls_cert = '%s'\ntls_key = '%s'", cert, key)))
+	expect("plain to TLS", 1, "-s", s.addr)
+	expect("TLS", 0, "-s", "https://"+s.addr, "-cacert", ca.file)
+	s.reload(good)
+	expect("plain again", 0, "-s", s.addr)
+}

@@ -1,0 +1,141 @@
+package main
+
+// What systemd does: sockets that are open before the start, a place to report to. And its own opinion of the README's unit.
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// The sockets that systemd has opened serve, both of them; those that wait in their queue before the start, too.
+func TestSocketActivation(t *testing.T) {
+	slack := newFakeSlack(t, nil)
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(t.TempDir(), "s")
+	unix, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	early, err := net.Dial("tcp", tcp.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := notifyBody("general", 0, true)
+	fmt.Fprintf(early, "POST /notify HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	config := writeFile(t, "slackboard.toml", strings.Replace(server1(slack.URL), "127.0.0.1:0", "unix:/no/such/folder/s", 1))
+	start := func(pid string) *exec.Cmd {
+		cmd := exec.Command("sh", "-c", "LISTEN_PID="+pid+" LISTEN_FDS=2 exec "+filepath.Join(binaries, "slackboard")+" -c "+config)
+		cmd.Dir = t.TempDir()
+		a, _ := tcp.(*net.TCPListener).File()
+		b, _ := unix.(*net.UnixListener).File()
+		cmd.ExtraFiles = []*os.File{a, b}
+		return cmd
+	}
+	s := startServerIn(t, start("$$"))
+	if answer, _ := io.ReadAll(early); !strings.HasPrefix(string(answer), "HTTP/1.1 200 OK") {
+		t.Errorf("the request before the start got %s", answer)
+	}
+	for _, server := range []string{tcp.Addr().String(), "unix:" + socket} {
+		if code, _, stderr := runProgram(t, "hi", nil, "slackboard-cli", "-s", server, "-t", "general", "-sync"); code != 0 {
+			t.Errorf("%s: %d %s", server, code, stderr)
+		}
+	}
+	s.signal(syscall.SIGTERM)
+	if code := s.wait(); code != 0 {
+		t.Errorf("exit %d", code)
+	}
+	if _, err := os.Stat(socket); err != nil {
+		t.Errorf("the socket is systemd's: %v", err)
+	}
+	if other := startProcess(t, start("1")); other.wait() != 1 || !strings.Contains(other.stderr.String(), "/no/such/folder") {
+		t.Errorf("somebody else's sockets were taken: %s", other.stderr.String())
+	}
+	cmd := start("$$")
+	cmd.ExtraFiles = []*os.File{os.Stdin, os.Stdin}
+	if other := startProcess(t, cmd); other.wait() != 1 || !strings.Contains(other.stderr.String(), "file descriptor 3, from systemd, is no listening socket") {
+		t.Errorf("no socket: %s", other.stderr.String())
+	}
+}
+
+func TestTellsSystemd(t *testing.T) {
+	slack := newFakeSlack(t, func(delivery) reply { return reply{status: 503} })
+	socket := filepath.Join(t.TempDir(), "notify")
+	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer manager.Close()
+	next := func(want string) {
+		t.Helper()
+		manager.SetReadDeadline(time.Now().Add(patience))
+		b := make([]byte, 4096)
+		n, err := manager.Read(b)
+		if got := string(b[:n]); err != nil || !regexp.MustCompile(want).MatchString(got) {
+			t.Errorf("got %q %v, want %s", got, err, want)
+		}
+	}
+	cmd := exec.Command(filepath.Join(binaries, "slackboard"), "-c", writeFile(t, "slackboard.toml", server1(slack.URL)))
+	cmd.Dir, cmd.Env = t.TempDir(), append(os.Environ(), "NOTIFY_SOCKET="+socket)
+	s := startServerIn(t, cmd)
+	next(`^READY=1$`)
+	if status, _ := s.request("POST", "/notify", notifyBody("general", 1, false)); status != 200 {
+		t.Errorf("not served after READY: %d", status)
+	}
+	if isLong() {
+		next(`^STATUS=#general fails since .*; 1 wait, the oldest since `)
+	}
+	s.signal(syscall.SIGTERM)
+	next(`^STOPPING=1$`)
+	s.wait()
+}
+
+// readmeBlock returns the README's block of that kind that contains text.
+func readmeBlock(t *testing.T, kind, text string) string {
+	t.Helper()
+	for _, block := range strings.Split(readFile(t, "README.md"), "```"+kind+"\n")[1:] {
+		if block, _, _ := strings.Cut(block, "```"); strings.Contains(block, text) {
+			return block
+		}
+	}
+	t.Fatalf("README.md has no block of %s with %q", kind, text)
+	return ""
+}
+
+func TestReadmeUnit(t *testing.T) {
+	analyze, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		t.Skip("skipped: there is no systemd-analyze here")
+	}
+	dir := t.TempDir()
+	program := regexp.MustCompile(`/usr/local/bin/slackboard`)
+	for name, text := range map[string]string{"slackboard.service": "Type=notify", "slackboard.socket": "ListenStream="} {
+		unit := program.ReplaceAllString(readmeBlock(t, "ini", text), filepath.Join(binaries, "slackboard"))
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(unit), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, unit := range []string{"slackboard.service", "slackboard.socket"} {
+		out, err := exec.Command(analyze, "verify", "--recursive-errors=no", "--man=no", filepath.Join(dir, unit)).CombinedOutput()
+		if err != nil || len(out) > 0 {
+			t.Errorf("%s: %v: %s", unit, err, out)
+		}
+	}
+	out, err := exec.Command(analyze, "security", "--offline=true", "--threshold=20", filepath.Join(dir, "slackboard.service")).CombinedOutput()
+	if err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	t.Log(lines[len(lines)-1])
+}
