@@ -292,6 +292,10 @@ func TestSecretsByReference(t *testing.T) {
 	if log := s.stderr.String(); strings.Count(log, "everybody may read it") != 1 || !strings.Contains(log, filepath.Join(dir, "token")+" holds a secret and everybody may read it: chmod o-r") {
 		t.Errorf("the warning is missing: %s", log)
 	}
+	hook := file("hook.toml", "[core]\nslack_url = 'file:/no/such/file'\n[[tags]]\ntag = 'a'\n", 0o600)
+	if _, _, stderr := runProgram(t, "", nil, "slackboard", "-t", "-c", hook); strings.Count(stderr, "\n") != 1 {
+		t.Errorf("one fault is reported as %s", stderr)
+	}
 	for value, want := range map[string]string{
 		"env:NO_SUCH_THING":                     `2: auth_token in [core]: the environment variable "NO_SUCH_THING" is not set`,
 		"file:/no/such/file":                    `2: auth_token in [core]: open /no/such/file: no such file or directory`,

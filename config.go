@@ -388,10 +388,14 @@ func (f field) set(value any) error {
 		if !ok {
 			return errors.New("wants a string")
 		}
+		*to = newSecret(s) // even where this fails: a secret that cannot be read is not one that is missing
 		s, err := dereference(s)
-		*to = newSecret(s)
-		if err != nil || s == "" || s == masked {
+		if err != nil {
 			return err
+		}
+		*to = newSecret(s)
+		if s == "" || s == masked {
+			return nil
 		}
 		value = s
 	case *int64:

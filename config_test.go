@@ -1,7 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -118,4 +121,38 @@ func TestDryRunConfigIsValid(t *testing.T) {
 	if _, err := loadConfig(path, forCheck); err != nil {
 		t.Error(err)
 	}
+}
+
+// What loads is shown in a form that loads; what does not says where.
+func FuzzConfig(f *testing.F) {
+	f.Add([]byte(dryRunConfig().masked()))
+	f.Add([]byte(hookAndTags))
+	f.Add([]byte("[core]\nport = 1\nauth_token = 'env:HOME'\nsocket_mode = '0660'\n[[tags]]\ntag = \"a\"\nslack_url = 'http://h/'\n"))
+	f.Add([]byte("core = 1\n[tags]\nx = 2\n[nothing]\n"))
+	path := filepath.Join(f.TempDir(), "slackboard.toml")
+	f.Fuzz(func(t *testing.T, src []byte) {
+		if bytes.Contains(src, []byte("file:")) || bytes.Contains(src, []byte("tls_")) {
+			t.Skip("may read any file")
+		}
+		os.WriteFile(path, src, 0o600)
+		c, err := loadConfig(path, forPosting)
+		if err != nil {
+			for line := range strings.Lines(err.Error()) {
+				var n int
+				if _, err := fmt.Sscanf(strings.TrimPrefix(line, path), ":%d:", &n); err != nil || n < 1 {
+					t.Errorf("%q gives %q", src, line)
+				}
+			}
+			return
+		}
+		shown := c.masked()
+		os.WriteFile(path, []byte(shown), 0o600)
+		again, err := loadConfig(path, forCheck)
+		if err != nil {
+			t.Fatalf("%q is shown as %s: %v", src, shown, err)
+		}
+		if again.masked() != shown {
+			t.Errorf("%q is shown as %s, then as %s", src, shown, again.masked())
+		}
+	})
 }
