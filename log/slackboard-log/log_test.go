@@ -8,24 +8,22 @@ import (
 
 // Whatever is written, the first and the last bytes are kept, and the rest is counted.
 func TestKept(t *testing.T) {
-	all := make([]byte, 3*keptHalf)
+	all := make([]byte, 7*keptHalf)
 	for i := range all {
 		all[i] = byte('a' + i%23 + i/keptHalf)
 	}
-	for _, size := range []int{0, 1, keptHalf - 1, keptHalf, keptHalf + 1, 2*keptHalf - 1, 2 * keptHalf, 2*keptHalf + 1, 3 * keptHalf} {
-		for _, step := range []int{1000, 64 << 10, 3 * keptHalf} {
+	for _, size := range []int{0, 1, keptHalf - 1, keptHalf, keptHalf + 1, 2*keptHalf - 1, 2 * keptHalf, 2*keptHalf + 1, 3 * keptHalf, 4*keptHalf + 1, 7 * keptHalf} {
+		for _, step := range []int{1000, 64 << 10, 7 * keptHalf} {
 			var k kept
 			for rest := all[:size]; len(rest) > 0; rest = rest[min(step, len(rest)):] {
 				k.write(rest[:min(step, len(rest))])
 			}
-			lost := int64(0)
-			got := k.text(func(n int64) string { lost = n; return "" })
 			want := string(all[:size])
 			if size > 2*keptHalf {
-				want = string(all[:keptHalf]) + string(all[size-keptHalf:size])
+				want = string(all[:keptHalf]) + leftOut(int64(size-2*keptHalf)) + string(all[size-keptHalf:size])
 			}
-			if got != want || lost != int64(max(0, size-2*keptHalf)) || k.total != int64(size) {
-				t.Errorf("%d bytes in steps of %d: %d kept, %d lost", size, step, len(got), lost)
+			if got := k.text(); got != want || k.total != int64(size) {
+				t.Errorf("%d bytes in steps of %d: %d kept of %d", size, step, len(got), k.total)
 			}
 		}
 	}

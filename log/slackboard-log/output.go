@@ -147,30 +147,23 @@ func (o *output) closeLog(err error) {
 
 // kept is the first and the last keptHalf bytes of what was written.
 type kept struct {
-	head   []byte
-	tail   []byte // a ring once it is full
-	oldest int    // where its oldest byte is
-	total  int64
+	bytes []byte // and some of those in between
+	total int64
 }
 
 func (k *kept) write(p []byte) {
 	k.total += int64(len(p))
-	n := min(keptHalf-len(k.head), len(p))
-	k.head, p = append(k.head, p[:n]...), p[n:]
-	n = min(keptHalf-len(k.tail), len(p))
-	k.tail, p = append(k.tail, p[:n]...), p[n:]
-	for len(p) > 0 {
-		n = copy(k.tail[k.oldest:], p)
-		k.oldest, p = (k.oldest+n)%keptHalf, p[n:]
+	k.bytes = append(k.bytes, p...)
+	if len(k.bytes) > 4*keptHalf { // seldom: it moves the end
+		k.bytes = append(k.bytes[:keptHalf], k.bytes[len(k.bytes)-keptHalf:]...)
 	}
 }
 
-// text returns what is kept, with mark between the two parts where some is lost.
-func (k *kept) text(mark func(lost int64) string) string {
-	lost := k.total - int64(len(k.head)+len(k.tail))
-	between := ""
-	if lost > 0 {
-		between = mark(lost)
+// text returns what is kept, and says between the two parts how much is lost.
+func (k *kept) text() string {
+	lost := k.total - 2*keptHalf
+	if lost <= 0 {
+		return string(k.bytes)
 	}
-	return string(k.head) + between + string(k.tail[k.oldest:]) + string(k.tail[:k.oldest])
+	return string(k.bytes[:keptHalf]) + leftOut(lost) + string(k.bytes[len(k.bytes)-keptHalf:])
 }

@@ -19,7 +19,7 @@ func (r result) printed(o options) string {
 	if o.tee {
 		return r.report(o, "", strings.Clone)
 	}
-	text := r.output.text(leftOut)
+	text := r.output.text()
 	if text != "" && !strings.HasSuffix(text, "\n") {
 		text += "\n"
 	}
@@ -29,7 +29,7 @@ func (r result) printed(o options) string {
 // posted is for Slack: an excerpt of the output, in a code block that it cannot break out of.
 func (r result) posted(o options) string {
 	show := func(s string) string { return excerpt(s, int64(len(s)), excerptLength) }
-	text := r.output.text(func(int64) string { return "" })
+	text := r.output.text()
 	if text != "" {
 		text = "```\n" + strings.TrimSuffix(excerpt(text, r.output.total, excerptLength), "\n") + "\n```\n"
 	}
@@ -53,8 +53,8 @@ func (r result) report(o options, output string, show func(string) string) strin
 
 func leftOut(bytes int64) string { return fmt.Sprintf("\n[… %d bytes left out …]\n", bytes) }
 
-// excerpt returns s harmless and within limit characters: its first and last lines if it is longer. s may lack bytes in
-// its middle that total counts.
+// excerpt returns s harmless and within limit characters: its first and last lines if it is longer. total counts the
+// bytes that its middle lacks, too.
 func excerpt(s string, total int64, limit int) string {
 	if head := first(s, limit); len(head) == len(s) {
 		return harmless(s)
