@@ -25,8 +25,9 @@ type result struct {
 	started time.Time
 	took    time.Duration
 	status  int
-	err     error // nil if it succeeded
-	output  *kept
+	err     error  // nil if it succeeded
+	output  string // what is kept of it
+	total   int64  // bytes of it
 }
 
 // catchSignals keeps the signals for the command from ending us. One that we ignore (nohup) it goes on to ignore.
@@ -70,7 +71,7 @@ type process struct {
 
 // runCommand runs args and returns once it has ended and its output is copied.
 func runCommand(args []string, out *output, signals <-chan os.Signal, timeout, killAfter time.Duration) result {
-	r := result{args: args, started: time.Now(), output: &out.kept}
+	r := result{args: args, started: time.Now()}
 	p, err := start(args, out)
 	if err != nil {
 		r.status, r.err = statusOf(err), err

@@ -49,7 +49,7 @@ func run(args []string) int {
 	signals := catchSignals()
 	out := openOutput(o.logFile, o.tee, to.Complain)
 	r := runCommand(command, out, signals, o.timeout, o.killAfter)
-	out.close()
+	r.output, r.total = out.close()
 	if r.err != nil {
 		fmt.Fprint(os.Stderr, r.printed(o))
 	}

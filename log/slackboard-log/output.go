@@ -3,6 +3,7 @@ package main
 // What the command prints, on its way: read as fast as it comes, kept in part.
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -24,8 +25,7 @@ type output struct {
 	pipes    []*os.File
 	mu       sync.Mutex // for what follows: with -tee two streams write
 	kept     kept
-	log      *os.File // nil without -log, and once it cannot be written
-	closed   bool
+	log      *os.File // nil without -log, once it cannot be written, and at the end
 }
 
 // openOutput opens the -log file. If that fails it says so, and the command runs all the same.
@@ -107,9 +107,6 @@ func (o *output) copy(r, tee *os.File) {
 func (o *output) take(p []byte) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.closed {
-		return
-	}
 	o.kept.write(p)
 	if o.log != nil {
 		if _, err := o.log.Write(p); err != nil {
@@ -125,21 +122,18 @@ func (o *output) stopAt(t time.Time) {
 	}
 }
 
-// close ends the -log file. Nothing is kept any more.
-func (o *output) close() {
+// close ends the -log file. It returns what is kept, and how many bytes there were in all.
+func (o *output) close() (text string, total int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.closed = true
 	if o.log != nil {
 		o.closeLog(nil)
 	}
+	return o.kept.text(), o.kept.total
 }
 
 func (o *output) closeLog(err error) {
-	if closeErr := o.log.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
+	if err := cmp.Or(err, o.log.Close()); err != nil {
 		o.complain(fmt.Errorf("-log: %w", err))
 	}
 	o.log = nil

@@ -19,7 +19,7 @@ func (r result) printed(o options) string {
 	if o.tee {
 		return r.report(o, "", strings.Clone)
 	}
-	text := r.output.text()
+	text := r.output
 	if text != "" && !strings.HasSuffix(text, "\n") {
 		text += "\n"
 	}
@@ -29,9 +29,9 @@ func (r result) printed(o options) string {
 // posted is for Slack: an excerpt of the output, in a code block that it cannot break out of.
 func (r result) posted(o options) string {
 	show := func(s string) string { return excerpt(s, int64(len(s)), excerptLength) }
-	text := r.output.text()
-	if text != "" {
-		text = "```\n" + strings.TrimSuffix(excerpt(text, r.output.total, excerptLength), "\n") + "\n```\n"
+	text := ""
+	if r.output != "" {
+		text = "```\n" + strings.TrimSuffix(excerpt(r.output, r.total, excerptLength), "\n") + "\n```\n"
 	}
 	return r.report(o, "Output:\n"+text, show)
 }
