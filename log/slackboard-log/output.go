@@ -46,31 +46,23 @@ func openOutput(logFile string, tee bool, complain func(error)) *output {
 // start starts cmd with its output connected: both streams to one pipe, which keeps their order, or with -tee each to
 // its own. copied is closed when all of them have come to their end.
 func (o *output) start(cmd *exec.Cmd) (copied chan struct{}, err error) {
+	tees := []*os.File{nil}
+	if o.tee {
+		tees = []*os.File{os.Stdout, os.Stderr}
+	}
 	var streams sync.WaitGroup
-	pipe := func(tee *os.File) (*os.File, error) {
+	for _, tee := range tees {
 		r, w, err := os.Pipe()
-		if err == nil {
-			o.pipes = append(o.pipes, r)
-			streams.Go(func() { o.copy(r, tee) })
-		}
-		return w, err
-	}
-	stdout := (*os.File)(nil)
-	if o.tee {
-		stdout = os.Stdout
-	}
-	w, err := pipe(stdout)
-	if err != nil {
-		return nil, err
-	}
-	defer w.Close()
-	cmd.Stdout, cmd.Stderr = w, w
-	if o.tee {
-		if w, err = pipe(os.Stderr); err != nil {
+		if err != nil {
 			return nil, err
 		}
-		defer w.Close()
+		defer w.Close() // after the start: the command has its own
+		if cmd.Stdout == nil {
+			cmd.Stdout = w
+		}
 		cmd.Stderr = w
+		o.pipes = append(o.pipes, r)
+		streams.Go(func() { o.copy(r, tee) })
 	}
 	copied = make(chan struct{})
 	go func() { streams.Wait(); close(copied) }()
@@ -82,8 +74,12 @@ func (o *output) start(cmd *exec.Cmd) (copied chan struct{}, err error) {
 func (o *output) copy(r, tee *os.File) {
 	defer r.Close()
 	buf := make([]byte, pipeSize)
-	for late := false; ; {
+	for {
 		n, err := r.Read(buf)
+		if errors.Is(err, os.ErrDeadlineExceeded) { // what came before it may wait in the pipe
+			r.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+			n, _ = r.Read(buf)
+		}
 		o.take(buf[:n])
 		if tee != nil && n > 0 {
 			if _, err := tee.Write(buf[:n]); errors.Is(err, syscall.EPIPE) {
@@ -93,12 +89,8 @@ func (o *output) copy(r, tee *os.File) {
 				tee = nil
 			}
 		}
-		if late || err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		if err != nil {
 			return
-		}
-		if err != nil { // what came before the deadline may wait in the pipe
-			late = true
-			r.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
 		}
 	}
 }
