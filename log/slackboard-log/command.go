@@ -3,6 +3,7 @@ package main
 // The command: its process group, the signals it gets, and the status it leaves.
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -61,29 +62,22 @@ func cancelAtSignal(cancel context.CancelFunc, signals <-chan os.Signal) {
 // process is the command while it runs.
 type process struct {
 	*exec.Cmd
-	out      *output
-	own      bool // it has a process group of its own
-	told     bool // to end: then its children end with it
-	timedOut bool
-	ended    chan error
-	copied   chan struct{} // closed at the end of its output
+	out   *output
+	own   bool // it has a process group of its own
+	told  bool // to end: then its children end with it
+	ended chan error
 }
 
 // runCommand runs args and returns once it has ended and its output is copied.
 func runCommand(args []string, out *output, signals <-chan os.Signal, timeout, killAfter time.Duration) result {
 	r := result{args: args, started: time.Now()}
 	p, err := start(args, out)
-	if err != nil {
-		r.status, r.err = statusOf(err), err
-		return r
+	if err == nil {
+		err = p.wait(signals, timeout, killAfter)
+		r.took = time.Since(r.started)
+		p.settle(signals)
 	}
-	err = p.wait(signals, timeout, killAfter)
-	r.took = time.Since(r.started)
-	p.settle(signals)
 	r.status, r.err = statusOf(err), err
-	if p.timedOut {
-		r.status, r.err = 124, fmt.Errorf("timed out after %v", timeout)
-	}
 	return r
 }
 
@@ -96,8 +90,7 @@ func start(args []string, out *output) (*process, error) {
 	}
 	p.Stdin = os.Stdin
 	p.SysProcAttr = &syscall.SysProcAttr{Setpgid: p.own}
-	var err error
-	if p.copied, err = out.start(p.Cmd); err != nil {
+	if err := out.start(p.Cmd); err != nil {
 		return nil, err
 	}
 	go func() { p.ended <- p.Wait() }()
@@ -115,6 +108,7 @@ func isTerminal(fd uintptr) bool {
 // wait returns how the command ended. Until then it gets our signals, and those that its time brings.
 func (p *process) wait(signals <-chan os.Signal, timeout, killAfter time.Duration) error {
 	var term, kill <-chan time.Time
+	var late error
 	if timeout > 0 {
 		term = time.After(timeout)
 	}
@@ -123,13 +117,13 @@ func (p *process) wait(signals <-chan os.Signal, timeout, killAfter time.Duratio
 		case s := <-signals:
 			p.forward(s)
 		case <-term:
-			p.timedOut = true
+			late = fmt.Errorf("%w after %v", errTimedOut, timeout)
 			p.signal(syscall.SIGTERM)
 			kill = time.After(killAfter)
 		case <-kill:
 			p.signal(syscall.SIGKILL)
 		case err := <-p.ended:
-			return err
+			return cmp.Or(late, err)
 		}
 	}
 }
@@ -138,17 +132,15 @@ func (p *process) wait(signals <-chan os.Signal, timeout, killAfter time.Duratio
 // at the latest, unless those who read our own output are slower.
 func (p *process) settle(signals <-chan os.Signal) {
 	p.out.stopAt(time.Now().Add(grace))
-	over, copied := time.After(grace), p.copied
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for copied != nil || over != nil && p.told && !p.gone() {
+	over, tick, copied := time.After(grace), time.Tick(10*time.Millisecond), p.out.copied
+	for copied != nil || over != nil && p.lingers() {
 		select {
 		case <-copied:
 			copied = nil
-		case <-tick.C:
+		case <-tick:
 		case <-over:
 			over = nil
-			if p.told && !p.gone() {
+			if p.lingers() {
 				p.signal(syscall.SIGKILL)
 			}
 		case s := <-signals:
@@ -182,15 +174,20 @@ func (p *process) signal(s syscall.Signal) {
 	}
 }
 
-// gone tells whether the command's group is empty, once the command has ended.
-func (p *process) gone() bool { return !p.own || syscall.Kill(-p.Process.Pid, 0) != nil }
+// lingers tells, once the command has ended, whether something of its group lives that was told to end with it.
+func (p *process) lingers() bool { return p.told && p.own && syscall.Kill(-p.Process.Pid, 0) == nil }
 
-// statusOf returns what a shell would.
+// errTimedOut says that -timeout ended the command.
+var errTimedOut = errors.New("timed out")
+
+// statusOf returns what a shell would, and timeout(1).
 func statusOf(err error) int {
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
 		return 0
+	case errors.Is(err, errTimedOut):
+		return 124
 	case errors.As(err, &exit):
 		if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
 			return 128 + int(status.Signal())

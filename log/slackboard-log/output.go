@@ -23,14 +23,15 @@ type output struct {
 	tee      bool
 	complain func(error)
 	pipes    []*os.File
-	mu       sync.Mutex // for what follows: with -tee two streams write
+	copied   chan struct{} // closed when all of them have come to their end
+	mu       sync.Mutex    // for what follows: with -tee two streams write
 	kept     kept
 	log      *os.File // nil without -log, once it cannot be written, and at the end
 }
 
 // openOutput opens the -log file. If that fails it says so, and the command runs all the same.
 func openOutput(logFile string, tee bool, complain func(error)) *output {
-	o := &output{tee: tee, complain: complain}
+	o := &output{tee: tee, complain: complain, copied: make(chan struct{})}
 	if logFile != "" {
 		// O_NONBLOCK: a FIFO that nobody reads is an error, and does not hold up the command.
 		f, err := os.OpenFile(logFile, os.O_APPEND|os.O_CREATE|os.O_WRONLY|syscall.O_NONBLOCK, 0o644)
@@ -44,8 +45,8 @@ func openOutput(logFile string, tee bool, complain func(error)) *output {
 }
 
 // start starts cmd with its output connected: both streams to one pipe, which keeps their order, or with -tee each to
-// its own. copied is closed when all of them have come to their end.
-func (o *output) start(cmd *exec.Cmd) (copied chan struct{}, err error) {
+// its own.
+func (o *output) start(cmd *exec.Cmd) error {
 	tees := []*os.File{nil}
 	if o.tee {
 		tees = []*os.File{os.Stdout, os.Stderr}
@@ -54,7 +55,7 @@ func (o *output) start(cmd *exec.Cmd) (copied chan struct{}, err error) {
 	for _, tee := range tees {
 		r, w, err := os.Pipe()
 		if err != nil {
-			return nil, err
+			return err
 		}
 		defer w.Close() // after the start: the command has its own
 		if cmd.Stdout == nil {
@@ -64,9 +65,8 @@ func (o *output) start(cmd *exec.Cmd) (copied chan struct{}, err error) {
 		o.pipes = append(o.pipes, r)
 		streams.Go(func() { o.copy(r, tee) })
 	}
-	copied = make(chan struct{})
-	go func() { streams.Wait(); close(copied) }()
-	return copied, cmd.Start()
+	go func() { streams.Wait(); close(o.copied) }()
+	return cmd.Start()
 }
 
 // copy takes what r has until its end or its deadline. When nobody reads tee any more the command is told as it would be
