@@ -60,19 +60,15 @@ func excerpt(s string, total int64, limit int) string {
 		return harmless(s)
 	}
 	half := (limit - utf8.RuneCountInString(leftOut(total))) / 2
-	head, tail := wholeLines(first(s, half)), last(s, half)
-	if _, lines, found := strings.Cut(tail, "\n"); found && len(lines) > half/2 {
-		tail = lines
+	head, tail := first(s, half), last(s, half)
+	// whole lines, unless that takes much away
+	if end := strings.LastIndexByte(head, '\n'); end > len(head)/2 {
+		head = head[:end+1]
+	}
+	if end := strings.IndexByte(tail, '\n'); end < len(tail)/2 {
+		tail = tail[end+1:]
 	}
 	return strings.TrimSuffix(harmless(head), "\n") + leftOut(total-int64(len(head)+len(tail))) + harmless(tail)
-}
-
-// wholeLines returns s up to the end of its last whole line, unless that takes much of it away.
-func wholeLines(s string) string {
-	if end := strings.LastIndexByte(s, '\n'); end > len(s)/2 {
-		return s[:end+1]
-	}
-	return s
 }
 
 // first returns as much of the beginning of s as harmless makes limit characters of.
