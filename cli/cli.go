@@ -43,6 +43,7 @@ type Flags struct {
 	Username string // this one and the next two: with Channel
 	Icon     string
 	Markup   string // Slack's parse mode
+	Title    string // above the text
 	Sync     bool   // wait until Slack has the message
 
 	RetryMax     int // rounds after the first
@@ -50,9 +51,11 @@ type Flags struct {
 	RetryWaitMax time.Duration
 }
 
-// Register adds the shared flags to fs. No default comes from the environment: the usage shows defaults, and one is secret.
-func (f *Flags) Register(fs *flag.FlagSet) {
-	f.program = fs.Name()
+// FlagSet returns the flags of a program, which adds its own to them. No default comes from the environment: the usage shows
+// defaults, and one is secret.
+func (f *Flags) FlagSet(program string) *flag.FlagSet {
+	f.program = program
+	fs := flag.NewFlagSet(program, flag.ContinueOnError)
 	fs.StringVar(&f.Servers, "s", "", "the `SERVERS`, comma separated, tried in turn: host:port, http://…, https://… or unix:/path (default $SLACKBOARD_SERVER)")
 	fs.StringVar(&f.Auth, "auth", "", "the `TOKEN` to send, or file:PATH to read it from (default $SLACKBOARD_AUTH_TOKEN)")
 	fs.StringVar(&f.CACert, "cacert", "", "trust the authorities in this `FILE` instead of the system's")
@@ -64,15 +67,17 @@ func (f *Flags) Register(fs *flag.FlagSet) {
 	fs.StringVar(&f.Username, "u", "slackboard", "the `NAME` to post under, with -c")
 	fs.StringVar(&f.Icon, "i", ":clipboard:", "the `EMOJI` to post with, with -c")
 	fs.StringVar(&f.Markup, "p", "full", "Slack's parse `MODE`, full or none, with -c")
+	fs.StringVar(&f.Title, "title", "", "`TITLE` above the text")
 	fs.BoolVar(&f.Sync, "sync", false, "wait until Slack has the message; nothing is kept in -spool")
 	fs.IntVar(&f.RetryMax, "retry-max", 4, "`ROUNDS` over the servers after the first")
 	fs.DurationVar(&f.RetryWaitMin, "retry-wait-min", time.Second, "`TIME` before the second round; it doubles")
 	fs.DurationVar(&f.RetryWaitMax, "retry-wait-max", 10*time.Second, "longest `TIME` before a round")
+	return fs
 }
 
-// Parse reads args into fs and f, and then the environment for what they leave out. It answers -h and -v itself: then
-// answered is true.
-func (f *Flags) Parse(fs *flag.FlagSet, args []string, usage string) (answered bool, err error) {
+// Parse reads args into fs and f, and then the environment for what they leave out. It answers -h and -v itself, and
+// returns flag.ErrHelp then.
+func (f *Flags) Parse(fs *flag.FlagSet, args []string, usage string) error {
 	showVersion := fs.Bool("v", false, "print the version and exit")
 	fs.SetOutput(io.Discard) // its errors are told in one line, by the caller
 	switch err := fs.Parse(args); {
@@ -80,17 +85,17 @@ func (f *Flags) Parse(fs *flag.FlagSet, args []string, usage string) (answered b
 		fmt.Print(usage, "\nFlags:\n")
 		fs.SetOutput(os.Stdout)
 		fs.PrintDefaults()
-		return true, nil
+		return flag.ErrHelp
 	case err != nil:
-		return false, fmt.Errorf("%w: see %s -h", err, f.program)
+		return fmt.Errorf("%w: see %s -h", err, f.program)
 	case *showVersion:
 		fmt.Println(Version(f.program))
-		return true, nil
+		return flag.ErrHelp
 	}
 	f.Servers = cmp.Or(f.Servers, os.Getenv("SLACKBOARD_SERVER"))
 	f.Auth = cmp.Or(f.Auth, os.Getenv("SLACKBOARD_AUTH_TOKEN"))
 	f.Spool = cmp.Or(f.Spool, os.Getenv("SLACKBOARD_SPOOL"))
-	return false, nil
+	return nil
 }
 
 // Check returns what is wrong with the flags, for the user. It reads no file: whether one is there at night is a matter

@@ -18,7 +18,6 @@ const MaxRequest = 1 << 20
 // Message is what to tell people.
 type Message struct {
 	Text  string
-	Title string
 	Level string // message, info, warn or crit
 	Color string // with a channel: good, warning, danger or a code; goes before Level's
 }
@@ -34,7 +33,7 @@ type request struct {
 func (f *Flags) request(m Message) (request, error) {
 	host, _ := os.Hostname()
 	r := request{Path: "/notify", Key: rand.Text()}
-	body := map[string]any{"tag": f.Tag, "host": host, "text": m.Text, "level": m.Level, "title": m.Title, "sync": f.Sync}
+	body := map[string]any{"tag": f.Tag, "host": host, "text": m.Text, "level": m.Level, "title": f.Title, "sync": f.Sync}
 	if f.Tag == "" {
 		r.Path = "/notify-directly"
 		body = map[string]any{"payload": f.payload(m, host), "host": host, "sync": f.Sync}
@@ -50,16 +49,16 @@ func (f *Flags) request(m Message) (request, error) {
 func (f *Flags) payload(m Message, host string) map[string]any {
 	payload := map[string]any{"channel": channel(f.Channel), "username": f.Username, "icon_emoji": f.Icon, "parse": f.Markup}
 	color := cmp.Or(m.Color, map[string]string{"info": "#00ff00", "warn": "#ffdd00", "crit": "#ff0000"}[m.Level])
-	if color == "" && m.Title == "" {
+	if color == "" && f.Title == "" {
 		payload["text"] = m.Text
 		return payload
 	}
 	fallback := m.Text // what notifications show
-	if m.Title != "" {
-		fallback = m.Title + ": " + m.Text
+	if f.Title != "" {
+		fallback = f.Title + ": " + m.Text
 	}
 	payload["attachments"] = []map[string]any{{
-		"color": color, "title": m.Title, "text": m.Text, "fallback": fallback, "footer": host, "mrkdwn_in": []string{"text"},
+		"color": color, "title": f.Title, "text": m.Text, "fallback": fallback, "footer": host, "mrkdwn_in": []string{"text"},
 	}}
 	return payload
 }

@@ -24,21 +24,19 @@ func main() { os.Exit(run(os.Args[1:])) }
 func run(args []string) int {
 	var to cli.Flags
 	var m cli.Message
-	flags := flag.NewFlagSet("slackboard-cli", flag.ContinueOnError)
-	to.Register(flags)
+	flags := to.FlagSet("slackboard-cli")
 	flags.StringVar(&m.Level, "l", "message", "`LEVEL`: message, info, warn or crit")
 	flags.StringVar(&m.Color, "C", "", "`COLOR`, with -c: good, warning, danger or a code like #00ff00")
-	flags.StringVar(&m.Title, "title", "", "`TITLE` above the text")
 	escape := flags.Bool("escape", false, "send the text as it is: escape what Slack takes for markup, & < >")
 	fail := func(status int, err error) int {
 		to.Complain(err)
 		return status
 	}
 
-	if answered, err := to.Parse(flags, args, usage); err != nil {
-		return fail(2, err)
-	} else if answered {
+	if err := to.Parse(flags, args, usage); errors.Is(err, flag.ErrHelp) {
 		return 0
+	} else if err != nil {
+		return fail(2, err)
 	}
 	if flags.NArg() > 0 {
 		return fail(2, fmt.Errorf("unexpected argument %q: the text comes from standard input", flags.Arg(0)))

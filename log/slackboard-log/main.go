@@ -30,24 +30,24 @@ const usage = `slackboard-log runs a command and tells Slack when it fails, by w
 const notifyTime = 2 * time.Minute
 
 type options struct {
+	cli.Flags
 	notify, always, noArgs, tee bool
-	title, logFile              string
+	logFile                     string
 	timeout, killAfter          time.Duration
 }
 
 func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int {
-	var to cli.Flags
-	o, command, answered, err := parse(&to, args)
-	if err != nil {
-		to.Complain(fmt.Errorf("%w; the command was not run", err))
-		return 125
-	} else if answered {
+	o, command, err := parse(args)
+	if errors.Is(err, flag.ErrHelp) {
 		return 0
+	} else if err != nil {
+		o.Complain(fmt.Errorf("%w; the command was not run", err))
+		return 125
 	}
 	signals := catchSignals()
-	out := openOutput(o.logFile, o.tee, to.Complain)
+	out := openOutput(o.logFile, o.tee, o.Complain)
 	r := runCommand(command, out, signals, o.timeout, o.killAfter)
 	r.output, r.total = out.close()
 	if r.err != nil {
@@ -56,48 +56,46 @@ func run(args []string) int {
 	if o.notify {
 		ctx, cancel := context.WithTimeout(context.Background(), notifyTime)
 		go cancelAtSignal(cancel, signals)
-		notify(ctx, &to, r, o)
+		notify(ctx, r, o)
 	}
 	return r.status
 }
 
 // parse returns what the arguments say. They are wrong only where no run could be right: a file that is missing at
 // night must not keep the command from running.
-func parse(to *cli.Flags, args []string) (o options, command []string, answered bool, err error) {
-	flags := flag.NewFlagSet("slackboard-log", flag.ContinueOnError)
-	to.Register(flags)
+func parse(args []string) (o options, command []string, err error) {
+	flags := o.FlagSet("slackboard-log")
 	flags.BoolVar(&o.notify, "notify", true, "tell Slack")
 	flags.BoolVar(&o.always, "always", false, "tell Slack about success too")
 	flags.BoolVar(&o.noArgs, "no-args", false, "show the command's name only: its arguments are secret")
-	flags.StringVar(&o.title, "title", "", "`TITLE` above the message")
 	flags.StringVar(&o.logFile, "log", "", "append the command's output to `FILE`")
 	flags.BoolVar(&o.tee, "tee", false, "pass the command's output through as it comes")
 	flags.DurationVar(&o.timeout, "timeout", 0, "end the command after this `TIME`, with TERM")
 	flags.DurationVar(&o.killAfter, "kill-after", 10*time.Second, "and with KILL this `TIME` later")
-	answered, err = to.Parse(flags, args, usage)
+	err = o.Parse(flags, args, usage)
 	switch {
-	case answered || err != nil:
+	case err != nil:
 	case flags.NArg() == 0:
 		err = errors.New("no command: slackboard-log [flags] -- command args…")
 	case o.timeout < 0 || o.killAfter < 0:
 		err = errors.New("-timeout and -kill-after must not be negative")
 	case o.notify:
-		err = to.Check()
+		err = o.Check()
 	}
-	return o, flags.Args(), answered, err
+	return o, flags.Args(), err
 }
 
 // notify tells Slack what r is worth telling, and sends what earlier runs have kept.
-func notify(ctx context.Context, to *cli.Flags, r result, o options) {
+func notify(ctx context.Context, r result, o options) {
 	level := "crit"
 	if r.err == nil {
 		if !o.always {
-			to.Flush(ctx)
+			o.Flush(ctx)
 			return
 		}
 		level = "info"
 	}
-	if err := to.Send(ctx, cli.Message{Text: r.posted(o), Title: o.title, Level: level}); err != nil {
-		to.Complain(fmt.Errorf("not sent: %w", err))
+	if err := o.Send(ctx, cli.Message{Text: r.posted(o), Level: level}); err != nil {
+		o.Complain(fmt.Errorf("not sent: %w", err))
 	}
 }
