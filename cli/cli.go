@@ -113,7 +113,7 @@ func (f *Flags) Check() error {
 	case f.RetryMax < 0 || f.RetryWaitMin < 0 || f.RetryWaitMax < 0:
 		return errors.New("-retry-max, -retry-wait-min and -retry-wait-max must not be negative")
 	}
-	_, err := parseServers(f.Servers)
+	_, err := parseServers(f.Servers, nil)
 	return err
 }
 

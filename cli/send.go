@@ -28,17 +28,16 @@ const (
 // server is one place where requests go.
 type server struct {
 	base   string // the URL in front of /notify
-	socket string // the unix socket to dial, "" for TCP
 	client *http.Client
 }
 
 // parseServers reads the argument of -s. There is at least one server in what it returns.
-func parseServers(list string) ([]server, error) {
+func parseServers(list string, config *tls.Config) ([]server, error) {
 	var servers []server
 	for s := range strings.SplitSeq(list, ",") {
 		s = strings.TrimSpace(s)
 		if path, ok := strings.CutPrefix(s, "unix:"); ok && path != "" {
-			servers = append(servers, server{base: "http://localhost", socket: path})
+			servers = append(servers, server{"http://localhost", newClient(path, config)})
 			continue
 		}
 		base := strings.TrimRight(s, "/")
@@ -49,7 +48,7 @@ func parseServers(list string) ([]server, error) {
 		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 			return nil, fmt.Errorf("%q is not a server: host:port, http://…, https://… or unix:/path", s)
 		}
-		servers = append(servers, server{base: base})
+		servers = append(servers, server{base, newClient("", config)})
 	}
 	return servers, nil
 }
@@ -103,9 +102,6 @@ func (f *Flags) Send(ctx context.Context, m Message) error {
 
 // way reads what Check did not: the files.
 func (f *Flags) way() (w way, err error) {
-	if w.servers, err = parseServers(f.Servers); err != nil {
-		return w, err
-	}
 	if w.token, err = readToken(f.Auth); err != nil {
 		return w, fmt.Errorf("-auth: %w", err)
 	}
@@ -122,10 +118,8 @@ func (f *Flags) way() (w way, err error) {
 		}
 		config.Certificates = []tls.Certificate{pair}
 	}
-	for i := range w.servers {
-		w.servers[i].connect(&config)
-	}
-	return w, nil
+	w.servers, err = parseServers(f.Servers, &config)
+	return w, err
 }
 
 // readToken returns the token that auth is or names. No error shows it.
@@ -161,11 +155,12 @@ func readAuthorities(path string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// connect gives s a client. It follows no redirect: that would make a GET of the POST, or take the token elsewhere.
-func (s *server) connect(config *tls.Config) {
+// newClient returns a client that dials the unix socket, or TCP if that is "". It follows no redirect: that would make a
+// GET of the POST, or take the token elsewhere.
+func newClient(socket string, config *tls.Config) *http.Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.TLSClientConfig = config
-	dialer, socket := &net.Dialer{Timeout: connectTimeout}, s.socket
+	dialer := &net.Dialer{Timeout: connectTimeout}
 	transport.DialContext = dialer.DialContext
 	if socket != "" {
 		transport.Proxy = nil
@@ -173,7 +168,7 @@ func (s *server) connect(config *tls.Config) {
 			return dialer.DialContext(ctx, "unix", socket)
 		}
 	}
-	s.client = &http.Client{
+	return &http.Client{
 		Transport:     transport,
 		Timeout:       connectTimeout + answerTimeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
