@@ -59,10 +59,10 @@ type way struct {
 	token   string
 }
 
-// refusal is an answer that is final: no server is asked again.
+// refusal is final: no server is asked again.
 type refusal struct {
 	error
-	status int
+	bad bool // it is about the request, and not about who sends it or what lies in between
 }
 
 // Send hands m to a server, after what the spool keeps. It returns nil when a server took m, or when the spool keeps it.
@@ -194,7 +194,7 @@ func (w way) round(ctx context.Context, r request) (wait time.Duration, err erro
 func (w way) post(ctx context.Context, s server, r request) (wait time.Duration, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.base+r.Path, bytes.NewReader(r.Body))
 	if err != nil {
-		return 0, refusal{error: err}
+		return 0, refusal{err, false}
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Idempotency-Key", r.Key)
@@ -219,24 +219,21 @@ func (w way) post(ctx context.Context, s server, r request) (wait time.Duration,
 
 // judge returns what an answer means. A 502 is final but for one with Retry-After: Slack has refused the message, or may have posted it.
 func judge(resp *http.Response, answer []byte) (wait time.Duration, err error) {
-	if resp.StatusCode == http.StatusOK {
+	status := resp.StatusCode
+	if status == http.StatusOK {
 		return 0, nil
 	}
-	err = fmt.Errorf("%s answered %d: %s", resp.Request.URL.Host, resp.StatusCode, said(answer))
+	err = fmt.Errorf("%s answered %d: %s", resp.Request.URL.Host, status, said(answer))
 	seconds, parseErr := strconv.Atoi(resp.Header.Get("Retry-After"))
 	told := parseErr == nil && seconds >= 0
-	switch resp.StatusCode {
-	case http.StatusTooManyRequests, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-	case http.StatusBadGateway:
-		if !told {
-			return 0, refusal{err, resp.StatusCode}
-		}
-	case http.StatusUnauthorized, http.StatusForbidden:
-		return 0, refusal{fmt.Errorf("%w (see -auth and -cert)", err), resp.StatusCode}
-	default:
-		return 0, refusal{err, resp.StatusCode}
+	switch {
+	case status == http.StatusTooManyRequests, status == http.StatusServiceUnavailable, status == http.StatusGatewayTimeout,
+		status == http.StatusBadGateway && told:
+		return time.Duration(min(seconds, 1<<30)) * time.Second, err
+	case status == http.StatusUnauthorized, status == http.StatusForbidden:
+		return 0, refusal{fmt.Errorf("%w (see -auth and -cert)", err), false}
 	}
-	return time.Duration(min(seconds, 1<<30)) * time.Second, err
+	return 0, refusal{err, status/100 == 4 && status != http.StatusProxyAuthRequired}
 }
 
 // said returns the server's message, or what stands there in its place.

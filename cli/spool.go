@@ -5,7 +5,6 @@ package cli
 // becomes *.bad. Nothing else in the folder is touched.
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -92,11 +91,12 @@ func (f *Flags) sendKept(ctx context.Context, w way) error {
 	if errors.Is(err, syscall.EWOULDBLOCK) {
 		return nil
 	}
-	kept, globErr := fs.Glob(os.DirFS(f.Spool), "*.json") // the oldest first: a folder is read in the order of its names
-	if err := cmp.Or(err, globErr); err != nil {
+	if err != nil {
 		f.Complain(fmt.Errorf("-spool: nothing kept is sent: %w", err))
 		return nil
 	}
+	// The oldest first: a folder is read in the order of its names. The one error is a bad pattern.
+	kept, _ := fs.Glob(os.DirFS(f.Spool), "*.json")
 	ctx, cancel := context.WithTimeout(ctx, drainTime)
 	defer cancel()
 	for _, name := range kept[:min(len(kept), drainMost)] {
@@ -118,10 +118,11 @@ func (f *Flags) sendFile(ctx context.Context, w way, path string) error {
 	if err == nil {
 		_, err = w.round(ctx, r)
 	}
+	var no refusal
 	switch {
 	case err == nil:
 		err = os.Remove(path) // one that comes back after a power cut is known to the server by its key
-	case isBad(err):
+	case errors.As(err, &no) && no.bad:
 		f.Complain(fmt.Errorf("set aside as %s.bad: %w", path, err))
 		err = os.Rename(path, path+".bad")
 	default:
@@ -133,9 +134,7 @@ func (f *Flags) sendFile(ctx context.Context, w way, path string) error {
 	return nil
 }
 
-// errNotRequest is what readKept says of a file that store did not write.
-var errNotRequest = errors.New("it is not a request")
-
+// readKept returns the request in a file. One that store did not write is refused.
 func readKept(path string) (r request, err error) {
 	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // nobody waits for a FIFO
 	if err != nil {
@@ -144,20 +143,11 @@ func readKept(path string) (r request, err error) {
 	defer file.Close()
 	content, err := io.ReadAll(io.LimitReader(file, 2*MaxRequest))
 	if err != nil {
-		return r, fmt.Errorf("%w: %w", errNotRequest, err)
+		return r, refusal{fmt.Errorf("it is not a request: %w", err), true}
 	}
 	known := json.Unmarshal(content, &r) == nil && (r.Path == "/notify" || r.Path == "/notify-directly")
 	if !known || !isWord(r.Key) || len(r.Body) == 0 || r.Body[0] != '{' {
-		return r, errNotRequest
+		return r, refusal{errors.New("it is not a request"), true}
 	}
 	return r, nil
-}
-
-// isBad tells whether err is about the request, and not about who sends it or what lies in between.
-func isBad(err error) bool {
-	var no refusal
-	if errors.As(err, &no) {
-		return no.status/100 == 4 && no.status != 401 && no.status != 403 && no.status != 407
-	}
-	return errors.Is(err, errNotRequest)
 }
