@@ -34,11 +34,9 @@ func openOutput(logFile string, tee bool, complain func(error)) *output {
 	o := &output{tee: tee, complain: complain, copied: make(chan struct{})}
 	if logFile != "" {
 		// O_NONBLOCK: a FIFO that nobody reads is an error, and does not hold up the command.
-		f, err := os.OpenFile(logFile, os.O_APPEND|os.O_CREATE|os.O_WRONLY|syscall.O_NONBLOCK, 0o644)
-		if err != nil {
+		var err error
+		if o.log, err = os.OpenFile(logFile, os.O_APPEND|os.O_CREATE|os.O_WRONLY|syscall.O_NONBLOCK, 0o644); err != nil {
 			complain(fmt.Errorf("-log: %w", err))
-		} else {
-			o.log = f
 		}
 	}
 	return o
