@@ -385,6 +385,23 @@ func TestLogFile(t *testing.T) {
 	}
 }
 
+// Who reads the -log file, a FIFO, and stops, holds up nobody for long.
+func TestLogStalledReader(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	reader, err := os.OpenFile(fifo, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	p := startProcess(t, logCommand("-notify=false -log "+fifo, "head -c 100000 /dev/zero; exit 4"))
+	if code := p.wait(); code != 4 || !strings.Contains(p.stderr.String(), "slackboard-log: -log: write "+fifo+": i/o timeout\n") {
+		t.Errorf("exit %d, %.200q", code, p.stderr.String())
+	}
+}
+
 // A -log file that cannot be written is one line, and the command runs all the same.
 func TestLogFileThatCannotBeWritten(t *testing.T) {
 	dir := t.TempDir()

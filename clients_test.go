@@ -174,6 +174,7 @@ func TestClientUsage(t *testing.T) {
 		{"slackboard-cli", "-retry-max x", "", 2, `slackboard-cli: invalid value "x" for flag -retry-max: parse error: see slackboard-cli -h`},
 		{"slackboard-cli", "-t a -s h:1 -cert x", "", 2, "slackboard-cli: -cert and -key go together: set both\n"},
 		{"slackboard-cli", "-t a -s h:1 -retry-max -1", "", 2, "slackboard-cli: -retry-max, "},
+		{"slackboard-cli", "-t a -s unix:", "hi", 2, `slackboard-cli: "unix:" is not a server`},
 		{"slackboard-cli", "-t a -s h:1,,h:2", "", 2, `slackboard-cli: "" is not a server`},
 		{"slackboard-log", "-s h:1 -t a", "", 125, "slackboard-log: no command: slackboard-log [flags] -- command args…; the command was not run\n"},
 		{"slackboard-log", "-s h:1 -- true", "", 125, "slackboard-log: no destination"},

@@ -45,7 +45,7 @@ func parseServers(list string, config *tls.Config) ([]server, error) {
 			base = "http://" + base
 		}
 		u, err := url.Parse(base)
-		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		if err != nil || u.Host == "" || s == "unix:" || u.Scheme != "http" && u.Scheme != "https" {
 			return nil, fmt.Errorf("%q is not a server: host:port, http://…, https://… or unix:/path", s)
 		}
 		servers = append(servers, server{base, newClient("", config)})

@@ -22,8 +22,8 @@ const (
 type output struct {
 	tee      bool
 	complain func(error)
-	pipes    []*os.File
-	copied   chan struct{} // closed when all of them have come to their end
+	files    []*os.File    // that may hold us up: the pipes, and a FIFO as the -log file
+	copied   chan struct{} // closed when all pipes have come to their end
 	mu       sync.Mutex    // for what follows: with -tee two streams write
 	kept     kept
 	log      *os.File // nil without -log, once it cannot be written, and at the end
@@ -38,6 +38,7 @@ func openOutput(logFile string, tee bool, complain func(error)) *output {
 		if o.log, err = os.OpenFile(logFile, os.O_APPEND|os.O_CREATE|os.O_WRONLY|syscall.O_NONBLOCK, 0o644); err != nil {
 			complain(fmt.Errorf("-log: %w", err))
 		}
+		o.files = append(o.files, o.log)
 	}
 	return o
 }
@@ -60,7 +61,7 @@ func (o *output) start(cmd *exec.Cmd) error {
 			cmd.Stdout = w
 		}
 		cmd.Stderr = w
-		o.pipes = append(o.pipes, r)
+		o.files = append(o.files, r)
 		streams.Go(func() { o.copy(r, tee) })
 	}
 	go func() { streams.Wait(); close(o.copied) }()
@@ -105,10 +106,10 @@ func (o *output) take(p []byte) {
 	}
 }
 
-// stopAt ends the copying at a time, whoever still holds the output open.
+// stopAt ends the copying at a time, whoever still holds the output open or does not read the -log file.
 func (o *output) stopAt(t time.Time) {
-	for _, r := range o.pipes {
-		r.SetReadDeadline(t)
+	for _, f := range o.files {
+		f.SetDeadline(t) // fails where it is not needed: for a plain file, or none
 	}
 }
 
