@@ -152,6 +152,86 @@ func TestReloadWaitsForPosts(t *testing.T) {
 	})
 }
 
+// Posts that overlap without an end do not hold the reload up: none begins until it is done.
+func TestReloadIsNotHeldUp(t *testing.T) {
+	inBubble(t, hookAndTags, func(int, recorded) outcome {
+		time.Sleep(10 * time.Second)
+		return outcome{class: delivered}
+	}, func(t *testing.T, p *inProcess, slack *recorder) {
+		for i, tag := range []string{"a", "b"} {
+			for n := range 20 {
+				p.do("POST", "/notify", notifyBody(tag, n, false))
+			}
+			time.Sleep(time.Duration(5-5*i) * time.Second)
+		}
+		start := time.Now()
+		p.reload(t, hookAndTags)
+		if took := time.Since(start); took > 10*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		time.Sleep(time.Hour)
+		if n := len(slack.all()); n != 40 {
+			t.Errorf("%d posts", n)
+		}
+	})
+}
+
+// writing runs do where the spool writes, in between two batches.
+func (p *inProcess) writing(do func()) {
+	p.spool.submit(&change{then: func(error) { do() }})
+	synctest.Wait()
+}
+
+// Records that the spool has moved behind younger ones keep their place in the lane.
+func TestReloadKeepsOrderOfMovedRecords(t *testing.T) {
+	down := true
+	inBubble(t, hookAndTags, func(int, recorded) outcome {
+		if down {
+			return outcome{class: retry, reason: "connection refused"}
+		}
+		return outcome{class: delivered}
+	}, func(t *testing.T, p *inProcess, slack *recorder) {
+		var first *segment
+		for n := 1; n <= 4; n++ {
+			p.do("POST", "/notify", notifyBody("a", n, false))
+			if n == 2 {
+				p.writing(func() { first = p.spool.active; p.spool.openSegment(&p.spool.active, 0) })
+			}
+		}
+		time.Sleep(time.Second)
+		p.writing(func() { p.spool.carry(first) })
+		before := len(slack.all())
+		down = false
+		p.reload(t, strings.ReplaceAll(hookAndTags, "/core", "/new"))
+		synctest.Wait()
+		var got string
+		for _, r := range slack.all()[before:] {
+			got += r.text
+		}
+		if got != "1234" {
+			t.Errorf("got %s", got)
+		}
+	})
+}
+
+// A message that is being stored while the configuration changes takes its share of max_bytes along.
+func TestReloadWhileStoring(t *testing.T) {
+	inBubble(t, hookAndTags, nil, func(t *testing.T, p *inProcess, slack *recorder) {
+		go p.writing(func() { time.Sleep(10 * time.Second) })
+		time.Sleep(time.Second)
+		go p.do("POST", "/notify", notifyBody("a", 1, false))
+		time.Sleep(time.Second)
+		p.reload(t, strings.ReplaceAll(hookAndTags, "/core", "/new"))
+		time.Sleep(time.Hour)
+		if got := slack.all(); len(got) != 1 || !strings.HasSuffix(got[0].to, "/new") {
+			t.Errorf("%+v", got)
+		}
+		if q := p.deliver.quota; q.all != 0 || len(q.of) != 0 {
+			t.Errorf("of max_bytes %d is taken, %v", q.all, q.of)
+		}
+	})
+}
+
 // reloadable is a server whose configuration changes.
 type reloadable struct {
 	*process
