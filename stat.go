@@ -92,17 +92,13 @@ func newStats() *stats {
 }
 
 func (s *stats) of(r route) *routeStats {
-	st := s.routes[r]
-	if st == nil {
-		if len(s.routes) >= maxRoutes {
-			r = route{channel: "(others)"}
-		}
-		if st = s.routes[r]; st == nil {
-			st = &routeStats{}
-			s.routes[r] = st
-		}
+	if s.routes[r] == nil && len(s.routes) >= maxRoutes {
+		r = route{channel: "(others)"}
 	}
-	return st
+	if s.routes[r] == nil {
+		s.routes[r] = &routeStats{}
+	}
+	return s.routes[r]
 }
 
 // count adds d to the totals and to those of r.
