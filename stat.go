@@ -233,35 +233,34 @@ func (s *server) appStat() *appStat {
 
 // sentence says in one how things are: it is the first that an operator reads.
 func (s *server) sentence(st *appStat, lanes laneSummary) (state, sentence string) {
-	s.stats.mu.Lock()
-	last := s.stats.delivered
-	s.stats.mu.Unlock()
-	ago := func(at time.Time) string { return time.Since(at).Round(time.Second).String() }
 	clock := func(at time.Time) string { return at.UTC().Format("Jan 2 15:04 UTC") }
-	waits := func() string {
-		return fmt.Sprintf("%d wait, the oldest since %s", st.Waiting, clock(lanes.oldest))
+	waits := ""
+	if st.Waiting > 0 && !lanes.oldest.IsZero() {
+		waits = fmt.Sprintf("%d wait, the oldest since %s", st.Waiting, clock(lanes.oldest))
 	}
-	switch err := s.ready(); {
-	case err != nil:
+	if err := s.ready(); err != nil {
 		return "full", fmt.Sprintf("nothing can be accepted: %v", err)
-	case len(lanes.failing) > 0 && lanes.oldest.IsZero():
-		return "failing", fmt.Sprintf("%s fails: %s", lanes.failing[0].channel, lanes.failing[0].err)
-	case len(lanes.failing) > 0:
+	}
+	if len(lanes.failing) > 0 {
 		worst, more := lanes.failing[0], ""
 		if n := len(lanes.failing) - 1; n > 0 {
 			more = fmt.Sprintf(" (and %d more fail)", n)
 		}
-		return "failing", fmt.Sprintf("%s fails since %s: %s%s; %s", worst.channel, clock(worst.since), worst.err, more, waits())
-	case st.Dead > 0 && st.Waiting > 0 && !lanes.oldest.IsZero():
-		return "dead", fmt.Sprintf("%d could not be delivered and are dead letters; %s", st.Dead, waits())
-	case st.Dead > 0:
-		return "dead", fmt.Sprintf("%d could not be delivered and are dead letters; everything else is delivered", st.Dead)
-	case st.Waiting > 0 && !lanes.oldest.IsZero():
-		return "waiting", waits()
-	case last.IsZero():
+		return "failing", join(fmt.Sprintf("%s fails since %s: %s%s", worst.channel, clock(worst.since), worst.err, more), "; ", waits)
+	}
+	if st.Dead > 0 {
+		return "dead", fmt.Sprintf("%d could not be delivered and are dead letters; %s", st.Dead, cmp.Or(waits, "everything else is delivered"))
+	}
+	if waits != "" {
+		return "waiting", waits
+	}
+	s.stats.mu.Lock()
+	last := s.stats.delivered
+	s.stats.mu.Unlock()
+	if last.IsZero() {
 		return "ok", "nothing waits; nothing was delivered since the start"
 	}
-	return "ok", "everything is delivered, the last one " + ago(last) + " ago"
+	return "ok", fmt.Sprintf("everything is delivered, the last one %v ago", time.Since(last).Round(time.Second))
 }
 
 // ready returns why no message can be accepted at this moment, nil while it can.
