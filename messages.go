@@ -248,10 +248,7 @@ func counted(w http.ResponseWriter, n int, err error) {
 	case err != nil:
 		answer{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second, Message: "after " + strconv.Itoa(n) + ": " + err.Error()}.send(w)
 	default:
-		sendJSON(w, struct {
-			Message string `json:"message"`
-			Count   int    `json:"count"`
-		}{"ok", n})
+		sendJSON(w, ordered{"message", "ok", "count", n})
 	}
 }
 

@@ -267,10 +267,14 @@ func TestStatGo(t *testing.T) {
 	if err := json.Unmarshal([]byte(body), &got); err != nil || !strings.Contains(body, "\n  \"") {
 		t.Fatalf("not pretty-printed JSON: %v %s", err, body)
 	}
+	inOrder := body
 	for key := range strings.SplitSeq("time go_version go_os go_arch cpu_num goroutine_num gomaxprocs cgo_call_num memory_alloc memory_total_alloc memory_sys memory_lookups memory_mallocs memory_frees memory_stack heap_alloc heap_sys heap_idle heap_inuse heap_released heap_objects gc_next gc_last gc_num gc_per_second gc_pause_per_second gc_pause", " ") {
-		if _, ok := got[key]; !ok {
-			t.Errorf("%s is missing", key)
+		_, rest, ok := strings.Cut(inOrder, `"`+key+`": `)
+		if !ok {
+			t.Errorf("%s is missing, or not in the original's order", key)
+			continue
 		}
+		inOrder = rest
 	}
 	if _, ok := got["gc_pause"].([]any); !ok {
 		t.Errorf("gc_pause is %v, want a list", got["gc_pause"])

@@ -322,35 +322,17 @@ func sendJSON(w http.ResponseWriter, v any) {
 	e.Encode(v)
 }
 
-// goStat has the original's keys, in its order.
-type goStat struct {
-	Time             int64     `json:"time"` // Unix, ns
-	GoVersion        string    `json:"go_version"`
-	GoOS             string    `json:"go_os"`
-	GoArch           string    `json:"go_arch"`
-	CPUNum           int       `json:"cpu_num"`
-	GoroutineNum     int       `json:"goroutine_num"`
-	Gomaxprocs       int       `json:"gomaxprocs"`
-	CgoCallNum       int64     `json:"cgo_call_num"`
-	MemoryAlloc      uint64    `json:"memory_alloc"`
-	MemoryTotalAlloc uint64    `json:"memory_total_alloc"`
-	MemorySys        uint64    `json:"memory_sys"`
-	MemoryLookups    uint64    `json:"memory_lookups"`
-	MemoryMallocs    uint64    `json:"memory_mallocs"`
-	MemoryFrees      uint64    `json:"memory_frees"`
-	MemoryStack      uint64    `json:"memory_stack"`
-	HeapAlloc        uint64    `json:"heap_alloc"`
-	HeapSys          uint64    `json:"heap_sys"`
-	HeapIdle         uint64    `json:"heap_idle"`
-	HeapInuse        uint64    `json:"heap_inuse"`
-	HeapReleased     uint64    `json:"heap_released"`
-	HeapObjects      uint64    `json:"heap_objects"`
-	GCNext           uint64    `json:"gc_next"`
-	GCLast           uint64    `json:"gc_last"` // Unix, ns
-	GCNum            uint32    `json:"gc_num"`
-	GCPerSecond      float64   `json:"gc_per_second"`
-	GCPausePerSecond float64   `json:"gc_pause_per_second"` // ms
-	GCPause          []float64 `json:"gc_pause"`            // ms, newest first, since the previous call
+// ordered is a JSON object: keys and values by turns, which keep their order.
+type ordered []any
+
+func (o ordered) MarshalJSON() ([]byte, error) {
+	b := []byte("{")
+	for i, v := range o {
+		b = append(b, encode(v)...)
+		b = append(b, ":,"[i%2])
+	}
+	b[len(b)-1] = '}'
+	return b, nil
 }
 
 // gcSample is what the previous call of /stat/go saw.
@@ -365,29 +347,37 @@ func (s *server) statGo(w http.ResponseWriter, _ *http.Request) {
 	sendJSON(w, s.gc.stat())
 }
 
-func (s *gcSample) stat() goStat {
+// stat has the original's keys, in its order.
+func (s *gcSample) stat() ordered {
 	var mem runtime.MemStats
 	runtime.ReadMemStats(&mem)
 	now := time.Now()
-	st := goStat{
-		Time: now.UnixNano(), GoVersion: runtime.Version(), GoOS: runtime.GOOS, GoArch: runtime.GOARCH,
-		CPUNum: runtime.NumCPU(), GoroutineNum: runtime.NumGoroutine(), Gomaxprocs: runtime.GOMAXPROCS(0),
-		CgoCallNum: runtime.NumCgoCall(), MemoryAlloc: mem.Alloc, MemoryTotalAlloc: mem.TotalAlloc, MemorySys: mem.Sys,
-		MemoryLookups: mem.Lookups, MemoryMallocs: mem.Mallocs, MemoryFrees: mem.Frees, MemoryStack: mem.StackInuse,
-		HeapAlloc: mem.HeapAlloc, HeapSys: mem.HeapSys, HeapIdle: mem.HeapIdle, HeapInuse: mem.HeapInuse,
-		HeapReleased: mem.HeapReleased, HeapObjects: mem.HeapObjects, GCNext: mem.NextGC, GCLast: mem.LastGC,
-		GCNum: mem.NumGC, GCPause: []float64{},
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	pauses := []float64{}
 	// The runtime remembers the last 256 pauses, in a ring.
 	for n := mem.NumGC; n > s.num && mem.NumGC-n < uint32(len(mem.PauseNs)); n-- {
-		st.GCPause = append(st.GCPause, float64(mem.PauseNs[(n-1)%uint32(len(mem.PauseNs))])/1e6)
+		pauses = append(pauses, float64(mem.PauseNs[(n-1)%uint32(len(mem.PauseNs))])/1e6)
 	}
+	var perSecond, pausePerSecond float64
 	if seconds := now.Sub(s.at).Seconds(); !s.at.IsZero() && seconds > 0 {
-		st.GCPerSecond = float64(mem.NumGC-s.num) / seconds
-		st.GCPausePerSecond = float64(mem.PauseTotalNs-s.pause) / 1e6 / seconds
+		perSecond = float64(mem.NumGC-s.num) / seconds
+		pausePerSecond = float64(mem.PauseTotalNs-s.pause) / 1e6 / seconds
 	}
 	s.at, s.num, s.pause = now, mem.NumGC, mem.PauseTotalNs
-	return st
+	return ordered{
+		"time", now.UnixNano(),
+		"go_version", runtime.Version(), "go_os", runtime.GOOS, "go_arch", runtime.GOARCH,
+		"cpu_num", runtime.NumCPU(), "goroutine_num", runtime.NumGoroutine(), "gomaxprocs", runtime.GOMAXPROCS(0),
+		"cgo_call_num", runtime.NumCgoCall(),
+		"memory_alloc", mem.Alloc, "memory_total_alloc", mem.TotalAlloc, "memory_sys", mem.Sys, "memory_lookups", mem.Lookups,
+		"memory_mallocs", mem.Mallocs, "memory_frees", mem.Frees, "memory_stack", mem.StackInuse,
+		"heap_alloc", mem.HeapAlloc, "heap_sys", mem.HeapSys, "heap_idle", mem.HeapIdle, "heap_inuse", mem.HeapInuse,
+		"heap_released", mem.HeapReleased, "heap_objects", mem.HeapObjects,
+		"gc_next", mem.NextGC,
+		"gc_last", mem.LastGC, // Unix, ns
+		"gc_num", mem.NumGC, "gc_per_second", perSecond,
+		"gc_pause_per_second", pausePerSecond, // ms
+		"gc_pause", pauses, // ms, newest first, since the previous call
+	}
 }
