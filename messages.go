@@ -60,9 +60,12 @@ func (c *config) view(m *message, state string) messageView {
 // deliveredList remembers the last messages that were delivered.
 type deliveredList struct {
 	mu   sync.Mutex
-	last []*message // a ring
-	at   []time.Time
-	next int
+	last []deliveredMessage // the oldest first
+}
+
+type deliveredMessage struct {
+	*message
+	at time.Time
 }
 
 func (l *deliveredList) add(m *message, attempts int) {
@@ -74,11 +77,10 @@ func (l *deliveredList) add(m *message, attempts int) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.last) < deliveredKept {
-		l.last, l.at = append(l.last, nil), append(l.at, time.Time{})
+	if len(l.last) == deliveredKept {
+		l.last = slices.Delete(l.last, 0, 1)
 	}
-	l.last[l.next], l.at[l.next] = &kept, time.Now()
-	l.next = (l.next + 1) % deliveredKept
+	l.last = append(l.last, deliveredMessage{&kept, time.Now()})
 }
 
 // shortened returns the first deliveredTextKept bytes of s, in a string of their own: a part of s would keep all of it.
@@ -93,10 +95,9 @@ func shortened(s string) string {
 func (l *deliveredList) views(c *config) (views []messageView) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for i := range l.last {
-		at := (l.next - 1 - i + 2*deliveredKept) % deliveredKept
-		v := c.view(l.last[at], "delivered")
-		v.DeliveredAt = &l.at[at]
+	for _, d := range slices.Backward(l.last) {
+		v := c.view(d.message, "delivered")
+		v.DeliveredAt = &d.at
 		views = append(views, v)
 	}
 	return views
