@@ -3,10 +3,10 @@ package main
 // The operators' API: which messages wait, are dead letters or were delivered; send them again, drop them.
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
+	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -110,28 +110,31 @@ type stored struct {
 	*message
 }
 
-// find returns the messages of the spool that match, the last accepted first, limit of them at most, and how many
-// there are.
-func (s *server) find(dead bool, limit int, match func(record) bool) (found []stored, total int) {
-	type place struct {
-		at, seq uint64
-		ref     ref
+// places returns where the records of the spool lie that match, the last accepted first, limit of them at most, and how
+// many match.
+func (s *server) places(dead bool, limit int, match func(record) bool) (places []seqRef, total int) {
+	sortAndCut := func() {
+		slices.SortFunc(places, func(a, b seqRef) int { return cmp.Compare(b.seq, a.seq) })
+		places = places[:min(limit, len(places))]
 	}
-	var places []place
-	newestFirst := func(a, b place) int { return cmp.Or(cmp.Compare(b.at, a.at), cmp.Compare(b.seq, a.seq)) }
 	s.spool.each(dead, func(at ref, r record) {
 		if !match(r) {
 			return
 		}
 		total++
-		places = append(places, place{uint64(r.at), r.seq, at})
-		if len(places) >= 2*limit+1000 {
-			slices.SortFunc(places, newestFirst)
-			places = places[:limit]
+		places = append(places, seqRef{r.seq, at})
+		if len(places)/2-500 > limit { // a million may wait
+			sortAndCut()
 		}
 	})
-	slices.SortFunc(places, newestFirst)
-	for _, p := range places[:min(limit, len(places))] {
+	sortAndCut()
+	return places, total
+}
+
+// find reads the messages that places finds.
+func (s *server) find(dead bool, limit int, match func(record) bool) (found []stored, total int) {
+	places, total := s.places(dead, limit, match)
+	for _, p := range places {
 		if m, err := s.spool.read(p.ref); err == nil { // else it is done, or has moved, meanwhile
 			found = append(found, stored{p.ref, dead, m})
 		}
@@ -139,18 +142,17 @@ func (s *server) find(dead bool, limit int, match func(record) bool) (found []st
 	return found, total
 }
 
-// findID returns the message with an id that waits or is dead.
-func (s *server) findID(id string) (stored, bool) {
-	head := []byte(`{"id":` + string(encode(id)))
+// findID returns the message with an id that waits or is dead, errGone where there is none.
+func (s *server) findID(id string) (stored, error) {
 	for _, dead := range []bool{false, true} {
-		if found, _ := s.find(dead, 1, func(r record) bool { return bytes.HasPrefix(r.body, head) }); len(found) > 0 {
-			return found[0], true
+		if found, _ := s.find(dead, 1, func(r record) bool { return r.id() == id }); len(found) > 0 {
+			return found[0], nil
 		}
 	}
-	return stored{}, false
+	return stored{}, errGone
 }
 
-// findTag matches the dead letters of a tag, all where it is empty.
+// findTag matches the messages of a tag, all where it is empty.
 func findTag(tag string) func(record) bool {
 	return func(r record) bool { return tag == "" || parseRoute(string(r.route)).tag == tag }
 }
@@ -167,41 +169,36 @@ func (s *server) listMessages(w http.ResponseWriter, r *http.Request) {
 		limit = n
 	}
 	tag, q := query.Get("tag"), strings.ToLower(query.Get("q"))
-	matches := func(v messageView) bool {
+	says := func(v messageView) bool {
 		text := strings.Join([]string{v.ID, v.Tag, v.Channel, v.Host, v.Title, v.Text, v.Error}, "\n")
-		return (tag == "" || v.Tag == tag) && (q == "" || strings.Contains(strings.ToLower(text), q))
+		return strings.Contains(strings.ToLower(text), q)
 	}
-	list := struct {
-		Messages []messageView `json:"messages"`
-		Total    int           `json:"total"`
-	}{Messages: []messageView{}}
+	messages, total := []messageView{}, 0
 	switch state := query.Get("state"); state {
 	case "delivered":
 		for _, v := range s.deliver.recent.views(s.cfg()) {
-			if matches(v) {
-				list.Messages = append(list.Messages, v)
+			if (tag == "" || v.Tag == tag) && says(v) {
+				messages = append(messages, v)
 			}
 		}
-		list.Total = len(list.Messages)
-		list.Messages = list.Messages[:min(limit, list.Total)]
+		total = len(messages)
+		messages = messages[:min(limit, total)]
 	case "waiting", "dead":
-		byTag := findTag(tag)
-		found, total := s.find(state == "dead", limit, func(r record) bool {
-			if q == "" || !byTag(r) {
-				return byTag(r)
+		ofTag := findTag(tag)
+		var found []stored
+		found, total = s.find(state == "dead", limit, func(r record) bool {
+			if q == "" || !ofTag(r) {
+				return ofTag(r)
 			}
 			m, err := r.message()
-			return err == nil && matches(s.cfg().view(m, state))
+			return err == nil && says(s.cfg().view(m, state))
 		})
-		list.Total = total
-		for _, v := range s.views(found...) {
-			list.Messages = append(list.Messages, v)
-		}
+		messages = append(messages, s.views(found...)...)
 	default:
 		badRequest("state=%s: it has to be waiting, dead or delivered", state).send(w)
 		return
 	}
-	sendJSON(w, list)
+	sendJSON(w, ordered{"messages", messages, "total", total})
 }
 
 // views returns what was found in the spool for an operator, with what the lanes know of it.
@@ -224,7 +221,7 @@ func (s *server) views(found ...stored) (views []messageView) {
 
 func (s *server) showMessage(w http.ResponseWriter, r *http.Request) {
 	id := r.PathValue("id")
-	if found, ok := s.findID(id); ok {
+	if found, err := s.findID(id); err == nil {
 		sendJSON(w, s.views(found)[0])
 		return
 	}
@@ -255,12 +252,10 @@ func counted(w http.ResponseWriter, n int, err error) {
 
 // one does what an operator asks for one message.
 func (s *server) one(w http.ResponseWriter, id string, do func(stored) error) {
-	found, ok := s.findID(id)
-	if !ok {
-		noMessage(id).send(w)
-		return
+	found, err := s.findID(id)
+	if err == nil {
+		err = do(found)
 	}
-	err := do(found)
 	if errors.Is(err, errGone) {
 		noMessage(id).send(w)
 		return
@@ -269,17 +264,15 @@ func (s *server) one(w http.ResponseWriter, id string, do func(stored) error) {
 }
 
 func (s *server) retryMessage(w http.ResponseWriter, r *http.Request) {
-	s.one(w, r.PathValue("id"), func(m stored) error {
-		if m.dead {
-			return s.resend(m)
-		}
-		s.deliver.dueNow(m.route)
-		return nil
-	})
+	s.one(w, r.PathValue("id"), s.resend)
 }
 
-// resend puts a dead letter at the end of its lane.
+// resend puts a dead letter at the end of its lane, and makes what waits due now.
 func (s *server) resend(m stored) error {
+	if !m.dead {
+		s.deliver.dueNow(m.route)
+		return nil
+	}
 	return s.deliver.storeAs(&change{add: []*message{m.again()}, done: []ref{m.ref}})
 }
 
@@ -301,16 +294,9 @@ func (s *server) drop(m stored) error {
 // allDead does what an operator asks for the dead letters that a tag has now, the first accepted first. One that becomes
 // a dead letter again meanwhile is left alone.
 func (s *server) allDead(w http.ResponseWriter, r *http.Request, do func(stored) error) {
-	var dead []seqRef
-	matches := findTag(r.URL.Query().Get("tag"))
-	s.spool.each(true, func(at ref, r record) {
-		if matches(r) {
-			dead = append(dead, seqRef{r.seq, at})
-		}
-	})
-	slices.SortFunc(dead, func(a, b seqRef) int { return cmp.Compare(a.seq, b.seq) })
 	n := 0
-	for _, d := range dead {
+	dead, _ := s.places(true, math.MaxInt, findTag(r.URL.Query().Get("tag")))
+	for _, d := range slices.Backward(dead) {
 		m, err := s.spool.read(d.ref)
 		if err == nil {
 			err = do(stored{d.ref, true, m})
