@@ -20,21 +20,22 @@ type piece struct {
 	size               int                        // characters of text
 }
 
-// pieceOf returns false for a message that goes alone: a payload with more than text and one attachment.
-func pieceOf(m *message, t *tag) (piece, bool) {
-	p := piece{level: m.Level, title: m.Title, text: m.Text}
-	if m.Payload != nil {
-		if !p.fromPayload(m.Payload) {
-			return p, false
-		}
-	} else {
-		p.around = t.around()
+// pieceOf returns false for a message that goes alone: its tag is gone, or it is a payload with more than text and one
+// attachment.
+func pieceOf(m *message, t *tag) (p piece, ok bool) {
+	switch {
+	case m.Payload != nil:
+		ok = p.fromPayload(m.Payload)
+	case t != nil:
+		p, ok = piece{around: t.around(), level: m.Level, title: m.Title, text: m.Text}, true
 	}
-	if p.own == nil {
-		p.same = strings.Join([]string{color(p.level), p.title, p.text}, "\x00")
-		p.size = utf8.RuneCountInString(p.title) + utf8.RuneCountInString(p.text)
+	p.same = strings.Join([]string{color(p.level), p.title, p.text}, "\x00")
+	p.size = utf8.RuneCountInString(p.title + p.text)
+	if p.own != nil {
+		p.same = string(encode(p.own))
+		p.size = utf8.RuneCountInString(p.same)
 	}
-	return p, true
+	return p, ok
 }
 
 func (p *piece) fromPayload(raw json.RawMessage) bool {
@@ -52,17 +53,15 @@ func (p *piece) fromPayload(raw json.RawMessage) bool {
 	if len(fields) > 0 || len(attachments) > 1 {
 		return false
 	}
-	if len(attachments) == 0 {
-		return true
+	if len(attachments) == 1 {
+		p.own = attachments[0]
+		if p.own == nil || p.text != "" && p.own["pretext"] != nil {
+			return false
+		}
+		if p.text != "" {
+			p.own["pretext"] = encode(p.text) // Slack shows it above the attachment, as it does a post's text
+		}
 	}
-	if p.own = attachments[0]; p.own == nil || p.text != "" && p.own["pretext"] != nil {
-		return false
-	}
-	if p.text != "" {
-		p.own["pretext"] = encode(p.text) // Slack shows it above the attachment, as it does a post's text
-	}
-	p.same = string(encode(p.own))
-	p.size = utf8.RuneCountInString(p.same)
 	return true
 }
 
@@ -87,27 +86,23 @@ func (g *merger) add(m *message, t *tag) bool {
 	if g.alone || len(g.messages) >= mergedHeads {
 		return false
 	}
-	var p piece
-	ok := t != nil || m.Payload != nil // else its tag is gone
-	if ok {
-		p, ok = pieceOf(m, t)
-	}
-	if len(g.messages) == 0 {
+	p, ok := pieceOf(m, t)
+	first := len(g.messages) == 0
+	if first {
 		g.alone, g.tag = !ok, t
-		g.parts, g.messages, g.size = []*part{{p, []*message{m}}}, []*message{m}, p.size
-		return true
-	}
-	if !ok || p.around != g.parts[0].around {
+	} else if !ok || p.around != g.parts[0].around {
 		return false
 	}
-	if i := slices.IndexFunc(g.parts, func(q *part) bool { return q.same == p.same }); i >= 0 {
-		g.parts[i].messages = append(g.parts[i].messages, m)
-	} else if len(g.parts) >= g.limit || g.size+p.size > mergedLimit {
-		return false
-	} else {
-		g.parts = append(g.parts, &part{p, []*message{m}})
+	i := slices.IndexFunc(g.parts, func(q *part) bool { return q.same == p.same })
+	if i < 0 {
+		if !first && (len(g.parts) >= g.limit || g.size+p.size > mergedLimit) {
+			return false
+		}
+		i = len(g.parts)
+		g.parts = append(g.parts, &part{piece: p})
 		g.size += p.size
 	}
+	g.parts[i].messages = append(g.parts[i].messages, m)
 	g.messages = append(g.messages, m)
 	return true
 }
@@ -126,15 +121,15 @@ func (g *merger) render(now time.Time) []byte {
 
 func (p *part) attachment(now time.Time) any {
 	first := p.messages[0]
-	footer := join(first.Host, " · ", lateness(first.acceptedAt(), now))
-	if len(p.messages) > 1 {
+	footer := lateness(first.acceptedAt(), now)
+	switch {
+	case len(p.messages) > 1:
 		footer = p.footer(now)
+	case p.own == nil: // the host is not a part of a payload
+		footer = join(first.Host, " · ", footer)
 	}
 	if p.own == nil {
 		return attach(p.level, p.title, p.text, footer)
-	}
-	if len(p.messages) == 1 {
-		footer = lateness(first.acceptedAt(), now) // the host is not a part of a payload
 	}
 	var own string
 	json.Unmarshal(p.own["footer"], &own)
@@ -147,19 +142,14 @@ func (p *part) attachment(now time.Time) any {
 // footer returns "×37 from 12 hosts: web-01, web-02, web-03 and 9 more · 03:12:05 to 03:14:41 UTC".
 func (p *part) footer(now time.Time) string {
 	var hosts []string
-	seen := map[string]bool{}
-	first, last := p.messages[0].acceptedAt(), p.messages[0].acceptedAt()
+	var times []time.Time
 	for _, m := range p.messages {
-		if !seen[m.Host] {
-			seen[m.Host] = true
+		times = append(times, m.acceptedAt())
+		if !slices.Contains(hosts, m.Host) {
 			hosts = append(hosts, m.Host)
 		}
-		if at := m.acceptedAt(); at.Before(first) {
-			first = at
-		} else if at.After(last) {
-			last = at
-		}
 	}
+	first, last := slices.MinFunc(times, time.Time.Compare), slices.MaxFunc(times, time.Time.Compare)
 	count, noun := len(hosts), "hosts"
 	if count == 1 {
 		noun = "host"
