@@ -146,13 +146,11 @@ function note(text) {
 }
 
 function drawChart(minutes) {
-  const most = Math.max(1, ...minutes.flat()), svg = $("chart");
-  const bar = (i, half, value, kind) => {
-    const rect = document.createElementNS("http://www.w3.org/2000/svg", "rect"), height = value / most * 58;
-    for (const [name, v] of Object.entries({x: i * 5 + half * 2.2, y: 60 - height, width: 2, height, class: kind})) rect.setAttribute(name, v);
-    return rect;
-  };
-  svg.replaceChildren(...minutes.flatMap(([accepted, delivered], i) => [bar(i, 0, accepted, "accepted"), bar(i, 1, delivered, "delivered")]));
+  const most = Math.max(1, ...minutes.flat());
+  ["accepted", "delivered"].forEach((kind, half) => {
+    const bars = minutes.map((counts, i) => `M${i * 5 + half * 2.2} 60v${-counts[half] / most * 58}h2V60z`);
+    $("chart").querySelector("." + kind).setAttribute("d", bars.join(""));
+  });
   setText($("peak"), `, ${number(most)} at most`);
 }
 
