@@ -13,7 +13,7 @@ async function call(method, path, body) {
   const text = await answer.text();
   let json = null;
   try { json = JSON.parse(text); } catch { /* not JSON: shown as text */ }
-  return {status: answer.status, ok: answer.ok, text, json};
+  return {status: answer.status, ok: answer.ok, text, json, says: json?.message || text};
 }
 
 const setText = (node, text) => { if (node.textContent !== text) node.textContent = text; };
@@ -133,7 +133,7 @@ async function act(method, path, question, yes) {
   if (!await ask(question, yes)) return;
   try {
     const answer = await call(method, path);
-    note(answer.ok ? "" : (answer.json && answer.json.message) || answer.text);
+    note(answer.ok ? "" : answer.says);
   } catch (err) {
     note("the server did not answer: " + err.message);
   }
@@ -187,7 +187,7 @@ async function loadMessages(mine) {
   if (!answer.ok) {
     messageList.empty();
     setText($("message-count"), "");
-    return note((answer.json ? answer.json.message : answer.text) + ". From here: ssh -L 29800:127.0.0.1:PORT HOST, then open http://127.0.0.1:29800/ui/");
+    return note(answer.says + ". From here: ssh -L 29800:127.0.0.1:PORT HOST, then open http://127.0.0.1:29800/ui/");
   }
   messageList.update(answer.json.messages.map(m => [m.id, m]));
   const {total, messages} = answer.json;
@@ -210,7 +210,7 @@ async function refresh() {
     const query = new URLSearchParams({tags: ["tags", "send"].includes(view()) ? shownTags : 0, q: $("tag-filter").value});
     const answer = await call("GET", "/stat/app?" + query);
     if (mine !== turn) return;
-    if (!answer.ok) throw new Error(answer.json ? answer.json.message : answer.text);
+    if (!answer.ok) throw new Error(answer.says);
     stat = answer.json;
     drawStat();
     if (view() === "tags") drawTags();
