@@ -32,14 +32,28 @@ function clock(time) {
   return time ? new Date(time).toISOString().replace("T", " ").slice(0, 19) + " UTC" : "";
 }
 
-// fill makes the cells of a row once and then only changes their texts.
+// fill makes the cells of a row once and then only changes their texts. What is not a text is made by a function, once.
 function fill(row, cells) {
-  cells.forEach(([name, text, kind], i) => {
-    const cell = row.cells[i] || row.insertCell();
+  cells.forEach(([name, content, kind], i) => {
+    const made = row.cells[i], cell = made || row.insertCell();
     cell.dataset.name = name;
     cell.className = kind || "";
-    setText(cell, text);
+    if (typeof content !== "function") setText(cell, content);
+    else if (!made) cell.append(...content());
   });
+}
+
+function element(tag, text, kind) {
+  const node = document.createElement(tag);
+  node.textContent = text;
+  node.className = kind || "";
+  return node;
+}
+
+function button(text, onclick, kind) {
+  const node = element("button", text, kind);
+  node.addEventListener("click", onclick);
+  return node;
 }
 
 // A list shows rows by key. Keys that are new wait until show() is called; those that went stay, dimmed, until then.
@@ -87,38 +101,18 @@ const tagList = list($("tag-rows"), $("tag-changes"), (row, t) => {
 });
 
 const messageList = list($("message-rows"), $("message-changes"), (row, m) => {
-  const level = ["info", "warn", "crit"].includes(m.level) ? m.level : "plain";
-  row.classList.remove("info", "warn", "crit", "plain");
-  row.classList.add(level);
-  const fresh = row.cells.length === 0;
-  fill(row, [["accepted", clock(m.accepted_at)], ["tag", m.tag || "(payload)"], ["channel", m.channel], ["host", m.host]]);
-  if (fresh) {
-    const cell = row.insertCell(), title = document.createElement("b"), text = document.createElement("span");
-    cell.className = "message";
-    title.textContent = m.title;
-    text.textContent = m.text;
-    text.className = "text";
-    cell.append(title, text);
-    for (let i = 0; i < 4; i++) row.insertCell();
-    row.cells[8].className = "do";
-    if (m.state !== "delivered") {
-      row.cells[8].append(button("send again", () => act("POST", `/messages/${m.id}/retry`, `Send message ${m.id} again?`, "Send again")));
-      row.cells[8].append(button("drop", () => act("DELETE", `/messages/${m.id}`, `Drop message ${m.id}? It will not be delivered.`, "Drop"), "danger"));
-    }
-  }
-  const cell = (i, name, text, kind) => { row.cells[i].dataset.name = name; row.cells[i].className = kind; setText(row.cells[i], text); };
-  cell(5, "attempts", m.attempts ? number(m.attempts) : "", "n");
-  cell(6, m.delivered_at ? "delivered" : "next", clock(m.delivered_at || m.next_attempt_at), "when");
-  cell(7, "reason", m.error, "bad");
+  row.dataset.level = m.level;
+  fill(row, [
+    ["accepted", clock(m.accepted_at)], ["tag", m.tag || "(payload)"], ["channel", m.channel], ["host", m.host],
+    ["message", () => [element("b", m.title), element("span", m.text, "text")], "message"],
+    ["attempts", m.attempts ? number(m.attempts) : "", "n"],
+    [m.delivered_at ? "delivered" : "next", clock(m.delivered_at || m.next_attempt_at), "when"], ["reason", m.error, "bad"],
+    ["do", () => m.state === "delivered" ? [] : [
+      button("send again", () => act("POST", `/messages/${m.id}/retry`, `Send message ${m.id} again?`, "Send again")),
+      button("drop", () => act("DELETE", `/messages/${m.id}`, `Drop message ${m.id}? It will not be delivered.`, "Drop"), "danger"),
+    ], "do"],
+  ]);
 });
-
-function button(text, onclick, kind) {
-  const b = document.createElement("button");
-  b.textContent = text;
-  b.className = kind || "";
-  b.addEventListener("click", onclick);
-  return b;
-}
 
 // ask shows a question and returns true for yes.
 function ask(question, yes) {
