@@ -304,8 +304,6 @@ func (s *server) allDead(w http.ResponseWriter, r *http.Request, do func(stored)
 		switch {
 		case err == nil:
 			n++
-		case r.Context().Err() != nil:
-			return
 		case !errors.Is(err, errGone):
 			counted(w, n, err)
 			return
