@@ -41,20 +41,19 @@ func (s *spool) carry(seg *segment) error {
 	if *to == seg {
 		*to = nil
 	}
-	data, err := readInto(nil, seg.f)
-	if err != nil {
-		return err
-	}
-	data = data[:min(int64(len(data)), seg.size)] // beyond it lies what was refused, if it could not be cut back
 	w := writing{to: to, kind: kind}
 	moved := map[ref]ref{}
-	eachRecord(data, func(offset int, r record) {
-		if old := newRef(seg.file, int64(offset)); !r.done && !s.unmarked[old] {
+	_, _, err := seg.walk(nil, func(old ref, r record) {
+		refused := old.offset() >= seg.size // and could not be cut back
+		if !r.done && !refused && !s.unmarked[old] {
 			moved[old] = ref(len(w.data))
 			w.records++
 			w.data = appendRecord(w.data, r.seq, r.at, string(r.route), r.body)
 		}
 	})
+	if err != nil {
+		return err
+	}
 	if len(w.data) > 0 {
 		if err := s.carryTo(&w); err != nil {
 			return err

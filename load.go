@@ -5,7 +5,6 @@ package main
 import (
 	"cmp"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -96,34 +95,21 @@ func (l *loading) file(name string) error {
 	if err != nil {
 		return err
 	}
-	if l.data, err = readInto(l.data, f); err != nil {
+	seg := &segment{file: number, f: f}
+	l.segments[number] = seg
+	data, damaged, err := seg.walk(l.data, func(at ref, r record) { l.record(seg, at, r) })
+	if err != nil {
 		return err
 	}
-	seg := &segment{file: number, f: f, size: int64(len(l.data))}
-	l.segments[number] = seg
+	l.data, seg.size = data, int64(len(data))
+	seg.damaged.Store(damaged > 0)
 	l.bytes.Add(seg.size)
-	damaged := eachRecord(l.data, func(offset int, r record) { l.record(seg, offset, r) })
 	l.damaged.Add(int64(damaged))
-	seg.damaged = damaged > 0
 	return nil
 }
 
-// readInto reads all of f into the space of b.
-func readInto(b []byte, f *os.File) ([]byte, error) {
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	b = slices.Grow(b[:0], int(info.Size()))[:info.Size()]
-	n, err := f.ReadAt(b, 0)
-	if n == len(b) || err == io.EOF {
-		err = nil
-	}
-	return b[:n], err
-}
-
-func (l *loading) record(seg *segment, offset int, r record) {
-	id, at := r.id(), newRef(seg.file, int64(offset))
+func (l *loading) record(seg *segment, at ref, r record) {
+	id := r.id()
 	seg.records++
 	l.seq = max(l.seq, r.seq)
 	if isKeyed(id) {

@@ -13,12 +13,14 @@ package main
 // kernel reports such an error once and drops the data: its records move to a new file, and it goes.
 
 import (
-	"bytes"
+	"bufio"
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -80,7 +82,7 @@ type segment struct {
 	size    int64
 	records int
 	live    int // of these not done
-	damaged bool
+	damaged atomic.Bool
 	keyed   bool  // has ids that must be remembered
 	broken  error // a write or sync that failed: what was not synced before is not to be trusted
 }
@@ -490,10 +492,7 @@ func (s *spool) retire(seg *segment) {
 	}
 	err := remember()
 	path := s.path(seg.file)
-	s.mu.Lock()
-	damaged := seg.damaged
-	s.mu.Unlock()
-	if damaged {
+	if seg.damaged.Load() {
 		if err := os.Rename(path, strings.TrimSuffix(path, ".log")+".bad"); err != nil {
 			s.log.Error("keeping a damaged file of the spool", "err", err)
 			return
@@ -579,53 +578,38 @@ func (s *spool) answer(batch []*change) {
 
 // read returns the message at r: errGone where it has moved, errNoRecord where it is damaged.
 func (s *spool) read(r ref) (*message, error) {
-	s.mu.Lock()
-	seg := s.segments[r.file()]
-	s.mu.Unlock()
+	seg := s.segment(r)
 	if seg == nil {
 		return nil, errGone
 	}
-	var line []byte
-	for size := 4 << 10; ; size *= 8 {
-		b := make([]byte, size)
-		n, err := seg.f.ReadAt(b, r.offset())
-		if errors.Is(err, os.ErrClosed) {
-			return nil, errGone
+	line, err := bufio.NewReader(io.NewSectionReader(seg.f, r.offset(), math.MaxInt64)).ReadBytes('\n')
+	if errors.Is(err, os.ErrClosed) {
+		return nil, errGone
+	}
+	var m *message
+	eachRecord(line, func(offset int, r record) {
+		if offset == 0 {
+			m, _ = r.message()
 		}
-		end := bytes.IndexByte(b[:n], '\n')
-		if end >= 0 || n < size {
-			line = b[:n]
-			if end >= 0 {
-				line = b[:end]
-			}
-			break
-		}
-	}
-	rec, ok := parseRecord(line)
-	if !ok {
-		salvage(line, func(offset int, r record) {
-			if offset == 0 {
-				rec, ok = r, true
-			}
-		})
-	}
-	if !ok {
-		return nil, errNoRecord
-	}
-	m, err := rec.message()
-	if err != nil {
+	})
+	if m == nil {
 		return nil, errNoRecord
 	}
 	return m, nil
 }
 
+// segment returns the file of r, nil where it is gone.
+func (s *spool) segment(r ref) *segment {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.segments[r.file()]
+}
+
 // spoil notes that a record could not be read: its file is kept.
 func (s *spool) spoil(r ref) {
 	s.damaged.Add(1)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if seg := s.segments[r.file()]; seg != nil {
-		seg.damaged = true
+	if seg := s.segment(r); seg != nil {
+		seg.damaged.Store(true)
 	}
 }
 
@@ -640,14 +624,27 @@ func (s *spool) each(dead bool, f func(ref, record)) {
 		if (seg.file&deadFile != 0) != dead {
 			continue
 		}
-		var err error
-		if data, err = readInto(data, seg.f); err != nil {
-			continue // deleted meanwhile
-		}
-		eachRecord(data, func(offset int, r record) {
+		data, _, _ = seg.walk(data, func(at ref, r record) { // one that is deleted meanwhile has none
 			if !r.done {
-				f(newRef(seg.file, int64(offset)), r)
+				f(at, r)
 			}
 		})
 	}
+}
+
+// walk calls f for every record of the file, done or not. It reads all of that into the space of buf, which it returns, with
+// the number of damaged lines.
+func (seg *segment) walk(buf []byte, f func(ref, record)) (data []byte, damaged int, err error) {
+	info, err := seg.f.Stat()
+	if err != nil {
+		return nil, 0, err
+	}
+	data = slices.Grow(buf[:0], int(info.Size()))[:info.Size()]
+	n, err := seg.f.ReadAt(data, 0)
+	if n < len(data) && err != io.EOF {
+		return nil, 0, err
+	}
+	data = data[:n]
+	damaged = eachRecord(data, func(offset int, r record) { f(newRef(seg.file, int64(offset)), r) })
+	return data, damaged, nil
 }
