@@ -65,7 +65,7 @@ func (s *spool) carry(seg *segment) error {
 	if kind == 0 {
 		s.translate(moved)
 	}
-	seg.live, seg.broken, seg.keyed = 0, nil, true
+	seg.live, seg.broken = 0, nil
 	s.broken = slices.DeleteFunc(s.broken, func(b *segment) bool { return b == seg })
 	maps.DeleteFunc(s.unmarked, func(r ref, _ bool) bool { return r.file() == seg.file })
 	s.retire(seg)

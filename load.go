@@ -113,7 +113,6 @@ func (l *loading) record(seg *segment, at ref, r record) {
 	seg.records++
 	l.seq = max(l.seq, r.seq)
 	if isKeyed(id) {
-		seg.keyed = true
 		l.keyed = append(l.keyed, seqID{r.seq, string(id)})
 		if len(l.keyed) > 4*recentLimit {
 			l.keyed = newest(l.keyed)

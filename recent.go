@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
@@ -35,9 +36,10 @@ type seqID struct {
 
 // recentIDs is the last recentLimit of them.
 type recentIDs struct {
-	mu    sync.Mutex // for seen: requests look there, the writer alone changes it
-	seen  map[string]bool
-	order []seqID // oldest first
+	mu      sync.Mutex // for seen: requests look there, the writer alone changes it
+	seen    map[string]bool
+	order   []seqID // oldest first
+	unsaved bool    // not all of them are in the file
 }
 
 func (r *recentIDs) has(id string) bool {
@@ -58,6 +60,7 @@ func (r *recentIDs) add(id seqID) {
 	}
 	r.seen[id.id] = true
 	r.order = append(r.order, id)
+	r.unsaved = true
 	if len(r.order) > recentLimit {
 		delete(r.seen, r.order[0].id)
 		r.order = r.order[1:]
@@ -87,26 +90,31 @@ func (r *recentIDs) load(path string, found []seqID) {
 	}
 }
 
-// save replaces the file path.
+// save replaces the file path, if an id has come since the last time.
 func (r *recentIDs) save(path string) error {
+	if !r.unsaved {
+		return nil
+	}
+	var b bytes.Buffer
+	for _, id := range r.order {
+		fmt.Fprintf(&b, "%d %s\n", id.seq, id.id)
+	}
 	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
-	w := bufio.NewWriter(f)
-	for _, id := range r.order {
-		fmt.Fprintf(w, "%d %s\n", id.seq, id.id)
-	}
-	err = w.Flush()
+	defer f.Close()
+	_, err = f.Write(b.Bytes())
 	if err == nil {
 		err = syncData(f)
 	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
+	if err == nil {
+		err = os.Rename(path+".new", path)
 	}
 	if err != nil {
 		os.Remove(path + ".new")
 		return err
 	}
-	return os.Rename(path+".new", path)
+	r.unsaved = false
+	return nil
 }

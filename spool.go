@@ -83,7 +83,6 @@ type segment struct {
 	records int
 	live    int // of these not done
 	damaged atomic.Bool
-	keyed   bool  // has ids that must be remembered
 	broken  error // a write or sync that failed: what was not synced before is not to be trusted
 }
 
@@ -396,7 +395,6 @@ func (s *spool) finish(w *writing) {
 	seg.live += w.records
 	for _, id := range newest(slices.Collect(maps.Values(w.fresh))) {
 		s.recent.add(id)
-		seg.keyed = true
 	}
 	s.setFailed(nil)
 	s.bytes.Add(int64(len(w.data)))
@@ -486,12 +484,8 @@ func (s *spool) retire(seg *segment) {
 	if seg.live > 0 || seg == s.active || seg == s.graves {
 		return
 	}
-	remember := func() error { return nil }
-	if seg.keyed {
-		remember = func() error { return s.recent.save(filepath.Join(s.dir, recentFile)) }
-	}
-	err := remember()
-	path := s.path(seg.file)
+	path, recent := s.path(seg.file), filepath.Join(s.dir, recentFile)
+	s.recent.save(recent) // before the ids in seg are gone; if there is no room, then after it
 	if seg.damaged.Load() {
 		if err := os.Rename(path, strings.TrimSuffix(path, ".log")+".bad"); err != nil {
 			s.log.Error("keeping a damaged file of the spool", "err", err)
@@ -507,10 +501,8 @@ func (s *spool) retire(seg *segment) {
 	s.dirty = slices.DeleteFunc(s.dirty, func(d *segment) bool { return d == seg })
 	s.bytes.Add(-seg.size)
 	seg.f.Close()
-	if err != nil { // there was no room for it before
-		if err := remember(); err != nil {
-			s.log.Error("remembering idempotency keys", "err", err)
-		}
+	if err := s.recent.save(recent); err != nil {
+		s.log.Error("remembering idempotency keys", "err", err)
 	}
 }
 
