@@ -56,7 +56,7 @@ func (s *spool) load() (map[route]*group, error) {
 		}
 		g.waiting = kept
 	}
-	s.recent.load(filepath.Join(s.dir, recentFile), newest(l.keyed))
+	s.seq = max(s.seq, s.recent.load(filepath.Join(s.dir, recentFile), l.keyed)) // it tells old ids from new ones
 	for _, seg := range s.segments {
 		s.retire(seg)
 	}

@@ -73,9 +73,9 @@ func newest(ids []seqID) []seqID {
 	return ids[max(0, len(ids)-recentLimit):]
 }
 
-// load fills r with what was saved and what was found in the spool. A line that makes no sense is passed over: it costs
-// no message.
-func (r *recentIDs) load(path string, found []seqID) {
+// load fills r with what was saved and what was found in the spool, and returns the last sequence number of these. A line
+// that makes no sense is passed over: it costs no message.
+func (r *recentIDs) load(path string, found []seqID) (last uint64) {
 	if f, err := os.Open(path); err == nil {
 		defer f.Close()
 		for lines := bufio.NewScanner(f); lines.Scan(); {
@@ -87,7 +87,9 @@ func (r *recentIDs) load(path string, found []seqID) {
 	}
 	for _, id := range newest(found) {
 		r.add(id)
+		last = id.seq
 	}
+	return last
 }
 
 // save replaces the file path, if an id has come since the last time.

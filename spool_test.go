@@ -580,3 +580,27 @@ func TestLateness(t *testing.T) {
 		}
 	}
 }
+
+// Sequence numbers go on where all that they were given to is gone: the ids of recent keys are told apart by them.
+func TestRecentIDsAfterAnEmptySpool(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := testConfig(t, hookAndTags)
+		var recent strings.Builder
+		for i := range recentLimit {
+			fmt.Fprintf(&recent, "%d k%015x\n", 1000+i, i)
+		}
+		cfg.spool.dir = t.TempDir()
+		os.WriteFile(filepath.Join(cfg.spool.dir, recentFile), []byte(recent.String()), 0o600)
+		slack := &recorder{}
+		p := newInProcess(t, cfg, slack)
+		p.notifyWith(t, "key", "a", 1)
+		for range 2 {
+			p = p.restart(t, hookAndTags, slack)
+			p.notifyWith(t, "key", "a", 1)
+		}
+		time.Sleep(time.Minute)
+		if got := slack.texts("#a"); got != "1" {
+			t.Errorf("posted %q, want 1", got)
+		}
+	})
+}
