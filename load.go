@@ -5,6 +5,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,7 +14,6 @@ import (
 
 // group is what load found of one route.
 type group struct {
-	route   route
 	waiting []seqRef // in the order of acceptance
 	bytes   int64    // of these
 	dead    int
@@ -33,49 +33,39 @@ func (s *spool) load() (map[route]*group, error) {
 	}
 	slices.Sort(names)
 	slices.Reverse(names) // dead-… comes first
-	l := loading{spool: s, groups: map[string]*group{}, dead: map[string]buried{}}
+	l := loading{spool: s, groups: map[route]*group{}, dead: map[string]deadLetter{}}
 	for _, name := range names {
 		if err := l.file(name); err != nil {
 			return nil, err
 		}
 	}
-	found := map[route]*group{}
 	for _, g := range l.groups {
-		found[g.route] = g
-		slices.SortFunc(g.waiting, func(a, b seqRef) int { return cmp.Or(cmp.Compare(a.seq, b.seq), cmp.Compare(a.ref, b.ref)) })
-		kept := g.waiting[:0]
-		for i, w := range g.waiting {
-			if i+1 < len(g.waiting) && g.waiting[i+1].seq == w.seq {
-				if m, err := s.read(w.ref); err == nil {
-					g.bytes -= m.size()
-				}
-				s.mark(w.ref)
-				continue
-			}
-			kept = append(kept, w)
-		}
-		g.waiting = kept
+		l.dropCopies(g)
+	}
+	for _, d := range l.dead {
+		d.group.dead++
 	}
 	s.seq = max(s.seq, s.recent.load(filepath.Join(s.dir, recentFile), l.keyed)) // it tells old ids from new ones
-	for _, seg := range s.segments {
-		s.retire(seg)
-	}
+	s.dirty = slices.Collect(maps.Values(s.segments))
+	s.sync() // who wrote them may have been killed before that
+	s.submit(&change{done: l.copies, then: func(error) {}})
 	if n := s.damaged.Load(); n > 0 {
 		s.log.Error("the spool had damaged lines: their files are kept as *.bad", "lines", n, "dir", s.dir)
 	}
-	return found, s.openSegment(&s.active, 0)
+	return l.groups, s.openSegment(&s.active, 0)
 }
 
 // loading is what load gathers.
 type loading struct {
 	*spool
-	groups map[string]*group
-	dead   map[string]buried // by id
+	groups map[route]*group
+	dead   map[string]deadLetter // by id
+	copies []ref                 // of what also lies elsewhere
 	keyed  []seqID
 	data   []byte
 }
 
-type buried struct {
+type deadLetter struct {
 	ref   ref
 	group *group
 }
@@ -121,26 +111,38 @@ func (l *loading) record(seg *segment, at ref, r record) {
 	if r.done {
 		return
 	}
-	g := l.groups[string(r.route)]
+	to := parseRoute(string(r.route))
+	g := l.groups[to]
 	if g == nil {
-		g = &group{route: parseRoute(string(r.route))}
-		l.groups[string(r.route)] = g
+		g = &group{}
+		l.groups[to] = g
 	}
 	seg.live++
-	if seg.file&deadFile != 0 {
-		if _, twice := l.dead[string(id)]; twice {
-			l.mark(at)
-			return
-		}
-		l.dead[string(id)] = buried{at, g}
-		g.dead++
-		return
+	if d, ok := l.dead[id]; ok {
+		l.copies = append(l.copies, d.ref)
+		delete(l.dead, id)
 	}
-	if b, ok := l.dead[string(id)]; ok {
-		l.mark(b.ref)
-		b.group.dead--
-		delete(l.dead, string(id))
+	if seg.file&deadFile != 0 {
+		l.dead[id] = deadLetter{at, g}
+		return
 	}
 	g.waiting = append(g.waiting, seqRef{r.seq, at})
 	g.bytes += r.size()
+}
+
+// dropCopies brings what waits in g in order. Of a message that was carried forward the last copy stays.
+func (l *loading) dropCopies(g *group) {
+	slices.SortFunc(g.waiting, func(a, b seqRef) int { return cmp.Or(cmp.Compare(a.seq, b.seq), cmp.Compare(a.ref, b.ref)) })
+	kept := g.waiting[:0]
+	for i, w := range g.waiting {
+		if i+1 < len(g.waiting) && g.waiting[i+1].seq == w.seq {
+			if m, err := l.read(w.ref); err == nil {
+				g.bytes -= m.size()
+			}
+			l.copies = append(l.copies, w.ref)
+			continue
+		}
+		kept = append(kept, w)
+	}
+	g.waiting = kept
 }
