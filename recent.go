@@ -3,7 +3,6 @@ package main
 // The ids of recent messages that came with an Idempotency-Key: the same key again is the same message.
 
 import (
-	"bufio"
 	"bytes"
 	"cmp"
 	"crypto/sha256"
@@ -76,13 +75,11 @@ func newest(ids []seqID) []seqID {
 // load fills r with what was saved and what was found in the spool, and returns the last sequence number of these. A line
 // that makes no sense is passed over: it costs no message.
 func (r *recentIDs) load(path string, found []seqID) (last uint64) {
-	if f, err := os.Open(path); err == nil {
-		defer f.Close()
-		for lines := bufio.NewScanner(f); lines.Scan(); {
-			var id seqID
-			if _, err := fmt.Sscanf(lines.Text(), "%d %s", &id.seq, &id.id); err == nil && isKeyed(id.id) {
-				found = append(found, id)
-			}
+	saved, _ := os.ReadFile(path)
+	for line := range strings.Lines(string(saved)) {
+		var id seqID
+		if _, err := fmt.Sscanf(line, "%d %s", &id.seq, &id.id); err == nil && isKeyed(id.id) {
+			found = append(found, id)
 		}
 	}
 	for _, id := range newest(found) {
