@@ -4,31 +4,21 @@ package main
 
 import (
 	"fmt"
-	"maps"
-	"slices"
 	"time"
 )
 
-// heal replaces files that have failed. While that does not succeed, the spool is sick and takes nothing.
+// heal replaces files that have failed. While that does not succeed, nothing is added to the spool.
 func (s *spool) heal() {
-	if len(s.broken) == 0 {
-		return
-	}
-	var sick error
-	for _, seg := range slices.Clone(s.broken) {
+	for seg := range s.broken {
 		if err := s.carry(seg); err != nil {
-			sick = fmt.Errorf("%s: %w", s.path(seg.file), err)
+			s.setFailed(fmt.Errorf("%s: %w", s.path(seg.file), err))
+			return
 		}
 	}
-	s.mu.Lock()
-	s.sick = sick
-	s.mu.Unlock()
-	if sick == nil {
-		held := s.held
-		s.held = nil
-		for _, c := range held {
-			c.then(nil)
-		}
+	held := s.held
+	s.held = nil
+	for _, c := range held {
+		c.then(nil)
 	}
 }
 
@@ -42,10 +32,15 @@ func (s *spool) carry(seg *segment) error {
 		*to = nil
 	}
 	w := writing{to: to, kind: kind}
-	moved := map[ref]ref{}
+	moved, done := map[ref]ref{}, map[ref]bool{}
+	for _, c := range s.held {
+		for _, r := range c.done {
+			done[r] = true // whatever became of the mark
+		}
+	}
 	_, _, err := seg.walk(nil, func(old ref, r record) {
 		refused := old.offset() >= seg.size // and could not be cut back
-		if !r.done && !refused && !s.unmarked[old] {
+		if !r.done && !done[old] && !refused {
 			moved[old] = ref(len(w.data))
 			w.records++
 			w.data = appendRecord(w.data, r.seq, r.at, string(r.route), r.body)
@@ -65,9 +60,8 @@ func (s *spool) carry(seg *segment) error {
 	if kind == 0 {
 		s.translate(moved)
 	}
-	seg.live, seg.broken = 0, nil
-	s.broken = slices.DeleteFunc(s.broken, func(b *segment) bool { return b == seg })
-	maps.DeleteFunc(s.unmarked, func(r ref, _ bool) bool { return r.file() == seg.file })
+	seg.live = 0
+	delete(s.broken, seg)
 	s.retire(seg)
 	return s.syncDir()
 }

@@ -14,7 +14,6 @@ package main
 
 import (
 	"bufio"
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -83,7 +82,6 @@ type segment struct {
 	records int
 	live    int // of these not done
 	damaged atomic.Bool
-	broken  error // a write or sync that failed: what was not synced before is not to be trusted
 }
 
 type spool struct {
@@ -98,19 +96,17 @@ type spool struct {
 	wake     chan struct{}
 	closing  bool
 	segments map[uint64]*segment
-	sick     error // a file that has failed could not be replaced: nothing is taken
-	failed   error // why the last write failed, nil after one that did not
+	failed   error // why nothing can be stored, nil while it can
 
 	// Owned by run:
 	active, graves *segment // where messages and dead letters are appended; nil: the next one opens a file
 	last           uint64   // file number
 	seq            uint64
 	recent         recentIDs
-	dirty          []*segment   // written since their last sync
-	unmarked       map[ref]bool // done, but the mark could not be written
-	broken         []*segment   // to be replaced
-	held           []*change    // answered when the broken file that their marks lie in is replaced
-	checked        time.Time    // when carrying forward was last considered
+	dirty          []*segment         // written since their last sync
+	broken         map[*segment]error // to be replaced: what was not synced before the error is not to be trusted
+	held           []*change          // answered when the broken files that their marks lie in are replaced
+	checked        time.Time          // when carrying forward was last considered
 
 	bytes   atomic.Int64 // of all files
 	damaged atomic.Int64 // lines
@@ -131,7 +127,7 @@ func openSpool(dir string, log *slog.Logger) (*spool, error) {
 		return nil, fmt.Errorf("%s is in use by another process", dir)
 	}
 	return &spool{
-		dir: dir, lock: lock, log: log, wake: make(chan struct{}, 1), segments: map[uint64]*segment{}, unmarked: map[ref]bool{}, ended: make(chan struct{}),
+		dir: dir, lock: lock, log: log, wake: make(chan struct{}, 1), segments: map[uint64]*segment{}, broken: map[*segment]error{}, ended: make(chan struct{}),
 	}, nil
 }
 
@@ -240,7 +236,7 @@ func (s *spool) close() {
 func (s *spool) health() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return cmp.Or(s.sick, s.failed)
+	return s.failed
 }
 
 func (s *spool) setFailed(err error) {
@@ -251,7 +247,7 @@ func (s *spool) setFailed(err error) {
 
 // probe finds out whether there is room again, after a write that failed.
 func (s *spool) probe() {
-	if s.health() == nil {
+	if s.health() == nil || len(s.broken) > 0 {
 		return
 	}
 	path := filepath.Join(s.dir, "probe")
@@ -264,13 +260,10 @@ func (s *spool) probe() {
 func (s *spool) commit(batch []*change) {
 	waiting, graves := writing{to: &s.active}, writing{to: &s.graves, kind: deadFile}
 	now, claimed := time.Now().UnixMilli(), map[ref]bool{}
-	s.mu.Lock()
-	sick := s.sick
-	s.mu.Unlock()
 	for _, c := range batch {
 		c.err = s.claim(c, claimed)
-		if c.adds() && c.err == nil {
-			c.err = sick
+		if c.adds() && c.err == nil && len(s.broken) > 0 {
+			c.err = s.health() // they could not be replaced
 		}
 		if c.err != nil {
 			continue
@@ -292,8 +285,8 @@ func (s *spool) commit(batch []*change) {
 	s.markAll(batch, (*change).adds)
 	s.sync()
 	s.handOver(batch) // before anything moves
-	s.heal()
 	s.answer(batch)
+	s.heal()
 	s.carryForward()
 }
 
@@ -386,8 +379,8 @@ func (s *spool) finish(w *writing) {
 		return
 	}
 	seg := *w.to
-	if seg.broken != nil {
-		s.undo(w, seg.broken)
+	if err := s.broken[seg]; err != nil {
+		s.undo(w, err)
 		return
 	}
 	seg.size += int64(len(w.data))
@@ -396,7 +389,6 @@ func (s *spool) finish(w *writing) {
 	for _, id := range newest(slices.Collect(maps.Values(w.fresh))) {
 		s.recent.add(id)
 	}
-	s.setFailed(nil)
 	s.bytes.Add(int64(len(w.data)))
 	for _, c := range w.changes {
 		for i := range c.added {
@@ -422,22 +414,19 @@ func (s *spool) undo(w *writing, err error) {
 	if err := seg.f.Truncate(seg.size); err != nil {
 		s.fail(seg, err)
 	}
-	if seg.size > 0 || seg.broken != nil {
+	if seg.size > 0 || s.broken[seg] != nil {
 		*w.to = nil
 	}
-	if seg.broken == nil {
-		s.retire(seg) // all in it may be done: then this makes room
-	}
+	s.retire(seg) // all in it may be done: then this makes room
 	s.log.Error("the spool could not store", "file", s.path(seg.file), "err", err)
 }
 
 // fail notes that what was written to seg and not synced cannot be trusted.
 func (s *spool) fail(seg *segment, err error) {
-	if seg.broken == nil {
+	if s.broken[seg] == nil {
 		s.log.Error("a file of the spool has failed: its records move to a new one", "file", s.path(seg.file), "err", err)
-		s.broken = append(s.broken, seg)
 	}
-	seg.broken = err
+	s.broken[seg] = err
 }
 
 // markAll marks done what the changes of batch that are among which have done.
@@ -458,8 +447,7 @@ func (s *spool) mark(r ref) {
 	seg.live--
 	s.touch(seg)
 	if _, err := seg.f.WriteAt([]byte{done}, r.offset()); err != nil {
-		s.unmarked[r] = true // carrying the file forward leaves it behind
-		s.fail(seg, err)
+		s.fail(seg, err) // its change is held, and carrying the file forward leaves the record behind
 	}
 }
 
@@ -468,7 +456,7 @@ func (s *spool) sync() {
 	dirty := s.dirty
 	s.dirty = nil
 	for _, seg := range dirty {
-		if seg.broken != nil {
+		if s.broken[seg] != nil {
 			continue
 		}
 		if err := syncData(seg.f); err != nil {
@@ -481,7 +469,7 @@ func (s *spool) sync() {
 
 // retire deletes seg, or keeps it as *.bad, if all in it is done and nothing will be appended.
 func (s *spool) retire(seg *segment) {
-	if seg.live > 0 || seg == s.active || seg == s.graves {
+	if seg.live > 0 || seg == s.active || seg == s.graves || s.broken[seg] != nil {
 		return
 	}
 	path, recent := s.path(seg.file), filepath.Join(s.dir, recentFile)
@@ -549,17 +537,15 @@ func (s *spool) handOver(batch []*change) {
 		}
 	}
 	if len(added) > 0 {
+		s.setFailed(nil)
 		s.stored(added)
 	}
 }
 
-// answer answers the changes. What lies in a file that has failed is held until heal has replaced that.
+// answer answers the changes. One with marks in a file that has failed is held until heal has replaced that.
 func (s *spool) answer(batch []*change) {
+	lost := func(r ref) bool { return s.broken[s.segments[r.file()]] != nil }
 	for _, c := range batch {
-		lost := func(r ref) bool {
-			seg := s.segments[r.file()]
-			return seg != nil && seg.broken != nil
-		}
 		if c.err == nil && slices.ContainsFunc(c.done, lost) {
 			s.held = append(s.held, c)
 			continue
