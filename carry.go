@@ -24,14 +24,7 @@ func (s *spool) heal() {
 
 // carry writes what is not done in seg again, to the end of the spool and with its sequence numbers, and removes seg.
 func (s *spool) carry(seg *segment) error {
-	to, kind := &s.active, seg.file&deadFile
-	if kind != 0 {
-		to = &s.graves
-	}
-	if *to == seg {
-		*to = nil
-	}
-	w := writing{to: to, kind: kind}
+	a := addition{kind: seg.kind()}
 	moved, done := map[ref]ref{}, map[ref]bool{}
 	for _, c := range s.held {
 		for _, r := range c.done {
@@ -41,40 +34,22 @@ func (s *spool) carry(seg *segment) error {
 	_, _, err := seg.walk(nil, func(old ref, r record) {
 		refused := old.offset() >= seg.size // and could not be cut back
 		if !r.done && !done[old] && !refused {
-			moved[old] = ref(len(w.data))
-			w.records++
-			w.data = appendRecord(w.data, r.seq, r.at, string(r.route), r.body)
+			moved[old] = s.put(&a, r.seq, r.at, string(r.route), r.body)
 		}
 	})
 	if err != nil {
 		return err
 	}
-	if len(w.data) > 0 {
-		if err := s.carryTo(&w); err != nil {
-			return err
-		}
-		for old, offset := range moved {
-			moved[old] = newRef((*to).file, w.start+int64(offset))
-		}
+	s.write(&a)
+	s.sync()
+	if s.finish(&a); a.err != nil {
+		return a.err
 	}
-	if kind == 0 {
-		s.translate(moved)
-	}
+	s.translate(moved)
 	seg.live = 0
 	delete(s.broken, seg)
 	s.retire(seg)
 	return s.syncDir()
-}
-
-// carryTo writes and syncs w, a part of no change.
-func (s *spool) carryTo(w *writing) error {
-	c := &change{}
-	w.changes = []*change{c}
-	if s.write(w); c.err == nil {
-		s.sync()
-		s.finish(w)
-	}
-	return c.err
 }
 
 // translate tells everybody who knows a record by its old place.
@@ -103,7 +78,7 @@ func (s *spool) carryForward() {
 		var files, waiting float64
 		var emptiest *segment
 		for _, seg := range s.segments {
-			if seg == s.active || seg.file&deadFile != 0 {
+			if seg == s.open[0] || seg.kind() == deadFile {
 				continue
 			}
 			files += float64(seg.size)

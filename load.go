@@ -5,7 +5,6 @@ package main
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -46,13 +45,16 @@ func (s *spool) load() (map[route]*group, error) {
 		d.group.dead++
 	}
 	s.seq = max(s.seq, s.recent.load(filepath.Join(s.dir, recentFile), l.keyed)) // it tells old ids from new ones
-	s.dirty = slices.Collect(maps.Values(s.segments))
+	for _, seg := range s.segments {
+		s.dirty[seg] = true
+	}
 	s.sync() // who wrote them may have been killed before that
 	s.submit(&change{done: l.copies, then: func(error) {}})
 	if n := s.damaged.Load(); n > 0 {
 		s.log.Error("the spool had damaged lines: their files are kept as *.bad", "lines", n, "dir", s.dir)
 	}
-	return l.groups, s.openSegment(&s.active, 0)
+	_, err = s.room(0)
+	return l.groups, err
 }
 
 // loading is what load gathers.
@@ -122,7 +124,7 @@ func (l *loading) record(seg *segment, at ref, r record) {
 		l.copies = append(l.copies, d.ref)
 		delete(l.dead, id)
 	}
-	if seg.file&deadFile != 0 {
+	if seg.kind() == deadFile {
 		l.dead[id] = deadLetter{at, g}
 		return
 	}

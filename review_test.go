@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -62,7 +63,11 @@ func TestDamageThenCarry(t *testing.T) {
 		data[bytes.Index(data, []byte(`"text":"0"`))+8] = 'X'
 		os.WriteFile(path, data, 0o600)
 		carried := make(chan error, 1)
-		p.spool.submit(&change{then: func(error) { carried <- p.spool.carry(p.spool.active) }}) // as the writer itself does
+		p.spool.submit(&change{then: func(error) { // as the writer itself does
+			seg := p.spool.open[0]
+			p.spool.fail(seg, io.ErrUnexpectedEOF)
+			carried <- p.spool.carry(seg)
+		}})
 		if err := <-carried; err != nil {
 			t.Fatal(err)
 		}

@@ -70,8 +70,7 @@ type change struct {
 	done []ref
 	then func(error) // runs on the writer's goroutine: it must not wait for the spool
 
-	added []entry
-	err   error
+	err error
 }
 
 // segment is a file of records.
@@ -83,6 +82,9 @@ type segment struct {
 	live    int // of these not done
 	damaged atomic.Bool
 }
+
+// kind is deadFile for dead letters, 0 for what waits.
+func (seg *segment) kind() uint64 { return seg.file & deadFile }
 
 type spool struct {
 	dir    string
@@ -99,14 +101,14 @@ type spool struct {
 	failed   error // why nothing can be stored, nil while it can
 
 	// Owned by run:
-	active, graves *segment // where messages and dead letters are appended; nil: the next one opens a file
-	last           uint64   // file number
-	seq            uint64
-	recent         recentIDs
-	dirty          []*segment         // written since their last sync
-	broken         map[*segment]error // to be replaced: what was not synced before the error is not to be trusted
-	held           []*change          // answered when the broken files that their marks lie in are replaced
-	checked        time.Time          // when carrying forward was last considered
+	open    map[uint64]*segment // by kind: where records are appended; where there is none, the next one opens a file
+	last    uint64              // file number
+	seq     uint64
+	recent  recentIDs
+	dirty   map[*segment]bool  // to be synced
+	broken  map[*segment]error // to be replaced: what was not synced before the error is not to be trusted
+	held    []*change          // answered when the broken files that their marks lie in are replaced
+	checked time.Time          // when carrying forward was last considered
 
 	bytes   atomic.Int64 // of all files
 	damaged atomic.Int64 // lines
@@ -127,7 +129,8 @@ func openSpool(dir string, log *slog.Logger) (*spool, error) {
 		return nil, fmt.Errorf("%s is in use by another process", dir)
 	}
 	return &spool{
-		dir: dir, lock: lock, log: log, wake: make(chan struct{}, 1), segments: map[uint64]*segment{}, broken: map[*segment]error{}, ended: make(chan struct{}),
+		dir: dir, lock: lock, log: log, wake: make(chan struct{}, 1), ended: make(chan struct{}),
+		segments: map[uint64]*segment{}, open: map[uint64]*segment{}, dirty: map[*segment]bool{}, broken: map[*segment]error{},
 	}, nil
 }
 
@@ -258,8 +261,43 @@ func (s *spool) probe() {
 
 // commit does a batch: writes and syncs the additions, marks and syncs what is done, answers.
 func (s *spool) commit(batch []*change) {
-	waiting, graves := writing{to: &s.active}, writing{to: &s.graves, kind: deadFile}
-	now, claimed := time.Now().UnixMilli(), map[ref]bool{}
+	waiting, graves := addition{}, addition{kind: deadFile}
+	added := s.stage(batch, &waiting, &graves)
+	s.write(&waiting)
+	s.write(&graves)
+	s.markAll(batch, false) // these need no sync before
+	s.sync()
+	s.finish(&waiting)
+	s.finish(&graves)
+	for _, c := range batch {
+		switch {
+		case c.err != nil:
+		case c.add != nil:
+			c.err = waiting.err
+		case c.bury != nil:
+			c.err = graves.err
+		}
+	}
+	s.markAll(batch, true)
+	s.sync()
+	if len(added) > 0 && waiting.err == nil {
+		s.setFailed(nil)
+		for _, e := range added {
+			if isKeyed(e.m.ID) {
+				s.recent.add(seqID{e.m.seq, e.m.ID})
+			}
+		}
+		s.stored(added) // before anything moves
+	}
+	s.answer(batch)
+	s.heal()
+	s.carryForward()
+}
+
+// stage gathers what batch adds, and returns what will wait. A message whose idempotency key is a recent one is left out, but a dead
+// letter that is sent again has one, of course.
+func (s *spool) stage(batch []*change, waiting, graves *addition) (added []entry) {
+	now, claimed, twins := time.Now().UnixMilli(), map[ref]bool{}, map[string]bool{}
 	for _, c := range batch {
 		c.err = s.claim(c, claimed)
 		if c.adds() && c.err == nil && len(s.broken) > 0 {
@@ -269,25 +307,21 @@ func (s *spool) commit(batch []*change) {
 			continue
 		}
 		for _, m := range c.add {
-			s.stage(&waiting, c, m, now)
+			if isKeyed(m.ID) && !m.resent {
+				if twins[m.ID] || s.recent.has(m.ID) {
+					continue
+				}
+				twins[m.ID] = true
+			}
+			s.seq++
+			m.seq, m.queued = s.seq, now
+			added = append(added, entry{s.put(waiting, m.seq, now, m.route.String(), m.encoded()), m})
 		}
 		for _, m := range c.bury {
-			graves.changes, graves.records = append(graves.changes, c), graves.records+1
-			graves.data = appendRecord(graves.data, m.seq, now, m.route.String(), m.encoded())
+			s.put(graves, m.seq, now, m.route.String(), m.encoded())
 		}
 	}
-	s.write(&waiting)
-	s.write(&graves)
-	s.markAll(batch, func(c *change) bool { return !c.adds() }) // these need no sync before
-	s.sync()
-	s.finish(&waiting)
-	s.finish(&graves)
-	s.markAll(batch, (*change).adds)
-	s.sync()
-	s.handOver(batch) // before anything moves
-	s.answer(batch)
-	s.heal()
-	s.carryForward()
+	return added
 }
 
 func (c *change) adds() bool { return c.add != nil || c.bury != nil }
@@ -310,115 +344,75 @@ func (s *spool) claim(c *change, claimed map[ref]bool) error {
 	return nil
 }
 
-// writing is what one write appends to a file.
-type writing struct {
-	to      **segment // the file, nil for a new one
+// addition is what one write appends to a file of a kind: all of it or, after an error, nothing.
+type addition struct {
 	kind    uint64
+	seg     *segment // nil where there is no record
 	data    []byte
-	changes []*change // that want it
 	records int
-	fresh   map[string]seqID // keyed ids: they are remembered once their messages are on disk
-	start   int64            // in the file
+	err     error
 }
 
-// stage appends m to w, unless its idempotency key is a recent one. A dead letter that is sent again has one, of course.
-func (s *spool) stage(w *writing, c *change, m *message, now int64) {
-	keyed := isKeyed(m.ID) && !m.resent
-	if _, twin := w.fresh[m.ID]; twin && keyed {
-		w.changes = append(w.changes, c) // it shares the fate of the first
-		return
+// put appends a record to a and returns where it will lie.
+func (s *spool) put(a *addition, seq uint64, at int64, route string, body []byte) ref {
+	if a.seg == nil && a.err == nil {
+		a.seg, a.err = s.room(a.kind)
 	}
-	if keyed && s.recent.has(m.ID) {
-		return
+	if a.err != nil {
+		return 0
 	}
-	s.seq++
-	m.seq, m.queued = s.seq, now
-	if keyed {
-		if w.fresh == nil {
-			w.fresh = map[string]seqID{}
-		}
-		w.fresh[m.ID] = seqID{m.seq, m.ID}
-	}
-	offset := len(w.data)
-	w.data = appendRecord(w.data, m.seq, now, m.route.String(), m.encoded())
-	w.records++
-	w.changes = append(w.changes, c)
-	c.added = append(c.added, entry{ref(offset), m})
+	place := newRef(a.seg.file, a.seg.size+int64(len(a.data)))
+	a.data = appendRecord(a.data, seq, at, route, body)
+	a.records++
+	return place
 }
 
-// write appends w to its file. After an error the file is as it was, and the changes have the error.
-func (s *spool) write(w *writing) {
-	if len(w.data) == 0 {
-		return
-	}
-	if seg := *w.to; seg == nil || seg.size >= segmentSize {
-		if err := s.openSegment(w.to, w.kind); err != nil {
-			s.undo(w, err)
-			return
-		}
-	}
-	seg := *w.to
-	w.start = seg.size
-	if _, err := seg.f.WriteAt(w.data, w.start); err != nil {
-		s.undo(w, err)
-		return
-	}
-	s.touch(seg)
-}
-
-// touch notes that seg has to be synced.
-func (s *spool) touch(seg *segment) {
-	if !slices.Contains(s.dirty, seg) {
-		s.dirty = append(s.dirty, seg)
+// write writes a behind the records of its file.
+func (s *spool) write(a *addition) {
+	if a.seg != nil {
+		s.dirty[a.seg] = true
+		_, a.err = a.seg.f.WriteAt(a.data, a.seg.size)
 	}
 }
 
-// finish makes what was written a part of the file, if its sync went well.
-func (s *spool) finish(w *writing) {
-	if len(w.data) == 0 || w.changes == nil {
-		return
+// finish makes a a part of its file, if the sync of that went well.
+func (s *spool) finish(a *addition) {
+	if a.err == nil {
+		a.err = s.broken[a.seg]
 	}
-	seg := *w.to
-	if err := s.broken[seg]; err != nil {
-		s.undo(w, err)
-		return
-	}
-	seg.size += int64(len(w.data))
-	seg.records += w.records
-	seg.live += w.records
-	for _, id := range newest(slices.Collect(maps.Values(w.fresh))) {
-		s.recent.add(id)
-	}
-	s.bytes.Add(int64(len(w.data)))
-	for _, c := range w.changes {
-		for i := range c.added {
-			if c.added[i].ref.file() == 0 {
-				c.added[i].ref = newRef(seg.file, w.start+c.added[i].ref.offset())
-			}
-		}
+	switch {
+	case a.err != nil:
+		s.undo(a)
+	case a.seg != nil:
+		a.seg.size += int64(len(a.data))
+		a.seg.records += a.records
+		a.seg.live += a.records
+		s.bytes.Add(int64(len(a.data)))
 	}
 }
 
-// undo fails what w was for and cuts the file back. The next write goes to a new file, unless this one is empty: a full
-// disk, or a limit on the size of files, is over when the old one has drained.
-func (s *spool) undo(w *writing, err error) {
-	for _, c := range w.changes {
-		c.err, c.added = err, nil
-	}
-	w.changes = nil
-	s.setFailed(err)
-	seg := *w.to
-	if seg == nil {
+// undo cuts the file of a back. The next write goes to a new one, unless this is empty: a full disk, or a limit on the size
+// of files, is over when the old one has drained.
+func (s *spool) undo(a *addition) {
+	s.setFailed(a.err)
+	s.log.Error("the spool could not store", "err", a.err)
+	if a.seg == nil {
 		return
 	}
-	if err := seg.f.Truncate(seg.size); err != nil {
-		s.fail(seg, err)
+	if err := a.seg.f.Truncate(a.seg.size); err != nil {
+		s.fail(a.seg, err)
 	}
-	if seg.size > 0 || s.broken[seg] != nil {
-		*w.to = nil
+	if a.seg.size > 0 {
+		s.end(a.seg)
 	}
-	s.retire(seg) // all in it may be done: then this makes room
-	s.log.Error("the spool could not store", "file", s.path(seg.file), "err", err)
+}
+
+// end has nothing more appended to seg.
+func (s *spool) end(seg *segment) {
+	if s.open[seg.kind()] == seg {
+		delete(s.open, seg.kind())
+	}
+	s.dirty[seg] = true // all in it may be done: then the next sync deletes it
 }
 
 // fail notes that what was written to seg and not synced cannot be trusted.
@@ -427,12 +421,13 @@ func (s *spool) fail(seg *segment, err error) {
 		s.log.Error("a file of the spool has failed: its records move to a new one", "file", s.path(seg.file), "err", err)
 	}
 	s.broken[seg] = err
+	s.end(seg)
 }
 
-// markAll marks done what the changes of batch that are among which have done.
-func (s *spool) markAll(batch []*change, among func(*change) bool) {
+// markAll marks what is done by the changes of batch, by those that add or by the others.
+func (s *spool) markAll(batch []*change, adds bool) {
 	for _, c := range batch {
-		if c.err != nil || !among(c) {
+		if c.err != nil || c.adds() != adds {
 			continue
 		}
 		for _, r := range c.done {
@@ -445,7 +440,7 @@ func (s *spool) markAll(batch []*change, among func(*change) bool) {
 func (s *spool) mark(r ref) {
 	seg := s.segments[r.file()]
 	seg.live--
-	s.touch(seg)
+	s.dirty[seg] = true
 	if _, err := seg.f.WriteAt([]byte{done}, r.offset()); err != nil {
 		s.fail(seg, err) // its change is held, and carrying the file forward leaves the record behind
 	}
@@ -453,9 +448,8 @@ func (s *spool) mark(r ref) {
 
 // sync brings to disk what was written, and deletes files in which all is done.
 func (s *spool) sync() {
-	dirty := s.dirty
-	s.dirty = nil
-	for _, seg := range dirty {
+	for seg := range s.dirty {
+		delete(s.dirty, seg)
 		if s.broken[seg] != nil {
 			continue
 		}
@@ -469,7 +463,7 @@ func (s *spool) sync() {
 
 // retire deletes seg, or keeps it as *.bad, if all in it is done and nothing will be appended.
 func (s *spool) retire(seg *segment) {
-	if seg.live > 0 || seg == s.active || seg == s.graves || s.broken[seg] != nil {
+	if seg.live > 0 || seg == s.open[seg.kind()] || s.broken[seg] != nil {
 		return
 	}
 	path, recent := s.path(seg.file), filepath.Join(s.dir, recentFile)
@@ -486,7 +480,7 @@ func (s *spool) retire(seg *segment) {
 	s.mu.Lock()
 	delete(s.segments, seg.file)
 	s.mu.Unlock()
-	s.dirty = slices.DeleteFunc(s.dirty, func(d *segment) bool { return d == seg })
+	delete(s.dirty, seg)
 	s.bytes.Add(-seg.size)
 	seg.f.Close()
 	if err := s.recent.save(recent); err != nil {
@@ -494,29 +488,34 @@ func (s *spool) retire(seg *segment) {
 	}
 }
 
-// openSegment puts a new file in *to. Its name is on disk before anything in it can be acknowledged.
-func (s *spool) openSegment(to **segment, kind uint64) error {
+// room returns the file that takes more records of a kind. The name of a new one is on disk before anything in it can be
+// acknowledged.
+func (s *spool) room(kind uint64) (*segment, error) {
+	old := s.open[kind]
+	if old != nil && old.size < segmentSize {
+		return old, nil
+	}
 	file := kind | (s.last + 1)
 	f, err := os.OpenFile(s.path(file), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s.last++
 	if err := s.syncDir(); err != nil {
 		f.Close()
 		os.Remove(s.path(file))
-		return err
+		return nil, err
 	}
-	old := *to
-	*to = &segment{file: file, f: f}
-	s.mu.Lock()
-	s.segments[file] = *to
-	s.mu.Unlock()
 	if old != nil {
-		s.retire(old)
+		s.end(old)
 	}
+	seg := &segment{file: file, f: f}
+	s.open[kind] = seg
+	s.mu.Lock()
+	s.segments[file] = seg
+	s.mu.Unlock()
 	s.checked = time.Time{}
-	return nil
+	return seg, nil
 }
 
 func (s *spool) syncDir() error {
@@ -526,20 +525,6 @@ func (s *spool) syncDir() error {
 	}
 	defer d.Close()
 	return d.Sync()
-}
-
-// handOver tells what was added, in order.
-func (s *spool) handOver(batch []*change) {
-	var added []entry
-	for _, c := range batch {
-		if c.err == nil {
-			added = append(added, c.added...)
-		}
-	}
-	if len(added) > 0 {
-		s.setFailed(nil)
-		s.stored(added)
-	}
 }
 
 // answer answers the changes. One with marks in a file that has failed is held until heal has replaced that.
@@ -599,7 +584,7 @@ func (s *spool) each(dead bool, f func(ref, record)) {
 	s.mu.Unlock()
 	var data []byte
 	for _, seg := range segments {
-		if (seg.file&deadFile != 0) != dead {
+		if (seg.kind() == deadFile) != dead {
 			continue
 		}
 		data, _, _ = seg.walk(data, func(at ref, r record) { // one that is deleted meanwhile has none
