@@ -2,10 +2,7 @@ package main
 
 // The spool's records move to new files: from files that have failed, and from those that hold little that still waits.
 
-import (
-	"fmt"
-	"time"
-)
+import "fmt"
 
 // heal replaces files that have failed. While that does not succeed, nothing is added to the spool.
 func (s *spool) heal() {
@@ -66,31 +63,25 @@ func (s *spool) translate(moved map[ref]ref) {
 	}
 }
 
-// carryForward keeps one waiting message from pinning a file: the emptiest files are written again until all of them
-// hold no more than twice what waits and slackSegments. It looks after every new file, and once a second.
+// carryForward keeps one waiting message from pinning a file: those with the most that is done are written again until all
+// of them hold no more than twice what waits and slackSegments. It looks after every new file, and once a second.
 func (s *spool) carryForward() {
-	if time.Since(s.checked) < time.Second {
-		return
-	}
-	s.checked = time.Now()
-	density := func(seg *segment) float64 { return float64(seg.live) / float64(max(seg.records, 1)) }
 	for {
-		var files, waiting float64
-		var emptiest *segment
+		var size, isDone, most int64
+		var worst *segment
 		for _, seg := range s.segments {
 			if seg == s.open[0] || seg.kind() == deadFile {
 				continue
 			}
-			files += float64(seg.size)
-			waiting += float64(seg.size) * density(seg)
-			if emptiest == nil || density(seg) < density(emptiest) {
-				emptiest = seg
+			n := seg.size * int64(seg.records-seg.live) / int64(max(seg.records, 1))
+			if size, isDone = size+seg.size, isDone+n; n > most {
+				most, worst = n, seg
 			}
 		}
-		if emptiest == nil || files <= 2*waiting+slackSegments*segmentSize {
+		if worst == nil || size <= 2*(size-isDone)+slackSegments*segmentSize {
 			return
 		}
-		if err := s.carry(emptiest); err != nil {
+		if err := s.carry(worst); err != nil {
 			s.log.Error("carrying a file of the spool forward", "err", err)
 			return
 		}

@@ -96,7 +96,6 @@ type spool struct {
 	mu       sync.Mutex
 	queue    []*change
 	wake     chan struct{}
-	closing  bool
 	segments map[uint64]*segment
 	failed   error // why nothing can be stored, nil while it can
 
@@ -108,7 +107,7 @@ type spool struct {
 	dirty   map[*segment]bool  // to be synced
 	broken  map[*segment]error // to be replaced: what was not synced before the error is not to be trusted
 	held    []*change          // answered when the broken files that their marks lie in are replaced
-	checked time.Time          // when carrying forward was last considered
+	closing bool
 
 	bytes   atomic.Int64 // of all files
 	damaged atomic.Int64 // lines
@@ -146,6 +145,10 @@ func (s *spool) submit(c *change) {
 	s.mu.Lock()
 	s.queue = append(s.queue, c)
 	s.mu.Unlock()
+	s.wakeUp()
+}
+
+func (s *spool) wakeUp() {
 	select {
 	case s.wake <- struct{}{}:
 	default:
@@ -180,7 +183,7 @@ func (s *spool) gather() {
 	}
 }
 
-// take returns what the next commit does: not more than fits a batch, and nil when there is nothing.
+// take returns what the next commit does: not more than fits a batch.
 func (s *spool) take() []*change {
 	s.gather()
 	s.mu.Lock()
@@ -194,7 +197,9 @@ func (s *spool) take() []*change {
 		n++
 	}
 	batch := s.queue[:n:n]
-	s.queue = s.queue[n:]
+	if s.queue = s.queue[n:]; len(s.queue) > 0 {
+		s.wakeUp()
+	}
 	return batch
 }
 
@@ -203,20 +208,10 @@ func (s *spool) run() {
 	defer close(s.ended)
 	ticker := time.NewTicker(probeEvery)
 	defer ticker.Stop()
-	for {
-		batch := s.take()
-		if len(batch) > 0 {
-			s.commit(batch)
-			continue
-		}
-		s.mu.Lock()
-		closing := s.closing
-		s.mu.Unlock()
-		if closing {
-			return
-		}
+	for !s.closing {
 		select {
 		case <-s.wake:
+			s.commit(s.take())
 		case <-ticker.C:
 			s.heal()
 			s.probe()
@@ -227,10 +222,7 @@ func (s *spool) run() {
 
 // close ends run when all that was submitted is done, and releases the spool.
 func (s *spool) close() {
-	s.mu.Lock()
-	s.closing = true
-	s.mu.Unlock()
-	s.submit(&change{then: func(error) {}})
+	s.submit(&change{then: func(error) { s.closing = true }})
 	<-s.ended
 	s.lock.Close()
 }
@@ -261,7 +253,7 @@ func (s *spool) probe() {
 
 // commit does a batch: writes and syncs the additions, marks and syncs what is done, answers.
 func (s *spool) commit(batch []*change) {
-	waiting, graves := addition{}, addition{kind: deadFile}
+	last, waiting, graves := s.last, addition{}, addition{kind: deadFile}
 	added := s.stage(batch, &waiting, &graves)
 	s.write(&waiting)
 	s.write(&graves)
@@ -291,7 +283,9 @@ func (s *spool) commit(batch []*change) {
 	}
 	s.answer(batch)
 	s.heal()
-	s.carryForward()
+	if s.last != last { // there is a new file
+		s.carryForward()
+	}
 }
 
 // stage gathers what batch adds, and returns what will wait. A message whose idempotency key is a recent one is left out, but a dead
@@ -514,7 +508,6 @@ func (s *spool) room(kind uint64) (*segment, error) {
 	s.mu.Lock()
 	s.segments[file] = seg
 	s.mu.Unlock()
-	s.checked = time.Time{}
 	return seg, nil
 }
 
