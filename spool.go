@@ -363,9 +363,11 @@ func (s *spool) put(a *addition, seq uint64, at int64, route string, body []byte
 
 // write writes a behind the records of its file.
 func (s *spool) write(a *addition) {
-	if a.seg != nil {
+	if a.seg == nil {
+		return
+	}
+	if _, a.err = a.seg.f.WriteAt(a.data, a.seg.size); a.err == nil {
 		s.dirty[a.seg] = true
-		_, a.err = a.seg.f.WriteAt(a.data, a.seg.size)
 	}
 }
 

@@ -604,3 +604,26 @@ func TestRecentIDsAfterAnEmptySpool(t *testing.T) {
 		}
 	})
 }
+
+// A route that an earlier version wrote in another way is the same route.
+func TestSpellingsOfARoute(t *testing.T) {
+	dir := t.TempDir()
+	var lines []byte
+	for i, r := range []string{"tag:a/0", "tag:%61/0", "tag:a/00"} {
+		lines = appendRecord(lines, uint64(i+1), time.Now().UnixMilli(), r, fmt.Appendf(nil, `{"id":"i%d","text":"%[1]d"}`, i+1))
+	}
+	os.WriteFile(filepath.Join(dir, "00000001.log"), lines, 0o600)
+	synctest.Test(t, func(t *testing.T) {
+		slack := &recorder{}
+		cfg := testConfig(t, hookAndTags)
+		cfg.spool.dir = dir
+		p := newInProcess(t, cfg, slack)
+		time.Sleep(time.Minute)
+		if got := slack.texts("#a"); got != "1 2 3" {
+			t.Errorf("posted %q, want 1 2 3", got)
+		}
+		if st := p.stat(t); st.FoundAtStart != 3 || st.Delivered != 3 {
+			t.Errorf("counters: %+v", st)
+		}
+	})
+}
