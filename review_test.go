@@ -179,3 +179,39 @@ func TestPageOfAServerThatHangs(t *testing.T) {
 	s.signal(syscall.SIGCONT)
 	poll(t, "it is back", func() bool { return b.js("return document.getElementById('offline').hidden") == true })
 }
+
+// While a file that has failed cannot be replaced, nothing is taken, and no lane goes on whose mark may be lost. Then all goes on.
+func TestFailedFileThatCannotBeReplaced(t *testing.T) {
+	inBubble(t, hookAndTags, down, func(t *testing.T, p *inProcess, slack *recorder) {
+		for i := range 3 {
+			p.do("POST", "/notify", notifyBody("a", i, false))
+		}
+		synctest.Wait()
+		inTheWay := p.spool.path(p.spool.last + 1)
+		os.WriteFile(inTheWay, nil, 0o600)
+		p.spool.submit(&change{then: func(error) { p.spool.fail(p.spool.open[0], io.ErrUnexpectedEOF) }})
+		synctest.Wait()
+		slack.mu.Lock()
+		slack.script = nil
+		slack.mu.Unlock()
+		time.Sleep(time.Minute)
+		if w := p.do("POST", "/notify", notifyBody("b", 3, false)); w.Code != 503 || w.Header().Get("Retry-After") == "" || p.spool.health() == nil {
+			t.Errorf("got %d %s, health %v", w.Code, w.Body, p.spool.health())
+		}
+		if got := slack.texts("#a"); got != "0 0" {
+			t.Errorf("posted %q, want 0 twice", got)
+		}
+		os.Remove(inTheWay)
+		time.Sleep(time.Minute)
+		if err := p.spool.health(); err != nil {
+			t.Errorf("still not healthy: %v", err)
+		}
+		p = p.restart(t, hookAndTags, slack)
+		if got := slack.texts("#a"); got != "0 0 1 2" {
+			t.Errorf("posted %q, want 0 0 1 2", got)
+		}
+		if st := p.stat(t); st.FoundAtStart != 0 {
+			t.Errorf("counters: %+v", st)
+		}
+	})
+}
