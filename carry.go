@@ -43,7 +43,7 @@ func (s *spool) carry(seg *segment) error {
 		return a.err
 	}
 	s.translate(moved)
-	seg.live = 0
+	seg.records, seg.live = 0, 0 // not carried again, should it be impossible to delete
 	delete(s.broken, seg)
 	s.retire(seg)
 	return s.syncDir()
