@@ -105,7 +105,7 @@ func (l *loading) record(seg *segment, at ref, r record) {
 	seg.records++
 	l.seq = max(l.seq, r.seq)
 	if isKeyed(id) {
-		l.keyed = append(l.keyed, seqID{r.seq, string(id)})
+		l.keyed = append(l.keyed, seqID{r.seq, id})
 		if len(l.keyed) > 4*recentLimit {
 			l.keyed = newest(l.keyed)
 		}
