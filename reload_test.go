@@ -195,7 +195,7 @@ func TestReloadKeepsOrderOfMovedRecords(t *testing.T) {
 		for n := 1; n <= 4; n++ {
 			p.do("POST", "/notify", notifyBody("a", n, false))
 			if n == 2 {
-				p.writing(func() { first = p.spool.active; p.spool.openSegment(&p.spool.active, 0) })
+				p.writing(func() { first = p.spool.open[0]; p.spool.end(first) })
 			}
 		}
 		time.Sleep(time.Second)
