@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"time"
@@ -303,7 +304,7 @@ func (l *loader) warn(at, format string, args ...any) {
 }
 
 func (l *loader) err() error {
-	slices.SortStableFunc(l.faults, func(a, b fault) int { return a.line - b.line })
+	sort.SliceStable(l.faults, func(i, j int) bool { return l.faults[i].line < l.faults[j].line })
 	var errs []error
 	for _, f := range l.faults {
 		errs = append(errs, fmt.Errorf("%s:%d: %s", l.path, f.line, f.text))

@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"slices"
+	"sort"
 	"sync/atomic"
 	"time"
 )
@@ -147,19 +148,17 @@ func (d *deliverer) restore(found map[route]*group) {
 	lanes := map[destination][]seqRef{}
 	for r, g := range found {
 		to, _, _ := d.lookup(r)
-		if len(lanes[to]) == 0 {
-			lanes[to] = g.waiting
-		} else {
-			lanes[to] = append(lanes[to], g.waiting...)
-		}
+		lanes[to] = append(lanes[to], g.waiting...)
 		d.quota.give(to, -g.bytes)
 		d.stats.found(r, len(g.waiting), g.dead)
 	}
+	d.fill(lanes)
+}
+
+// fill makes lanes of what waits for each destination.
+func (d *deliverer) fill(lanes map[destination][]seqRef) {
 	for to, found := range lanes {
-		if len(found) == 0 {
-			continue
-		}
-		slices.SortFunc(found, func(a, b seqRef) int { return cmp.Compare(a.seq, b.seq) })
+		sortBySeq(found)
 		l := d.lane(to)
 		l.waiting = make([]ref, len(found))
 		for i, w := range found {
@@ -345,49 +344,51 @@ func (d *deliverer) reload(cfg *config, then func()) {
 	})
 }
 
+// place is a record and the lane that it was in.
+type place struct {
+	ref ref
+	was *lane
+}
+
 // rebuild makes lanes of what waits in those of the configuration before. Back-offs start anew; pauses stay, and so does
 // since when a destination fails.
 func (d *deliverer) rebuild(old map[destination]*lane) {
-	type place struct {
-		ref ref
-		seq uint64
-		l   *lane
-	}
+	lanes, paused := map[destination][]seqRef{}, map[credential]time.Time{}
 	var places []place
-	paused := map[credential]time.Time{} // a webhook's pause holds for its other channels, too
-	for to, was := range old {
-		if was.turn.After(paused[to.credential]) {
-			paused[to.credential] = was.turn
-		}
-	}
 	for to, was := range old {
 		l := d.lane(to)
 		l.turn, l.err, l.errSince = was.turn, was.err, was.errSince
+		if was.turn.After(paused[to.credential]) {
+			paused[to.credential] = was.turn
+		}
 		for _, r := range was.waiting {
-			places = append(places, place{r, 0, l})
+			places = append(places, place{r, l})
 		}
 		for _, u := range was.urgent {
 			to, _, _ := d.lookup(u.m.route)
 			d.lane(to).urgent = append(d.lane(to).urgent, u)
 		}
 	}
-	slices.SortFunc(places, func(a, b place) int { return cmp.Compare(a.ref, b.ref) })
+	sort.Slice(places, func(i, j int) bool { return places[i].ref < places[j].ref })
 	d.spool.each(false, func(at ref, r record) {
-		i, waits := slices.BinarySearchFunc(places, at, func(p place, at ref) int { return cmp.Compare(p.ref, at) })
-		if !waits {
+		i := sort.Search(len(places), func(i int) bool { return places[i].ref >= at })
+		if i == len(places) || places[i].ref != at {
 			return // accepted a moment ago: add comes next
 		}
 		to, _, _ := d.lookup(parseRoute(string(r.route)))
-		d.quota.move(places[i].l.to, to, r.size())
-		places[i].seq, places[i].l = r.seq, d.lane(to)
+		d.quota.move(places[i].was.to, to, r.size())
+		lanes[to] = append(lanes[to], seqRef{r.seq, at})
+		places[i].was = nil
 	})
-	slices.SortStableFunc(places, func(a, b place) int { return cmp.Compare(a.seq, b.seq) })
-	for _, p := range places { // those that cannot be read stay first in their lane, which finds out
-		p.l.waiting = append(p.l.waiting, p.ref)
+	for _, p := range places {
+		if p.was != nil { // it cannot be read: its lane finds out
+			lanes[p.was.to] = append(lanes[p.was.to], seqRef{0, p.ref})
+		}
 	}
+	d.fill(lanes)
 	for to, l := range d.lanes {
 		if old[to] == nil && paused[to.credential].After(l.turn) {
-			l.turn = paused[to.credential]
+			l.turn = paused[to.credential] // a webhook's pause holds for its other channels, too
 		}
 		d.schedule(l)
 	}
@@ -814,7 +815,7 @@ func (d *deliverer) look() (sum laneSummary) {
 			}
 		}
 	})
-	slices.SortFunc(sum.failing, func(a, b failingLane) int { return a.since.Compare(b.since) })
+	sort.Slice(sum.failing, func(i, j int) bool { return sum.failing[i].since.Before(sum.failing[j].since) })
 	for _, r := range heads {
 		if m, err := d.spool.read(r); err == nil && (sum.oldest.IsZero() || m.acceptedAt().Before(sum.oldest)) {
 			sum.oldest = m.acceptedAt()

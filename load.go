@@ -3,11 +3,11 @@ package main
 // The start of the spool: what an earlier process left is read, whatever state it is in.
 
 import (
-	"cmp"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"sort"
+	"strconv"
 	"strings"
 )
 
@@ -21,6 +21,14 @@ type group struct {
 type seqRef struct {
 	seq uint64
 	ref ref
+}
+
+// sortBySeq brings what was accepted first to the front; of two copies of a message, what was written first.
+func sortBySeq(refs []seqRef) {
+	sort.Slice(refs, func(i, j int) bool {
+		a, b := refs[i], refs[j]
+		return a.seq < b.seq || a.seq == b.seq && a.ref < b.ref
+	})
 }
 
 // load reads what an earlier process left. It is called once, before run. One message that a crash left in two places
@@ -73,9 +81,9 @@ type deadLetter struct {
 }
 
 func (l *loading) file(name string) error {
-	var number uint64
 	digits, isDead := strings.CutPrefix(strings.TrimSuffix(filepath.Base(name), ".log"), "dead-")
-	if _, err := fmt.Sscanf(digits, "%d", &number); err != nil || number >= deadFile {
+	number, err := strconv.ParseUint(digits, 10, 64)
+	if err != nil || number >= deadFile {
 		l.log.Error("not a file of the spool: it is left alone", "file", name)
 		return nil
 	}
@@ -134,7 +142,7 @@ func (l *loading) record(seg *segment, at ref, r record) {
 
 // dropCopies brings what waits in g in order. Of a message that was carried forward the last copy stays.
 func (l *loading) dropCopies(g *group) {
-	slices.SortFunc(g.waiting, func(a, b seqRef) int { return cmp.Or(cmp.Compare(a.seq, b.seq), cmp.Compare(a.ref, b.ref)) })
+	sortBySeq(g.waiting)
 	kept := g.waiting[:0]
 	for i, w := range g.waiting {
 		if i+1 < len(g.waiting) && g.waiting[i+1].seq == w.seq {

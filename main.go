@@ -80,12 +80,14 @@ func serve(opts options, cfg *config, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	stop, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer cancel()
+	hangUp := make(chan os.Signal, 1)
+	signal.Notify(hangUp, syscall.SIGHUP)
 	listeners, err := listen(cfg)
 	if err != nil {
 		return err
 	}
-	stop, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	defer cancel()
 
 	sp, cleanUp, err := opts.openSpool(cfg, logs.log)
 	if err != nil {
@@ -111,14 +113,14 @@ func serve(opts options, cfg *config, stdout, stderr io.Writer) error {
 	go d.run(delivering)
 
 	s := &server{deliver: d, spool: sp, stats: st, log: logs.log, access: &logs.access, hostname: hostname(), large: make(chan struct{}, maxLarge)}
-	web, served := newWebServer(s, stop), make(chan error, 1)
+	web, served := newWebServer(s, stop), make(chan error, len(listeners))
 	for _, l := range listeners {
 		go func() { served <- web.Serve(secured{l, s.cfg}) }()
 		logs.notice("listening on " + l.Addr().String())
 	}
 	logs.warn(cfg, listeners)
 	tellSystemd("READY=1")
-	if err := s.attend(stop, served, func() { opts.reload(d, logs, listeners) }); err != nil {
+	if err := s.attend(stop, served, hangUp, func() { opts.reload(d, logs, listeners) }); err != nil {
 		return err
 	}
 	cancel() // from here on a second signal ends the process
@@ -134,10 +136,7 @@ func serve(opts options, cfg *config, stdout, stderr io.Writer) error {
 }
 
 // attend sees to what comes from outside of HTTP, until stop.
-func (s *server) attend(stop context.Context, served chan error, reload func()) error {
-	hangUp := make(chan os.Signal, 1)
-	signal.Notify(hangUp, syscall.SIGHUP)
-	defer signal.Stop(hangUp)
+func (s *server) attend(stop context.Context, served <-chan error, hangUp <-chan os.Signal, reload func()) error {
 	status := time.NewTicker(10 * time.Second)
 	defer status.Stop()
 	for {

@@ -3,7 +3,6 @@ package main
 // The operators' API: which messages wait, are dead letters or were delivered; send them again, drop them.
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"math"
@@ -114,7 +113,8 @@ type stored struct {
 // many match.
 func (s *server) places(dead bool, limit int, match func(record) bool) (places []seqRef, total int) {
 	sortAndCut := func() {
-		slices.SortFunc(places, func(a, b seqRef) int { return cmp.Compare(b.seq, a.seq) })
+		sortBySeq(places)
+		slices.Reverse(places)
 		places = places[:min(limit, len(places))]
 	}
 	s.spool.each(dead, func(at ref, r record) {

@@ -4,12 +4,12 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"os"
-	"slices"
+	"sort"
+	"strconv"
 	"strings"
 	"sync"
 )
@@ -68,7 +68,7 @@ func (r *recentIDs) add(id seqID) {
 
 // newest returns the last recentLimit of ids, oldest first.
 func newest(ids []seqID) []seqID {
-	slices.SortFunc(ids, func(a, b seqID) int { return cmp.Compare(a.seq, b.seq) })
+	sort.Slice(ids, func(i, j int) bool { return ids[i].seq < ids[j].seq })
 	return ids[max(0, len(ids)-recentLimit):]
 }
 
@@ -77,9 +77,9 @@ func newest(ids []seqID) []seqID {
 func (r *recentIDs) load(path string, found []seqID) (last uint64) {
 	saved, _ := os.ReadFile(path)
 	for line := range strings.Lines(string(saved)) {
-		var id seqID
-		if _, err := fmt.Sscanf(line, "%d %s", &id.seq, &id.id); err == nil && isKeyed(id.id) {
-			found = append(found, id)
+		number, id, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if seq, err := strconv.ParseUint(number, 10, 64); err == nil && isKeyed(id) {
+			found = append(found, seqID{seq, id})
 		}
 	}
 	for _, id := range newest(found) {

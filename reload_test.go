@@ -4,12 +4,12 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"net"
 	"net/http"
-	"net/http/httptrace"
 	"os"
 	"path/filepath"
 	"strings"
@@ -248,6 +248,11 @@ func (r *reloadable) reload(toml string) {
 	before := strings.Count(r.stderr.String(), "the configuration was read again")
 	r.signal(syscall.SIGHUP)
 	poll(r.t, "the configuration is read again", func() bool {
+		select {
+		case <-r.ended:
+			r.t.Fatalf("the server says %.20000s", r.stderr.String())
+		default:
+		}
 		return strings.Count(r.stderr.String(), "the configuration was read again") > before
 	})
 }
@@ -312,20 +317,25 @@ func TestReloadUnderLoad(t *testing.T) {
 			fmt.Sprintf("[core]\nbatch = 1\nauth_token = 'T'\ntls_cert = '%s'\ntls_key = '%s'", cert, key), 1)+"[log]\naccess_log = '"+log+"'\n")
 	}
 	s := newReloadable(t, configs[0])
-	var requests, connections, refused atomic.Int64
+	var requests, dropped, refused atomic.Int64
 	var stopped atomic.Bool
 	var all sync.WaitGroup
 	for sender := range senders {
-		client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
+		client := &http.Client{Transport: &http.Transport{
+			TLSClientConfig: &tls.Config{RootCAs: pool},
+			DialContext: func(_ context.Context, network, addr string) (net.Conn, error) {
+				conn, err := net.Dial(network, addr)
+				return watchedConn{conn, func() {
+					if !stopped.Load() {
+						dropped.Add(1)
+					}
+				}}, err
+			},
+		}}
 		all.Go(func() {
 			for n := 0; !stopped.Load(); n++ {
 				req, _ := http.NewRequest("POST", "https://"+s.addr+"/notify", strings.NewReader(notifyBody("general", sender*1_000_000+n, false)))
 				req.Header.Set("Authorization", "Bearer T")
-				req = req.WithContext(httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
-					if !info.Reused {
-						connections.Add(1)
-					}
-				}}))
 				resp, err := client.Do(req)
 				requests.Add(1)
 				if err != nil {
@@ -349,6 +359,9 @@ func TestReloadUnderLoad(t *testing.T) {
 	}
 	stopped.Store(true)
 	all.Wait()
+	if t.Failed() {
+		t.Fatalf("the server says %.20000s", s.stderr.String())
+	}
 	want := int(requests.Load() - refused.Load())
 	posts := slack.waitForPosts(t, want)
 	arrived := map[string]int{}
@@ -357,8 +370,8 @@ func TestReloadUnderLoad(t *testing.T) {
 		arrived[d.field("text")]++
 		generations[d.path]++
 	}
-	if len(arrived) != want || len(posts) != want || connections.Load() != senders || len(generations) != 2 {
-		t.Errorf("%d were accepted, over %d connections: %d posts of %d messages, %v", want, connections.Load(), len(posts), len(arrived), generations)
+	if len(arrived) != want || len(posts) != want || dropped.Load() != 0 || len(generations) != 2 {
+		t.Errorf("%d were accepted, %d connections dropped: %d posts of %d messages, %v", want, dropped.Load(), len(posts), len(arrived), generations)
 	}
 	lines := 0
 	files, _ := filepath.Glob(log + "*")
@@ -369,6 +382,20 @@ func TestReloadUnderLoad(t *testing.T) {
 		t.Errorf("%d lines in %d access logs, want %d in %d", lines, len(files), want, reloads+1)
 	}
 	t.Logf("%d messages, %d reloads, %v", want, reloads, generations)
+}
+
+// watchedConn calls ended when the other side has ended it.
+type watchedConn struct {
+	net.Conn
+	ended func()
+}
+
+func (c watchedConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if err != nil {
+		c.ended()
+	}
+	return n, err
 }
 
 // A token, a certificate and plain HTTP change over with the next request or connection.

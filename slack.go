@@ -15,7 +15,6 @@ import (
 	"io"
 	"math"
 	"net/http"
-	"net/http/httptrace"
 	"net/url"
 	"strconv"
 	"strings"
@@ -76,17 +75,14 @@ func newSlackClient(posts int) *slackClient {
 }
 
 func (s *slackClient) post(ctx context.Context, to credential, payload []byte) outcome {
-	var written atomic.Bool
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		WroteHeaders: func() { written.Store(true) },
-	})
-	req, err := newPost(ctx, to, payload)
+	var begun atomic.Bool
+	req, err := newPost(ctx, to, payload, &begun)
 	if err != nil {
 		return outcome{class: badCredential, reason: "the URL in the configuration is not valid"}
 	}
 	resp, err := s.client.Do(req)
 	if err != nil {
-		return outcome{class: retry, reason: networkReason(err), unsure: written.Load()}
+		return outcome{class: retry, reason: networkReason(err), unsure: begun.Load()}
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, answerLimit))
@@ -97,11 +93,25 @@ func (s *slackClient) post(ctx context.Context, to credential, payload []byte) o
 	return classify(resp.StatusCode, resp.Header, body)
 }
 
-func newPost(ctx context.Context, to credential, payload []byte) (*http.Request, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to.url.reveal(), bytes.NewReader(payload))
+// outgoing is the body of a post. begun tells whether some of it may be on its way.
+type outgoing struct {
+	io.Reader
+	begun *atomic.Bool
+}
+
+func (o outgoing) Read(p []byte) (int, error) {
+	o.begun.Store(true)
+	return o.Reader.Read(p)
+}
+
+func newPost(ctx context.Context, to credential, payload []byte, begun *atomic.Bool) (*http.Request, error) {
+	body := func() (io.ReadCloser, error) { return io.NopCloser(outgoing{bytes.NewReader(payload), begun}), nil }
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to.url.reveal(), nil)
 	if err != nil {
 		return nil, err
 	}
+	req.Body, _ = body()
+	req.GetBody, req.ContentLength = body, int64(len(payload)) // again, when an idle connection has ended meanwhile
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("User-Agent", "slackboard")
 	if to.token != (secret{}) {

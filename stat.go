@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"runtime"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"sync"
@@ -201,7 +202,7 @@ func (s *server) statApp(w http.ResponseWriter, r *http.Request) {
 	}
 	st.TagsFound = len(st.Tags)
 	if n, err := strconv.Atoi(r.URL.Query().Get("tags")); err == nil && n >= 0 {
-		slices.SortStableFunc(st.Tags, func(a, b tagStat) int { return cmp.Compare(b.trouble(), a.trouble()) })
+		sort.SliceStable(st.Tags, func(i, j int) bool { return st.Tags[i].trouble() > st.Tags[j].trouble() })
 		st.Tags = st.Tags[:min(n, len(st.Tags))]
 	}
 	sendJSON(w, st)
@@ -308,7 +309,10 @@ func (s *stats) show(cfg *config, st *appStat) {
 			others = append(others, tagStat{Tag: r.tag, Channel: r.channel, routeStats: *counted})
 		}
 	}
-	slices.SortFunc(others, func(a, b tagStat) int { return cmp.Or(cmp.Compare(a.Tag, b.Tag), cmp.Compare(a.Channel, b.Channel)) })
+	sort.Slice(others, func(i, j int) bool {
+		a, b := others[i], others[j]
+		return a.Tag < b.Tag || a.Tag == b.Tag && a.Channel < b.Channel
+	})
 	st.Tags = append(st.Tags, others...)
 	st.TagsFound, st.TagsTotal = len(st.Tags), len(st.Tags)
 }

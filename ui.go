@@ -5,8 +5,10 @@ package main
 import (
 	"embed"
 	"io/fs"
+	"mime"
 	"net/http"
 	"os"
+	"path"
 	"strings"
 )
 
@@ -16,20 +18,30 @@ var builtIn embed.FS
 // pagePolicy lets the built-in page load and reach nothing but this server, and run no script but its own.
 const pagePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-// page serves the built-in page, or the folder that ui.root names.
+// page serves the files of the built-in page, or of the folder that ui.root names.
 func (s *server) page(w http.ResponseWriter, r *http.Request) {
-	root := s.cfg().ui.root
-	if info, err := os.Stat(root); err == nil && info.IsDir() {
-		http.StripPrefix("/ui", http.FileServer(http.Dir(root))).ServeHTTP(w, r)
-		return
+	name, root := strings.TrimPrefix(r.URL.Path, "/ui/"), s.cfg().ui.root
+	if name == "" || strings.HasSuffix(name, "/") {
+		name += "index.html"
 	}
-	if _, err := fs.Stat(builtIn, strings.Trim(r.URL.Path, "/")); err != nil {
+	info, err := os.Stat(root)
+	own := err == nil && info.IsDir()
+	var content []byte
+	if own {
+		content, err = fs.ReadFile(os.DirFS(root), name)
+	} else {
+		content, err = builtIn.ReadFile("ui/" + name)
+		w.Header().Set("Content-Security-Policy", pagePolicy)
+	}
+	if err != nil {
 		answer{status: http.StatusNotFound, Message: "there is nothing at " + r.URL.Path}.send(w)
 		return
 	}
-	w.Header().Set("Content-Security-Policy", pagePolicy)
+	if kind := mime.TypeByExtension(path.Ext(name)); kind != "" { // else net/http looks at the content
+		w.Header().Set("Content-Type", kind)
+	}
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("Referrer-Policy", "no-referrer")
 	w.Header().Set("Cache-Control", "no-cache")
-	http.FileServerFS(builtIn).ServeHTTP(w, r)
+	w.Write(content)
 }
