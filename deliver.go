@@ -24,6 +24,9 @@ import (
 const (
 	maxPosts         = 64 // posts in flight
 	maxFailingPosts  = 32 // of these by lanes whose last post failed
+	maxLargePosts    = 4  // of these with more than largePost of messages
+	largePost        = 128 << 10
+	maxReaders       = 2 // attempts that read their messages at the same time
 	firstBackOff     = time.Second
 	longestBackOff   = 5 * time.Minute
 	destinationTries = 3           // posts before a destination's refusal is believed
@@ -48,10 +51,11 @@ type lane struct {
 	retryAt  time.Time // no attempt at the head before: its back-off
 	since    time.Time // the head has had nothing but 5xx, since then; zero: it has not
 	failing  bool      // the last post failed
+	large    bool      // the head is more than largePost
 	err      string    // why, "" after a success
 	errSince time.Time // when that began
 	index    int       // in the heap of due lanes, -1 while not in it
-	held     bool      // due, but too many failing lanes post already
+	held     bool      // due, but too many failing or large ones post already
 }
 
 // urgentPost is a message with sync=true: it is posted once, in the lane's next turn, and not kept.
@@ -109,7 +113,8 @@ type deliverer struct {
 	quota  *quota
 	recent *deliveredList
 	log    *slog.Logger
-	todo   chan func() // what run does next, in order
+	todo   chan func()   // what run does next, in order
+	reads  chan struct{} // holds a token for each attempt that reads
 	ended  chan struct{}
 
 	// Owned by run:
@@ -124,6 +129,7 @@ type deliverer struct {
 	firstTurn time.Time // of all lanes: before a restart, the last post may have been a moment ago
 	inFlight  int
 	failing   int // of these
+	large     int // likewise
 	recording int // changes that the spool has not answered yet
 }
 
@@ -131,7 +137,7 @@ type deliverer struct {
 func newDeliverer(cfg *config, slack poster, sp *spool, st *stats, log *slog.Logger) *deliverer {
 	d := &deliverer{
 		slack: slack, spool: sp, stats: st, log: log,
-		quota: newQuota(cfg.spool.maxBytes), recent: &deliveredList{}, todo: make(chan func(), 256), ended: make(chan struct{}),
+		quota: newQuota(cfg.spool.maxBytes), recent: &deliveredList{}, todo: make(chan func(), 256), reads: make(chan struct{}, maxReaders), ended: make(chan struct{}),
 		firstTurn: time.Now().Add(cfg.pace()),
 		lanes:     map[destination]*lane{}, paused: map[secret]time.Time{}, worked: map[credential]time.Time{}, reported: map[destination]time.Time{},
 	}
@@ -423,7 +429,7 @@ func (d *deliverer) turns() time.Time {
 		case pause.After(now):
 			l.turn = pause
 			heap.Push(&d.due, l)
-		case l.failing && d.failing >= maxFailingPosts:
+		case l.failing && d.failing >= maxFailingPosts, l.large && len(l.urgent) == 0 && d.large >= maxLargePosts:
 			l.held = true
 			d.held = append(d.held, l)
 		default:
@@ -474,10 +480,14 @@ func (d *deliverer) start(l *lane, now time.Time) {
 		heads = l.waiting[:1]
 	}
 	heads, l.posting = slices.Clone(heads), len(heads)
+	large := l.large
 	d.begin(l, now, func() func() {
-		g, err := d.gather(heads, limit)
-		if err != nil {
+		g, size, err := d.gather(heads, limit)
+		switch {
+		case err != nil:
 			return func() { d.unreadable(l, heads[0], err) }
+		case size > largePost && !large: // its turn comes when few enough are posted
+			return func() { l.attempts, l.large, l.busy = l.attempts-1, true, false }
 		}
 		out := d.post(g, attempt)
 		return func() {
@@ -487,32 +497,38 @@ func (d *deliverer) start(l *lane, now time.Time) {
 	})
 }
 
-// gather reads the messages of one post: the first of heads, and those behind it that merge with it.
-func (d *deliverer) gather(heads []ref, limit int) (*merger, error) {
-	g := &merger{limit: limit}
+// gather reads the messages of one post, which have size bytes: the first of heads, and those behind it that merge with it.
+func (d *deliverer) gather(heads []ref, limit int) (g *merger, size int64, err error) {
+	d.reads <- struct{}{}
+	defer func() { <-d.reads }()
+	g = &merger{limit: limit}
 	for i, r := range heads {
 		m, err := d.spool.read(r)
 		if err != nil && i == 0 {
-			return nil, err
+			return nil, 0, err
 		}
 		if err != nil {
 			break
 		}
 		_, t, err := d.lookup(m.route)
-		if err != nil && i > 0 || !g.add(m, t) {
+		if i > 0 && (err != nil || size+m.size() > bodyLimit) || !g.add(m, t) {
 			break
 		}
+		size += m.size()
 	}
-	return g, nil
+	return g, size, nil
 }
 
 // begin runs an attempt beside run. What the attempt returns is done by run, then l may have its next turn.
 func (d *deliverer) begin(l *lane, now time.Time, attempt func() func()) {
-	failing := l.failing
+	failing, large := l.failing, l.large
 	l.busy = true
 	d.inFlight++
 	if failing {
 		d.failing++
+	}
+	if large {
+		d.large++
 	}
 	if d.cfg.Load().core.qps > 0 {
 		d.nextPost = now.Add(time.Second / time.Duration(d.cfg.Load().core.qps))
@@ -523,6 +539,11 @@ func (d *deliverer) begin(l *lane, now time.Time, attempt func() func()) {
 			d.inFlight--
 			if failing {
 				d.failing--
+			}
+			if large {
+				d.large--
+			}
+			if failing || large {
 				for _, l := range d.held {
 					l.held = false
 					heap.Push(&d.due, l)
@@ -543,7 +564,11 @@ func (d *deliverer) post(g *merger, attempt int) outcome {
 	}
 	start := time.Now()
 	// Not bound to a request or to SIGTERM: a post that is cut short may have been taken. It ends by postTimeout.
-	out := d.slack.post(context.Background(), to.credential, g.render(start))
+	payload := g.render(start)
+	for _, p := range g.parts {
+		p.piece = piece{} // may be large, and a post may take long
+	}
+	out := d.slack.post(context.Background(), to.credential, payload)
 	d.stats.posted(g.messages, attempt, out, time.Since(start))
 	return out
 }
@@ -628,7 +653,7 @@ func (d *deliverer) settle(l *lane, g *merger, out outcome) {
 
 // again makes the head of l new: no attempt was made at it.
 func (l *lane) again() {
-	l.attempts, l.group, l.retryAt, l.since = 0, 0, time.Time{}, time.Time{}
+	l.attempts, l.group, l.retryAt, l.since, l.large = 0, 0, time.Time{}, time.Time{}, false
 }
 
 // record has the spool mark messages, the first of l, done, with c. Until that is on disk, the lane is busy.

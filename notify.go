@@ -23,7 +23,8 @@ import (
 const (
 	bodyLimit = 1 << 20  // bytes of a request's body
 	small     = 16 << 10 // of a body that always finds room
-	maxLarge  = 16       // larger ones that are read at the same time: memory is bounded, whoever asks
+	maxLarge  = 8        // larger ones that are in hand at the same time: memory is bounded, whoever asks
+	largeWait = 5 * time.Second
 )
 
 // server answers requests. It is built once, in run.
@@ -34,7 +35,7 @@ type server struct {
 	log      *slog.Logger
 	access   io.Writer // one line a request
 	hostname string
-	large    chan struct{} // holds a token for each large body that is being read
+	large    chan struct{} // holds a token for each large body that is in hand
 	gc       gcSample
 }
 
@@ -70,6 +71,11 @@ func (s *server) handler() http.Handler {
 		if strings.Contains(r.URL.Path, "//") { // the original's clients post to //notify
 			r.URL.Path = path.Clean(r.URL.Path)
 		}
+		defer func() {
+			if res.large != nil {
+				<-res.large
+			}
+		}()
 		guarded.ServeHTTP(res, r)
 		s.logAccess(start, res, r)
 	})
@@ -98,6 +104,7 @@ type response struct {
 	status    int
 	tag, host string
 	ids       []string
+	large     chan struct{} // not nil: it holds a token for the body
 }
 
 func (r *response) WriteHeader(status int) {
@@ -172,8 +179,10 @@ func (s *server) decode(w http.ResponseWriter, r *http.Request, v any) bool {
 	if err == nil && n == small {
 		select {
 		case s.large <- struct{}{}:
-			defer func() { <-s.large }()
-		default:
+			if res, ok := w.(*response); ok {
+				res.large = s.large
+			}
+		case <-time.After(largeWait):
 			w.Header().Set("Connection", "close")
 			answer{status: http.StatusServiceUnavailable, retryAfter: time.Second, Message: "too many large requests at the same time"}.send(w)
 			return false

@@ -144,8 +144,16 @@ func cut(s string, limit int) string {
 	}
 	const mark = "\n[… %d characters left out …]\n"
 	keep := limit - len(fmt.Sprintf(mark, count))
-	runes := []rune(s)
-	return string(runes[:keep/2]) + fmt.Sprintf(mark, count-keep) + string(runes[count-(keep-keep/2):])
+	head, tail := 0, len(s)
+	for range keep / 2 {
+		_, size := utf8.DecodeRuneInString(s[head:])
+		head += size
+	}
+	for range keep - keep/2 {
+		_, size := utf8.DecodeLastRuneInString(s[:tail])
+		tail -= size
+	}
+	return s[:head] + fmt.Sprintf(mark, count-keep) + s[tail:]
 }
 
 // encode returns v as JSON, with < > & as they are.
