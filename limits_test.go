@@ -1,0 +1,466 @@
+package main
+
+// Abuse: what it costs the server is bounded, and an honest client is served meanwhile.
+
+import (
+	"bufio"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+const mostMemory = 128 // MB resident, whoever asks
+
+// besieged is a server under abuse, and its honest client.
+type besieged struct {
+	*process
+	t       *testing.T
+	slack   *sink
+	tls     bool
+	client  http.Client   // opens a connection for each request
+	served  int           // messages of the honest client
+	slowest time.Duration // until one of them was answered
+}
+
+// besiege starts a server: core is more of its configuration, before what runs it.
+func besiege(t *testing.T, core string, before ...string) *besieged {
+	t.Helper()
+	b := &besieged{t: t, tls: strings.Contains(core, "tls_cert")}
+	b.slack = newSink(t, func(sinkPost) reply { return reply{} })
+	webhook := b.slack.URL + "/services/x"
+	core = "[core]\nslack_url='" + webhook + "'\n" + core
+	config := strings.NewReplacer("[core]\n", core, "batch=1\n", "").Replace(spoolConfig(t.TempDir())) + tagConfig(webhook, "honest", "other")
+	args := append(before, filepath.Join(binaries, "slackboard"), "-c", writeFile(t, "slackboard.toml", config))
+	b.process = startServerIn(t, exec.Command(args[0], args[1:]...))
+	b.client.Timeout = patience
+	b.client.Transport = &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	return b
+}
+
+// post returns the status of a POST, 0 where no answer came.
+func (b *besieged) post(path, body string) (int, http.Header, string) {
+	scheme := "http://"
+	if b.tls {
+		scheme = "https://"
+	}
+	resp, err := b.client.Post(scheme+b.addr+path, "application/json", strings.NewReader(body))
+	if err != nil {
+		return 0, nil, err.Error()
+	}
+	defer resp.Body.Close()
+	return resp.StatusCode, resp.Header, readAll(resp.Body)
+}
+
+// serves wants n honest messages to be accepted and delivered, one after the other.
+func (b *besieged) serves(n int) {
+	b.t.Helper()
+	for range n {
+		start := time.Now()
+		if status, _, answer := b.post("/notify", fmt.Sprintf(`{"tag":"honest","text":"%d bottles"}`, b.served)); status != 200 {
+			b.t.Fatalf("honest message %d: %d %s", b.served, status, answer)
+		}
+		b.served, b.slowest = b.served+1, max(b.slowest, time.Since(start))
+		b.slack.waitForAll(b.t, []string{"honest"}, b.served)
+	}
+}
+
+// survives wants the server to have taken little memory, and to be as it was.
+func (b *besieged) survives() {
+	b.t.Helper()
+	b.serves(5)
+	b.slack.checkOrder(b.t, "honest", b.served)
+	now, most := memoryOf(b.process)
+	b.t.Logf("resident %d MB, at most %d MB; the slowest of %d honest messages was answered in %v", now, most, b.served, b.slowest.Round(time.Millisecond))
+	if most >= mostMemory {
+		b.t.Errorf("the server took %d MB of memory, want less than %d", most, mostMemory)
+	}
+}
+
+func (b *besieged) dial() *net.TCPConn {
+	b.t.Helper()
+	conn, err := net.Dial("tcp", b.addr)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(2 * patience))
+	return conn.(*net.TCPConn)
+}
+
+// read returns how many bytes the server has read since it started, from connections and files; 0 where Linux does not tell.
+func (b *besieged) read() (n int64) {
+	counters, _ := os.ReadFile(fmt.Sprintf("/proc/%d/io", b.Process.Pid))
+	fmt.Sscanf(string(counters), "rchar: %d", &n)
+	return n
+}
+
+const post = "POST /notify HTTP/1.1\r\nHost: x\r\n"
+
+// answered returns the status of the answer that comes on conn, and whether nothing follows it. 0: it was closed without.
+func answered(conn net.Conn) (status int, closed bool) {
+	r := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(r, nil)
+	if err != nil {
+		return 0, !errors.Is(err, os.ErrDeadlineExceeded)
+	}
+	io.Copy(io.Discard, resp.Body)
+	_, err = r.ReadByte()
+	return resp.StatusCode, err != nil && !errors.Is(err, os.ErrDeadlineExceeded)
+}
+
+// manyHeaders are lines of 10 KB.
+func manyHeaders() string {
+	var b strings.Builder
+	for i := range 10_000 / 8 {
+		fmt.Fprintf(&b, "a%04d:\r\n", i)
+	}
+	return b.String()
+}
+
+// Connections that say little, or stop in the middle. Half of them go on, a byte at a time.
+func TestSlowConnections(t *testing.T) {
+	large := `{"tag":"other","text":"` + strings.Repeat("x", 900_000)
+	kinds := []struct{ name, sent, more string }{
+		{"in the header", "POST /notify HTTP/1.1\r\nHo", "s"},
+		{"in the body", post + "Content-Length: 1000\r\n\r\n{", " "},
+		{"in a body that just is small", post + "Content-Length: 16383\r\n\r\n{", " "},
+		{"in a large body", post + "Content-Length: 1048576\r\n\r\n" + large, "x"},
+		{"in a chunk", post + "Transfer-Encoding: chunked\r\n\r\n10\r\n{", " "},
+		{"in a large chunk", post + "Transfer-Encoding: chunked\r\n\r\nfffff\r\n" + large, "x"},
+		{"noise", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "\xff"},
+		{"in a large header", post + manyHeaders(), "a"},
+	}
+	for _, name := range []string{"http", "https"} {
+		t.Run(name, func(t *testing.T) {
+			core, connect := "", func(conn net.Conn) net.Conn { return conn }
+			if name == "https" {
+				cert, key := newAuthority(t).files(&x509.Certificate{IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}})
+				core = "tls_cert='" + cert + "'\ntls_key='" + key + "'\n"
+				connect = func(conn net.Conn) net.Conn { return tls.Client(conn, &tls.Config{InsecureSkipVerify: true}) }
+			}
+			b := besiege(t, core)
+			const count = 1000
+			var conns [count]net.Conn
+			var sending sync.WaitGroup
+			for i := range conns {
+				kind := kinds[i%len(kinds)]
+				conns[i] = b.dial()
+				if kind.name != "noise" {
+					conns[i] = connect(conns[i])
+				}
+				sending.Go(func() { io.WriteString(conns[i], kind.sent) })
+			}
+			b.serves(5)
+			sending.Wait()
+			for range 5 {
+				for i := 0; i < count; i += 2 {
+					sending.Go(func() { io.WriteString(conns[i], kinds[i%len(kinds)].more) })
+				}
+				b.serves(5)
+				sending.Wait()
+			}
+			if isLong() { // they lose their connections in the end
+				for i, conn := range conns {
+					switch status, closed := answered(conn); {
+					case !closed:
+						t.Errorf("%s: it was answered %d and is still open", kinds[i%len(kinds)].name, status)
+					case status != 0 && status != 400 && status != 408 && status != 503:
+						t.Errorf("%s: answered %d", kinds[i%len(kinds)].name, status)
+					}
+				}
+			}
+			b.survives()
+		})
+	}
+}
+
+// repeat writes to conn until it is cut off.
+func repeat(conn net.Conn, what string) {
+	for {
+		if _, err := io.WriteString(conn, what); err != nil {
+			return
+		}
+	}
+}
+
+// What has no end is cut off: the server reads little more of it than it takes.
+func TestEndlessRequests(t *testing.T) {
+	text, line := strings.Repeat("bottles of beer ", 4096), strings.Repeat("x", 1000)
+	for _, test := range []struct {
+		name, sent, endless string
+		read                int64 // KB at most
+		status              int
+	}{
+		{"body", post + "Transfer-Encoding: chunked\r\n\r\n", "10000\r\n" + text + "\r\n", 1400, 413},
+		{"text", post + "Transfer-Encoding: chunked\r\n\r\n17\r\n{\"tag\":\"other\",\"text\":\"\r\n", "10000\r\n" + text + "\r\n", 1400, 413},
+		{"body of 3 GB", post + "Content-Length: 3000000000\r\n\r\n", text, 100, 413},
+		{"body of 3 GB that does not come", post + "Content-Length: 3000000000\r\n\r\n", "", 100, 413},
+		{"small chunks", post + "Transfer-Encoding: chunked\r\n\r\n", strings.Repeat("1\r\n{\r\n", 10_000), 8000, 413},
+		{"lines of chunks", post + "Transfer-Encoding: chunked\r\n\r\n", "1;" + line + "\r\n{\r\n", 100, 400},
+		{"trailer", post + "Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n", "a: " + line + "\r\n", 100, 400},
+		{"headers", post, "a: " + line + "\r\n", 100, 431},
+		{"short headers", post, strings.Repeat("a:\r\n", 10_000), 100, 431},
+		{"header", post + "a: ", line, 100, 431},
+		{"first line", "POST /", line, 100, 431},
+		{"100,000 headers", post + strings.Repeat("name: value\r\n", 100_000) + "Content-Length: 0\r\n\r\n", "", 100, 431},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			b := besiege(t, "")
+			before := b.read()
+			const count = 8
+			var sending sync.WaitGroup
+			for range count {
+				conn := b.dial()
+				sending.Go(func() {
+					if _, err := io.WriteString(conn, test.sent); err == nil && test.endless != "" {
+						repeat(conn, test.endless)
+					}
+				})
+				sending.Go(func() {
+					if status, closed := answered(conn); status != test.status || !closed {
+						t.Errorf("answered %d, closed %v; want %d and closed", status, closed, test.status)
+					}
+				})
+			}
+			b.serves(5)
+			sending.Wait()
+			read := (b.read() - before) >> 10 / count
+			t.Logf("%d KB read of each", read)
+			if read > test.read {
+				t.Errorf("the server read %d KB of each, want %d at most", read, test.read)
+			}
+			b.survives()
+		})
+	}
+}
+
+func TestDeepJSON(t *testing.T) {
+	const deep = 100_000
+	arrays := strings.Repeat("[", deep) + strings.Repeat("]", deep)
+	objects := strings.Repeat(`{"a":`, deep) + "1" + strings.Repeat("}", deep)
+	b := besiege(t, "")
+	for _, value := range []string{arrays, objects, arrays[:deep], objects[:5*deep], strings.Repeat(`[{"a":`, deep)} {
+		for path, body := range map[string]string{
+			"/notify":                      value,
+			"/notify?text":                 `{"tag":"other","text":` + value + `}`,
+			"/notify?unknown":              `{"tag":"other","text":"x","y":` + value + `}`,
+			"/notify-directly":             `{"payload":` + value + `}`,
+			"/notify-directly?blocks":      `{"payload":{"text":"x","blocks":` + value + `}}`,
+			"/notify-directly?attachments": `{"payload":{"text":"x","attachments":[` + value + `]}}`,
+		} {
+			if status, _, answer := b.post(path, body); status != 400 || !strings.Contains(answer, "Request-body is malformed") {
+				t.Errorf("%s, %.20s: %d %s", path, value, status, answer)
+			}
+		}
+		b.serves(1)
+	}
+	// What is accepted is delivered, however deep.
+	accepted := 0
+	for _, depth := range []int{100, 9_990, 9_995, 9_996, 9_997, 9_998, 9_999, 10_000} {
+		for _, key := range []string{"blocks", "attachments"} {
+			value := strings.Repeat("[", depth) + strings.Repeat("]", depth)
+			switch status, _, answer := b.post("/notify-directly", `{"payload":{"channel":"#other","text":"x","`+key+`":`+value+`}}`); status {
+			case 200:
+				accepted++
+			case 400:
+			default:
+				t.Errorf("%s, %d deep: %d %s", key, depth, status, answer)
+			}
+		}
+	}
+	if accepted < 2 {
+		t.Errorf("%d were accepted", accepted)
+	}
+	checkDelivered(t, b.process, b.served+accepted)
+	b.survives()
+}
+
+// Connections that are reset, and such as are closed in one direction.
+func TestBrokenConnections(t *testing.T) {
+	body := `{"tag":"other","text":"1 bottle"}`
+	whole := fmt.Sprintf("%sContent-Length: %d\r\n\r\n%s", post, len(body), body)
+	half, large := whole[:len(whole)-5], post+"Content-Length: 1000000\r\n\r\n"+strings.Repeat("x", 100_000)
+	reset := func(conn *net.TCPConn) { conn.SetLinger(0); conn.Close() }
+	b := besiege(t, "")
+	goroutines := func() int {
+		var n int
+		_, text := b.request("GET", "/metrics", "")
+		_, text, _ = strings.Cut(text, "\ngo_goroutines ")
+		fmt.Sscan(text, &n)
+		return n
+	}
+	before := goroutines()
+	const count, workers = 500, 20
+	for _, test := range []struct {
+		name, sent string
+		then       func(conn *net.TCPConn)
+	}{
+		{"reset at once", "", reset},
+		{"reset in the header", whole[:40], reset},
+		{"reset in the body", half, reset},
+		{"reset in a large body", large, reset},
+		{"reset instead of reading", whole, reset},
+		{"half closed", whole, func(conn *net.TCPConn) {
+			conn.CloseWrite()
+			if status, _ := answered(conn); status != 200 {
+				t.Errorf("half closed: %d, want 200", status)
+			}
+		}},
+		{"half closed in the body", half, func(conn *net.TCPConn) {
+			conn.CloseWrite()
+			if status, closed := answered(conn); status != 400 && status != 0 || !closed {
+				t.Errorf("half closed in the body: %d, closed %v", status, closed)
+			}
+		}},
+		{"half closed in a large body", large, func(conn *net.TCPConn) {
+			conn.CloseWrite()
+			if status, closed := answered(conn); status != 400 && status != 0 || !closed {
+				t.Errorf("half closed in a large body: %d, closed %v", status, closed)
+			}
+		}},
+	} {
+		var breaking sync.WaitGroup
+		for range workers {
+			breaking.Go(func() {
+				for range count / workers {
+					conn, err := net.Dial("tcp", b.addr)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					conn.SetDeadline(time.Now().Add(patience))
+					io.WriteString(conn, test.sent)
+					test.then(conn.(*net.TCPConn))
+					conn.Close()
+				}
+			})
+		}
+		b.serves(5)
+		breaking.Wait()
+	}
+	poll(t, "what served them has ended", func() bool { return goroutines() <= before+5 })
+	st := drained(t, b.process)
+	if n := st.Delivered - int64(b.served); n < count || n > 2*count { // those that were reset may have been taken
+		t.Errorf("%d messages were delivered, want %d to %d", n, count, 2*count)
+	}
+	t.Logf("%d of %d that did not wait for the answer were taken", st.Delivered-int64(b.served)-count, count)
+	b.survives()
+}
+
+// The largest messages that there are, from many at once, while Slack takes its time.
+func TestManyLargeMessages(t *testing.T) {
+	for _, test := range []struct {
+		name, path, body string
+		posts            int64 // at the same time
+	}{
+		{"to one channel", "/notify", `{"tag":"other","host":"%d","text":"%s"}`, 1},
+		{"texts", "/notify-directly", `{"payload":{"channel":"#c%d","text":"%s"}}`, maxLargePosts},
+		{"blocks", "/notify-directly", `{"payload":{"channel":"#c%d","text":"x","blocks":[{"type":"section","text":{"type":"plain_text","text":"%s"}}]}}`, maxLargePosts},
+		{"attachments", "/notify-directly", `{"payload":{"channel":"#c%d","attachments":[{"text":"%s"}]}}`, maxLargePosts},
+	} {
+		if !isLong() && (test.name == "texts" || test.name == "attachments") {
+			continue
+		}
+		t.Run(test.name, func(t *testing.T) {
+			b := besiege(t, "")
+			clients, posts := 64, rounds(3, 1)
+			if test.posts == 1 { // all that waits would be folded into the second post
+				posts = rounds(3, 2)
+			}
+			var hanging, taken, refused atomic.Int64
+			release := make(chan struct{})
+			b.slack.script = func(p sinkPost) reply {
+				if p.channel != "#honest" {
+					hanging.Add(1)
+					<-release
+				}
+				return reply{}
+			}
+			letGo := sync.OnceFunc(func() { close(release) })
+			t.Cleanup(letGo)
+			var sending sync.WaitGroup
+			for i := range clients {
+				sending.Go(func() {
+					room := 1<<20 - len(fmt.Sprintf(test.body, 10+i, "")) // two digits: the texts are equal
+					body := fmt.Sprintf(test.body, 10+i, strings.Repeat("x", room))
+					for range posts {
+						status, header, answer := b.post(test.path, body)
+						switch {
+						case status == 200:
+							taken.Add(1)
+						case status == 503 && header.Get("Retry-After") != "":
+							refused.Add(1)
+						default:
+							t.Errorf("client %d: %d %s", i, status, answer)
+						}
+					}
+				})
+			}
+			poll(t, "posts hang", func() bool { return hanging.Load() == test.posts })
+			b.serves(5)
+			sending.Wait()
+			b.serves(5)
+			if n := hanging.Load(); n != test.posts {
+				t.Errorf("%d large posts at the same time, want %d", n, test.posts)
+			}
+			letGo()
+			b.serves(5)
+			drained(t, b.process)
+			t.Logf("%d taken, %d refused", taken.Load(), refused.Load())
+			if taken.Load() < int64(clients) {
+				t.Errorf("%d were taken", taken.Load())
+			}
+			b.survives()
+		})
+	}
+}
+
+// There are so many connections and no more: the next one waits until one of them is closed.
+func TestConnectionLimit(t *testing.T) {
+	b := besiege(t, "batch=1\n", "sh", "-c", `ulimit -n 256 && exec "$@"`, "sh")
+	const most = 256 / 2
+	var callers []*caller
+	for range most {
+		c := newCaller(t, b.addr)
+		if err := c.call(numbered("other", 0, "bottles")); err != nil {
+			t.Fatalf("connection %d: %v", len(callers), err)
+		}
+		callers = append(callers, c)
+	}
+	b.slack.waitForAll(t, []string{"other"}, most)
+	next, answer := newCaller(t, b.addr), make(chan error, 1)
+	go func() { answer <- next.call(numbered("other", 2, "bottles")) }()
+	// It is not served before any of these, nor while they are connected.
+	for _, c := range callers {
+		if err := c.call(numbered("other", 1, "bottles")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.slack.waitForAll(t, []string{"other"}, 2*most)
+	select {
+	case err := <-answer:
+		t.Fatalf("connection %d was answered while all others were open: %v", most+1, err)
+	default:
+	}
+	callers[0].conn.Close()
+	if err := <-answer; err != nil {
+		t.Error(err)
+	}
+	for _, c := range callers {
+		c.conn.Close()
+	}
+	b.slack.waitForAll(t, []string{"other"}, 2*most+1)
+	b.survives()
+}
