@@ -1,0 +1,204 @@
+package main
+
+// Two servers behind HAProxy, as the README says: one dies at a time, and nothing that was answered 200 is lost.
+
+import (
+	"fmt"
+	"net/http"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// behindProxy is two servers, each with its own spool, and the proxy in front of them.
+type behindProxy struct {
+	t       *testing.T
+	slack   *sink
+	proxy   string // its address
+	address [2]string
+	spool   [2]string
+	servers [2]*process // those that run now
+}
+
+func newBehindProxy(t *testing.T) *behindProxy {
+	haproxy, err := exec.LookPath("haproxy")
+	if err != nil {
+		t.Skip("skipped: there is no haproxy here (Debian: haproxy)")
+	}
+	p := &behindProxy{t: t, proxy: deadAddress(t)}
+	p.slack = newSink(t, func(sinkPost) reply { return reply{} })
+	for i := range p.servers {
+		p.address[i], p.spool[i] = deadAddress(t), t.TempDir()
+		p.start(i)
+	}
+	block := regexp.MustCompile("(?s)```haproxy\n(.*?)```\n").FindStringSubmatch(readFile(t, "README.md"))
+	if block == nil {
+		t.Fatal("the README has no configuration for HAProxy")
+	}
+	config := writeFile(t, "haproxy.cfg", strings.NewReplacer("bind :29800", "bind "+p.proxy, "relay-1:29800", p.address[0], "relay-2:29800", p.address[1]).Replace(block[1]))
+	if out, err := exec.Command(haproxy, "-c", "-f", config).CombinedOutput(); err != nil || regexp.MustCompile("WARNING|ALERT").Match(out) {
+		t.Fatalf("the README's configuration: %v %s", err, out)
+	}
+	proxy := startProcess(t, exec.Command(haproxy, "-db", "-f", config))
+	poll(t, "the proxy serves", func() bool {
+		select {
+		case <-proxy.ended:
+			t.Fatalf("haproxy ended: %s", proxy.stderr.String())
+		default:
+		}
+		resp, err := http.Get("http://" + p.proxy + "/readyz")
+		if err != nil {
+			return false
+		}
+		resp.Body.Close()
+		return resp.StatusCode == http.StatusOK
+	})
+	return p
+}
+
+func (p *behindProxy) start(i int) {
+	p.t.Helper()
+	config := strings.Replace(spoolConfig(p.spool[i]), "127.0.0.1:0", p.address[i], 1) + tagConfig(p.slack.URL+"/services/x", "general")
+	p.servers[i] = startServerIn(p.t, exec.Command(filepath.Join(binaries, "slackboard"), "-c", writeFile(p.t, "slackboard.toml", config)))
+}
+
+// proxyClient does what slackboard-cli does: the same message, with its key, until it is answered 200. Without a key it does
+// what curl does, and sends each once.
+type proxyClient struct {
+	http    http.Client
+	keyed   bool
+	taken   []int // the numbers of those answered 200
+	answers map[string]int
+	slowest time.Duration // until a message was taken
+}
+
+func (c *proxyClient) send(t *testing.T, proxy string, number int) {
+	start := time.Now()
+	for tries := 0; tries == 0 || c.keyed && time.Since(start) < patience; tries++ {
+		req, err := http.NewRequest("POST", "http://"+proxy+"/notify", strings.NewReader(fmt.Sprintf(`{"tag":"general","text":"%d bottles"}`, number)))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if c.keyed {
+			req.Header.Set("Idempotency-Key", fmt.Sprint("message-", number))
+		}
+		resp, err := c.http.Do(req)
+		if err != nil {
+			c.answers["none"]++
+		} else {
+			answer := readAll(resp.Body)
+			resp.Body.Close()
+			c.answers[fmt.Sprint(resp.StatusCode)]++
+			switch told := resp.Header.Get("Retry-After") != ""; {
+			case resp.StatusCode == 200:
+				c.slowest, c.taken = max(c.slowest, time.Since(start)), append(c.taken, number)
+				return
+			case resp.StatusCode == 503, resp.StatusCode == 504, resp.StatusCode == 502 && told:
+			default: // the clients give up
+				t.Errorf("message %d: %d %v %s", number, resp.StatusCode, resp.Header, answer)
+				return
+			}
+		}
+		<-time.After(20 * time.Millisecond) // they wait a second
+	}
+	if c.keyed {
+		t.Errorf("message %d was not taken within %v", number, patience)
+	}
+}
+
+func TestBehindHAProxy(t *testing.T) {
+	p := newBehindProxy(t)
+	// Who comes through the proxy is not on the server's host, though the proxy may be.
+	if resp, err := http.Get("http://" + p.proxy + "/messages"); err != nil || resp.StatusCode != http.StatusForbidden {
+		t.Errorf("/messages through the proxy: %v %v", resp, err)
+	} else {
+		resp.Body.Close()
+	}
+
+	const clients, some, kills = 8, 300, 2 // clients of each kind
+	var taken atomic.Int64
+	all := make([]*proxyClient, 2*clients)
+	stop := make(chan struct{})
+	stopAll := sync.OnceFunc(func() { close(stop) })
+	var sending sync.WaitGroup
+	t.Cleanup(func() { stopAll(); sending.Wait() })
+	for i := range all {
+		c := &proxyClient{keyed: i < clients, answers: map[string]int{}}
+		// A program sends one message, a daemon many. A connection that has served before is closed without an answer where
+		// others get a 502, and net/http sends again what has a key: these are no answers that could be counted.
+		c.http.Transport, c.http.Timeout = &http.Transport{DisableKeepAlives: i%2 == 0}, patience
+		all[i] = c
+		sending.Go(func() {
+			defer c.http.CloseIdleConnections()
+			for number := i; ; number += len(all) {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				c.send(t, p.proxy, number)
+				taken.Add(1)
+			}
+		})
+	}
+	more := func(what string) {
+		t.Helper()
+		start, target := time.Now(), taken.Load()+some
+		poll(t, fmt.Sprintf("%s: %d more are taken", what, some), func() bool { return taken.Load() >= target })
+		t.Logf("%s: %d more after %.1f s", what, some, time.Since(start).Seconds())
+	}
+	more("both up")
+	p.servers[0].kill()
+	more("the first is killed")
+	if st := p.servers[1].stat(t); st.Accepted == 0 {
+		t.Error("the second took nothing")
+	}
+	p.start(0)
+	p.servers[1].kill() // while everything still goes there
+	more("the first is back, the second is killed")
+	p.start(1)
+	more("both up again")
+	stopAll()
+	sending.Wait()
+	for _, s := range p.servers {
+		drained(t, s)
+	}
+
+	times, lost, total := map[int]int{}, 0, 0
+	var doubled [2]int // of those with a key, and without
+	for _, number := range p.slack.taken("#general") {
+		if times[number]++; times[number] > 1 {
+			doubled[number%len(all)/clients]++
+		}
+	}
+	answers, slowest := map[string]int{}, time.Duration(0)
+	for _, c := range all {
+		for _, number := range c.taken {
+			if total++; times[number] == 0 {
+				lost++
+			}
+		}
+		for answer, n := range c.answers {
+			answers[answer] += n
+		}
+		slowest = max(slowest, c.slowest)
+	}
+	t.Logf("%d messages taken, %d lost, doubled %d with a key and %d without, the slowest after %.1f s; answers: %v", total, lost, doubled[0], doubled[1], slowest.Seconds(), answers)
+	if lost > 0 {
+		t.Errorf("%d messages are lost", lost)
+	}
+	// The post in flight, one for the channel, is posted again. A server that is killed may also have stored what each client
+	// is sending at that moment, and not have said so: those with a key send it again, and the other server does not know the key.
+	if most := kills * (clients + 1); doubled[0] > most {
+		t.Errorf("%d messages with a key are doubled, want %d at most", doubled[0], most)
+	}
+	if doubled[1] > kills {
+		t.Errorf("%d messages that were sent once are doubled, want %d at most", doubled[1], kills)
+	}
+}
