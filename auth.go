@@ -46,7 +46,7 @@ func (c *config) admits(r *http.Request) bool {
 func (s *server) operator(h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if s.cfg().core.authToken == (secret{}) && !fromHere(r) {
-			answer{status: http.StatusForbidden, Message: "messages are shown to the server's own host only: ask from there, over 127.0.0.1 or the unix socket; or set auth_token"}.send(w)
+			answer{status: http.StatusForbidden, Message: "messages are shown to the server's own host only: ask from there, as http://localhost:PORT/ or over the unix socket; or set auth_token"}.send(w)
 			return
 		}
 		h(w, r)
@@ -56,13 +56,17 @@ func (s *server) operator(h http.HandlerFunc) http.HandlerFunc {
 // fromHere tells whether r comes from this machine, and not through a proxy or from a page that a name of someone else's
 // has led here (DNS rebinding).
 func fromHere(r *http.Request) bool {
+	if r.Header.Get("X-Forwarded-For") != "" || r.Header.Get("Forwarded") != "" {
+		return false
+	}
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	here := err != nil || net.ParseIP(host).IsLoopback() // a unix socket has no address
+	if err != nil {
+		return true // the other end of a unix socket
+	}
 	name, _, err := net.SplitHostPort(r.Host)
 	if err != nil {
 		name = r.Host
 	}
 	named := strings.Trim(name, "[]")
-	ours := strings.EqualFold(named, "localhost") || named == "unix" || net.ParseIP(named) != nil
-	return here && ours && r.Header.Get("X-Forwarded-For") == "" && r.Header.Get("Forwarded") == ""
+	return net.ParseIP(host).IsLoopback() && (strings.EqualFold(named, "localhost") || net.ParseIP(named) != nil)
 }

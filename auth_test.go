@@ -206,6 +206,11 @@ func TestTLS(t *testing.T) {
 			t.Errorf("-health: %d %s", code, stderr)
 		}
 	}
+	unreadable := withCore(readFile(t, open.Args[len(open.Args)-1]), "auth_token = 'file:/no/such/file'")
+	unreadable = strings.Replace(unreadable, key, "/no/such/key", 1)
+	if code, _, stderr := runProgram(t, "", nil, "slackboard", "-health", "-c", writeFile(t, "monitor.toml", unreadable)); code != 0 {
+		t.Errorf("-health by who may not read the secrets: %d %s", code, stderr)
+	}
 	// It speaks nothing older than TLS 1.2.
 	if _, err := tls.Dial("tcp", open.addr, &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10}); err == nil {
 		t.Error("TLS 1.1 is spoken")
@@ -300,7 +305,7 @@ func TestSecretsByReference(t *testing.T) {
 		"env:NO_SUCH_THING":                     `2: auth_token in [core]: the environment variable "NO_SUCH_THING" is not set`,
 		"file:/no/such/file":                    `2: auth_token in [core]: open /no/such/file: no such file or directory`,
 		"file:" + file("empty", "\n", 0o600):    `2: auth_token in [core]: ` + filepath.Join(dir, "empty") + ` is empty`,
-		"file:" + file("words", "a b\n", 0o600): `2: auth_token in [core]: wants a token: letters, digits and dashes`,
+		"file:" + file("words", "a b\n", 0o600): `2: auth_token in [core]: wants a token: printable ASCII without blanks`,
 	} {
 		bad := file("bad.toml", withCore(server1(slack.URL), "auth_token = '"+value+"'"), 0o600)
 		for _, flag := range [][]string{{"-c", bad}, {"-t", "-c", bad}} {

@@ -20,7 +20,7 @@ func TestClientExamples(t *testing.T) {
 	}
 	dir := t.TempDir()
 	s := newScripted(t)
-	real := strings.NewReplacer("/srv/", dir+"/", "/mnt/", dir+"/", "/var/spool/", dir+"/", "/var/log/", dir+"/",
+	real := strings.NewReplacer("file:/etc/slackboard_token", "T0KEN", "/srv/", dir+"/", "/mnt/", dir+"/", "/var/spool/", dir+"/", "/var/log/", dir+"/",
 		"PATH=", "PATH="+dir+":"+binaries+":", "relay-1:29800", deadAddress(t), "relay-2:29800", strings.TrimPrefix(s.URL, "http://"))
 	run := func(script string, code int) string {
 		t.Helper()

@@ -126,7 +126,12 @@ func TestSpoolKeepsWhatNoServerTook(t *testing.T) {
 		{"half an answer", reply{status: halfAnswer}, patient, 1, true},
 		{"a token that cannot be read", okReply, "-auth=file:/no/such/file", 0, true},
 		{"400", because(400, ""), patient, 1, false},
-		{"502", because(502, ""), patient, 1, false},
+		{"401", because(401, ""), patient, 1, true},
+		{"502", because(502, ""), patient, 1, true},
+		{"a proxy's 502", reply{status: 502, body: "<html>"}, patient, 1, true},
+		{"another program", reply{status: 404, body: "404 page not found\n"}, patient, 1, true},
+		{"another program's 200", reply{status: 200, body: "<html>login</html>"}, patient, 1, true},
+		{"a proxy's 413", reply{status: 413, body: "<html>"}, patient, 1, false},
 		{"-sync", because(503, ""), "-sync -retry-max=2 " + hasty, 3, false},
 	} {
 		s, spool := newScripted(t, test.reply), filepath.Join(t.TempDir(), "spool")

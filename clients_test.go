@@ -252,7 +252,10 @@ func TestClientRetries(t *testing.T) {
 		{"half an answer", []reply{{status: halfAnswer}, okReply}, 0, 2, 0, ""},
 		{"400", []reply{because(400, "")}, 1, 1, 0, "answered 400: because\n"},
 		{"401", []reply{because(401, "")}, 1, 1, 0, "answered 401: because (see -auth and -cert)\n"},
-		{"413", []reply{{status: 413, body: "<html>\nno"}}, 1, 1, 0, `answered 413: "<html>"`},
+		{"413", []reply{{status: 413, body: "<html>\nno"}}, 1, 1, 0, `answered 413, and not as slackboard does: "<html>"`},
+		{"a proxy's 502", []reply{{status: 502, body: "<html>"}, okReply}, 0, 2, 0, ""},
+		{"another program's 200", []reply{{status: 200, body: "<html>"}, okReply}, 0, 2, 0, ""},
+		{"TLS", []reply{{status: 400, body: "Client sent an HTTP request to an HTTPS server.\n"}}, 1, 4, 0, `answered 400, and not as slackboard does: "Client sent an HTTP request to an HTTPS server."`},
 		{"lines", []reply{{status: 400, body: `{"message":"one\ntwo"}`}}, 1, 1, 0, "answered 400: one; two\n"},
 		{"for ever", []reply{because(503, "")}, 1, 4, 0, "answered 503: because\n"},
 	} {

@@ -246,13 +246,14 @@ func (c *config) routeTo(to destination) route {
 }
 
 // purpose is what a configuration is loaded for. One that is only checked may have its secrets masked, as /config/app
-// shows them; a dry run may lack them as well.
+// shows them; a dry run may lack them as well; who asks for the health need not be able to read them.
 type purpose int
 
 const (
 	forPosting purpose = iota
 	forCheck
 	forDryRun
+	forHealth
 )
 
 // loadConfig reads and checks a file. err joins all that is wrong with it, one "FILE:LINE: …" each.
@@ -267,7 +268,7 @@ func loadConfig(path string, use purpose) (*config, error) {
 	}
 	c := defaultConfig()
 	c.path = path
-	l := &loader{path: path, line: line}
+	l := &loader{path: path, line: line, use: use}
 	l.config(c, doc)
 	l.tls(c)
 	switch use {
@@ -277,7 +278,9 @@ func loadConfig(path string, use purpose) (*config, error) {
 		c.standIn()
 	}
 	c.resolve()
-	l.destinations(c)
+	if use != forHealth {
+		l.destinations(c)
+	}
 	c.warnings = l.warnings
 	return c, l.err()
 }
@@ -285,6 +288,7 @@ func loadConfig(path string, use purpose) (*config, error) {
 // loader carries a parsed file into a config and collects what is wrong with it.
 type loader struct {
 	path     string
+	use      purpose
 	line     map[string]int
 	faults   []fault
 	warnings []string
@@ -355,7 +359,8 @@ func (l *loader) section(name, at string, table map[string]any, fields []field) 
 	known := make([]string, len(fields))
 	for i, f := range fields {
 		known[i] = f.key
-		if value, ok := table[f.key]; ok {
+		_, isSecret := f.to.(*secret)
+		if value, ok := table[f.key]; ok && !(isSecret && l.use == forHealth) {
 			err := f.set(value)
 			if err != nil {
 				l.fault(at+"."+f.key, "%s in %s: %v", f.key, name, err)
@@ -402,7 +407,7 @@ func (f field) set(value any) error {
 	case *int64:
 		n, ok := value.(int64)
 		if !ok {
-			return errors.New("wants an integer")
+			return errors.New("wants an integer, without quotes")
 		}
 		*to = n
 	}
@@ -454,11 +459,14 @@ func (l *loader) tls(c *config) {
 		return
 	}
 	pair, err := tls.LoadX509KeyPair(cert, key)
+	c.tls = &tls.Config{Certificates: []tls.Certificate{pair}}
+	if l.use == forHealth {
+		return
+	}
 	if err != nil {
 		l.fault("core.tls_cert", "tls_cert and tls_key in [core]: %v", err)
 	}
 	l.private("core.tls_key", key)
-	c.tls = &tls.Config{Certificates: []tls.Certificate{pair}}
 	if clientCA == "" {
 		return
 	}
@@ -554,7 +562,7 @@ func checkURL(value any) error {
 // checkToken refuses what no token is, such as an example's "xoxb-…". It does not say what it was given.
 func checkToken(value any) error {
 	if strings.ContainsFunc(value.(string), func(c rune) bool { return c <= ' ' || c > '~' }) {
-		return errors.New("wants a token: letters, digits and dashes")
+		return errors.New("wants a token: printable ASCII without blanks")
 	}
 	return nil
 }

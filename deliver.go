@@ -714,7 +714,7 @@ func (d *deliverer) report(l *lane, dead *message) {
 	text := fmt.Sprintf("A message for %s could not be delivered: %s. It is kept as dead letter %s: GET /messages/%[3]s shows it, POST /messages/%[3]s/retry sends it again, and GET /messages?state=dead lists all.",
 		name, dead.Error, dead.ID)
 	for i := range d.cfg.Load().byTag[tag] {
-		m := &message{ID: newID(), Host: dead.Host, Level: "warn", Text: text, route: route{tag: tag, index: i}}
+		m := &message{ID: newID(), Host: hostname(), Level: "warn", Text: text, route: route{tag: tag, index: i}}
 		go d.store([]*message{m})
 	}
 }

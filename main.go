@@ -169,13 +169,15 @@ func (o options) reload(d *deliverer, logs *logs, listeners []net.Listener) {
 	if err == nil {
 		err = logs.change(cfg)
 	}
+	running := d.cfg.Load()
+	d.stats.reloaded(err == nil)
 	if err != nil {
+		logs.change(running) // logrotate does not wait for a mended configuration
 		for line := range strings.Lines(err.Error()) {
-			logs.notice("the configuration is not read again: the old one stays", "err", strings.TrimSpace(line))
+			logs.log.Error("the configuration is not read again: the old one stays", "err", strings.TrimSpace(line))
 		}
 		return
 	}
-	running := d.cfg.Load()
 	for _, k := range []struct {
 		key      string
 		now, new *string
@@ -234,6 +236,8 @@ func (o options) load() (*config, error) {
 		return dryRunConfig(), nil
 	case o.check:
 		return loadConfig(o.file, forCheck)
+	case o.health:
+		return loadConfig(o.file, forHealth)
 	case o.dryRun:
 		return loadConfig(o.file, forDryRun)
 	}

@@ -69,11 +69,9 @@ func (s *server) metrics(w http.ResponseWriter, _ *http.Request) {
 	e.value("slackboard_spool_bytes", "Size of the spool's files.", st.SpoolBytes)
 	e.value("slackboard_spool_limit_bytes", "Waiting messages that the spool takes (max_bytes).", s.cfg().spool.maxBytes)
 	e.value("slackboard_spool_damaged_lines_total", "Damaged lines found in the spool.", st.Damaged)
-	ready := 0
-	if s.ready() == nil {
-		ready = 1
-	}
-	e.value("slackboard_ready", "1 while messages can be accepted.", ready)
+	number := map[bool]int{true: 1}
+	e.value("slackboard_ready", "1 while messages can be accepted.", number[s.ready() == nil])
+	e.value("slackboard_reload_refused", "1 while the last reload was refused: the old configuration runs.", number[st.ReloadRefused])
 	runtimeMetrics(&e, st.StartedAt)
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	w.Write(e.Bytes())

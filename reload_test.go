@@ -284,11 +284,17 @@ func TestReloadOrNotAtAll(t *testing.T) {
 		t.Errorf("after a bad configuration: %d %s", status, body)
 	}
 	s.refuse(good+"[log]\naccess_log = '/no/such/folder/x'\n", "log.access_log: open /no/such/folder/x")
+	if _, metrics := s.request("GET", "/metrics", ""); !strings.Contains(metrics, "\nslackboard_reload_refused 1\n") || !s.stat(t).ReloadRefused {
+		t.Error("the refused reload does not show")
+	}
 	s.reload(strings.NewReplacer("127.0.0.1:0", "127.0.0.1:1", "'cron'", "'nightly'").Replace(good) + "[spool]\ndir = 'other'\n")
 	for _, want := range []string{"core.port has changed: that needs a restart", "spool.dir has changed: that needs a restart"} {
 		if !strings.Contains(s.stderr.String(), want) {
 			t.Errorf("%s does not say %s", s.stderr.String(), want)
 		}
+	}
+	if s.stat(t).ReloadRefused {
+		t.Error("the reload shows as refused")
 	}
 	if status, body := s.request("POST", "/notify", notifyBody("nightly", 1, true)); status != 200 {
 		t.Errorf("a new tag: %d %s", status, body)
@@ -296,6 +302,19 @@ func TestReloadOrNotAtAll(t *testing.T) {
 	if _, body := s.request("GET", "/config/app", ""); !strings.Contains(body, `port = "127.0.0.1:0"`) || !strings.Contains(body, `dir = "slackboard.spool"`) {
 		t.Errorf("what runs is shown as %s", body)
 	}
+}
+
+// logrotate does not wait until somebody has mended the configuration.
+func TestRefusedReloadReopensLogs(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "access.log")
+	good := server1("http://127.0.0.1:1") + "[log]\naccess_log = '" + log + "'\n"
+	s := newReloadable(t, good)
+	if err := os.Rename(log, log+".1"); err != nil {
+		t.Fatal(err)
+	}
+	s.refuse(good+"level = 'loud'\n", "the old one stays")
+	s.request("GET", "/healthz", "")
+	poll(t, "a line in the new file", func() bool { b, _ := os.ReadFile(log); return len(b) > 0 })
 }
 
 // Under load, with the credential, the certificate and the log files changing: nothing is lost, doubled or refused, and

@@ -90,7 +90,12 @@ func (s *slackClient) post(ctx context.Context, to credential, payload []byte) o
 		return outcome{class: retry, reason: "answer broken off: " + networkReason(err), unsure: true}
 	}
 	io.CopyN(io.Discard, resp.Body, drainLimit)
-	return classify(resp.StatusCode, resp.Header, body)
+	out := classify(resp.StatusCode, resp.Header, body)
+	var said answerBody
+	if json.Unmarshal(body, &said); to.token != (secret{}) && out.class == delivered && said.OK == nil {
+		return outcome{class: retry, status: resp.StatusCode, unsure: true, reason: "the answer is not Slack's: see slack_api_url, and whether a proxy is in between"}
+	}
+	return out
 }
 
 // outgoing is the body of a post. begun tells whether some of it may be on its way.

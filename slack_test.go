@@ -102,6 +102,19 @@ func FuzzAnswer(f *testing.F) {
 	})
 }
 
+// A proxy's page is no answer of the Web API: the message was not delivered. A webhook's answer may be anything.
+func TestAnswerOfAnother(t *testing.T) {
+	slack := newFakeSlack(t, func(delivery) reply { return reply{status: 200, body: "<html>login</html>"} })
+	client := newSlackClient(maxPosts)
+	for to, want := range map[credential]class{
+		{newSecret(slack.URL), newSecret("xoxb-1")}: retry, {newSecret(slack.URL), secret{}}: delivered,
+	} {
+		if out := client.post(t.Context(), to, []byte("{}")); out.class != want || want == retry && !strings.Contains(out.reason, "not Slack's") {
+			t.Errorf("got %+v, want %v", out, want)
+		}
+	}
+}
+
 // What goes over the wire to a webhook and to the Web API.
 func TestPostRequests(t *testing.T) {
 	slack := newFakeSlack(t, nil)

@@ -47,6 +47,7 @@ type stats struct {
 	postTook     histogram // of a post
 	delay        histogram // from acceptance to delivery
 	unauthorized int64     // requests
+	refused      bool      // the last reload
 	delivered    time.Time // the last one
 	minutes      [60]minute
 }
@@ -149,6 +150,13 @@ func (s *stats) posted(messages []*message, attempt int, out outcome, took time.
 	}
 }
 
+// reloaded notes whether the last reload was taken.
+func (s *stats) reloaded(taken bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refused = !taken
+}
+
 // refuse counts a request without the token.
 func (s *stats) refuse() {
 	s.mu.Lock()
@@ -170,8 +178,9 @@ type appStat struct {
 	Posts                int64      `json:"posts"`
 	Retries              int64      `json:"retries"`
 	RateLimited          int64      `json:"rate_limited"`
-	Unauthorized         int64      `json:"unauthorized"` // requests
-	Damaged              int64      `json:"damaged"`      // lines of the spool
+	Unauthorized         int64      `json:"unauthorized"`   // requests
+	ReloadRefused        bool       `json:"reload_refused"` // the last one: the configuration had an error
+	Damaged              int64      `json:"damaged"`        // lines of the spool
 	SpoolBytes           int64      `json:"spool_bytes"`
 	StartedAt            time.Time  `json:"started_at"`
 	State                string     `json:"state"` // ok, waiting, dead, failing or full
@@ -278,6 +287,7 @@ func (s *stats) show(cfg *config, st *appStat) {
 	defer s.mu.Unlock()
 	st.counts, st.FoundAtStart, st.StartedAt = s.total, s.foundAtStart, s.started
 	st.Retries, st.RateLimited, st.Unauthorized = s.retries, s.posts[limited], s.unauthorized
+	st.ReloadRefused = s.refused
 	for _, n := range s.posts {
 		st.Posts += n
 	}

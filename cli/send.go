@@ -80,11 +80,16 @@ func (f *Flags) Send(ctx context.Context, m Message) error {
 	}
 	for round := 0; ; round++ {
 		wait, err := w.round(ctx, r)
-		if err == nil || errors.As(err, new(refusal)) {
+		var no refusal
+		refused := errors.As(err, &no)
+		if err == nil || refused && no.bad {
 			return err
 		}
 		if round == 0 && f.keep(r, err) == nil {
 			return nil
+		}
+		if refused {
+			return err
 		}
 		if round >= f.RetryMax {
 			return err
@@ -217,31 +222,27 @@ func (w way) post(ctx context.Context, s server, r request) (wait time.Duration,
 	return judge(resp, answer)
 }
 
-// judge returns what an answer means. A 502 is final but for one with Retry-After: Slack has refused the message, or may have posted it.
+// judge returns what an answer means. One that is not as slackboard answers comes from a proxy, or from another program: there is
+// no server there now; but 413 is about the request, whoever says it. A 502 is final but for one with Retry-After: Slack has refused the message, or may have posted it.
 func judge(resp *http.Response, answer []byte) (wait time.Duration, err error) {
-	status := resp.StatusCode
-	if status == http.StatusOK {
+	var said struct{ Message string }
+	status, ours := resp.StatusCode, json.Unmarshal(answer, &said) == nil && said.Message != ""
+	if status == http.StatusOK && ours {
 		return 0, nil
 	}
-	err = fmt.Errorf("%s answered %d: %s", resp.Request.URL.Host, status, said(answer))
+	err = fmt.Errorf("%s answered %d: %s", resp.Request.URL.Host, status, said.Message)
+	if !ours {
+		text, _, _ := strings.Cut(strings.TrimSpace(string(answer)), "\n")
+		err = fmt.Errorf("%s answered %d, and not as slackboard does: %.200q", resp.Request.URL.Host, status, text)
+	}
 	seconds, parseErr := strconv.Atoi(resp.Header.Get("Retry-After"))
 	told := parseErr == nil && seconds >= 0
 	switch {
-	case status == http.StatusTooManyRequests, status == http.StatusServiceUnavailable, status == http.StatusGatewayTimeout,
+	case !ours && status != http.StatusRequestEntityTooLarge, status == http.StatusTooManyRequests, status == http.StatusServiceUnavailable, status == http.StatusGatewayTimeout,
 		status == http.StatusBadGateway && told:
 		return time.Duration(min(seconds, 1<<30)) * time.Second, err
 	case status == http.StatusUnauthorized, status == http.StatusForbidden:
 		return 0, refusal{fmt.Errorf("%w (see -auth and -cert)", err), false}
 	}
-	return 0, refusal{err, status/100 == 4 && status != http.StatusProxyAuthRequired}
-}
-
-// said returns the server's message, or what stands there in its place.
-func said(answer []byte) string {
-	var a struct{ Message string }
-	if json.Unmarshal(answer, &a) == nil && a.Message != "" {
-		return a.Message
-	}
-	text, _, _ := strings.Cut(strings.TrimSpace(string(answer)), "\n")
-	return fmt.Sprintf("%.200q", text)
+	return 0, refusal{err, status/100 == 4}
 }
