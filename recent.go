@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -66,9 +67,10 @@ func (r *recentIDs) add(id seqID) {
 	}
 }
 
-// newest returns the last recentLimit of ids, oldest first.
+// newest returns the last recentLimit of ids, oldest first. One that is there twice, in the file and in the spool, counts once.
 func newest(ids []seqID) []seqID {
 	sort.Slice(ids, func(i, j int) bool { return ids[i].seq < ids[j].seq })
+	ids = slices.Compact(ids)
 	return ids[max(0, len(ids)-recentLimit):]
 }
 

@@ -129,6 +129,24 @@ func TestRecentIDsAreBounded(t *testing.T) {
 	}
 }
 
+// An id that lies in the file and in the spool does not take the place of another.
+func TestRecentIDsFoundTwice(t *testing.T) {
+	var saved, loaded recentIDs
+	var found []seqID
+	for i := range 2 * recentLimit {
+		found = append(found, seqID{uint64(i), fmt.Sprintf("k%d", i)})
+		saved.add(found[i])
+	}
+	path := filepath.Join(t.TempDir(), recentFile)
+	if err := saved.save(path); err != nil {
+		t.Fatal(err)
+	}
+	loaded.load(path, found)
+	if len(loaded.seen) != recentLimit {
+		t.Errorf("%d ids, want %d", len(loaded.seen), recentLimit)
+	}
+}
+
 // What waits survives a restart, in order; a corrected configuration heals it; a tag that is gone makes dead letters.
 func TestRestartHeals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
