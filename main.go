@@ -121,7 +121,12 @@ func serve(opts options, cfg *config, stdout, stderr io.Writer) error {
 	}
 	logs.warn(cfg, listeners)
 	tellSystemd("READY=1")
-	if err := s.attend(stop, served, hangUp, func() { opts.reload(d, logs, listeners) }); err != nil {
+	go func() { // beside attend: a file that cannot be opened at once, such as a pipe, must not keep it from the stop
+		for range hangUp {
+			opts.reload(d, logs, listeners)
+		}
+	}()
+	if err := s.attend(stop, served); err != nil {
 		return err
 	}
 	cancel() // from here on a second signal ends the process
@@ -137,7 +142,7 @@ func serve(opts options, cfg *config, stdout, stderr io.Writer) error {
 }
 
 // attend sees to what comes from outside of HTTP, until stop.
-func (s *server) attend(stop context.Context, served <-chan error, hangUp <-chan os.Signal, reload func()) error {
+func (s *server) attend(stop context.Context, served <-chan error) error {
 	status := time.NewTicker(10 * time.Second)
 	defer status.Stop()
 	for {
@@ -147,8 +152,6 @@ func (s *server) attend(stop context.Context, served <-chan error, hangUp <-chan
 			return err
 		case <-stop.Done():
 			return nil
-		case <-hangUp:
-			reload()
 		case <-status.C:
 			if os.Getenv("NOTIFY_SOCKET") != "" {
 				tellSystemd("STATUS=" + s.appStat().Sentence)

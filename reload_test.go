@@ -317,6 +317,29 @@ func TestRefusedReloadReopensLogs(t *testing.T) {
 	poll(t, "a line in the new file", func() bool { b, _ := os.ReadFile(log); return len(b) > 0 })
 }
 
+// A reload that does not get on, here since it reads a secret from a pipe, does not keep the server from stopping.
+func TestReloadThatHangs(t *testing.T) {
+	good := server1("http://127.0.0.1:1")
+	s := newReloadable(t, good)
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(s.path, []byte(good+"slack_token = 'file:"+pipe+"'\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.signal(syscall.SIGHUP)
+	w, err := os.OpenFile(pipe, os.O_WRONLY, 0) // when the server reads
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	s.signal(syscall.SIGTERM)
+	if code := s.wait(); code != 0 {
+		t.Errorf("exit %d: %s", code, s.stderr.String())
+	}
+}
+
 // Under load, with the credential, the certificate and the log files changing: nothing is lost, doubled or refused, and
 // no connection is dropped.
 func TestReloadUnderLoad(t *testing.T) {
