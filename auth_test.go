@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -131,6 +132,21 @@ func TestOperatorFromElsewhere(t *testing.T) {
 		s := startServer(t, config)
 		if resp, body := s.ask(t, "GET", "/messages?state=dead", "", "X-Forwarded-For: 192.0.2.1", "Authorization: Bearer T0KEN"); resp.StatusCode != want {
 			t.Errorf("%d %s, want %d", resp.StatusCode, body, want)
+		}
+	}
+}
+
+// A proxy may add its line behind one that the client has sent.
+func TestForwardedBehindAnEmptyLine(t *testing.T) {
+	for _, name := range []string{"X-Forwarded-For", "Forwarded"} {
+		r := httptest.NewRequest("GET", "/messages", nil)
+		r.RemoteAddr, r.Host = "127.0.0.1:1234", "localhost"
+		if !fromHere(r) {
+			t.Error("not from here without " + name)
+		}
+		r.Header[name] = []string{"", "for=192.0.2.1"}
+		if fromHere(r) {
+			t.Errorf("%s: from here, after a proxy", name)
 		}
 	}
 }
