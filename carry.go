@@ -22,12 +22,7 @@ func (s *spool) heal() {
 // carry writes what is not done in seg again, to the end of the spool and with its sequence numbers, and removes seg.
 func (s *spool) carry(seg *segment) error {
 	a := addition{kind: seg.kind()}
-	moved, done := map[ref]ref{}, map[ref]bool{}
-	for _, c := range s.held {
-		for _, r := range c.done {
-			done[r] = true // whatever became of the mark
-		}
-	}
+	moved, done := map[ref]ref{}, s.heldMarks()
 	_, _, err := seg.walk(nil, func(old ref, r record) {
 		refused := old.offset() >= seg.size // and could not be cut back
 		if !r.done && !done[old] && !refused {
@@ -47,6 +42,17 @@ func (s *spool) carry(seg *segment) error {
 	delete(s.broken, seg)
 	s.retire(seg)
 	return s.syncDir()
+}
+
+// heldMarks returns what is done by changes that are not answered yet, whatever became of the marks.
+func (s *spool) heldMarks() map[ref]bool {
+	marks := map[ref]bool{}
+	for _, c := range s.held {
+		for _, r := range c.done {
+			marks[r] = true
+		}
+	}
+	return marks
 }
 
 // translate tells everybody who knows a record by its old place.

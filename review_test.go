@@ -215,3 +215,36 @@ func TestFailedFileThatCannotBeReplaced(t *testing.T) {
 		}
 	})
 }
+
+// A dead letter that was dropped, in a file that could neither be marked nor replaced since, is not dropped a second time.
+func TestDropTwiceWhileTheFileFails(t *testing.T) {
+	inBubble(t, hookAndTags, func(int, recorded) outcome {
+		return outcome{class: badContent, reason: "no_text"}
+	}, func(t *testing.T, p *inProcess, slack *recorder) {
+		var ids []string
+		for i := range 3 {
+			ids = append(ids, p.notifyWith(t, "", "a", i)...)
+		}
+		time.Sleep(time.Minute)
+		inTheWay := p.spool.path(p.spool.last + 1 | deadFile)
+		p.writing(func() {
+			seg := p.spool.open[deadFile]
+			seg.f.Close()
+			seg.f, _ = os.Open(p.spool.path(seg.file)) // for reading only
+			os.WriteFile(inTheWay, nil, 0o600)
+		})
+		codes := make(chan int, 2)
+		for range 2 {
+			go func() { codes <- p.operator("DELETE", "/messages/"+ids[0]).Code }()
+			synctest.Wait()
+		}
+		os.Remove(inTheWay)
+		time.Sleep(time.Minute)
+		if a, b := <-codes, <-codes; a+b != 200+404 {
+			t.Errorf("got %d and %d, want 200 and 404", a, b)
+		}
+		if st := p.stat(t); st.Dead != 2 || st.Dropped != 1 {
+			t.Errorf("counters: %+v", st)
+		}
+	})
+}

@@ -291,7 +291,7 @@ func (s *spool) commit(batch []*change) {
 // stage gathers what batch adds, and returns what will wait. A message whose idempotency key is a recent one is left out, but a dead
 // letter that is sent again has one, of course.
 func (s *spool) stage(batch []*change, waiting, graves *addition) (added []entry) {
-	now, claimed, twins := time.Now().UnixMilli(), map[ref]bool{}, map[string]bool{}
+	now, claimed, twins := time.Now().UnixMilli(), s.heldMarks(), map[string]bool{}
 	for _, c := range batch {
 		c.err = s.claim(c, claimed)
 		if c.adds() && c.err == nil && len(s.broken) > 0 {
