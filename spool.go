@@ -282,6 +282,7 @@ func (s *spool) commit(batch []*change) {
 		s.stored(added) // before anything moves
 	}
 	s.answer(batch)
+	clear(batch) // the queue's array, of which it is a part, would keep the messages
 	s.heal()
 	if s.last != last { // there is a new file
 		s.carryForward()

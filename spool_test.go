@@ -9,11 +9,14 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 )
 
 func TestRecordFormat(t *testing.T) {
@@ -116,6 +119,24 @@ func TestIdempotencyKey(t *testing.T) {
 		if n := p.deliver.quota.all; n != 0 {
 			t.Errorf("%d bytes are still reserved", n)
 		}
+	})
+}
+
+// What was written takes no memory any more, also when nothing comes after it.
+func TestWriterForgets(t *testing.T) {
+	p := newInProcess(t, testConfig(t, hookAndTags), &recorder{script: down})
+	hold := make(chan bool)
+	p.spool.submit(&change{then: func(error) { <-hold }})
+	var written []weak.Pointer[change]
+	for range 100 {
+		c := &change{then: func(error) {}}
+		written = append(written, weak.Make(c))
+		p.spool.submit(c)
+	}
+	close(hold)
+	poll(t, "it is forgotten", func() bool {
+		runtime.GC()
+		return !slices.ContainsFunc(written, func(c weak.Pointer[change]) bool { return c.Value() != nil })
 	})
 }
 
