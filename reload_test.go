@@ -57,6 +57,7 @@ func TestReloadMovesWhatWaits(t *testing.T) {
 		if st := p.stat(t); st.Waiting != 0 || st.Delivered != 8 || st.State != "ok" {
 			t.Errorf("%+v", st)
 		}
+		synctest.Wait()
 		if q := p.deliver.quota; q.all != 0 || len(q.of) != 0 {
 			t.Errorf("of max_bytes %d is taken, %v", q.all, q.of)
 		}
@@ -65,9 +66,10 @@ func TestReloadMovesWhatWaits(t *testing.T) {
 
 // Two tags that become one destination keep the order in which their messages were accepted.
 func TestReloadJoinsLanes(t *testing.T) {
-	down := true
+	var down atomic.Bool
+	down.Store(true)
 	inBubble(t, hookAndTags, func(int, recorded) outcome {
-		if down {
+		if down.Load() {
 			return outcome{class: retry, reason: "connection refused"}
 		}
 		return outcome{class: delivered}
@@ -76,7 +78,7 @@ func TestReloadJoinsLanes(t *testing.T) {
 			p.do("POST", "/notify", notifyBody([]string{"b", "a", "own"}[i%3], i+1, false))
 		}
 		time.Sleep(time.Minute)
-		down = false
+		down.Store(false)
 		before := len(slack.all())
 		p.reload(t, strings.NewReplacer("#b", "#a", "#own", "#a", "/own", "/core").Replace(hookAndTags))
 		synctest.Wait()
@@ -146,6 +148,7 @@ func TestReloadWaitsForPosts(t *testing.T) {
 			t.Errorf("got %v, want %s", got, want)
 		}
 		<-answered
+		synctest.Wait()
 		if q := p.deliver.quota; q.all != 0 || len(q.of) != 0 {
 			t.Errorf("of max_bytes %d is taken, %v", q.all, q.of)
 		}
@@ -184,9 +187,10 @@ func (p *inProcess) writing(do func()) {
 
 // Records that the spool has moved behind younger ones keep their place in the lane.
 func TestReloadKeepsOrderOfMovedRecords(t *testing.T) {
-	down := true
+	var down atomic.Bool
+	down.Store(true)
 	inBubble(t, hookAndTags, func(int, recorded) outcome {
-		if down {
+		if down.Load() {
 			return outcome{class: retry, reason: "connection refused"}
 		}
 		return outcome{class: delivered}
@@ -201,7 +205,7 @@ func TestReloadKeepsOrderOfMovedRecords(t *testing.T) {
 		time.Sleep(time.Second)
 		p.writing(func() { p.spool.carry(first) })
 		before := len(slack.all())
-		down = false
+		down.Store(false)
 		p.reload(t, strings.ReplaceAll(hookAndTags, "/core", "/new"))
 		synctest.Wait()
 		var got string
@@ -226,6 +230,7 @@ func TestReloadWhileStoring(t *testing.T) {
 		if got := slack.all(); len(got) != 1 || !strings.HasSuffix(got[0].to, "/new") {
 			t.Errorf("%+v", got)
 		}
+		synctest.Wait()
 		if q := p.deliver.quota; q.all != 0 || len(q.of) != 0 {
 			t.Errorf("of max_bytes %d is taken, %v", q.all, q.of)
 		}
