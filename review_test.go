@@ -198,6 +198,13 @@ func TestFailedFileThatCannotBeReplaced(t *testing.T) {
 		if w := p.do("POST", "/notify", notifyBody("b", 3, false)); w.Code != 503 || w.Header().Get("Retry-After") == "" || p.spool.health() == nil {
 			t.Errorf("got %d %s, health %v", w.Code, w.Body, p.spool.health())
 		}
+		tried := strings.Count(p.logs.String(), "could not store")
+		for range 50 { // in no time
+			p.do("POST", "/notify", notifyBody("b", 3, false))
+		}
+		if again := strings.Count(p.logs.String(), "could not store"); again != tried || tried > 200 {
+			t.Errorf("tried %d times in two minutes, and %d times more for 50 requests", tried, again-tried)
+		}
 		if got := slack.texts("#a"); got != "0 0" {
 			t.Errorf("posted %q, want 0 twice", got)
 		}

@@ -253,7 +253,8 @@ func (s *spool) probe() {
 
 // commit does a batch: writes and syncs the additions, marks and syncs what is done, answers.
 func (s *spool) commit(batch []*change) {
-	last, waiting, graves := s.last, addition{}, addition{kind: deadFile}
+	last, broken := s.last, len(s.broken)
+	waiting, graves := addition{}, addition{kind: deadFile}
 	added := s.stage(batch, &waiting, &graves)
 	s.write(&waiting)
 	s.write(&graves)
@@ -282,8 +283,10 @@ func (s *spool) commit(batch []*change) {
 		s.stored(added) // before anything moves
 	}
 	s.answer(batch)
-	clear(batch) // the queue's array, of which it is a part, would keep the messages
-	s.heal()
+	clear(batch)                // the queue's array, of which it is a part, would keep the messages
+	if len(s.broken) > broken { // what could not be replaced is tried again once a second
+		s.heal()
+	}
 	if s.last != last { // there is a new file
 		s.carryForward()
 	}
