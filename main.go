@@ -15,6 +15,7 @@
 //	load.go     what an earlier process left in it; carry.go, records move to new files
 //	record.go   its lines; recent.go, the idempotency keys; quota.go, how much may wait
 //	deliver.go  lanes: one post at a time for each destination, in order; pauses and back-off
+//	reload.go   the configuration is read again, and what waits moves to where it leads then
 //	render.go   a message becomes what Slack gets; merge.go, several become one post
 //	slack.go    one post to Slack and what became of it
 //	messages.go the operators' API: list, send again, drop
@@ -99,12 +100,7 @@ func serve(opts options, cfg *config, stdout, stderr io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("spool.dir: %w", err)
 	}
-	var slack poster = newSlackClient(maxPosts)
-	if opts.dryRun {
-		slack = &printer{out: stdout}
-	}
-	st := newStats()
-	d := newDeliverer(cfg, slack, sp, st, logs.log)
+	d := newDeliverer(cfg, opts.slack(stdout), sp, newStats(), logs.log)
 	d.restore(found)
 	debug.FreeOSMemory()    // what reading a long spool took
 	debug.SetGCPercent(400) // the heap is small: collecting it less often costs some MB and is a fifth of the work
@@ -113,7 +109,7 @@ func serve(opts options, cfg *config, stdout, stderr io.Writer) error {
 	go sp.run()
 	go d.run(delivering)
 
-	s := &server{deliver: d, spool: sp, stats: st, log: logs.log, access: &logs.access, hostname: hostname(), large: make(chan struct{}, maxLarge)}
+	s := &server{deliver: d, spool: sp, stats: d.stats, log: logs.log, access: &logs.access, hostname: hostname(), large: make(chan struct{}, maxLarge)}
 	web, served := newWebServer(s, stop), make(chan error, len(listeners))
 	for _, l := range listeners {
 		go func() { served <- web.Serve(secured{l, s.cfg}) }()
@@ -121,11 +117,7 @@ func serve(opts options, cfg *config, stdout, stderr io.Writer) error {
 	}
 	logs.warn(cfg, listeners)
 	tellSystemd("READY=1")
-	go func() { // beside attend: a file that cannot be opened at once, such as a pipe, must not keep it from the stop
-		for range hangUp {
-			opts.reload(d, logs, listeners)
-		}
-	}()
+	go opts.reloadAt(hangUp, d, logs, listeners)
 	if err := s.attend(stop, served); err != nil {
 		return err
 	}
@@ -137,7 +129,7 @@ func serve(opts options, cfg *config, stdout, stderr io.Writer) error {
 	stopDelivering()
 	<-d.ended
 	sp.close()
-	logs.notice("stopped", "waiting", st.waiting())
+	logs.notice("stopped", "waiting", d.stats.waiting())
 	return nil
 }
 
@@ -164,40 +156,6 @@ func (s *server) attend(stop context.Context, served <-chan error) error {
 // without end: messages that wait, 8 to 24 bytes each, and connections, of one or two goroutines and 20 KB.
 func (s *server) limitMemory() {
 	debug.SetMemoryLimit(80<<20 + 32*s.stats.waiting() + 16<<10*int64(runtime.NumGoroutine()))
-}
-
-// reload reads the configuration again: all of it changes over or, after an error, nothing.
-func (o options) reload(d *deliverer, logs *logs, listeners []net.Listener) {
-	cfg, err := o.load()
-	if err == nil {
-		err = logs.change(cfg)
-	}
-	running := d.cfg.Load()
-	d.stats.reloaded(err == nil)
-	if err != nil {
-		logs.change(running) // logrotate does not wait for a mended configuration
-		for line := range strings.Lines(err.Error()) {
-			logs.log.Error("the configuration is not read again: the old one stays", "err", strings.TrimSpace(line))
-		}
-		return
-	}
-	for _, k := range []struct {
-		key      string
-		now, new *string
-	}{
-		{"core.port", &running.core.port, &cfg.core.port},
-		{"core.socket_mode", &running.core.socketMode, &cfg.core.socketMode},
-		{"spool.dir", &running.spool.dir, &cfg.spool.dir},
-	} {
-		if *k.now != *k.new && !o.dryRun {
-			logs.notice(k.key+" has changed: that needs a restart, until then the old one stays", "old", *k.now, "new", *k.new)
-		}
-		*k.new = *k.now
-	}
-	d.reload(cfg, func() {
-		logs.notice("the configuration was read again")
-		logs.warn(cfg, listeners)
-	})
 }
 
 // options are what the command line says.
@@ -307,6 +265,14 @@ func (o options) openSpool(cfg *config, log *slog.Logger) (sp *spool, cleanUp fu
 		return nil, nil, fmt.Errorf("spool.dir: %w: set dir in [spool] to a folder that only this server uses and may write", err)
 	}
 	return sp, cleanUp, nil
+}
+
+// slack returns who takes the posts.
+func (o options) slack(stdout io.Writer) poster {
+	if o.dryRun {
+		return &printer{out: stdout}
+	}
+	return newSlackClient(maxPosts)
 }
 
 // printer is a Slack for dry runs: it takes every post and prints it, one JSON line each.
