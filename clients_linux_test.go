@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -68,6 +69,7 @@ func TestLogMemory(t *testing.T) {
 			if m := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindSubmatch(status); m != nil {
 				peak, _ = strconv.Atoi(string(m[1]))
 			}
+			io.WriteString(w, `{"message":"ok"}`)
 		}))
 		cmd := logCommand(flags+" -s "+s.URL+" -t a", fmt.Sprintf("yes 'a line of <output> & more' | head -c %d; exit 1", megabytes<<20))
 		if flags == "-tee" {

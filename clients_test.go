@@ -42,6 +42,7 @@ const halfAnswer = -1
 
 func newScripted(t testing.TB, replies ...reply) *scripted {
 	t.Helper()
+	skipForRaces(t)
 	s := &scripted{replies: replies, done: make(chan struct{})}
 	s.Server = httptest.NewServer(s)
 	t.Cleanup(func() {
@@ -283,7 +284,7 @@ func TestClientFollowsNoRedirect(t *testing.T) {
 	other := newScripted(t)
 	s := httptest.NewServer(http.RedirectHandler(other.URL+"/notify", http.StatusTemporaryRedirect))
 	t.Cleanup(s.Close)
-	code, _, stderr := runProgram(t, "hi", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-auth", "xyzzy")
+	code, _, stderr := runProgram(t, "hi", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-auth", "xyzzy", "-retry-max", "0")
 	if code != 1 || !strings.Contains(stderr, "answered 307") || len(other.requests()) != 0 {
 		t.Errorf("exit %d, %q, %d requests", code, stderr, len(other.requests()))
 	}

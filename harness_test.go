@@ -308,6 +308,14 @@ func startProcess(t testing.TB, cmd *exec.Cmd) *process {
 	return p
 }
 
+// skipForRaces keeps go test -race from tests of other processes: it sees nothing there, and takes long.
+func skipForRaces(t testing.TB) {
+	t.Helper()
+	if raceDetector {
+		t.Skip("skipped: the race detector does not see into other processes")
+	}
+}
+
 // startServer starts the built slackboard on a free port, or as config says, and returns once it listens. Its spool is
 // in a folder of its own, unless config says otherwise.
 func startServer(t testing.TB, config string, flags ...string) *process {
@@ -320,6 +328,7 @@ func startServer(t testing.TB, config string, flags ...string) *process {
 
 func startServerIn(t testing.TB, cmd *exec.Cmd) *process {
 	t.Helper()
+	skipForRaces(t)
 	p := startProcess(t, cmd)
 	poll(t, "listening on …, from "+cmd.String(), func() bool {
 		_, rest, found := strings.Cut(p.stderr.String(), "listening on ")

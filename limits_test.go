@@ -131,6 +131,7 @@ func manyHeaders() string {
 
 // Connections that say little, or stop in the middle. Half of them go on, a byte at a time.
 func TestSlowConnections(t *testing.T) {
+	t.Parallel() // it waits
 	large := `{"tag":"other","text":"` + strings.Repeat("x", 900_000)
 	kinds := []struct{ name, sent, more string }{
 		{"in the header", "POST /notify HTTP/1.1\r\nHo", "s"},
@@ -144,6 +145,7 @@ func TestSlowConnections(t *testing.T) {
 	}
 	for _, name := range []string{"http", "https"} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			core, connect := "", func(conn net.Conn) net.Conn { return conn }
 			if name == "https" {
 				cert, key := newAuthority(t).files(&x509.Certificate{IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}})
@@ -350,7 +352,7 @@ func TestBrokenConnections(t *testing.T) {
 		b.serves(5)
 		breaking.Wait()
 	}
-	poll(t, "what served them has ended", func() bool { return goroutines() <= before+5 })
+	poll(t, "what served them has ended", func() bool { return goroutines() <= before+50 }) // of 4,000 connections; those to Slack stay
 	st := drained(t, b.process)
 	if n := st.Delivered - int64(b.served); n < count || n > 2*count { // those that were reset may have been taken
 		t.Errorf("%d messages were delivered, want %d to %d", n, count, 2*count)

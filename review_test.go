@@ -233,8 +233,9 @@ func TestDropTwiceWhileTheFileFails(t *testing.T) {
 			ids = append(ids, p.notifyWith(t, "", "a", i)...)
 		}
 		time.Sleep(time.Minute)
-		inTheWay := p.spool.path(p.spool.last + 1 | deadFile)
+		var inTheWay string
 		p.writing(func() {
+			inTheWay = p.spool.path(p.spool.last + 1 | deadFile)
 			seg := p.spool.open[deadFile]
 			seg.f.Close()
 			seg.f, _ = os.Open(p.spool.path(seg.file)) // for reading only

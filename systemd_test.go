@@ -70,6 +70,7 @@ func TestSocketActivation(t *testing.T) {
 }
 
 func TestTellsSystemd(t *testing.T) {
+	t.Parallel() // it waits
 	slack := newFakeSlack(t, func(delivery) reply { return reply{status: 503} })
 	socket := filepath.Join(t.TempDir(), "notify")
 	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
