@@ -228,7 +228,6 @@ func TestSpoolLimit(t *testing.T) {
 
 // Kept requests that a server is slow to take hold up a new one for 10 s at most.
 func TestSpoolTimeLimit(t *testing.T) {
-	t.Parallel() // it waits
 	if !isLong() {
 		t.Skip("skipped: takes 10 s, runs with CI=true")
 	}
