@@ -377,9 +377,9 @@ func TestManyLargeMessages(t *testing.T) {
 		}
 		t.Run(test.name, func(t *testing.T) {
 			b := besiege(t, "")
-			clients, posts := 64, rounds(3, 1)
+			clients, posts := 64, rounds(2, 1)
 			if test.posts == 1 { // all that waits would be folded into the second post
-				posts = rounds(3, 2)
+				posts = 2
 			}
 			var hanging, taken, refused atomic.Int64
 			release := make(chan struct{})

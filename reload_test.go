@@ -351,7 +351,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	const senders = 8
 	reloads := 40
 	if isLong() {
-		reloads = 300
+		reloads = 150
 	}
 	slack := newFakeSlack(t, nil)
 	ca, pool, dir := newAuthority(t), x509.NewCertPool(), t.TempDir()
