@@ -31,8 +31,8 @@ type recorded struct {
 
 func (s *recorder) post(_ context.Context, to credential, body []byte) outcome {
 	var p struct{ Channel, Text string }
-	if err := json.Unmarshal(body, &p); err != nil {
-		panic(err)
+	if json.Unmarshal(body, &p); !json.Valid(body) { // a text may be no string: it goes through as it came
+		panic(fmt.Sprintf("posted %q", body))
 	}
 	text, _, _ := strings.Cut(p.Text, "\n") // without "accepted …, delayed …"
 	r := recorded{time.Now(), cmp.Or(to.token.reveal(), to.url.reveal()), p.Channel, text}

@@ -285,6 +285,7 @@ func FuzzRequestBody(f *testing.F) {
 	f.Add(`{"tag":"general","text":"hi"}`, false)
 	f.Add(`{"payload":{"channel":"#c","text":"hi","blocks":[1e999]}}`, true)
 	f.Add(`{"payload":{"text":null,"blocks":{}}}`, true)
+	f.Add(`{"payload":{"channel":"#c","text":5}}`, true)
 	slack := &recorder{}
 	p := newInProcess(f, dryRunConfig(), slack)
 	f.Fuzz(func(t *testing.T, body string, direct bool) {
