@@ -2,14 +2,13 @@ package main
 
 // Delivery: one lane per destination, in order, until Slack has a message or will never take it.
 //
-// One goroutine, run, owns the lanes, their timers and pauses; the others ask it. It never waits for the spool, which
-// may wait for it. An attempt owns nothing: it reads, posts and reports. Back-off, a pause that Slack asked for and qps are one
-// thing: a later turn. What became of a message is on disk before the next one of its lane is posted: a crash
-// doubles one post of a destination at most.
+// A lane sleeps in a timer, stands in line, or has its turn: a goroutine, turn, that reads its head, posts it and has the spool
+// record what became of it. Back-off, a pause that Slack asked for and pace are one thing: a longer sleep. One mutex
+// guards the lanes; nobody who holds it waits for anything. What became of a message is on disk before the lane's next turn: a
+// crash doubles one post of a destination at most.
 
 import (
 	"cmp"
-	"container/heap"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +16,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sort"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -40,22 +40,22 @@ type lane struct {
 	to       destination
 	waiting  []ref // oldest first
 	urgent   []*urgentPost
-	busy     bool      // a post is in flight, or what became of it is not on disk yet
-	attempts int       // of the head, which is group messages
-	group    int       // posted together in the last attempt; they stay together until that is settled
-	posting  int       // of these at most are in the post in flight
-	suspects int       // messages from the head on that Slack rejected together
-	halves   int       // attachments that these were
-	noRoom   int       // messages put to the end one after the other, because the disk had no room for dead letters
-	turn     time.Time // no post before: a pause of Slack's
-	retryAt  time.Time // no attempt at the head before: its back-off
-	since    time.Time // the head has had nothing but 5xx, since then; zero: it has not
-	failing  bool      // the last post failed
-	large    bool      // the head is more than largePost
-	err      string    // why, "" after a success
-	errSince time.Time // when that began
-	index    int       // in the heap of due lanes, -1 while not in it
-	held     bool      // due, but too many failing or large ones post already
+	busy     bool // it has its turn
+	inLine   bool
+	timer    *time.Timer // while it sleeps
+	attempts int         // of the head, which is group messages
+	group    int         // posted together in the last attempt; they stay together until that is settled
+	posting  int         // of these at most are in the post in flight
+	suspects int         // messages from the head on that Slack rejected together
+	halves   int         // attachments that these were
+	noRoom   int         // messages put to the end one after the other, because the disk had no room for dead letters
+	turn     time.Time   // no post before: a pause of Slack's
+	retryAt  time.Time   // no attempt at the head before: its back-off
+	since    time.Time   // the head has had nothing but 5xx, since then; zero: it has not
+	failing  bool        // the last post failed
+	large    bool        // the head is more than largePost
+	err      string      // why, "" after a success
+	errSince time.Time   // when that began
 }
 
 // urgentPost is a message with sync=true: it is posted once, in the lane's next turn, and not kept.
@@ -85,24 +85,24 @@ func (l *lane) next() time.Time {
 
 func (l *lane) idle() bool { return len(l.urgent) == 0 && len(l.waiting) == 0 && !l.busy }
 
-// dueLanes is a heap (container/heap): the lane that is due first comes first.
-type dueLanes []*lane
+// kind says in which line l stands: so that those that fail, or have much to post, leave room for the others.
+type kind int
 
-func (h dueLanes) Len() int           { return len(h) }
-func (h dueLanes) Less(i, j int) bool { return h[i].next().Before(h[j].next()) }
-func (h dueLanes) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].index, h[j].index = i, j
-}
-func (h *dueLanes) Push(l any) {
-	l.(*lane).index = len(*h)
-	*h = append(*h, l.(*lane))
-}
-func (h *dueLanes) Pop() any {
-	l := (*h)[len(*h)-1]
-	*h = (*h)[:len(*h)-1]
-	l.index = -1
-	return l
+const (
+	healthy kind = iota
+	failing
+	large
+	kinds
+)
+
+func (l *lane) kind() kind {
+	switch {
+	case l.large && len(l.urgent) == 0:
+		return large
+	case l.failing:
+		return failing
+	}
+	return healthy
 }
 
 type deliverer struct {
@@ -113,33 +113,30 @@ type deliverer struct {
 	quota  *quota
 	recent *deliveredList
 	log    *slog.Logger
-	todo   chan func()   // what run does next, in order
-	reads  chan struct{} // holds a token for each attempt that reads
+	reads  chan struct{} // holds a token for each turn that reads
+	turns  sync.WaitGroup
 	ended  chan struct{}
 
-	// Owned by run:
-	reloads   func() // waits until no post is in flight, see reload; nil: none does
+	mu        sync.Mutex
 	lanes     map[destination]*lane
-	due       dueLanes
-	held      []*lane
+	line      [kinds][]*lane // that are due, the one that is so longest first
+	posting   [kinds]int
+	resting   bool                     // no turn begins
 	paused    map[secret]time.Time     // tokens: Slack's pause holds for all their channels
 	worked    map[credential]time.Time // the last delivery
 	reported  map[destination]time.Time
 	nextPost  time.Time // by qps
+	qpsTimer  *time.Timer
 	firstTurn time.Time // of all lanes: before a restart, the last post may have been a moment ago
-	inFlight  int
-	failing   int // of these
-	large     int // likewise
-	recording int // changes that the spool has not answered yet
 }
 
 // newDeliverer returns one for sp, whose callbacks it sets. It has not yet begun: see restore and run.
 func newDeliverer(cfg *config, slack poster, sp *spool, st *stats, log *slog.Logger) *deliverer {
 	d := &deliverer{
 		slack: slack, spool: sp, stats: st, log: log,
-		quota: newQuota(cfg.spool.maxBytes), recent: &deliveredList{}, todo: make(chan func(), 256), reads: make(chan struct{}, maxReaders), ended: make(chan struct{}),
-		firstTurn: time.Now().Add(cfg.pace()),
-		lanes:     map[destination]*lane{}, paused: map[secret]time.Time{}, worked: map[credential]time.Time{}, reported: map[destination]time.Time{},
+		quota: newQuota(cfg.spool.maxBytes), recent: &deliveredList{}, reads: make(chan struct{}, maxReaders), ended: make(chan struct{}), resting: true,
+		firstTurn: time.Now().Add(cfg.pace()), qpsTimer: time.NewTimer(0),
+		lanes: map[destination]*lane{}, paused: map[secret]time.Time{}, worked: map[credential]time.Time{}, reported: map[destination]time.Time{},
 	}
 	d.cfg.Store(cfg)
 	sp.stored, sp.moved = d.add, d.moved
@@ -159,6 +156,9 @@ func (d *deliverer) restore(found map[route]*group) {
 		d.stats.found(r, len(g.waiting), g.dead)
 	}
 	d.fill(lanes)
+	for _, l := range d.lanes {
+		d.schedule(l)
+	}
 }
 
 // fill makes lanes of what waits for each destination.
@@ -170,57 +170,35 @@ func (d *deliverer) fill(lanes map[destination][]seqRef) {
 		for i, w := range found {
 			l.waiting[i] = w.ref
 		}
-		d.schedule(l)
 	}
 }
 
-// run delivers until ctx ends, no post is in flight, and what became of all posts is on disk.
+// run delivers until ctx ends and all turns have: 30 s later at most where the disk works.
 func (d *deliverer) run(ctx context.Context) {
-	defer close(d.ended)
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for ctx.Err() == nil {
-		if d.reloads != nil && d.inFlight == 0 && d.recording == 0 {
-			d.reloads()
-			d.reloads = nil
-		}
-		timer.Reset(time.Until(d.turns()))
-		select {
-		case f := <-d.todo:
-			f()
-		case <-timer.C:
-		case <-ctx.Done():
-		}
+	d.rest(false)
+	<-ctx.Done()
+	ended := make(chan struct{})
+	go func() { d.rest(true); d.turns.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(postTimeout + time.Second): // what a disk that fails cannot record by then is posted once more after the next start
 	}
-	// What a disk that fails cannot record by then is posted once more after the next start.
-	for enough := time.After(postTimeout + time.Second); d.inFlight > 0 || d.recording > 0; {
-		select {
-		case f := <-d.todo:
-			f()
-		case <-enough:
-			return
-		}
-	}
+	close(d.ended)
 }
 
-// ask has run do f, unless it has ended.
-func (d *deliverer) ask(f func()) {
-	select {
-	case d.todo <- f:
-	case <-d.ended:
-	}
+// rest keeps turns from beginning, or lets them begin again.
+func (d *deliverer) rest(rest bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.resting = rest
+	d.begin()
 }
 
-// askAndWait is ask for those who need f done. It returns false if run has ended.
-func (d *deliverer) askAndWait(f func()) bool {
-	finished := make(chan struct{})
-	d.ask(func() { f(); close(finished) })
-	select {
-	case <-finished:
-		return true
-	case <-d.ended:
-		return false
-	}
+// locked does f while nothing else touches the lanes.
+func (d *deliverer) locked(f func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f()
 }
 
 // store returns nil only once messages would survive a power cut; the caller may then answer ok.
@@ -265,7 +243,7 @@ func (d *deliverer) add(added []entry) {
 			d.stats.count(e.m.route, counts{Waiting: 1, Accepted: 1})
 		}
 	}
-	d.ask(func() {
+	d.locked(func() {
 		for _, e := range added {
 			to, _, _ := d.lookup(e.m.route) // where it leads nowhere, the attempt finds out
 			d.quota.move(e.m.charged, to, e.m.size())
@@ -278,7 +256,7 @@ func (d *deliverer) add(added []entry) {
 
 // moved corrects the places of records that the spool has written again.
 func (d *deliverer) moved(places map[ref]ref) {
-	d.askAndWait(func() {
+	d.locked(func() {
 		for _, l := range d.lanes {
 			for i, r := range l.waiting {
 				if to, ok := places[r]; ok {
@@ -294,7 +272,7 @@ func (d *deliverer) moved(places map[ref]ref) {
 func (d *deliverer) postNow(m *message, limit time.Duration) outcome {
 	u := &urgentPost{m: m, claimed: make(chan struct{}, 1), done: make(chan outcome, 1)}
 	u.claimed <- struct{}{}
-	d.ask(func() { d.addUrgent(u, limit) })
+	d.locked(func() { d.addUrgent(u, limit) })
 	timer := time.NewTimer(max(limit, time.Second)) // a post in flight may be ahead
 	defer timer.Stop()
 	select {
@@ -329,83 +307,140 @@ func (d *deliverer) addUrgent(u *urgentPost, limit time.Duration) {
 func (d *deliverer) lane(to destination) *lane {
 	l := d.lanes[to]
 	if l == nil {
-		l = &lane{to: to, index: -1, turn: d.firstTurn}
+		l = &lane{to: to, turn: d.firstTurn}
 		d.lanes[to] = l
 	}
 	return l
 }
 
-// schedule brings l to its place among the due lanes.
+// schedule has l sleep until its next turn. One that has nothing to do goes, once it may post again.
 func (d *deliverer) schedule(l *lane) {
-	switch {
-	case l.busy || l.held:
-	case l.index >= 0:
-		heap.Fix(&d.due, l.index)
-	default:
-		heap.Push(&d.due, l)
-	}
-}
-
-// turns starts the posts that are due and returns when to look again.
-func (d *deliverer) turns() time.Time {
-	now := time.Now()
-	for len(d.due) > 0 && d.inFlight < maxPosts && d.reloads == nil {
-		l := d.due[0]
-		if next := l.next(); next.After(now) {
-			return next
-		}
-		if !l.idle() && d.nextPost.After(now) {
-			return d.nextPost
-		}
-		heap.Pop(&d.due)
-		switch pause := d.paused[l.to.credential.token]; {
-		case l.idle():
-			delete(d.lanes, l.to)
-		case pause.After(now):
-			l.turn = pause
-			heap.Push(&d.due, l)
-		case l.failing && d.failing >= maxFailingPosts, l.large && len(l.urgent) == 0 && d.large >= maxLargePosts:
-			l.held = true
-			d.held = append(d.held, l)
-		default:
-			d.start(l, now)
-		}
-	}
-	return now.Add(time.Hour) // something will come through todo before
-}
-
-// start posts the head of l: what is urgent, else what has waited longest.
-func (d *deliverer) start(l *lane, now time.Time) {
-	for len(l.urgent) > 0 {
-		u := l.urgent[0]
-		l.urgent = l.urgent[1:]
-		if u.claim() {
-			l.posting = 0 // none of those that wait
-			d.begin(l, now, func() func() {
-				_, t, _ := d.lookup(u.m.route)
-				g := &merger{limit: 1}
-				g.add(u.m, t)
-				out := d.post(g, 1)
-				if out.class == delivered {
-					d.stats.count(u.m.route, counts{Accepted: 1, Delivered: 1})
-					d.recent.add(u.m, 1)
-				}
-				u.done <- out
-				return func() {
-					l.busy = false
-					d.learn(l, out)
-				}
-			})
-			return
-		}
-	}
-	if len(l.waiting) == 0 || l.retryAt.After(now) {
-		d.schedule(l)
+	if l.busy || l.inLine || d.lanes[l.to] != l {
 		return
 	}
+	if l.timer != nil {
+		l.timer.Stop()
+	}
+	at := l.next()
+	if pause := d.paused[l.to.credential.token]; pause.After(at) {
+		at = pause
+	}
+	if wait := time.Until(at); wait > 0 {
+		l.timer = time.AfterFunc(wait, func() { d.locked(func() { d.schedule(l) }) })
+		return
+	}
+	if l.idle() {
+		delete(d.lanes, l.to)
+		return
+	}
+	l.inLine = true
+	d.line[l.kind()] = append(d.line[l.kind()], l)
+	d.begin()
+}
+
+// begin gives turns to lanes that stand in line, while there is room.
+func (d *deliverer) begin() {
+	most, all := [kinds]int{maxPosts, maxFailingPosts, maxLargePosts}, 0
+	for _, n := range d.posting {
+		all += n
+	}
+	for k := range kinds {
+		for ; len(d.line[k]) > 0 && d.posting[k] < most[k] && all < maxPosts && !d.resting; all++ {
+			if qps := d.cfg.Load().core.qps; qps > 0 {
+				if wait := time.Until(d.nextPost); wait > 0 {
+					d.qpsTimer.Stop()
+					d.qpsTimer = time.AfterFunc(wait, func() { d.locked(d.begin) })
+					return
+				}
+				d.nextPost = time.Now().Add(time.Second / time.Duration(qps))
+			}
+			l := d.line[k][0]
+			d.line[k] = d.line[k][1:]
+			l.inLine, l.busy = false, true
+			d.posting[k]++
+			d.turns.Add(1)
+			go d.turn(l, k)
+		}
+	}
+}
+
+// turn posts the head of l: what is urgent, else what has waited longest. When it returns, what became of that is on disk.
+func (d *deliverer) turn(l *lane, k kind) {
+	defer d.turns.Done()
+	if u := d.takeUrgent(l); u != nil {
+		d.postUrgent(l, u)
+	} else {
+		d.postHead(l)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	l.busy = false
+	d.posting[k]--
+	d.schedule(l)
+	d.begin()
+}
+
+// takeUrgent returns the next urgent post of l whose sender has not given up.
+func (d *deliverer) takeUrgent(l *lane) *urgentPost {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for len(l.urgent) > 0 {
+		u := l.urgent[0]
+		if l.urgent = l.urgent[1:]; u.claim() {
+			return u
+		}
+	}
+	return nil
+}
+
+func (d *deliverer) postUrgent(l *lane, u *urgentPost) {
+	_, t, _ := d.lookup(u.m.route)
+	g := &merger{limit: 1}
+	g.add(u.m, t)
+	out := d.post(g, 1)
+	if out.class == delivered {
+		d.stats.count(u.m.route, counts{Accepted: 1, Delivered: 1})
+		d.recent.add(u.m, 1)
+	}
+	d.locked(func() { d.learn(l, out) })
+	u.done <- out
+}
+
+func (d *deliverer) postHead(l *lane) {
+	heads, attempt, limit := d.takeHeads(l)
+	if len(heads) == 0 {
+		return
+	}
+	g, size, err := d.gather(heads, limit)
+	switch {
+	case err != nil:
+		d.unreadable(l, heads[0], err)
+		return
+	case size > largePost && !l.large: // its turn comes when few enough are posted
+		d.locked(func() { l.attempts, l.large, l.posting = l.attempts-1, true, 0 })
+		return
+	}
+	out := d.post(g, attempt)
+	d.mu.Lock()
+	d.learn(l, out)
+	c, each := d.settle(l, g, out)
+	d.mu.Unlock()
+	if c != nil {
+		d.record(l, g.messages[:len(c.done)], c, each)
+	}
+}
+
+// takeHeads returns what is tried next, and in how many attachments at most.
+func (d *deliverer) takeHeads(l *lane) (heads []ref, attempt, limit int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	l.posting = 0
+	if len(l.waiting) == 0 || l.retryAt.After(time.Now()) {
+		return nil, 0, 0
+	}
 	l.attempts++
-	attempt, limit := l.attempts, int(d.cfg.Load().core.batch)
-	heads := l.waiting[:min(len(l.waiting), mergedHeads)]
+	limit = int(d.cfg.Load().core.batch)
+	heads = l.waiting[:min(len(l.waiting), mergedHeads)]
 	switch {
 	case l.group > 0:
 		heads = l.waiting[:l.group]
@@ -414,22 +449,8 @@ func (d *deliverer) start(l *lane, now time.Time) {
 	case limit == 1:
 		heads = l.waiting[:1]
 	}
-	heads, l.posting = slices.Clone(heads), len(heads)
-	large := l.large
-	d.begin(l, now, func() func() {
-		g, size, err := d.gather(heads, limit)
-		switch {
-		case err != nil:
-			return func() { d.unreadable(l, heads[0], err) }
-		case size > largePost && !large: // its turn comes when few enough are posted
-			return func() { l.attempts, l.large, l.busy = l.attempts-1, true, false }
-		}
-		out := d.post(g, attempt)
-		return func() {
-			d.learn(l, out)
-			d.settle(l, g, out)
-		}
-	})
+	l.posting = len(heads)
+	return slices.Clone(heads), l.attempts, limit
 }
 
 // gather reads the messages of one post, which have size bytes: the first of heads, and those behind it that merge with it.
@@ -454,44 +475,7 @@ func (d *deliverer) gather(heads []ref, limit int) (g *merger, size int64, err e
 	return g, size, nil
 }
 
-// begin runs an attempt beside run. What the attempt returns is done by run, then l may have its next turn.
-func (d *deliverer) begin(l *lane, now time.Time, attempt func() func()) {
-	failing, large := l.failing, l.large
-	l.busy = true
-	d.inFlight++
-	if failing {
-		d.failing++
-	}
-	if large {
-		d.large++
-	}
-	if d.cfg.Load().core.qps > 0 {
-		d.nextPost = now.Add(time.Second / time.Duration(d.cfg.Load().core.qps))
-	}
-	go func() {
-		end := attempt()
-		d.ask(func() {
-			d.inFlight--
-			if failing {
-				d.failing--
-			}
-			if large {
-				d.large--
-			}
-			if failing || large {
-				for _, l := range d.held {
-					l.held = false
-					heap.Push(&d.due, l)
-				}
-				d.held = nil
-			}
-			end()
-			d.schedule(l)
-		})
-	}()
-}
-
-// post makes one attempt and counts it. It runs beside run and touches nothing of it.
+// post makes one attempt and counts it.
 func (d *deliverer) post(g *merger, attempt int) outcome {
 	to, _, err := d.lookup(g.messages[0].route)
 	if err != nil {
@@ -528,8 +512,8 @@ func (d *deliverer) learn(l *lane, out outcome) {
 	}
 }
 
-// settle decides what becomes of the messages of g, the head of l, after an attempt.
-func (d *deliverer) settle(l *lane, g *merger, out outcome) {
+// settle decides what becomes of the messages of g, the head of l, after an attempt: what the spool is to record, nil where they wait on.
+func (d *deliverer) settle(l *lane, g *merger, out outcome) (c *change, each counts) {
 	first, maxAge := g.messages[0], time.Duration(d.cfg.Load().spool.maxAge)*time.Second
 	tooOld := 0
 	for tooOld < len(g.messages) && time.Since(time.UnixMilli(g.messages[tooOld].queued)) > maxAge {
@@ -551,19 +535,19 @@ func (d *deliverer) settle(l *lane, g *merger, out outcome) {
 			d.recent.add(m, l.attempts)
 		}
 		l.suspects, l.halves = max(0, l.suspects-len(g.messages)), max(0, l.halves-len(g.parts))
-		d.record(l, g.messages, &change{}, counts{Waiting: -1, Delivered: 1})
+		return d.gone(l, len(g.messages)), counts{Waiting: -1, Delivered: 1}
 	case (out.class == badContent || poisonous) && len(g.parts) > 1:
 		d.log.Warn("merged post rejected: its halves go next", "messages", len(g.messages), "to", first.route.String(), "err", out.reason)
 		l.suspects, l.halves = len(g.messages), len(g.parts)
 		since := l.since
 		l.again()
-		l.since, l.busy = since, false
+		l.since = since
 	case out.class == badContent, out.class == badDestination && l.attempts >= destinationTries:
-		d.bury(l, g.messages, out.reason)
+		return d.bury(l, g.messages, out.reason)
 	case poisonous:
-		d.bury(l, g.messages, fmt.Sprintf("nothing but errors of slack's for %v, while other messages pass: %s", poisonAfter, out.reason))
+		return d.bury(l, g.messages, fmt.Sprintf("nothing but errors of slack's for %v, while other messages pass: %s", poisonAfter, out.reason))
 	case tooOld > 0:
-		d.bury(l, g.messages[:tooOld], fmt.Sprintf("not delivered within %v: %s", maxAge, out.reason))
+		return d.bury(l, g.messages[:tooOld], fmt.Sprintf("not delivered within %v: %s", maxAge, out.reason))
 	default:
 		wait := backOff(l.attempts)
 		if out.limited {
@@ -582,57 +566,53 @@ func (d *deliverer) settle(l *lane, g *merger, out outcome) {
 		l.err = out.reason
 		l.group = len(g.messages)
 		l.retryAt = time.Now().Add(wait)
-		l.busy = false
 	}
+	return nil, counts{}
 }
+
+// gone is the change that ends the first n messages of l.
+func (d *deliverer) gone(l *lane, n int) *change { return &change{done: slices.Clone(l.waiting[:n])} }
 
 // again makes the head of l new: no attempt was made at it.
 func (l *lane) again() {
 	l.attempts, l.group, l.retryAt, l.since, l.large = 0, 0, time.Time{}, time.Time{}, false
 }
 
-// record has the spool mark messages, the first of l, done, with c. Until that is on disk, the lane is busy.
+// record has the spool do c, which ends messages, the first of l, and returns when that is on disk.
 func (d *deliverer) record(l *lane, messages []*message, c *change, each counts) {
+	err := d.spool.apply(c)
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	n := len(messages)
-	c.done = slices.Clone(l.waiting[:n])
-	d.recording++
-	c.then = func(err error) {
-		d.ask(func() {
-			d.recording--
-			l.again()
-			l.busy = false
-			heads := slices.Clone(l.waiting[:n]) // they may have moved
-			l.waiting = l.waiting[n:]
-			if err != nil && !errors.Is(err, errGone) { // there is no room for the dead letters: others go first
-				d.log.Error("dead letter not stored", "id", messages[0].ID, "to", messages[0].route.String(), "err", err)
-				l.waiting = append(l.waiting, heads...)
-				if l.noRoom += n; l.noRoom >= len(l.waiting) { // there are no others
-					l.noRoom, l.retryAt = 0, time.Now().Add(noRoomWait)
-				}
-			} else {
-				l.noRoom = 0
-				for _, m := range messages {
-					d.stats.count(m.route, each)
-					d.quota.give(l.to, m.size())
-				}
-			}
-			d.schedule(l)
-		})
+	heads := l.waiting[:n]
+	l.again()
+	l.waiting = l.waiting[n:]
+	if err != nil && !errors.Is(err, errGone) { // there is no room for the dead letters: others go first
+		d.log.Error("dead letter not stored", "id", messages[0].ID, "to", messages[0].route.String(), "err", err)
+		l.waiting = append(l.waiting, heads...)
+		if l.noRoom += n; l.noRoom >= len(l.waiting) { // there are no others
+			l.noRoom, l.retryAt = 0, time.Now().Add(noRoomWait)
+		}
+		return
 	}
-	d.spool.submit(c)
+	l.noRoom = 0
+	for _, m := range messages {
+		d.stats.count(m.route, each)
+		d.quota.give(l.to, m.size())
+	}
 }
 
 // bury makes messages, the first of l, dead letters.
-func (d *deliverer) bury(l *lane, messages []*message, reason string) {
-	c := &change{}
+func (d *deliverer) bury(l *lane, messages []*message, reason string) (*change, counts) {
+	c := d.gone(l, len(messages))
 	for _, m := range messages {
 		d.log.Error("dead letter", "id", m.ID, "to", m.route.String(), "attempts", l.attempts, "err", reason)
 		c.bury = append(c.bury, m.buried(l.attempts, reason))
 	}
 	l.err = "" // of the head that is next, nothing is known
 	l.suspects, l.halves = 0, 0
-	d.record(l, messages, c, counts{Waiting: -1, Dead: 1})
 	d.report(l, c.bury[0])
+	return c, counts{Waiting: -1, Dead: 1}
 }
 
 // report tells core.report_tag about the first dead letter of a destination in an hour.
@@ -656,14 +636,17 @@ func (d *deliverer) report(l *lane, dead *message) {
 
 // unreadable deals with a head that could not be read.
 func (d *deliverer) unreadable(l *lane, head ref, err error) {
-	if errors.Is(err, errGone) && l.waiting[0] != head { // it has just moved
+	d.mu.Lock()
+	c := d.gone(l, 1)
+	if c.done[0] != head { // it has just moved
 		l.attempts--
-		l.busy = false
+		d.mu.Unlock()
 		return
 	}
+	d.mu.Unlock()
 	d.log.Error("a record of the spool is damaged: the message is lost", "to", l.to.channel, "err", err)
-	d.spool.spoil(l.waiting[0])
-	d.record(l, []*message{{route: d.cfg.Load().routeTo(l.to)}}, &change{}, counts{Waiting: -1, Dropped: 1})
+	d.spool.spoil(head)
+	d.record(l, []*message{{route: d.cfg.Load().routeTo(l.to)}}, c, counts{Waiting: -1, Dropped: 1})
 }
 
 // backOff returns the wait after the n-th failed attempt: it doubles, and up to a quarter more keeps lanes apart.
@@ -685,7 +668,7 @@ type headState struct {
 // heads returns the state of every head that has been tried, or is.
 func (d *deliverer) heads() map[ref]headState {
 	heads := map[ref]headState{}
-	d.askAndWait(func() {
+	d.locked(func() {
 		for _, l := range d.lanes {
 			if len(l.waiting) > 0 && l.attempts > 0 {
 				st := headState{l.attempts, l.retryAt, l.err}
@@ -703,7 +686,7 @@ func (d *deliverer) heads() map[ref]headState {
 
 // dueNow ends the back-off of the lane of r. A pause that Slack asked for stays.
 func (d *deliverer) dueNow(r route) {
-	d.askAndWait(func() {
+	d.locked(func() {
 		to, _, _ := d.lookup(r)
 		if l := d.lanes[to]; l != nil {
 			l.retryAt, l.failing = time.Time{}, false
@@ -718,7 +701,7 @@ var errBusy = errors.New("it is being posted at this moment")
 func (d *deliverer) drop(m *message, r ref) error {
 	var to destination
 	answer := make(chan error, 1)
-	asked := d.askAndWait(func() {
+	d.locked(func() {
 		to, _, _ = d.lookup(m.route)
 		l, i := d.lanes[to], -1
 		if l != nil {
@@ -738,9 +721,6 @@ func (d *deliverer) drop(m *message, r ref) error {
 		d.schedule(l)
 		d.spool.submit(&change{done: []ref{r}, then: func(err error) { answer <- err }})
 	})
-	if !asked {
-		return errGone
-	}
 	if err := <-answer; err != nil {
 		return err
 	}
@@ -764,7 +744,7 @@ type failingLane struct {
 // look returns the state of all lanes, those that fail in the order in which they began to.
 func (d *deliverer) look() (sum laneSummary) {
 	var heads []ref
-	d.askAndWait(func() {
+	d.locked(func() {
 		for _, l := range d.lanes {
 			if len(l.waiting) == 0 {
 				continue

@@ -55,16 +55,17 @@ func (o options) reload(d *deliverer, logs *logs, listeners []net.Listener) {
 // reload changes over to cfg, then calls then. Until no post is in flight and what became of all is on disk, 30 s at most
 // where the disk works, none begins: so an attempt sees one configuration, and no message is in two lanes.
 func (d *deliverer) reload(cfg *config, then func()) {
-	d.ask(func() {
-		d.reloads = func() {
-			old := d.lanes
-			d.cfg.Store(cfg)
-			d.quota.setLimit(cfg.spool.maxBytes)
-			d.lanes, d.due, d.held, d.firstTurn = map[destination]*lane{}, nil, nil, time.Now().Add(cfg.pace())
-			d.rebuild(old)
-			then()
-		}
-	})
+	d.rest(true)
+	d.turns.Wait()
+	d.mu.Lock()
+	old := d.lanes
+	d.cfg.Store(cfg)
+	d.quota.setLimit(cfg.spool.maxBytes)
+	d.lanes, d.line, d.firstTurn = map[destination]*lane{}, [kinds][]*lane{}, time.Now().Add(cfg.pace())
+	d.rebuild(old)
+	d.mu.Unlock()
+	then()
+	d.rest(false)
 }
 
 // place is a record and the lane that it was in.
