@@ -80,9 +80,10 @@ type config struct {
 	}
 	tags  []tag
 	spool struct {
-		dir      string
-		maxBytes int64 // of waiting messages
-		maxAge   int64 // seconds
+		dir          string
+		maxBytes     int64 // of waiting messages
+		maxAge       int64 // seconds
+		historyBytes int64 // of the log that are kept after all in them is done
 	}
 	log struct{ access, errors, level string }
 	ui  struct{ root string }
@@ -134,6 +135,7 @@ func (c *config) sections() []section {
 			{"dir", &c.spool.dir, notEmpty},
 			{"max_bytes", &c.spool.maxBytes, between(1<<20, 1<<44)},
 			{"max_age", &c.spool.maxAge, between(1, 366*86_400)},
+			{"history_bytes", &c.spool.historyBytes, between(0, 1<<40)},
 		}},
 		{"log", []field{
 			{"access_log", &c.log.access, notEmpty},
@@ -162,6 +164,7 @@ func defaultConfig() *config {
 	c.core.channelRate, c.core.batch = 1, 20
 	state, _, _ := strings.Cut(os.Getenv("STATE_DIRECTORY"), ":") // systemd.exec(5): where the service keeps its state
 	c.spool.dir, c.spool.maxBytes, c.spool.maxAge = cmp.Or(state, "slackboard.spool"), 1<<30, 72*60*60
+	c.spool.historyBytes = 64 << 20
 	c.log.access, c.log.errors, c.log.level = "stdout", "stderr", "error"
 	return c
 }

@@ -2,277 +2,309 @@ package main
 
 // Delivery: one lane per destination, in order, until Slack has a message or will never take it.
 //
-// A lane sleeps in a timer, stands in line, or has its turn: a goroutine, turn, that reads its head, posts it and has the spool
-// record what became of it. Back-off, a pause that Slack asked for and pace are one thing: a longer sleep. One mutex
-// guards the lanes; nobody who holds it waits for anything. What became of a message is on disk before the lane's next turn: a
-// crash doubles one post of a destination at most.
+// A lane sleeps in a timer, stands in its account's line, or has its turn: a goroutine, turn, that reads the lane's
+// head, posts it and has the spool record what became of it. Back-off, pace and a pause that Slack asked for are
+// one thing: a longer sleep. What became of a message is on disk before the lane's next turn: a crash doubles at most
+// one post of a destination. One mutex guards the lanes; who holds it does not wait for anything.
+//
+// Turns are shared out account by account, so that nobody waits for the lanes of another. What an account has not
+// yet earned, or a lane has lost, it cannot take from the others: see room.
 
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"slices"
-	"sort"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
 const (
-	maxPosts         = 64 // posts in flight
-	maxFailingPosts  = 32 // of these by lanes whose last post failed
-	maxLargePosts    = 4  // of these with more than largePost of messages
-	largePost        = 128 << 10
-	maxReaders       = 2 // attempts that read their messages at the same time
+	maxPosts         = 96        // posts in flight
+	maxDoubtful      = 64        // of these by lanes or accounts that have not delivered yet, or fail
+	maxFailing       = 32        // of these by lanes that failed last time
+	maxOfAccount     = 32        // posts in flight of one account, and of its failing lanes half of that
+	largePost        = 128 << 10 // bytes; what is larger goes within
+	largeBytes       = 8 << 20   // bytes in flight, one such share for those that deliver, one for all others
+	urgentBytes      = 16 << 20  // bytes of sync posts that wait for their turn; a fourth of that for one account
+	maxReaders       = 2         // turns that read and render at the same time
 	firstBackOff     = time.Second
 	longestBackOff   = 5 * time.Minute
-	destinationTries = 3           // posts before a destination's refusal is believed
-	poisonAfter      = time.Hour   // of nothing but 5xx, while its credential delivers others: the message is to blame
-	reportEvery      = time.Hour   // at most one report of dead letters for each destination
-	noRoomWait       = time.Minute // before a dead letter is tried again for which the disk had no room
+	longestProbe     = 30 * time.Second // between two tries to reach an account that cannot be connected to
+	destinationTries = 3                // posts before a destination's refusal is believed
+	brokenTries      = 3                // posts whose answer broke off before a message counts as perhaps delivered
+	poisonAfter      = time.Hour        // of nothing but 5xx, while its account delivers others: the message is to blame
+	ageAfter         = 10 * time.Minute // of trying, before a message can be too old: the clock may have been wrong
+	reportEvery      = time.Hour        // at most one report of dead letters for each destination
+	smallerFor       = time.Hour        // so long a lane remembers what was too much for the receiver
 )
+
+// waiter is a message that waits: its number, and in the lowest 24 bits its size.
+type waiter uint64
+
+func newWaiter(seq uint64, size int64) waiter { return waiter(seq<<24 | uint64(min(size, 1<<24-1))) }
+func (w waiter) seq() uint64                  { return uint64(w >> 24) }
+func (w waiter) size() int64                  { return int64(w & (1<<24 - 1)) }
 
 // lane is the queue of one destination. Its head alone is tried, one post at a time.
 type lane struct {
 	to       destination
-	waiting  []ref // oldest first
+	account  *account
+	waiting  []waiter // oldest first
+	bytes    int64    // of these, and of what is being stored
 	urgent   []*urgentPost
-	busy     bool // it has its turn
+	head     head
+	turn     time.Time // no post before: pace, or a pause of Slack's
+	timer    *time.Timer
 	inLine   bool
-	timer    *time.Timer // while it sleeps
-	attempts int         // of the head, which is group messages
-	group    int         // posted together in the last attempt; they stay together until that is settled
-	posting  int         // of these at most are in the post in flight
-	suspects int         // messages from the head on that Slack rejected together
-	halves   int         // attachments that these were
-	noRoom   int         // messages put to the end one after the other, because the disk had no room for dead letters
-	turn     time.Time   // no post before: a pause of Slack's
-	retryAt  time.Time   // no attempt at the head before: its back-off
-	since    time.Time   // the head has had nothing but 5xx, since then; zero: it has not
-	failing  bool        // the last post failed
-	large    bool        // the head is more than largePost
-	err      string      // why, "" after a success
-	errSince time.Time   // when that began
+	busy     bool      // it has its turn
+	posting  int       // so many of waiting, from the first on, are in the post in flight
+	failing  bool      // the last post failed
+	err      string    // why, "" after a success
+	errSince time.Time // when that began
+	most     int       // attachments that the receiver takes in one post, 0: not known
+	mostTill time.Time // until then that is believed
+}
+
+// head is what is known of the first messages of a lane. After they have ended, that of the next ones is zero.
+type head struct {
+	attempts int
+	group    int       // messages that were posted together last; they stay together until that is settled
+	limits   int       // of the attempts, in a row, that met a rate limit without a time
+	broken   int       // likewise, whose answer broke off
+	cut      bool      // it was too much for the receiver: it goes once more, cut
+	first    time.Time // attempt of this process
+	retryAt  time.Time // no attempt before
+	since    time.Time // it has had nothing but 5xx since then; zero: it has not
+	suspects int       // messages from the head on that were rejected together
+	halves   int       // attachments that these were
+}
+
+// account is a credential with its lanes: what pauses or cannot be reached does so for all of them.
+type account struct {
+	credential credential
+	line       [2][]*lane // that are due, the one that is so longest first; in the second those that fail
+	flow       int        // messages that wait in lanes that do not fail
+	posting    int
+	failing    int       // of these, posts of lanes that failed last time
+	urgent     int64     // bytes of sync posts that wait
+	earned     bool      // Slack has answered for it, and nothing has been without an answer since
+	worked     time.Time // the last delivery
+	until      time.Time // no post before
+	err        string    // why
+	limited    bool      // it is a rate limit
+	failures   int       // to connect, in a row
+	errSince   time.Time // when these began
+	laneUntil  time.Time // the latest pause of one of its lanes
+	timer      *time.Timer
+	inRing     bool
 }
 
 // urgentPost is a message with sync=true: it is posted once, in the lane's next turn, and not kept.
 type urgentPost struct {
-	m       *message
-	claimed chan struct{} // holds a token until the post starts, or its sender has given up
-	done    chan outcome
-}
-
-// claim returns true to the first who asks: the lane, to post, or the sender, to give up.
-func (u *urgentPost) claim() bool {
-	select {
-	case <-u.claimed:
-		return true
-	default:
-		return false
-	}
+	m    *message
+	lane *lane // it waits in; nil once it is being posted
+	done chan outcome
 }
 
 // next returns when the lane has something to do.
 func (l *lane) next() time.Time {
-	if len(l.urgent) == 0 && len(l.waiting) > 0 && l.retryAt.After(l.turn) {
-		return l.retryAt
+	if len(l.urgent) == 0 && len(l.waiting) > 0 && l.head.retryAt.After(l.turn) {
+		return l.head.retryAt
 	}
 	return l.turn
 }
 
-func (l *lane) idle() bool { return len(l.urgent) == 0 && len(l.waiting) == 0 && !l.busy }
-
-// kind says in which line l stands: so that those that fail, or have much to post, leave room for the others.
-type kind int
-
-const (
-	healthy kind = iota
-	failing
-	large
-	kinds
-)
-
-func (l *lane) kind() kind {
-	switch {
-	case l.large && len(l.urgent) == 0:
-		return large
-	case l.failing:
-		return failing
-	}
-	return healthy
+func (l *lane) idle() bool {
+	return len(l.urgent) == 0 && len(l.waiting) == 0 && l.bytes == 0 && !l.busy
 }
 
+// insert puts a message in its place by number, but not among those that are being posted, or were together.
+func (l *lane) insert(w waiter) {
+	at := len(l.waiting)
+	for at > max(l.posting, l.head.group) && l.waiting[at-1] > w {
+		at--
+	}
+	l.waiting = slices.Insert(l.waiting, at, w)
+	if !l.failing {
+		l.account.flow++
+	}
+}
+
+// remove takes n messages out of l, from the i-th on.
+func (d *deliverer) remove(l *lane, i, n int) {
+	for _, w := range l.waiting[i : i+n] {
+		l.bytes -= w.size()
+		d.bytes -= w.size()
+	}
+	if l.waiting = slices.Delete(l.waiting, i, i+n); !l.failing {
+		l.account.flow -= n
+	}
+}
+
+func (l *lane) fails(fails bool) {
+	if l.failing != fails {
+		l.failing = fails
+		l.account.flow += map[bool]int{true: -1, false: 1}[fails] * len(l.waiting)
+	}
+}
+
+// name is how a person knows the destination.
+func (to destination) name() string { return cmp.Or(to.channel, "the webhook's channel") }
+
 type deliverer struct {
-	cfg    atomic.Pointer[config]
-	slack  poster
-	spool  *spool
-	stats  *stats
-	quota  *quota
-	recent *deliveredList
-	log    *slog.Logger
-	reads  chan struct{} // holds a token for each turn that reads
-	turns  sync.WaitGroup
-	ended  chan struct{}
+	slack poster
+	spool *spool
+	stats *stats
+	log   *slog.Logger
+	reads chan struct{} // holds a token for each turn that reads
+	ended chan struct{}
 
 	mu        sync.Mutex
+	changed   sync.Cond // of mu: a post or a store has ended, or a reload
+	cfg       *config
 	lanes     map[destination]*lane
-	line      [kinds][]*lane // that are due, the one that is so longest first
-	posting   [kinds]int
-	resting   bool                     // no turn begins
-	paused    map[secret]time.Time     // tokens: Slack's pause holds for all their channels
-	worked    map[credential]time.Time // the last delivery
+	accounts  map[credential]*account
+	ring      []*account // that have lanes in line and may post, the one whose turn is next first
+	bytes     int64      // of all lanes: what counts for max_bytes
+	urgent    int64      // bytes of sync posts that wait for their turn
+	posting   int        // posts in flight
+	doubtful  int        // of these, see room
+	failing   int        // likewise
+	large     [2]int64   // bytes of large posts in flight; in the second those of doubtful ones
+	stores    int        // messages are being stored for so many callers
+	reloading bool       // no store begins
+	resting   int        // no turn begins while somebody wants that
 	reported  map[destination]time.Time
 	nextPost  time.Time // by qps
 	qpsTimer  *time.Timer
 	firstTurn time.Time // of all lanes: before a restart, the last post may have been a moment ago
 }
 
-// newDeliverer returns one for sp, whose callbacks it sets. It has not yet begun: see restore and run.
-func newDeliverer(cfg *config, slack poster, sp *spool, st *stats, log *slog.Logger) *deliverer {
+// newDeliverer returns one for what waits in sp. It delivers from run on.
+func newDeliverer(cfg *config, slack poster, sp *spool, st *stats, log *slog.Logger) (*deliverer, error) {
 	d := &deliverer{
-		slack: slack, spool: sp, stats: st, log: log,
-		quota: newQuota(cfg.spool.maxBytes), recent: &deliveredList{}, reads: make(chan struct{}, maxReaders), ended: make(chan struct{}), resting: true,
-		firstTurn: time.Now().Add(cfg.pace()), qpsTimer: time.NewTimer(0),
-		lanes: map[destination]*lane{}, paused: map[secret]time.Time{}, worked: map[credential]time.Time{}, reported: map[destination]time.Time{},
+		slack: slack, spool: sp, stats: st, log: log, resting: 1, accounts: map[credential]*account{},
+		reads: make(chan struct{}, maxReaders), ended: make(chan struct{}),
+		reported: map[destination]time.Time{}, qpsTimer: time.NewTimer(0),
 	}
-	d.cfg.Store(cfg)
-	sp.stored, sp.moved = d.add, d.moved
-	return d
-}
-
-// lookup finds where a route leads now.
-func (d *deliverer) lookup(r route) (destination, *tag, error) { return d.cfg.Load().lookup(r) }
-
-// restore takes over what an earlier process left. It is called before run.
-func (d *deliverer) restore(found map[route]*group) {
-	lanes := map[destination][]seqRef{}
-	for r, g := range found {
-		to, _, _ := d.lookup(r)
-		lanes[to] = append(lanes[to], g.waiting...)
-		d.quota.give(to, -g.bytes)
-		d.stats.found(r, len(g.waiting), g.dead)
-	}
-	d.fill(lanes)
-	for _, l := range d.lanes {
-		d.schedule(l)
-	}
-}
-
-// fill makes lanes of what waits for each destination.
-func (d *deliverer) fill(lanes map[destination][]seqRef) {
-	for to, found := range lanes {
-		sortBySeq(found)
-		l := d.lane(to)
-		l.waiting = make([]ref, len(found))
-		for i, w := range found {
-			l.waiting[i] = w.ref
-		}
-	}
-}
-
-// run delivers until ctx ends and all turns have: 30 s later at most where the disk works.
-func (d *deliverer) run(ctx context.Context) {
-	d.rest(false)
-	<-ctx.Done()
-	ended := make(chan struct{})
-	go func() { d.rest(true); d.turns.Wait(); close(ended) }()
-	select {
-	case <-ended:
-	case <-time.After(postTimeout + time.Second): // what a disk that fails cannot record by then is posted once more after the next start
-	}
-	close(d.ended)
-}
-
-// rest keeps turns from beginning, or lets them begin again.
-func (d *deliverer) rest(rest bool) {
+	d.changed.L = &d.mu
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.resting = rest
+	return d, d.rebuild(cfg, st.found)
+}
+
+// run delivers until ctx ends and all turns have: 30 s later at most where the disk works. What a disk that fails
+// cannot record by then is posted once more after the next start.
+func (d *deliverer) run(ctx context.Context) {
+	defer close(d.ended)
+	d.rest(-1)
+	<-ctx.Done()
+	ended := make(chan struct{})
+	go func() {
+		d.rest(1)
+		d.locked(func() { d.wait(func() bool { return d.posting == 0 }) })
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(postTimeout + time.Second):
+	}
+}
+
+// rest keeps turns from beginning, or (by is -1) lets them begin again.
+func (d *deliverer) rest(by int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.resting += by
 	d.begin()
 }
 
-// locked does f while nothing else touches the lanes.
-func (d *deliverer) locked(f func()) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	f()
+// wait returns once ok is true. The caller holds mu.
+func (d *deliverer) wait(ok func() bool) {
+	for !ok() {
+		d.changed.Wait()
+	}
 }
 
 // store returns nil only once messages would survive a power cut; the caller may then answer ok.
 func (d *deliverer) store(messages []*message) error {
-	return d.storeAs(&change{add: messages})
-}
-
-// storeAs applies c, within the quota for what it adds.
-func (d *deliverer) storeAs(c *change) error {
-	for i, m := range c.add {
-		m.charged, _, _ = d.lookup(m.route)
-		if err := d.quota.take(m.charged, m.size()); err != nil {
-			d.giveBack(c.add[:i])
-			return err
-		}
-	}
-	err := d.spool.apply(c)
+	lanes, err := d.reserve(messages)
 	if err != nil {
-		d.giveBack(c.add)
 		return err
 	}
-	for _, m := range c.add {
-		if m.seq == 0 { // seen before: not stored again
-			d.giveBack([]*message{m})
+	err = d.spool.do(&change{add: messages})
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.stores--
+	d.changed.Broadcast()
+	for i, m := range messages {
+		if l := lanes[i]; err == nil && m.seq != 0 {
+			d.stats.stored(m)
+			l.insert(newWaiter(m.seq, m.size()))
+		} else { // or it was there before
+			l.bytes -= m.size()
+			d.bytes -= m.size()
 		}
+		d.schedule(lanes[i])
+	}
+	return err
+}
+
+// reserve makes room for messages and returns their lanes. Half of max_bytes is for one destination at most, so that
+// one that fails leaves room for the others.
+func (d *deliverer) reserve(messages []*message) (lanes []*lane, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.wait(func() bool { return !d.reloading })
+	for _, m := range messages {
+		to, _, _ := d.cfg.lookup(m.route) // an unknown tag is not an error here: post makes it a dead letter
+		l, n := d.lane(to), m.size()
+		if l.bytes+n > d.cfg.spool.maxBytes/2 {
+			err = fmt.Errorf("half of the spool waits for %s", to.name())
+		}
+		if d.bytes+n > d.cfg.spool.maxBytes {
+			err = d.fullError()
+		}
+		if err != nil {
+			for i, l := range lanes {
+				l.bytes -= messages[i].size()
+				d.bytes -= messages[i].size()
+			}
+			return nil, err
+		}
+		l.bytes += n
+		d.bytes += n
+		lanes = append(lanes, l)
+	}
+	d.stores++
+	return lanes, nil
+}
+
+// full returns an error when not even a message of ordinary size fits.
+func (d *deliverer) full() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.bytes+4096 > d.cfg.spool.maxBytes {
+		return d.fullError()
 	}
 	return nil
 }
 
-func (d *deliverer) giveBack(messages []*message) {
-	for _, m := range messages {
-		d.quota.give(m.charged, m.size())
-	}
-}
-
-// add puts messages that are on disk at the end of their lanes.
-func (d *deliverer) add(added []entry) {
-	for _, e := range added {
-		if e.m.resent {
-			d.stats.count(e.m.route, counts{Waiting: 1, Dead: -1})
-		} else {
-			d.stats.count(e.m.route, counts{Waiting: 1, Accepted: 1})
-		}
-	}
-	d.locked(func() {
-		for _, e := range added {
-			to, _, _ := d.lookup(e.m.route) // where it leads nowhere, the attempt finds out
-			d.quota.move(e.m.charged, to, e.m.size())
-			l := d.lane(to)
-			l.waiting = append(l.waiting, e.ref)
-			d.schedule(l)
-		}
-	})
-}
-
-// moved corrects the places of records that the spool has written again.
-func (d *deliverer) moved(places map[ref]ref) {
-	d.locked(func() {
-		for _, l := range d.lanes {
-			for i, r := range l.waiting {
-				if to, ok := places[r]; ok {
-					l.waiting[i] = to
-				}
-			}
-		}
-	})
+func (d *deliverer) fullError() error {
+	return fmt.Errorf("the spool is full: %d bytes wait for slack", d.bytes)
 }
 
 // postNow posts m once, in the next turn of its lane. It does not wait for that longer than limit: then the outcome
-// is that of a rate limit, and nothing was posted.
+// is that of a rate limit, or of what keeps its account from posting, and nothing was posted.
 func (d *deliverer) postNow(m *message, limit time.Duration) outcome {
-	u := &urgentPost{m: m, claimed: make(chan struct{}, 1), done: make(chan outcome, 1)}
-	u.claimed <- struct{}{}
-	d.locked(func() { d.addUrgent(u, limit) })
+	u := &urgentPost{m: m, done: make(chan outcome, 1)}
+	if out, ok := d.addUrgent(u, limit); !ok {
+		return out
+	}
 	timer := time.NewTimer(max(limit, time.Second)) // a post in flight may be ahead
 	defer timer.Stop()
 	select {
@@ -281,7 +313,13 @@ func (d *deliverer) postNow(m *message, limit time.Duration) outcome {
 	case <-timer.C:
 	case <-d.ended:
 	}
-	if u.claim() {
+	d.mu.Lock()
+	l := u.lane
+	if l != nil {
+		d.takeUrgent(l, slices.Index(l.urgent, u))
+	}
+	d.mu.Unlock()
+	if l != nil {
 		return tooLong(max(limit, time.Second))
 	}
 	return <-u.done
@@ -291,29 +329,75 @@ func tooLong(wait time.Duration) outcome {
 	return outcome{class: retry, limited: true, wait: wait, reason: "rate limited"}
 }
 
-func (d *deliverer) addUrgent(u *urgentPost, limit time.Duration) {
-	to, _, _ := d.lookup(u.m.route)
+// addUrgent puts u into its lane. ok is false where it would have to wait too long, or too much waits.
+func (d *deliverer) addUrgent(u *urgentPost, limit time.Duration) (out outcome, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	to, _, _ := d.cfg.lookup(u.m.route)
 	l := d.lane(to)
-	turn := slices.MaxFunc([]time.Time{l.turn, d.paused[to.credential.token], d.nextPost}, time.Time.Compare)
-	if wait := time.Until(turn); wait > limit && u.claim() {
-		u.done <- tooLong(wait)
-	} else {
-		l.urgent = append(l.urgent, u)
+	defer d.schedule(l)
+	a, size := l.account, u.m.size()
+	if wait := time.Until(a.until); wait > limit && !a.limited {
+		return outcome{class: retry, wait: wait, reason: a.err}, false
 	}
-	d.schedule(l)
+	turn := slices.MaxFunc([]time.Time{l.turn, a.until, d.nextPost}, time.Time.Compare)
+	if wait := time.Until(turn); wait > limit {
+		return tooLong(wait), false
+	}
+	if d.urgent+size > urgentBytes || a.urgent > 0 && a.urgent+size > urgentBytes/4 {
+		return tooLong(time.Second), false
+	}
+	d.addUrgentTo(l, u)
+	return out, true
+}
+
+func (d *deliverer) addUrgentTo(l *lane, u *urgentPost) {
+	u.lane = l
+	l.urgent = append(l.urgent, u)
+	l.account.urgent += u.m.size()
+	d.urgent += u.m.size()
+}
+
+// takeUrgent takes the i-th of the urgent posts of l, to post it or because its sender has given up.
+func (d *deliverer) takeUrgent(l *lane, i int) *urgentPost {
+	u := l.urgent[i]
+	l.urgent = slices.Delete(l.urgent, i, i+1)
+	u.lane = nil
+	l.account.urgent -= u.m.size()
+	d.urgent -= u.m.size()
+	return u
+}
+
+// ahead returns how many messages wait that may go before one to r, where qps is shared: those of its own account,
+// and of accounts that deliver.
+func (d *deliverer) ahead(r route) (n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	to, _, _ := d.cfg.lookup(r)
+	for _, a := range d.accounts {
+		if a.earned || a.credential == to.credential {
+			n += a.flow
+		}
+	}
+	return n
 }
 
 // lane returns the lane of to, a new one where there is none.
 func (d *deliverer) lane(to destination) *lane {
 	l := d.lanes[to]
 	if l == nil {
-		l = &lane{to: to, turn: d.firstTurn}
+		a := d.accounts[to.credential]
+		if a == nil {
+			a = &account{credential: to.credential}
+			d.accounts[to.credential] = a
+		}
+		l = &lane{to: to, account: a, turn: d.firstTurn}
 		d.lanes[to] = l
 	}
 	return l
 }
 
-// schedule has l sleep until its next turn. One that has nothing to do goes, once it may post again.
+// schedule has l sleep until its next turn, or stand in line. One that has nothing to do goes, once it may post again.
 func (d *deliverer) schedule(l *lane) {
 	if l.busy || l.inLine || d.lanes[l.to] != l {
 		return
@@ -322,8 +406,8 @@ func (d *deliverer) schedule(l *lane) {
 		l.timer.Stop()
 	}
 	at := l.next()
-	if pause := d.paused[l.to.credential.token]; pause.After(at) {
-		at = pause
+	if l.idle() && l.mostTill.After(at) {
+		at = l.mostTill
 	}
 	if wait := time.Until(at); wait > 0 {
 		l.timer = time.AfterFunc(wait, func() { d.locked(func() { d.schedule(l) }) })
@@ -333,320 +417,485 @@ func (d *deliverer) schedule(l *lane) {
 		delete(d.lanes, l.to)
 		return
 	}
-	l.inLine = true
-	d.line[l.kind()] = append(d.line[l.kind()], l)
+	if len(l.waiting) == 0 && len(l.urgent) == 0 { // its first message is being stored
+		return
+	}
+	line := &l.account.line[number(l.failing)]
+	*line, l.inLine = append(*line, l), true
+	d.join(l.account)
 	d.begin()
 }
 
-// begin gives turns to lanes that stand in line, while there is room.
+func number(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func (d *deliverer) locked(f func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f()
+}
+
+// join puts a into the ring, if it has lanes in line, once it may post.
+func (d *deliverer) join(a *account) {
+	if a.inRing || len(a.line[0])+len(a.line[1]) == 0 {
+		return
+	}
+	if wait := time.Until(a.until); wait > 0 {
+		if a.timer != nil {
+			a.timer.Stop()
+		}
+		a.timer = time.AfterFunc(wait, func() { d.locked(func() { d.join(a); d.begin() }) })
+		return
+	}
+	a.inRing = true
+	d.ring = append(d.ring, a)
+}
+
+// begin gives turns to lanes that stand in line, account by account, while there is room.
 func (d *deliverer) begin() {
-	most, all := [kinds]int{maxPosts, maxFailingPosts, maxLargePosts}, 0
-	for _, n := range d.posting {
-		all += n
-	}
-	for k := range kinds {
-		for ; len(d.line[k]) > 0 && d.posting[k] < most[k] && all < maxPosts && !d.resting; all++ {
-			if qps := d.cfg.Load().core.qps; qps > 0 {
-				if wait := time.Until(d.nextPost); wait > 0 {
-					d.qpsTimer.Stop()
-					d.qpsTimer = time.AfterFunc(wait, func() { d.locked(d.begin) })
-					return
-				}
-				d.nextPost = time.Now().Add(time.Second / time.Duration(qps))
+	for misses := 0; misses < len(d.ring) && d.resting == 0; misses++ {
+		if qps := d.cfg.core.qps; qps > 0 {
+			if wait := time.Until(d.nextPost); wait > 0 {
+				d.qpsTimer.Stop()
+				d.qpsTimer = time.AfterFunc(wait, func() { d.locked(d.begin) })
+				return
 			}
-			l := d.line[k][0]
-			d.line[k] = d.line[k][1:]
-			l.inLine, l.busy = false, true
-			d.posting[k]++
-			d.turns.Add(1)
-			go d.turn(l, k)
 		}
+		a := d.ring[0]
+		d.ring, a.inRing = d.ring[1:], false
+		for k := range a.line {
+			if len(a.line[k]) == 0 || time.Until(a.until) > 0 {
+				continue
+			}
+			t := d.turnOf(a.line[k][0])
+			if !d.room(t) {
+				continue
+			}
+			a.line[k] = slices.Delete(a.line[k], 0, 1)
+			d.start(t)
+			misses = -1
+			break
+		}
+		d.join(a)
 	}
 }
 
-// turn posts the head of l: what is urgent, else what has waited longest. When it returns, what became of that is on disk.
-func (d *deliverer) turn(l *lane, k kind) {
-	defer d.turns.Done()
-	if u := d.takeUrgent(l); u != nil {
-		d.postUrgent(l, u)
+// turn is one post of a lane, from its begin to its end.
+type turn struct {
+	lane     *lane
+	cfg      *config
+	began    time.Time
+	urgent   *urgentPost // or
+	heads    []waiter    // of which as many are posted as go together, in
+	parts    int         // attachments at most
+	head     head        // with this attempt
+	size     int64       // of the first message
+	doubtful bool
+	failing  bool
+}
+
+// turnOf returns the next turn of l.
+func (d *deliverer) turnOf(l *lane) *turn {
+	t := &turn{lane: l, cfg: d.cfg, failing: l.failing, doubtful: l.failing || !l.account.earned}
+	if len(l.urgent) > 0 {
+		t.size = l.urgent[0].m.size()
 	} else {
-		d.postHead(l)
+		t.size = l.waiting[0].size()
+	}
+	return t
+}
+
+// room tells whether t may begin. What must not take all the room are posts that do not come back: those of lanes that
+// failed last time, and of accounts that Slack has not answered for yet. The first post of an account needs less of it.
+func (d *deliverer) room(t *turn) bool {
+	a := t.lane.account
+	return d.posting < maxPosts && a.posting < maxOfAccount && (!t.doubtful || d.doubtful < maxDoubtful || a.posting == 0) &&
+		(!t.failing || d.failing < maxFailing && a.failing < maxOfAccount/2) &&
+		(t.size <= largePost || d.large[number(t.doubtful)] == 0 || d.large[number(t.doubtful)]+t.size <= largeBytes)
+}
+
+// occupy counts what t takes of the room, or gives back (by is -1).
+func (d *deliverer) occupy(t *turn, by int) {
+	d.posting += by
+	t.lane.account.posting += by
+	t.lane.account.failing += by * number(t.failing)
+	d.doubtful += by * number(t.doubtful)
+	d.failing += by * number(t.failing)
+	if t.size > largePost {
+		d.large[number(t.doubtful)] += int64(by) * t.size
+	}
+}
+
+func (d *deliverer) start(t *turn) {
+	l := t.lane
+	t.began = time.Now()
+	l.inLine, l.busy = false, true
+	d.occupy(t, 1)
+	if qps := d.cfg.core.qps; qps > 0 {
+		d.nextPost = t.began.Add(time.Second / time.Duration(qps))
+	}
+	if len(l.urgent) > 0 {
+		t.urgent = d.takeUrgent(l, 0)
+	} else {
+		l.head.attempts++
+		if l.head.first.IsZero() {
+			l.head.first = t.began
+		}
+		t.head = l.head
+		l.posting, t.parts = l.together(t)
+		t.heads = slices.Clone(l.waiting[:l.posting])
+	}
+	go d.turn(t)
+}
+
+// together returns how many messages from the head on the post may hold, and in how many attachments.
+func (l *lane) together(t *turn) (messages, parts int) {
+	messages, parts = min(mergedHeads, len(l.waiting)), int(t.cfg.core.batch)
+	if l.most > 0 && l.mostTill.After(t.began) {
+		parts = min(parts, l.most)
+	}
+	switch {
+	case l.head.group > 0:
+		messages = l.head.group
+	case l.head.suspects > 0:
+		messages, parts = min(messages, l.head.suspects), min(parts, (l.head.halves+1)/2)
+	}
+	if parts == 1 {
+		messages = 1
+	}
+	return messages, parts
+}
+
+// turn makes a post of t. When it returns, what became of that is on disk.
+func (d *deliverer) turn(t *turn) {
+	if t.urgent != nil {
+		d.postUrgent(t)
+	} else {
+		d.postHead(t)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	l.busy = false
-	d.posting[k]--
-	d.schedule(l)
+	t.lane.busy, t.lane.posting = false, 0
+	d.occupy(t, -1)
+	d.changed.Broadcast()
+	d.schedule(t.lane)
 	d.begin()
 }
 
-// takeUrgent returns the next urgent post of l whose sender has not given up.
-func (d *deliverer) takeUrgent(l *lane) *urgentPost {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for len(l.urgent) > 0 {
-		u := l.urgent[0]
-		if l.urgent = l.urgent[1:]; u.claim() {
-			return u
-		}
-	}
-	return nil
-}
-
-func (d *deliverer) postUrgent(l *lane, u *urgentPost) {
-	_, t, _ := d.lookup(u.m.route)
+func (d *deliverer) postUrgent(t *turn) {
+	m := t.urgent.m
+	_, tag, _ := t.cfg.lookup(m.route)
 	g := &merger{limit: 1}
-	g.add(u.m, t)
-	out := d.post(g, 1)
+	g.add(m, tag)
+	out := d.post(t, g, 1)
 	if out.class == delivered {
-		d.stats.count(u.m.route, counts{Accepted: 1, Delivered: 1})
-		d.recent.add(u.m, 1)
+		d.stats.count(m.route, counts{Accepted: 1, Delivered: 1})
 	}
-	d.locked(func() { d.learn(l, out) })
-	u.done <- out
+	t.urgent.done <- out
+	if out.class == delivered {
+		d.spool.do(&change{add: []*message{m}, over: true}) // so that it is found as what was delivered
+	}
+	d.locked(func() { d.learn(t, out) })
 }
 
-func (d *deliverer) postHead(l *lane) {
-	heads, attempt, limit := d.takeHeads(l)
-	if len(heads) == 0 {
+func (d *deliverer) postHead(t *turn) {
+	g, err := d.gather(t)
+	if err != nil {
+		d.unreadable(t, err)
 		return
 	}
-	g, size, err := d.gather(heads, limit)
-	switch {
-	case err != nil:
-		d.unreadable(l, heads[0], err)
-		return
-	case size > largePost && !l.large: // its turn comes when few enough are posted
-		d.locked(func() { l.attempts, l.large, l.posting = l.attempts-1, true, 0 })
-		return
-	}
-	out := d.post(g, attempt)
+	out := d.post(t, g, t.head.attempts)
 	d.mu.Lock()
-	d.learn(l, out)
-	c, each := d.settle(l, g, out)
+	d.learn(t, out)
+	ends := d.settle(t, g, out)
 	d.mu.Unlock()
-	if c != nil {
-		d.record(l, g.messages[:len(c.done)], c, each)
+	if len(ends) == 0 {
+		return
 	}
-}
-
-// takeHeads returns what is tried next, and in how many attachments at most.
-func (d *deliverer) takeHeads(l *lane) (heads []ref, attempt, limit int) {
+	d.spool.do(&change{end: ends}) // an error of the disk is tried again there
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	l.posting = 0
-	if len(l.waiting) == 0 || l.retryAt.After(time.Now()) {
-		return nil, 0, 0
+	d.remove(t.lane, 0, len(ends))
+	for i, m := range g.messages[:len(ends)] {
+		d.stats.count(m.route, ends[i].counts())
 	}
-	l.attempts++
-	limit = int(d.cfg.Load().core.batch)
-	heads = l.waiting[:min(len(l.waiting), mergedHeads)]
-	switch {
-	case l.group > 0:
-		heads = l.waiting[:l.group]
-	case l.suspects > 0:
-		heads, limit = l.waiting[:min(l.suspects, len(heads))], (l.halves+1)/2
-	case limit == 1:
-		heads = l.waiting[:1]
-	}
-	l.posting = len(heads)
-	return slices.Clone(heads), l.attempts, limit
 }
 
-// gather reads the messages of one post, which have size bytes: the first of heads, and those behind it that merge with it.
-func (d *deliverer) gather(heads []ref, limit int) (g *merger, size int64, err error) {
+// counts is what an ending changes in the counters.
+func (e ending) counts() counts {
+	switch e.fate {
+	case fateDelivered:
+		return counts{Waiting: -1, Delivered: 1}
+	case fateDead:
+		return counts{Waiting: -1, Dead: 1}
+	}
+	return counts{Waiting: -1, Dropped: 1}
+}
+
+// gather reads the messages of one post: the first of the lane, and those behind it that merge with it.
+func (d *deliverer) gather(t *turn) (*merger, error) {
 	d.reads <- struct{}{}
 	defer func() { <-d.reads }()
-	g = &merger{limit: limit}
-	for i, r := range heads {
-		m, err := d.spool.read(r)
+	g, size := &merger{limit: t.parts}, int64(0)
+	for i, w := range t.heads {
+		m, err := d.spool.message(w.seq())
 		if err != nil && i == 0 {
-			return nil, 0, err
+			return nil, err
 		}
-		if err != nil {
+		if size += w.size(); err != nil || i > 0 && size > bodyLimit {
 			break
 		}
-		_, t, err := d.lookup(m.route)
-		if i > 0 && (err != nil || size+m.size() > bodyLimit) || !g.add(m, t) {
+		_, tag, err := t.cfg.lookup(m.route)
+		if i > 0 && err != nil || !g.add(m, tag) {
 			break
 		}
-		size += m.size()
 	}
-	return g, size, nil
+	return g, nil
 }
 
-// post makes one attempt and counts it.
-func (d *deliverer) post(g *merger, attempt int) outcome {
-	to, _, err := d.lookup(g.messages[0].route)
+// unreadable deals with a head that could not be read.
+func (d *deliverer) unreadable(t *turn, err error) {
+	l, first := t.lane, t.heads[0]
+	if err == errDamaged {
+		d.log.Error("a line of the spool is damaged: the message is lost", "to", l.to.name(), "number", first.seq())
+		d.spool.do(&change{end: []ending{{seq: first.seq(), fate: fateDamaged}}})
+		d.stats.count(t.cfg.routeTo(l.to), counts{Waiting: -1, Dropped: 1})
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err == errDamaged || err == errGone {
+		l.head = head{}
+		d.remove(l, 0, 1)
+		return
+	}
+	l.deferHead(backOff(l.head.attempts), "reading the spool: "+err.Error(), d.log, slog.LevelError)
+}
+
+// post makes one attempt and counts it. Afterwards the messages are without their contents: they may be large.
+func (d *deliverer) post(t *turn, g *merger, attempt int) outcome {
+	to, _, err := t.cfg.lookup(g.messages[0].route)
 	if err != nil {
 		return outcome{class: badContent, reason: err.Error()}
 	}
 	start := time.Now()
-	// Not bound to a request or to SIGTERM: a post that is cut short may have been taken. It ends by postTimeout.
 	payload := g.render(start)
 	for _, p := range g.parts {
-		p.piece = piece{} // may be large, and a post may take long
+		p.piece = piece{}
 	}
+	for _, m := range g.messages {
+		m.Text, m.Payload = "", nil
+	}
+	// Not bound to a request or to SIGTERM: a post that is cut short may have been taken. It ends by postTimeout.
 	out := d.slack.post(context.Background(), to.credential, payload)
 	d.stats.posted(g.messages, attempt, out, time.Since(start))
 	return out
 }
 
-// learn takes from out what holds for the lane, whichever message was posted.
-func (d *deliverer) learn(l *lane, out outcome) {
-	now := time.Now()
-	l.turn = now.Add(d.cfg.Load().pace())
-	l.failing = out.class != delivered && out.class != badContent
-	if out.class == delivered {
-		d.worked[l.to.credential] = now
-	}
-	if !out.limited {
+// learn takes from out what holds for the lane and its account, whichever message was posted.
+func (d *deliverer) learn(t *turn, out outcome) {
+	l, a, now := t.lane, t.lane.account, time.Now()
+	l.turn = now.Add(d.cfg.pace())
+	if out.unreached && !out.unsure { // nobody can be reached: that is no lane's fault
+		if a.failures++; a.failures == 1 {
+			a.errSince = now
+			d.log.Warn("slack cannot be reached: what waits for it waits together", "to", l.to.name(), "err", out.reason)
+		}
+		a.earned, a.err, a.limited = false, out.reason, false
+		a.until = now.Add(min(backOff(a.failures), longestProbe))
 		return
 	}
-	if token := l.to.credential.token; token != (secret{}) {
-		if until := now.Add(out.wait); until.After(d.paused[token]) {
-			d.paused[token] = until
+	l.fails(out.class != delivered && out.class != badContent)
+	switch {
+	case out.unreached:
+		a.earned = a.earned && a.worked.After(t.began) // it may be this lane alone
+	case out.class != inBetween:
+		if a.failures > 0 {
+			d.log.Info("slack can be reached again", "to", l.to.name(), "after", a.failures)
 		}
-	} else {
-		l.turn = now.Add(max(out.wait, d.cfg.Load().pace()))
+		a.earned, a.failures = true, 0
+	}
+	if out.class == delivered {
+		a.worked = now
+	}
+	until := now.Add(limitWait(out, t.head.limits))
+	switch {
+	case out.limited && a.credential.token != (secret{}):
+		if until.After(a.until) {
+			a.until, a.limited, a.err = until, true, "slack's rate limit, met by "+l.to.name()
+		}
+	case out.limited, out.wait > 0:
+		if until.After(l.turn) {
+			l.turn = until
+		}
+		if until.After(a.laneUntil) {
+			a.laneUntil = until
+		}
 	}
 }
 
-// settle decides what becomes of the messages of g, the head of l, after an attempt: what the spool is to record, nil where they wait on.
-func (d *deliverer) settle(l *lane, g *merger, out outcome) (c *change, each counts) {
-	first, maxAge := g.messages[0], time.Duration(d.cfg.Load().spool.maxAge)*time.Second
-	tooOld := 0
-	for tooOld < len(g.messages) && time.Since(time.UnixMilli(g.messages[tooOld].queued)) > maxAge {
-		tooOld++
+// limitWait returns how long out asks to wait. A rate limit that names no time doubles, from 30 s to 15 min.
+func limitWait(out outcome, before int) time.Duration {
+	if out.limited && out.wait == 0 {
+		return min(30*time.Second<<min(before, 5), quotaWait)
 	}
-	if out.status < 500 {
-		l.since = time.Time{}
-	} else if l.since.IsZero() {
-		l.since = time.Now()
-	}
-	poisonous := !l.since.IsZero() && time.Since(l.since) > poisonAfter && d.worked[l.to.credential].After(l.since)
+	return out.wait
+}
+
+// verdict is what becomes of the messages of a post.
+type verdict int
+
+const (
+	later   verdict = iota // they are tried again
+	done                   // Slack has them
+	dead                   // they are dead letters
+	halve                  // they go in smaller posts
+	shorten                // the one message goes once more, cut
+)
+
+// posted describes a post to decide.
+type posted struct {
+	parts  int  // attachments
+	long   bool // it is one message, and can be cut
+	tooOld int  // messages, from the first on
+}
+
+// decide says what becomes of a post whose answer was out and whose messages have the history h. worked is the last
+// delivery of their account. Of dead messages it says why, and how many of them are, 0 for all.
+func decide(out outcome, h head, p posted, worked, now time.Time) (v verdict, n int, reason string) {
+	poisonous := !h.since.IsZero() && now.Sub(h.since) > poisonAfter && worked.After(h.since)
 	switch {
 	case out.class == delivered:
-		if l.err != "" {
-			d.log.Info("delivery works again", "id", first.ID, "to", first.route.String(), "attempts", l.attempts)
-			l.err = ""
-		}
-		for _, m := range g.messages {
-			d.recent.add(m, l.attempts)
-		}
-		l.suspects, l.halves = max(0, l.suspects-len(g.messages)), max(0, l.halves-len(g.parts))
-		return d.gone(l, len(g.messages)), counts{Waiting: -1, Delivered: 1}
-	case (out.class == badContent || poisonous) && len(g.parts) > 1:
-		d.log.Warn("merged post rejected: its halves go next", "messages", len(g.messages), "to", first.route.String(), "err", out.reason)
-		l.suspects, l.halves = len(g.messages), len(g.parts)
-		since := l.since
-		l.again()
-		l.since = since
-	case out.class == badContent, out.class == badDestination && l.attempts >= destinationTries:
-		return d.bury(l, g.messages, out.reason)
+		return done, 0, ""
+	case (out.class == badContent || out.tooMuch || poisonous) && p.parts > 1:
+		return halve, 0, ""
+	case out.tooMuch && p.long && !h.cut:
+		return shorten, 0, ""
+	case out.class == badContent, out.class == badDestination && h.attempts >= destinationTries:
+		return dead, 0, out.reason
 	case poisonous:
-		return d.bury(l, g.messages, fmt.Sprintf("nothing but errors of slack's for %v, while other messages pass: %s", poisonAfter, out.reason))
-	case tooOld > 0:
-		return d.bury(l, g.messages[:tooOld], fmt.Sprintf("not delivered within %v: %s", maxAge, out.reason))
+		return dead, 0, fmt.Sprintf("nothing but errors of slack's for %v, while other messages pass: %s", poisonAfter, out.reason)
+	case out.broken && h.broken+1 >= brokenTries:
+		return dead, 0, "it may have been delivered: " + out.reason
+	case p.tooOld > 0 && now.Sub(h.first) > ageAfter:
+		return dead, p.tooOld, ""
+	}
+	return later, 0, ""
+}
+
+// settle does to the lane of t what is decided, and returns how messages of g end, from the first on.
+func (d *deliverer) settle(t *turn, g *merger, out outcome) (ends []ending) {
+	l, now, maxAge := t.lane, time.Now(), time.Duration(d.cfg.spool.maxAge)*time.Second
+	if out.status < 500 {
+		l.head.since = time.Time{}
+	} else if l.head.since.IsZero() {
+		l.head.since = now
+	}
+	p := posted{parts: len(g.parts), long: g.long}
+	for p.tooOld < len(g.messages) && now.Sub(time.UnixMilli(g.messages[p.tooOld].queued)) > maxAge {
+		p.tooOld++
+	}
+	verdict, n, reason := decide(out, l.head, p, l.account.worked, now)
+	if verdict == dead && n > 0 {
+		reason = fmt.Sprintf("not delivered within %v: %s", maxAge, out.reason)
+	}
+	first, h := g.messages[0], l.head
+	if n == 0 {
+		n = len(g.messages)
+	}
+	switch verdict {
+	case done:
+		if l.err != "" {
+			d.log.Info("delivery works again", "id", first.ID, "to", first.route.String(), "attempts", h.attempts)
+		}
+		l.err = ""
+		l.head = head{suspects: max(0, h.suspects-n), halves: max(0, h.halves-p.parts)}
+		return endings(g.messages, fateDelivered, h.attempts, "")
+	case halve:
+		d.log.Warn("merged post rejected: its halves go next", "messages", n, "to", first.route.String(), "err", out.reason)
+		if l.head = (head{since: l.head.since}); out.tooMuch {
+			l.most, l.mostTill = (p.parts+1)/2, now.Add(smallerFor)
+		} else {
+			l.head.suspects, l.head.halves = n, p.parts
+		}
+	case shorten:
+		d.log.Warn("too long for the receiver: it goes once more, cut", "id", first.ID, "to", first.route.String(), "err", out.reason)
+		l.head.cut, l.most = true, 0
+	case dead:
+		if l.err = ""; out.tooMuch { // of the head that is next, nothing is known
+			l.most = 0
+		}
+		l.head = head{}
+		for _, m := range g.messages[:n] {
+			d.log.Error("dead letter", "id", m.ID, "to", m.route.String(), "attempts", h.attempts, "err", reason)
+		}
+		d.reportDead(l, first, reason)
+		return endings(g.messages[:n], fateDead, h.attempts, reason)
 	default:
-		wait := backOff(l.attempts)
-		if out.limited {
-			wait = out.wait
-		}
-		if l.err == "" {
-			l.errSince = time.Now()
-		}
-		if l.err != out.reason {
-			level := slog.LevelWarn
-			if out.class == badCredential { // nobody but an operator can mend that
-				level = slog.LevelError
-			}
-			d.log.Log(context.Background(), level, "delivery deferred", "id", first.ID, "to", first.route.String(), "attempts", l.attempts, "retry_in", wait, "err", out.reason)
-		}
-		l.err = out.reason
-		l.group = len(g.messages)
-		l.retryAt = time.Now().Add(wait)
+		d.postpone(l, g, out)
 	}
-	return nil, counts{}
+	return nil
 }
 
-// gone is the change that ends the first n messages of l.
-func (d *deliverer) gone(l *lane, n int) *change { return &change{done: slices.Clone(l.waiting[:n])} }
-
-// again makes the head of l new: no attempt was made at it.
-func (l *lane) again() {
-	l.attempts, l.group, l.retryAt, l.since, l.large = 0, 0, time.Time{}, time.Time{}, false
+func endings(messages []*message, fate string, attempts int, reason string) (ends []ending) {
+	for _, m := range messages {
+		ends = append(ends, ending{seq: m.seq, fate: fate, attempts: attempts, reason: reason})
+	}
+	return ends
 }
 
-// record has the spool do c, which ends messages, the first of l, and returns when that is on disk.
-func (d *deliverer) record(l *lane, messages []*message, c *change, each counts) {
-	err := d.spool.apply(c)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	n := len(messages)
-	heads := l.waiting[:n]
-	l.again()
-	l.waiting = l.waiting[n:]
-	if err != nil && !errors.Is(err, errGone) { // there is no room for the dead letters: others go first
-		d.log.Error("dead letter not stored", "id", messages[0].ID, "to", messages[0].route.String(), "err", err)
-		l.waiting = append(l.waiting, heads...)
-		if l.noRoom += n; l.noRoom >= len(l.waiting) { // there are no others
-			l.noRoom, l.retryAt = 0, time.Now().Add(noRoomWait)
-		}
+// postpone has the messages of g, the head of l, tried again later and together.
+func (d *deliverer) postpone(l *lane, g *merger, out outcome) {
+	h := &l.head
+	h.group = len(g.messages)
+	if out.unreached && !out.unsure {
+		return // its account waits
+	}
+	wait, level := backOff(h.attempts), slog.LevelWarn
+	if out.class == badCredential || out.class == inBetween { // nobody but an operator can mend that
+		level = slog.LevelError
+	}
+	h.limits, h.broken = (h.limits+1)*number(out.limited), (h.broken+1)*number(out.broken)
+	if out.limited || out.wait > 0 {
+		wait = limitWait(out, h.limits-1)
+	}
+	l.deferHead(wait, out.reason, d.log, level)
+}
+
+// deferHead has the head of l tried again after wait. A reason is logged when it is new.
+func (l *lane) deferHead(wait time.Duration, reason string, log *slog.Logger, level slog.Level) {
+	if l.err == "" {
+		l.errSince = time.Now()
+	}
+	if l.err != reason {
+		log.Log(context.Background(), level, "delivery deferred",
+			"to", l.to.name(), "attempts", l.head.attempts, "retry_in", wait, "err", reason)
+	}
+	l.err = reason
+	l.head.retryAt = time.Now().Add(wait)
+}
+
+// reportDead tells core.report_tag about the first dead letter of a destination in an hour.
+func (d *deliverer) reportDead(l *lane, m *message, reason string) {
+	tag := d.cfg.core.reportTag
+	if tag == "" || m.route.tag == tag || time.Since(d.reported[l.to]) < reportEvery {
 		return
 	}
-	l.noRoom = 0
-	for _, m := range messages {
-		d.stats.count(m.route, each)
-		d.quota.give(l.to, m.size())
-	}
-}
-
-// bury makes messages, the first of l, dead letters.
-func (d *deliverer) bury(l *lane, messages []*message, reason string) (*change, counts) {
-	c := d.gone(l, len(messages))
-	for _, m := range messages {
-		d.log.Error("dead letter", "id", m.ID, "to", m.route.String(), "attempts", l.attempts, "err", reason)
-		c.bury = append(c.bury, m.buried(l.attempts, reason))
-	}
-	l.err = "" // of the head that is next, nothing is known
-	l.suspects, l.halves = 0, 0
-	d.report(l, c.bury[0])
-	return c, counts{Waiting: -1, Dead: 1}
-}
-
-// report tells core.report_tag about the first dead letter of a destination in an hour.
-func (d *deliverer) report(l *lane, dead *message) {
-	tag := d.cfg.Load().core.reportTag
-	if tag == "" || dead.route.tag == tag || time.Since(d.reported[l.to]) < reportEvery {
-		return
-	}
+	maps.DeleteFunc(d.reported, func(_ destination, at time.Time) bool { return time.Since(at) >= reportEvery })
 	d.reported[l.to] = time.Now()
-	name := "tag " + dead.route.tag
-	if dead.route.tag == "" {
-		name = "channel " + dead.route.channel
+	name := "tag " + m.route.tag
+	if m.route.tag == "" {
+		name = "channel " + m.route.channel
 	}
-	text := fmt.Sprintf("A message for %s could not be delivered: %s. It is kept as dead letter %s: GET /messages/%[3]s shows it, POST /messages/%[3]s/retry sends it again, and GET /messages?state=dead lists all.",
-		name, dead.Error, dead.ID)
-	for i := range d.cfg.Load().byTag[tag] {
-		m := &message{ID: newID(), Host: hostname(), Level: "warn", Text: text, route: route{tag: tag, index: i}}
-		go d.store([]*message{m})
+	text := fmt.Sprintf("A message for %s could not be delivered: %s. It is kept as dead letter %s: GET /messages/%[3]s shows it, "+
+		"POST /messages/%[3]s/retry sends it again, and GET /messages?state=dead lists all.", name, reason, m.ID)
+	for i := range d.cfg.byTag[tag] {
+		report := &message{ID: newID(), Host: hostname(), Level: "warn", Text: text, route: route{tag: tag, index: i}}
+		go d.store([]*message{report})
 	}
-}
-
-// unreadable deals with a head that could not be read.
-func (d *deliverer) unreadable(l *lane, head ref, err error) {
-	d.mu.Lock()
-	c := d.gone(l, 1)
-	if c.done[0] != head { // it has just moved
-		l.attempts--
-		d.mu.Unlock()
-		return
-	}
-	d.mu.Unlock()
-	d.log.Error("a record of the spool is damaged: the message is lost", "to", l.to.channel, "err", err)
-	d.spool.spoil(head)
-	d.record(l, []*message{{route: d.cfg.Load().routeTo(l.to)}}, c, counts{Waiting: -1, Dropped: 1})
 }
 
 // backOff returns the wait after the n-th failed attempt: it doubles, and up to a quarter more keeps lanes apart.
@@ -656,110 +905,4 @@ func backOff(n int) time.Duration {
 		wait = min(firstBackOff<<(n-1), longestBackOff)
 	}
 	return wait + rand.N(wait/4)
-}
-
-// headState is what a lane knows of its head.
-type headState struct {
-	attempts int
-	next     time.Time // zero while it is being posted
-	err      string
-}
-
-// heads returns the state of every head that has been tried, or is.
-func (d *deliverer) heads() map[ref]headState {
-	heads := map[ref]headState{}
-	d.locked(func() {
-		for _, l := range d.lanes {
-			if len(l.waiting) > 0 && l.attempts > 0 {
-				st := headState{l.attempts, l.retryAt, l.err}
-				if l.busy {
-					st.next = time.Time{}
-				}
-				for _, r := range l.waiting[:max(l.group, 1)] {
-					heads[r] = st
-				}
-			}
-		}
-	})
-	return heads
-}
-
-// dueNow ends the back-off of the lane of r. A pause that Slack asked for stays.
-func (d *deliverer) dueNow(r route) {
-	d.locked(func() {
-		to, _, _ := d.lookup(r)
-		if l := d.lanes[to]; l != nil {
-			l.retryAt, l.failing = time.Time{}, false
-			d.schedule(l)
-		}
-	})
-}
-
-var errBusy = errors.New("it is being posted at this moment")
-
-// drop takes the waiting message m at r out of its lane and off the disk.
-func (d *deliverer) drop(m *message, r ref) error {
-	var to destination
-	answer := make(chan error, 1)
-	d.locked(func() {
-		to, _, _ = d.lookup(m.route)
-		l, i := d.lanes[to], -1
-		if l != nil {
-			i = slices.Index(l.waiting, r)
-		}
-		switch {
-		case i < 0:
-			answer <- errGone
-			return
-		case i < l.posting && l.busy:
-			answer <- errBusy
-			return
-		case i < max(l.group, 1):
-			l.again()
-		}
-		l.waiting = slices.Delete(l.waiting, i, i+1)
-		d.schedule(l)
-		d.spool.submit(&change{done: []ref{r}, then: func(err error) { answer <- err }})
-	})
-	if err := <-answer; err != nil {
-		return err
-	}
-	d.stats.count(m.route, counts{Waiting: -1, Dropped: 1})
-	d.quota.give(to, m.size())
-	return nil
-}
-
-// laneSummary is what the lanes tell an operator.
-type laneSummary struct {
-	oldest  time.Time // when the message was accepted that has waited longest, zero where none waits
-	failing []failingLane
-}
-
-type failingLane struct {
-	channel string
-	since   time.Time
-	err     string
-}
-
-// look returns the state of all lanes, those that fail in the order in which they began to.
-func (d *deliverer) look() (sum laneSummary) {
-	var heads []ref
-	d.locked(func() {
-		for _, l := range d.lanes {
-			if len(l.waiting) == 0 {
-				continue
-			}
-			heads = append(heads, l.waiting[0])
-			if l.err != "" {
-				sum.failing = append(sum.failing, failingLane{cmp.Or(l.to.channel, "the webhook's channel"), l.errSince, l.err})
-			}
-		}
-	})
-	sort.Slice(sum.failing, func(i, j int) bool { return sum.failing[i].since.Before(sum.failing[j].since) })
-	for _, r := range heads {
-		if m, err := d.spool.read(r); err == nil && (sum.oldest.IsZero() || m.acceptedAt().Before(sum.oldest)) {
-			sum.oldest = m.acceptedAt()
-		}
-	}
-	return sum
 }

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -225,8 +226,9 @@ func (l *lockedBuffer) String() string {
 type inProcess struct {
 	*server
 	http http.Handler
-	logs *lockedBuffer // at debug level
-	out  *lockedBuffer // the access log
+	logs *lockedBuffer                // at debug level
+	out  *lockedBuffer                // the access log
+	disk atomic.Pointer[func() error] // what a sync of the spool does and returns before it does anything
 	stop func()
 }
 
@@ -241,14 +243,22 @@ func newInProcess(t testing.TB, cfg *config, slack poster) *inProcess {
 	if err != nil {
 		t.Fatal(err)
 	}
-	found, err := sp.load()
+	sp.sync = func(f *os.File) error {
+		if disk := p.disk.Load(); disk != nil {
+			if err := (*disk)(); err != nil {
+				return err
+			}
+		}
+		return syncData(f)
+	}
+	sp.history.Store(cfg.spool.historyBytes)
+	st := newStats()
+	d, err := newDeliverer(cfg, slack, sp, st, log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	st := newStats()
-	d := newDeliverer(cfg, slack, sp, st, log)
-	d.restore(found)
-	p.server = &server{spool: sp, stats: st, deliver: d, log: log, access: p.out, hostname: "here", large: make(chan struct{}, maxLarge)}
+	p.server = &server{spool: sp, stats: st, deliver: d, log: log, access: p.out, hostname: "here", large: make(chan struct{}, maxLarge), looking: make(chan struct{}, 1)}
+	p.server.config.Store(cfg)
 	p.http = p.handler()
 	ctx, cancel := context.WithCancel(context.Background())
 	go sp.run()

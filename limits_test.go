@@ -368,9 +368,9 @@ func TestManyLargeMessages(t *testing.T) {
 		posts            int64 // at the same time
 	}{
 		{"to one channel", "/notify", `{"tag":"other","host":"%d","text":"%s"}`, 1},
-		{"texts", "/notify-directly", `{"payload":{"channel":"#c%d","text":"%s"}}`, maxLargePosts},
-		{"blocks", "/notify-directly", `{"payload":{"channel":"#c%d","text":"x","blocks":[{"type":"section","text":{"type":"plain_text","text":"%s"}}]}}`, maxLargePosts},
-		{"attachments", "/notify-directly", `{"payload":{"channel":"#c%d","attachments":[{"text":"%s"}]}}`, maxLargePosts},
+		{"texts", "/notify-directly", `{"payload":{"channel":"#c%d","text":"%s"}}`, largeBytes / bodyLimit},
+		{"blocks", "/notify-directly", `{"payload":{"channel":"#c%d","text":"x","blocks":[{"type":"section","text":{"type":"plain_text","text":"%s"}}]}}`, largeBytes / bodyLimit},
+		{"attachments", "/notify-directly", `{"payload":{"channel":"#c%d","attachments":[{"text":"%s"}]}}`, largeBytes / bodyLimit},
 	} {
 		if !isLong() && test.name != "blocks" {
 			continue

@@ -8,7 +8,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"net"
 	"net/http"
@@ -528,8 +527,6 @@ func TestMillionWaiting(t *testing.T) {
 // writeSpool writes n messages that wait as a server would have, and returns the bytes they take.
 func writeSpool(t testing.TB, dir string, tags []string, n int) (size int64) {
 	t.Helper()
-	const segmentSize = 16 << 20
-	castagnoli := crc32.MakeTable(crc32.Castagnoli)
 	accepted := time.Now().UnixMilli() - int64(n)
 	padding := strings.Repeat("bottles of beer ", 8)
 	var file *os.File
@@ -547,18 +544,18 @@ func writeSpool(t testing.TB, dir string, tags []string, n int) (size int64) {
 		}
 	}
 	for i, segment := 0, 1; i < n; i++ {
-		summed := fmt.Appendf(nil, `%d %d tag:%s/0 {"id":"%016x","host":"web1.example.com","text":"%[1]d %[5]s"}`,
+		line := text(`W %d 0 %d tag:%s/0 {"id":"%016x","host":"web1.example.com","text":"%[1]d %[5]s"}`,
 			i+1, accepted+int64(i), tags[i%len(tags)], uint64(i+1)*0x9e3779b97f4a7c15, padding)
-		if room < len(summed) {
+		if room < len(line) {
 			finish()
 			var err error
 			if file, err = os.OpenFile(filepath.Join(dir, fmt.Sprintf("%08d.log", segment)), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); err != nil {
 				t.Fatal(err)
 			}
 			w = bufio.NewWriterSize(file, 1<<20)
-			segment, room = segment+1, segmentSize
+			segment, room = segment+1, rollAt
 		}
-		k, _ := fmt.Fprintf(w, "P %08x %s\n", crc32.Checksum(summed, castagnoli), summed)
+		k, _ := w.WriteString(line)
 		room, size = room-k, size+int64(k)
 	}
 	finish()

@@ -91,17 +91,16 @@ func serve(opts options, cfg *config, stdout, stderr io.Writer) error {
 		return err
 	}
 
+	debug.SetGCPercent(25) // of a long spool the index alone is to stay
 	sp, cleanUp, err := opts.openSpool(cfg, logs.log)
 	if err != nil {
 		return err
 	}
 	defer cleanUp()
-	found, err := sp.load()
+	d, err := newDeliverer(cfg, opts.slack(stdout), sp, newStats(), logs.log)
 	if err != nil {
 		return fmt.Errorf("spool.dir: %w", err)
 	}
-	d := newDeliverer(cfg, opts.slack(stdout), sp, newStats(), logs.log)
-	d.restore(found)
 	debug.FreeOSMemory()    // what reading a long spool took
 	debug.SetGCPercent(400) // the heap is small: collecting it less often costs some MB and is a fifth of the work
 	delivering, stopDelivering := context.WithCancel(context.Background())
@@ -109,7 +108,8 @@ func serve(opts options, cfg *config, stdout, stderr io.Writer) error {
 	go sp.run()
 	go d.run(delivering)
 
-	s := &server{deliver: d, spool: sp, stats: d.stats, log: logs.log, access: &logs.access, hostname: hostname(), large: make(chan struct{}, maxLarge)}
+	s := &server{deliver: d, spool: sp, stats: d.stats, log: logs.log, access: &logs.access, hostname: hostname(), large: make(chan struct{}, maxLarge), looking: make(chan struct{}, 1)}
+	s.config.Store(cfg)
 	web, served := newWebServer(s, stop), make(chan error, len(listeners))
 	for _, l := range listeners {
 		go func() { served <- web.Serve(secured{l, s.cfg}) }()
@@ -117,7 +117,7 @@ func serve(opts options, cfg *config, stdout, stderr io.Writer) error {
 	}
 	logs.warn(cfg, listeners)
 	tellSystemd("READY=1")
-	go opts.reloadAt(hangUp, d, logs, listeners)
+	go opts.reloadAt(hangUp, s, logs, listeners)
 	if err := s.attend(stop, served); err != nil {
 		return err
 	}
@@ -221,6 +221,7 @@ func newWebServer(s *server, stop context.Context) *http.Server {
 	connections := make(chan struct{}, maxConnections())
 	return &http.Server{
 		Handler:           s.handler(),
+		BaseContext:       func(net.Listener) context.Context { return stop },
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       30 * time.Second,
 		WriteTimeout:      60 * time.Second, // from the header on; more for sync=true
@@ -264,6 +265,7 @@ func (o options) openSpool(cfg *config, log *slog.Logger) (sp *spool, cleanUp fu
 		cleanUp()
 		return nil, nil, fmt.Errorf("spool.dir: %w: set dir in [spool] to a folder that only this server uses and may write", err)
 	}
+	sp.history.Store(cfg.spool.historyBytes)
 	return sp, cleanUp, nil
 }
 

@@ -79,6 +79,7 @@ type merger struct {
 	alone    bool // its one message does not merge
 	tag      *tag // of the first message
 	size     int
+	long     bool
 }
 
 // add returns false for a message that does not fit: the post is complete without it.

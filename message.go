@@ -22,32 +22,24 @@ type message struct {
 	Text     string          `json:"text,omitempty"`
 	Payload  json.RawMessage `json:"payload,omitempty"`
 	Accepted int64           `json:"accepted,omitempty"` // Unix ms; 0: when it was queued
-	Attempts int             `json:"attempts,omitempty"` // of a dead letter
-	Error    string          `json:"error,omitempty"`    // likewise: why it is one
 
-	route   route
-	seq     uint64
-	queued  int64       // Unix ms: when it was put into the spool, the last time
-	body    []byte      // as JSON, once it was encoded
-	stored  int64       // what it takes of max_bytes, once that is known
-	charged destination // whose share of max_bytes that is, while it is being accepted
-	resent  bool        // it was a dead letter
+	route    route
+	seq      uint64 // its number in the spool
+	queued   int64  // Unix ms: when it was put into the spool, the last time
+	replaces uint64 // the number of the dead letter that it was
+	body     []byte // its JSON behind the id, once it was encoded: the same for all destinations of a tag
 }
 
-// encoded returns m as it lies in the spool.
+// encoded returns m as it lies in the spool, without {"id":"ID" in front.
 func (m *message) encoded() []byte {
 	if m.body == nil {
-		m.body = encode(m)
+		m.body = encode(m)[len(`{"id":""`)+len(m.ID):]
 	}
 	return m.body
 }
 
-func (m *message) size() int64 {
-	if m.stored == 0 {
-		m.stored = recordSize(len(m.route.String()), len(m.encoded()))
-	}
-	return m.stored
-}
+// size is what m takes of max_bytes.
+func (m *message) size() int64 { return lineSize(len(m.route.String()), len(m.ID), len(m.encoded())) }
 
 // acceptedAt returns when a client was told ok.
 func (m *message) acceptedAt() time.Time {
@@ -57,19 +49,11 @@ func (m *message) acceptedAt() time.Time {
 	return time.UnixMilli(m.queued)
 }
 
-// buried returns m as the dead letter that it becomes after some attempts.
-func (m *message) buried(attempts int, err string) *message {
-	dead := *m
-	dead.Accepted, dead.Attempts, dead.Error = m.acceptedAt().UnixMilli(), attempts, err
-	dead.body, dead.stored = nil, 0
-	return &dead
-}
-
 // again returns the dead letter m as it is sent again.
 func (m *message) again() *message {
-	copied := m.buried(0, "")
-	copied.resent = true
-	return copied
+	copied := *m
+	copied.Accepted, copied.replaces, copied.body = m.acceptedAt().UnixMilli(), m.seq, nil
+	return &copied
 }
 
 func newID() string {

@@ -1,29 +1,30 @@
 package main
 
-// The operators' API: which messages wait, are dead letters or were delivered; send them again, drop them.
+// The operators' API: which messages wait, are dead letters, were delivered or dropped; send them again, drop them.
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
-	"math"
+	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 )
 
 const (
-	deliveredKept     = 1000    // messages
-	deliveredTextKept = 1 << 10 // bytes of each
-	listLimit         = 100
+	listLimit  = 100
+	listedText = 1 << 10 // bytes of a text in a list
+	atOnce     = 100     // dead letters that are sent again or dropped in one write of the spool
 )
 
 // messageView is a message as an operator sees it.
 type messageView struct {
 	ID            string     `json:"id"`
-	State         string     `json:"state"` // waiting, dead or delivered
+	State         string     `json:"state"` // waiting, dead, delivered or dropped
 	Tag           string     `json:"tag"`   // "" for /notify-directly
 	Channel       string     `json:"channel"`
 	Host          string     `json:"host"`
@@ -32,18 +33,24 @@ type messageView struct {
 	Text          string     `json:"text"` // or the payload
 	AcceptedAt    time.Time  `json:"accepted_at"`
 	Attempts      int        `json:"attempts"`
-	NextAttemptAt *time.Time `json:"next_attempt_at"` // null: not known, it is not the first of its lane
+	Before        int        `json:"before"`          // messages of its destination that wait in front of it
+	NextAttemptAt *time.Time `json:"next_attempt_at"` // at its destination; null: it is being posted, or does not wait
 	DeliveredAt   *time.Time `json:"delivered_at"`
-	Error         string     `json:"error"`
+	DroppedAt     *time.Time `json:"dropped_at"`
+	Error         string     `json:"error"` // why it is a dead letter, or has to wait
 }
 
-// view returns m for an operator.
-func (c *config) view(m *message, state string) messageView {
-	v := messageView{
-		ID: m.ID, State: state, Tag: m.route.tag, Channel: m.route.channel, Host: m.Host, Level: m.Level, Title: m.Title,
-		Text: m.Text, AcceptedAt: m.acceptedAt().UTC(), Attempts: m.Attempts, Error: m.Error,
+// view returns a message for an operator: the one of w, and what became says became of it (a zero line: it waits).
+func (s *server) view(w, became line) (v messageView, err error) {
+	m, err := w.message()
+	if err != nil {
+		return v, err
 	}
-	if to, t, err := c.lookup(m.route); err == nil && t != nil {
+	v = messageView{
+		ID: m.ID, State: "waiting", Tag: m.route.tag, Channel: m.route.channel, Host: m.Host, Level: m.Level, Title: m.Title,
+		Text: m.Text, AcceptedAt: m.acceptedAt().UTC(), Attempts: became.attempts, Error: became.reason,
+	}
+	if to, t, err := s.cfg().lookup(m.route); err == nil && t != nil {
 		v.Channel = to.channel
 	}
 	if m.Payload != nil {
@@ -53,108 +60,80 @@ func (c *config) view(m *message, state string) messageView {
 		}
 		v.Text = p.Text
 	}
-	return v
-}
-
-// deliveredList remembers the last messages that were delivered.
-type deliveredList struct {
-	mu   sync.Mutex
-	last []deliveredMessage // the oldest first
-}
-
-type deliveredMessage struct {
-	*message
-	at time.Time
-}
-
-func (l *deliveredList) add(m *message, attempts int) {
-	kept := *m
-	kept.Attempts, kept.body = attempts, nil
-	kept.Text, kept.Title, kept.Host, kept.Level = shortened(kept.Text), shortened(kept.Title), shortened(kept.Host), shortened(kept.Level)
-	if len(kept.Payload) > deliveredTextKept {
-		kept.Payload = encode(map[string]string{"text": shortened(string(kept.Payload))})
+	at := time.UnixMilli(became.at).UTC()
+	switch {
+	case became.kind == 'X':
+		v.State = "dead"
+	case became.reason == fateDelivered:
+		v.State, v.Error, v.DeliveredAt = "delivered", "", &at
+	case became.kind == 'D':
+		v.State, v.Error, v.DroppedAt = "dropped", "", &at
+	default:
+		s.deliver.addWaiting(&v, m.route, w.seq)
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.last) == deliveredKept {
-		l.last = slices.Delete(l.last, 0, 1)
-	}
-	l.last = append(l.last, deliveredMessage{&kept, time.Now()})
+	return v, nil
 }
 
-// shortened returns the first deliveredTextKept bytes of s, in a string of their own: a part of s would keep all of it.
+// addWaiting adds to v what the lane knows of a message that waits in it.
+func (d *deliverer) addWaiting(v *messageView, r route, seq uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	l, at := d.find(r, seq)
+	if l == nil {
+		return
+	}
+	v.Before = at
+	if v.Error = l.err; l.account.until.After(time.Now()) {
+		v.Error = l.account.err
+	}
+	if at < max(1, l.head.group) {
+		v.Attempts = l.head.attempts
+	}
+	if next := d.nextTurn(l); at >= l.posting && !next.IsZero() {
+		next = next.UTC()
+		v.NextAttemptAt = &next
+	}
+}
+
+// find returns the lane of r, and where in it a message waits; nil if it does not.
+func (d *deliverer) find(r route, seq uint64) (l *lane, at int) {
+	to, _, _ := d.cfg.lookup(r)
+	if l = d.lanes[to]; l == nil {
+		return nil, 0
+	}
+	if at = slices.IndexFunc(l.waiting, func(w waiter) bool { return w.seq() == seq }); at < 0 {
+		return nil, 0
+	}
+	return l, at
+}
+
+// nextTurn returns when l may have its next turn.
+func (d *deliverer) nextTurn(l *lane) time.Time {
+	return slices.MaxFunc([]time.Time{l.next(), l.account.until, time.Now()}, time.Time.Compare)
+}
+
+// shortened returns the first bytes of s.
 func shortened(s string) string {
-	if len(s) <= deliveredTextKept {
+	if len(s) <= listedText {
 		return s
 	}
-	return strings.Clone(strings.ToValidUTF8(s[:deliveredTextKept], ""))
+	return strings.ToValidUTF8(s[:listedText], "") + "…"
 }
 
-// views returns them, newest first.
-func (l *deliveredList) views(c *config) (views []messageView) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, d := range slices.Backward(l.last) {
-		v := c.view(d.message, "delivered")
-		v.DeliveredAt = &d.at
-		views = append(views, v)
+// says tells whether q, in lower case, is somewhere in what an operator sees of the message.
+func (v *messageView) says(q string) bool {
+	text := strings.Join([]string{v.ID, v.Tag, v.Channel, v.Host, v.Title, v.Text, v.Error}, "\n")
+	return strings.Contains(strings.ToLower(text), q)
+}
+
+// alone lets one look-up read the log at a time: it takes memory. It returns false if the client went away meanwhile.
+func (s *server) alone(ctx context.Context) bool {
+	select {
+	case s.looking <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
 	}
-	return views
-}
-
-// stored is a message that was found in the spool.
-type stored struct {
-	ref  ref
-	dead bool
-	*message
-}
-
-// places returns where the records of the spool lie that match, the last accepted first, limit of them at most, and how
-// many match.
-func (s *server) places(dead bool, limit int, match func(record) bool) (places []seqRef, total int) {
-	sortAndCut := func() {
-		sortBySeq(places)
-		slices.Reverse(places)
-		places = places[:min(limit, len(places))]
-	}
-	s.spool.each(dead, func(at ref, r record) {
-		if !match(r) {
-			return
-		}
-		total++
-		places = append(places, seqRef{r.seq, at})
-		if len(places)/2-500 > limit { // a million may wait
-			sortAndCut()
-		}
-	})
-	sortAndCut()
-	return places, total
-}
-
-// find reads the messages that places finds.
-func (s *server) find(dead bool, limit int, match func(record) bool) (found []stored, total int) {
-	places, total := s.places(dead, limit, match)
-	for _, p := range places {
-		if m, err := s.spool.read(p.ref); err == nil { // else it is done, or has moved, meanwhile
-			found = append(found, stored{p.ref, dead, m})
-		}
-	}
-	return found, total
-}
-
-// findID returns the message with an id that waits or is dead, errGone where there is none.
-func (s *server) findID(id string) (stored, error) {
-	for _, dead := range []bool{false, true} {
-		if found, _ := s.find(dead, 1, func(r record) bool { return r.id() == id }); len(found) > 0 {
-			return found[0], nil
-		}
-	}
-	return stored{}, errGone
-}
-
-// findTag matches the messages of a tag, all where it is empty.
-func findTag(tag string) func(record) bool {
-	return func(r record) bool { return tag == "" || parseRoute(string(r.route)).tag == tag }
 }
 
 func (s *server) listMessages(w http.ResponseWriter, r *http.Request) {
@@ -168,74 +147,150 @@ func (s *server) listMessages(w http.ResponseWriter, r *http.Request) {
 		}
 		limit = n
 	}
-	tag, q := query.Get("tag"), strings.ToLower(query.Get("q"))
-	says := func(v messageView) bool {
-		text := strings.Join([]string{v.ID, v.Tag, v.Channel, v.Host, v.Title, v.Text, v.Error}, "\n")
-		return strings.Contains(strings.ToLower(text), q)
-	}
-	messages, total := []messageView{}, 0
-	switch state := query.Get("state"); state {
-	case "delivered":
-		for _, v := range s.deliver.recent.views(s.cfg()) {
-			if (tag == "" || v.Tag == tag) && says(v) {
-				messages = append(messages, v)
-			}
-		}
-		total = len(messages)
-		messages = messages[:min(limit, total)]
-	case "waiting", "dead":
-		ofTag := findTag(tag)
-		var found []stored
-		found, total = s.find(state == "dead", limit, func(r record) bool {
-			if q == "" || !ofTag(r) {
-				return ofTag(r)
-			}
-			m, err := r.message()
-			return err == nil && says(s.cfg().view(m, state))
-		})
-		messages = append(messages, s.views(found...)...)
-	default:
-		badRequest("state=%s: it has to be waiting, dead or delivered", state).send(w)
+	if !s.alone(r.Context()) {
 		return
 	}
-	sendJSON(w, ordered{"messages", messages, "total", total})
-}
-
-// views returns what was found in the spool for an operator, with what the lanes know of it.
-func (s *server) views(found ...stored) (views []messageView) {
-	heads := s.deliver.heads()
-	for _, f := range found {
-		v := s.cfg().view(f.message, "waiting")
-		if f.dead {
-			v.State = "dead"
-		} else if head, ok := heads[f.ref]; ok {
-			v.Attempts, v.Error = head.attempts, head.err
-			if !head.next.IsZero() {
-				v.NextAttemptAt = &head.next
+	defer func() { <-s.looking }()
+	match := matcher{tag: query.Get("tag"), q: strings.ToLower(query.Get("q")), server: s}
+	list := &listing{w: w}
+	var err error
+	switch state := query.Get("state"); state {
+	case "delivered", "dropped":
+		err = s.spool.past(func(w, d line) bool {
+			if v, ok := match.view(w, d); ok && v.State == state {
+				list.total++
+				list.add(v)
+			}
+			return list.total < limit && r.Context().Err() == nil
+		})
+	case "waiting", "dead":
+		var found []uint64
+		if found, list.total, err = s.newest(match, state == "dead", limit); err == nil {
+			for _, seq := range found {
+				if w, x, err := s.spool.read(seq); err == nil { // else it has ended meanwhile
+					if v, err := s.view(w, x); err == nil {
+						list.add(v)
+					}
+				}
 			}
 		}
-		views = append(views, v)
+	default:
+		badRequest("state=%s: it has to be waiting, dead, delivered or dropped", state).send(w)
+		return
 	}
-	return views
+	if err != nil && !list.begun {
+		counted(w, 0, err)
+		return
+	}
+	list.end()
+}
+
+// matcher says which messages an operator asks for.
+type matcher struct {
+	tag, q string
+	*server
+}
+
+// view returns the message of w for the operator, if it matches.
+func (m matcher) view(w, became line) (v messageView, ok bool) {
+	if m.tag != "" && parseRoute(string(w.route)).tag != m.tag {
+		return v, false
+	}
+	v, err := m.server.view(w, became)
+	return v, err == nil && v.says(m.q)
+}
+
+// newest returns the numbers of what waits or is dead and matches, the last accepted first, limit at most, and how many
+// match. It keeps nothing but numbers: a million may wait.
+func (s *server) newest(match matcher, dead bool, limit int) (found []uint64, total int, err error) {
+	cut := func() {
+		slices.Sort(found)
+		slices.Reverse(found)
+		found = found[:min(limit, len(found))]
+	}
+	err = s.spool.each(func(w line, isDead bool) {
+		ok := isDead == dead && (match.tag == "" || parseRoute(string(w.route)).tag == match.tag)
+		if ok && match.q != "" {
+			var x line
+			if dead {
+				_, x, _ = s.spool.read(w.seq)
+			}
+			_, ok = match.view(w, x)
+		}
+		if !ok {
+			return
+		}
+		total++
+		if found = append(found, w.seq); len(found)/2-500 > limit {
+			cut()
+		}
+	})
+	cut()
+	return found, total, err
+}
+
+// listing writes {"messages":[…],"total":n} as it goes.
+type listing struct {
+	w     http.ResponseWriter
+	begun bool
+	total int
+}
+
+func (l *listing) add(v messageView) {
+	separator := ",\n"
+	if !l.begun {
+		separator = l.begin()
+	}
+	v.Text = shortened(v.Text)
+	io.WriteString(l.w, separator)
+	l.w.Write(encode(v))
+}
+
+func (l *listing) begin() string {
+	l.begun = true
+	l.w.Header().Set("Content-Type", "application/json")
+	return "{\"messages\": [\n"
+}
+
+func (l *listing) end() {
+	if !l.begun {
+		io.WriteString(l.w, l.begin())
+	}
+	fmt.Fprintf(l.w, "\n], \"total\": %d}\n", l.total)
 }
 
 func (s *server) showMessage(w http.ResponseWriter, r *http.Request) {
-	id := r.PathValue("id")
-	if found, err := s.findID(id); err == nil {
-		sendJSON(w, s.views(found)[0])
-		return
-	}
-	for _, v := range s.deliver.recent.views(s.cfg()) {
-		if v.ID == id {
-			sendJSON(w, v)
+	s.one(w, r, func(w http.ResponseWriter, m, became line) {
+		v, err := s.view(m, became)
+		if err != nil {
+			counted(w, 0, err)
 			return
 		}
-	}
-	noMessage(id).send(w)
+		sendJSON(w, v)
+	})
 }
 
-func noMessage(id string) answer {
-	return answer{status: http.StatusNotFound, Message: "no message " + id + ": it was delivered or dropped, or never was"}
+// one finds the message that the path names, and calls do with it.
+func (s *server) one(w http.ResponseWriter, r *http.Request, do func(w http.ResponseWriter, m, became line)) {
+	id := r.PathValue("id")
+	if !s.alone(r.Context()) {
+		return
+	}
+	m, became, err := s.spool.find(id)
+	<-s.looking
+	if err != nil {
+		failed(w, id, err)
+		return
+	}
+	do(w, m, became)
+}
+
+func failed(w http.ResponseWriter, id string, err error) {
+	if errors.Is(err, errGone) {
+		answer{status: http.StatusNotFound, Message: "no message " + id + " waits, is a dead letter, or stands in the log any more"}.send(w)
+		return
+	}
+	counted(w, 0, err)
 }
 
 // counted answers how many messages something was done to.
@@ -250,66 +305,159 @@ func counted(w http.ResponseWriter, n int, err error) {
 	}
 }
 
-// one does what an operator asks for one message.
-func (s *server) one(w http.ResponseWriter, id string, do func(stored) error) {
-	found, err := s.findID(id)
-	if err == nil {
-		err = do(found)
-	}
-	if errors.Is(err, errGone) {
-		noMessage(id).send(w)
+// retryMessage puts a dead letter at the end of its lane, and makes what waits due now.
+func (s *server) retryMessage(w http.ResponseWriter, r *http.Request) {
+	s.one(w, r, func(w http.ResponseWriter, m, became line) {
+		n, err := 1, errGone
+		switch became.kind {
+		case 0:
+			s.deliver.dueNow(parseRoute(string(m.route)))
+			err = nil
+		case 'X':
+			if n, err = s.resend([]uint64{m.seq}); n == 0 && err == nil {
+				err = errGone
+			}
+		}
+		if err != nil {
+			failed(w, m.id, err)
+			return
+		}
+		counted(w, n, nil)
+	})
+}
+
+// dueNow ends the back-off of the lane of r. A pause that Slack asked for stays.
+func (d *deliverer) dueNow(r route) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	to, _, _ := d.cfg.lookup(r)
+	l := d.lanes[to]
+	if l == nil {
 		return
 	}
-	counted(w, 1, err)
-}
-
-func (s *server) retryMessage(w http.ResponseWriter, r *http.Request) {
-	s.one(w, r.PathValue("id"), s.resend)
-}
-
-// resend puts a dead letter at the end of its lane, and makes what waits due now.
-func (s *server) resend(m stored) error {
-	if !m.dead {
-		s.deliver.dueNow(m.route)
-		return nil
+	if l.head.retryAt = (time.Time{}); !l.account.limited {
+		l.account.until = time.Time{}
 	}
-	return s.deliver.storeAs(&change{add: []*message{m.again()}, done: []ref{m.ref}})
+	l.fails(false)
+	d.schedule(l)
+	d.join(l.account)
+	d.begin()
 }
 
 func (s *server) dropMessage(w http.ResponseWriter, r *http.Request) {
-	s.one(w, r.PathValue("id"), s.drop)
+	s.one(w, r, func(w http.ResponseWriter, m, became line) {
+		n, err := 0, errGone
+		switch became.kind {
+		case 0:
+			n, err = 1, s.deliver.drop(parseRoute(string(m.route)), m.seq)
+		case 'X':
+			if n, err = s.dropDead([]uint64{m.seq}); n == 0 && err == nil {
+				err = errGone
+			}
+		}
+		if err != nil {
+			failed(w, m.id, err)
+			return
+		}
+		counted(w, n, nil)
+	})
 }
 
-func (s *server) drop(m stored) error {
-	if !m.dead {
-		return s.deliver.drop(m.message, m.ref)
+var errBusy = errors.New("it is being posted at this moment")
+
+// drop takes a waiting message out of its lane and off the disk.
+func (d *deliverer) drop(r route, seq uint64) error {
+	d.mu.Lock()
+	l, at := d.find(r, seq)
+	switch {
+	case l == nil:
+		d.mu.Unlock()
+		return errGone
+	case at < l.posting:
+		d.mu.Unlock()
+		return errBusy
+	case at < max(l.head.group, 1):
+		l.head = head{}
 	}
-	if err := s.spool.apply(&change{done: []ref{m.ref}}); err != nil {
+	d.remove(l, at, 1)
+	d.schedule(l)
+	d.mu.Unlock()
+	end := ending{seq: seq, fate: fateDropped}
+	if err := d.spool.do(&change{end: []ending{end}}); err != nil {
 		return err
 	}
-	s.stats.count(m.route, counts{Dead: -1, Dropped: 1})
+	d.stats.count(r, end.counts())
 	return nil
 }
 
-// allDead does what an operator asks for the dead letters that a tag has now, the first accepted first. One that becomes
-// a dead letter again meanwhile is left alone.
-func (s *server) allDead(w http.ResponseWriter, r *http.Request, do func(stored) error) {
-	n := 0
-	dead, _ := s.places(true, math.MaxInt, findTag(r.URL.Query().Get("tag")))
-	for _, d := range slices.Backward(dead) {
-		m, err := s.spool.read(d.ref)
-		if err == nil {
-			err = do(stored{d.ref, true, m})
+// resend puts dead letters at the end of their lanes, and returns how many; those that are none any more are left out.
+func (s *server) resend(dead []uint64) (n int, err error) {
+	var again []*message
+	for _, seq := range dead {
+		m, err := s.spool.message(seq)
+		if errors.Is(err, errGone) || errors.Is(err, errDamaged) {
+			continue
 		}
-		switch {
-		case err == nil:
+		if err != nil {
+			return 0, err
+		}
+		again = append(again, m.again())
+	}
+	err = s.deliver.store(again)
+	for _, m := range again {
+		if m.seq != 0 {
 			n++
-		case !errors.Is(err, errGone):
-			counted(w, n, err)
-			return
 		}
 	}
-	counted(w, n, nil)
+	return n, err
+}
+
+// dropDead drops dead letters, and returns how many; those that are none any more are left out.
+func (s *server) dropDead(dead []uint64) (n int, err error) {
+	c := &change{}
+	var routes []route
+	for _, seq := range dead {
+		w, x, err := s.spool.read(seq)
+		if err != nil || x.kind == 0 {
+			continue
+		}
+		c.end = append(c.end, ending{seq: seq, fate: fateDropped})
+		routes = append(routes, parseRoute(string(w.route)))
+	}
+	if err := s.spool.do(c); err != nil {
+		return 0, err
+	}
+	for i, e := range c.end {
+		if !e.gone {
+			s.stats.count(routes[i], counts{Dead: -1, Dropped: 1})
+			n++
+		}
+	}
+	return n, nil
+}
+
+// allDead does what an operator asks for the dead letters that a tag has now, the first accepted first, until the
+// operator goes away or the server stops. One that becomes a dead letter again meanwhile is left alone.
+func (s *server) allDead(w http.ResponseWriter, r *http.Request, do func([]uint64) (int, error)) {
+	if !s.alone(r.Context()) {
+		return
+	}
+	dead, _, err := s.newest(matcher{tag: r.URL.Query().Get("tag"), server: s}, true, 1<<62)
+	<-s.looking
+	slices.Reverse(dead)
+	n := 0
+	for some := range slices.Chunk(dead, atOnce) {
+		if err == nil {
+			err = r.Context().Err()
+		}
+		if err != nil {
+			break
+		}
+		done := 0
+		done, err = do(some)
+		n += done
+	}
+	counted(w, n, err)
 }
 
 func (s *server) retryMessages(w http.ResponseWriter, r *http.Request) {
@@ -326,5 +474,5 @@ func (s *server) dropMessages(w http.ResponseWriter, r *http.Request) {
 		badRequest("only dead letters of a tag are dropped together: DELETE /messages?state=dead&tag=NAME").send(w)
 		return
 	}
-	s.allDead(w, r, s.drop)
+	s.allDead(w, r, s.dropDead)
 }

@@ -16,6 +16,7 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 )
@@ -36,11 +37,13 @@ type server struct {
 	access   io.Writer // one line a request
 	hostname string
 	large    chan struct{} // holds a token for each large body that is in hand
+	looking  chan struct{} // holds a token for a look-up that reads the log
 	gc       gcSample
+	config   atomic.Pointer[config]
 }
 
 // cfg returns the configuration as it is now: a reload may change it between two calls.
-func (s *server) cfg() *config { return s.deliver.cfg.Load() }
+func (s *server) cfg() *config { return s.config.Load() }
 
 // handler is the route table.
 func (s *server) handler() http.Handler {
@@ -321,7 +324,7 @@ func (s *server) accept(w http.ResponseWriter, r *http.Request, messages []*mess
 	if s.spool.seen(messages) {
 		return answer{status: http.StatusOK, Message: "ok", IDs: ids(messages)}
 	}
-	if wait := s.qpsDelay(len(messages)); wait > 0 {
+	if wait := s.qpsDelay(messages); wait > 0 {
 		return answer{status: http.StatusTooManyRequests, retryAfter: wait, Message: "too many messages wait for slack: qps delays them by more than max_delay_duration"}
 	}
 	if err := s.deliver.store(messages); err != nil {
@@ -330,13 +333,13 @@ func (s *server) accept(w http.ResponseWriter, r *http.Request, messages []*mess
 	return answer{status: http.StatusOK, Message: "ok", IDs: ids(messages)}
 }
 
-// qpsDelay returns how much longer than max_delay_duration n more messages would take, 0 if they would not.
-func (s *server) qpsDelay(n int) time.Duration {
+// qpsDelay returns how much longer than max_delay_duration messages would take, 0 if they would not.
+func (s *server) qpsDelay(messages []*message) time.Duration {
 	core := &s.cfg().core
 	if core.qps == 0 || core.maxDelay < 0 {
 		return 0
 	}
-	delay := time.Duration(s.stats.waiting()+int64(n)-1) * time.Second / time.Duration(core.qps)
+	delay := time.Duration(s.deliver.ahead(messages[0].route)+len(messages)-1) * time.Second / time.Duration(core.qps)
 	return max(0, delay-time.Duration(core.maxDelay)*time.Second)
 }
 

@@ -5,27 +5,31 @@ package main
 import (
 	"net"
 	"os"
-	"sort"
+	"slices"
 	"strings"
 	"time"
 )
 
 // reloadAt reads the configuration again at each signal. It runs beside the rest of the server: a file that cannot be opened
 // at once, such as a pipe, must not keep that from its stop.
-func (o options) reloadAt(signals <-chan os.Signal, d *deliverer, logs *logs, listeners []net.Listener) {
+func (o options) reloadAt(signals <-chan os.Signal, s *server, logs *logs, listeners []net.Listener) {
 	for range signals {
-		o.reload(d, logs, listeners)
+		o.reload(s, logs, listeners)
 	}
 }
 
 // reload reads the configuration again: all of it changes over or, after an error, nothing.
-func (o options) reload(d *deliverer, logs *logs, listeners []net.Listener) {
+func (o options) reload(s *server, logs *logs, listeners []net.Listener) {
+	running := s.cfg()
 	cfg, err := o.load()
 	if err == nil {
 		err = logs.change(cfg)
 	}
-	running := d.cfg.Load()
-	d.stats.reloaded(err == nil)
+	if err == nil {
+		o.keepFixed(running, cfg, logs)
+		err = s.deliver.reload(cfg, func() { s.config.Store(cfg) })
+	}
+	s.stats.reloaded(err == nil)
 	if err != nil {
 		logs.change(running) // logrotate does not wait for a mended configuration
 		for line := range strings.Lines(err.Error()) {
@@ -33,6 +37,13 @@ func (o options) reload(d *deliverer, logs *logs, listeners []net.Listener) {
 		}
 		return
 	}
+	s.spool.history.Store(cfg.spool.historyBytes)
+	logs.notice("the configuration was read again")
+	logs.warn(cfg, listeners)
+}
+
+// keepFixed puts into cfg what cannot change while the server runs.
+func (o options) keepFixed(running, cfg *config, logs *logs) {
 	for _, k := range []struct {
 		key      string
 		now, new *string
@@ -46,74 +57,73 @@ func (o options) reload(d *deliverer, logs *logs, listeners []net.Listener) {
 		}
 		*k.new = *k.now
 	}
-	d.reload(cfg, func() {
-		logs.notice("the configuration was read again")
-		logs.warn(cfg, listeners)
-	})
 }
 
-// reload changes over to cfg, then calls then. Until no post is in flight and what became of all is on disk, 30 s at most
-// where the disk works, none begins: so an attempt sees one configuration, and no message is in two lanes.
-func (d *deliverer) reload(cfg *config, then func()) {
-	d.rest(true)
-	d.turns.Wait()
+// reload changes over to cfg; change is called at that moment. Delivery pauses until no post is in flight, no message
+// is half stored, and what became of all is on disk: 30 s at most where the disk works. So a turn sees one
+// configuration, and no message is in two lanes. After an error nothing has changed.
+func (d *deliverer) reload(cfg *config, change func()) error {
 	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.resting++
+	d.wait(func() bool { return d.posting == 0 })
+	d.reloading = true
+	d.wait(func() bool { return d.stores == 0 })
+	defer func() {
+		d.reloading = false
+		d.resting--
+		d.changed.Broadcast()
+		d.begin()
+	}()
+	if err := d.rebuild(cfg, func(route, bool) {}); err != nil {
+		return err
+	}
+	change()
+	return nil
+}
+
+// rebuild makes the lanes anew, of what the spool holds and cfg says, and tells found of each message. Back-offs start
+// anew; pauses stay, and so does since when a destination fails.
+func (d *deliverer) rebuild(cfg *config, found func(r route, dead bool)) error {
+	waiting := map[destination][]waiter{}
+	err := d.spool.each(func(w line, dead bool) {
+		r := parseRoute(string(w.route))
+		if found(r, dead); !dead {
+			to, _, _ := cfg.lookup(r)
+			waiting[to] = append(waiting[to], newWaiter(w.seq, w.size()))
+		}
+	})
+	if err != nil {
+		return err
+	}
 	old := d.lanes
-	d.cfg.Store(cfg)
-	d.quota.setLimit(cfg.spool.maxBytes)
-	d.lanes, d.line, d.firstTurn = map[destination]*lane{}, [kinds][]*lane{}, time.Now().Add(cfg.pace())
-	d.rebuild(old)
-	d.mu.Unlock()
-	then()
-	d.rest(false)
-}
-
-// place is a record and the lane that it was in.
-type place struct {
-	ref ref
-	was *lane
-}
-
-// rebuild makes lanes of what waits in those of the configuration before. Back-offs start anew; pauses stay, and so does
-// since when a destination fails.
-func (d *deliverer) rebuild(old map[destination]*lane) {
-	lanes, paused := map[destination][]seqRef{}, map[credential]time.Time{}
-	var places []place
+	d.cfg, d.lanes, d.ring, d.bytes, d.urgent = cfg, map[destination]*lane{}, nil, 0, 0
+	d.firstTurn = time.Now().Add(cfg.pace())
+	for _, a := range d.accounts {
+		a.line, a.flow, a.urgent, a.inRing = [2][]*lane{}, 0, 0, false
+	}
 	for to, was := range old {
 		l := d.lane(to)
-		l.turn, l.err, l.errSince = was.turn, was.err, was.errSince
-		if was.turn.After(paused[to.credential]) {
-			paused[to.credential] = was.turn
-		}
-		for _, r := range was.waiting {
-			places = append(places, place{r, l})
-		}
+		l.turn, l.err, l.errSince, l.most, l.mostTill = was.turn, was.err, was.errSince, was.most, was.mostTill
 		for _, u := range was.urgent {
-			to, _, _ := d.lookup(u.m.route)
-			d.lane(to).urgent = append(d.lane(to).urgent, u)
+			to, _, _ := cfg.lookup(u.m.route)
+			d.addUrgentTo(d.lane(to), u)
 		}
 	}
-	sort.Slice(places, func(i, j int) bool { return places[i].ref < places[j].ref })
-	d.spool.each(false, func(at ref, r record) {
-		i := sort.Search(len(places), func(i int) bool { return places[i].ref >= at })
-		if i == len(places) || places[i].ref != at {
-			return // accepted a moment ago: add comes next
+	for to, found := range waiting {
+		slices.Sort(found)
+		l := d.lane(to)
+		if l.waiting = found; old[to] == nil && l.account.laneUntil.After(l.turn) {
+			l.turn = l.account.laneUntil // a webhook's pause holds for its other channels, too
 		}
-		to, _, _ := d.lookup(parseRoute(string(r.route)))
-		d.quota.move(places[i].was.to, to, r.size())
-		lanes[to] = append(lanes[to], seqRef{r.seq, at})
-		places[i].was = nil
-	})
-	for _, p := range places {
-		if p.was != nil { // it cannot be read: its lane finds out
-			lanes[p.was.to] = append(lanes[p.was.to], seqRef{0, p.ref})
+		for _, w := range found {
+			l.bytes += w.size()
 		}
+		l.account.flow += len(found)
+		d.bytes += l.bytes
 	}
-	d.fill(lanes)
-	for to, l := range d.lanes {
-		if old[to] == nil && paused[to.credential].After(l.turn) {
-			l.turn = paused[to.credential] // a webhook's pause holds for its other channels, too
-		}
+	for _, l := range d.lanes {
 		d.schedule(l)
 	}
+	return nil
 }

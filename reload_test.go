@@ -24,9 +24,10 @@ import (
 // reload changes p over to toml, and returns when it has.
 func (p *inProcess) reload(t *testing.T, toml string) {
 	t.Helper()
-	changed := make(chan bool)
-	p.deliver.reload(testConfig(t, toml), func() { close(changed) })
-	<-changed
+	cfg := testConfig(t, toml)
+	if err := p.deliver.reload(cfg, func() { p.config.Store(cfg) }); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestReloadMovesWhatWaits(t *testing.T) {
@@ -58,9 +59,7 @@ func TestReloadMovesWhatWaits(t *testing.T) {
 			t.Errorf("%+v", st)
 		}
 		synctest.Wait()
-		if q := p.deliver.quota; q.all != 0 || len(q.of) != 0 {
-			t.Errorf("of max_bytes %d is taken, %v", q.all, q.of)
-		}
+		p.holdsNothing(t)
 	})
 }
 
@@ -149,9 +148,7 @@ func TestReloadWaitsForPosts(t *testing.T) {
 		}
 		<-answered
 		synctest.Wait()
-		if q := p.deliver.quota; q.all != 0 || len(q.of) != 0 {
-			t.Errorf("of max_bytes %d is taken, %v", q.all, q.of)
-		}
+		p.holdsNothing(t)
 	})
 }
 
@@ -179,50 +176,26 @@ func TestReloadIsNotHeldUp(t *testing.T) {
 	})
 }
 
-// writing runs do where the spool writes, in between two batches.
-func (p *inProcess) writing(do func()) {
-	p.spool.submit(&change{then: func(error) { do() }})
-	synctest.Wait()
-}
-
-// Records that the spool has moved behind younger ones keep their place in the lane.
-func TestReloadKeepsOrderOfMovedRecords(t *testing.T) {
-	var down atomic.Bool
-	down.Store(true)
-	inBubble(t, hookAndTags, func(int, recorded) outcome {
-		if down.Load() {
-			return outcome{class: retry, reason: "connection refused"}
+// holdsNothing checks that nothing counts for max_bytes.
+func (p *inProcess) holdsNothing(t *testing.T) {
+	t.Helper()
+	p.deliver.mu.Lock()
+	defer p.deliver.mu.Unlock()
+	if p.deliver.bytes != 0 {
+		t.Errorf("of max_bytes %d is taken", p.deliver.bytes)
+	}
+	for to, l := range p.deliver.lanes {
+		if l.bytes != 0 {
+			t.Errorf("of max_bytes %d is taken for %v", l.bytes, to.channel)
 		}
-		return outcome{class: delivered}
-	}, func(t *testing.T, p *inProcess, slack *recorder) {
-		var first *segment
-		for n := 1; n <= 4; n++ {
-			p.do("POST", "/notify", notifyBody("a", n, false))
-			if n == 2 {
-				p.writing(func() { first = p.spool.open[0]; p.spool.end(first) })
-			}
-		}
-		time.Sleep(time.Second)
-		p.writing(func() { p.spool.carry(first) })
-		before := len(slack.all())
-		down.Store(false)
-		p.reload(t, strings.ReplaceAll(hookAndTags, "/core", "/new"))
-		synctest.Wait()
-		var got string
-		for _, r := range slack.all()[before:] {
-			got += r.text
-		}
-		if got != "1234" {
-			t.Errorf("got %s", got)
-		}
-	})
+	}
 }
 
 // A message that is being stored while the configuration changes takes its share of max_bytes along.
 func TestReloadWhileStoring(t *testing.T) {
 	inBubble(t, hookAndTags, nil, func(t *testing.T, p *inProcess, slack *recorder) {
-		go p.writing(func() { time.Sleep(10 * time.Second) })
-		time.Sleep(time.Second)
+		slow := func() error { time.Sleep(10 * time.Second); return nil }
+		p.disk.Store(&slow)
 		go p.do("POST", "/notify", notifyBody("a", 1, false))
 		time.Sleep(time.Second)
 		p.reload(t, strings.ReplaceAll(hookAndTags, "/core", "/new"))
@@ -231,9 +204,7 @@ func TestReloadWhileStoring(t *testing.T) {
 			t.Errorf("%+v", got)
 		}
 		synctest.Wait()
-		if q := p.deliver.quota; q.all != 0 || len(q.of) != 0 {
-			t.Errorf("of max_bytes %d is taken, %v", q.all, q.of)
-		}
+		p.holdsNothing(t)
 	})
 }
 

@@ -31,20 +31,22 @@ const (
 	badContent           // permanent: this message will never be taken
 	badDestination       // permanent: the channel will not take it, others may
 	badCredential        // permanent until an operator mends the webhook or the token; the messages are good
+	inBetween            // it is not Slack that answered
 )
 
 func (c class) String() string {
-	return [...]string{"delivered", "retry", "content", "destination", "credential"}[c]
+	return [...]string{"delivered", "retry", "content", "destination", "credential", "in_between"}[c]
 }
 
 // outcome is what became of one post.
 type outcome struct {
-	class   class
-	status  int    // of the answer, 0 where there was none
-	reason  string // Slack's code, the status or the network's error; never a URL or a token
-	limited bool   // a rate limit holds for wait
-	wait    time.Duration
-	unsure  bool // the message may have been posted all the same
+	class                      class
+	status                     int    // of the answer, 0 where there was none
+	reason                     string // Slack's code, the status or the network's error; never a URL or a token
+	limited                    bool   // a rate limit holds for wait
+	wait                       time.Duration
+	unsure                     bool // the message may have been posted all the same
+	tooMuch, broken, unreached bool
 }
 
 // poster makes one post and says what became of it. slackClient is the one in earnest.

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"hash/crc32"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -19,14 +21,46 @@ import (
 	"weak"
 )
 
-func TestRecordFormat(t *testing.T) {
-	line := appendRecord(nil, 1234567, 1763899200123, route{tag: "error s3", index: 1}.String(), []byte(`{"id":"a"}`))
-	if want := "1234567 1763899200123 tag:error%20s3/1 {\"id\":\"a\"}\n"; !bytes.HasPrefix(line, []byte("P ")) || string(line[seqAt:]) != want {
-		t.Errorf("got %q", line)
+// text returns a line of the log, from what it says behind its checksum and length.
+func text(format string, args ...any) string {
+	says := fmt.Sprintf(format, args...)
+	summed := fmt.Sprintf("%08x %s", len(says), says)
+	return fmt.Sprintf("%08x %s\n", crc32.Checksum([]byte(summed), crc32.MakeTable(crc32.Castagnoli)), summed)
+}
+
+// The format as it is written down: each kind of line, written and read.
+func TestLineFormat(t *testing.T) {
+	for _, test := range []struct {
+		says string
+		line line
+	}{
+		{`W 7 3 1763899200123 tag:error%20s3/1 {"id":"0a","text":"x"}`, line{kind: 'W', seq: 7, replaces: 3, at: 1763899200123,
+			route: []byte("tag:error%20s3/1"), id: "0a", body: []byte(`,"text":"x"}`)}},
+		{`X 7 3 "invalid_blocks: \"a\" <b>"`, line{kind: 'X', seq: 7, attempts: 3, reason: `invalid_blocks: "a" <b>`}},
+		{`D 7 1763899200123 delivered 2 42:1048576`, line{kind: 'D', seq: 7, at: 1763899200123, reason: fateDelivered, attempts: 2, place: newPlace(42, 1<<20)}},
+		{`K 7 k0123456789abcde`, line{kind: 'K', seq: 7, id: "k0123456789abcde"}},
+	} {
+		want := text("%s", test.says)
+		if got := string(test.line.appendTo(nil)); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		read, n := parseLine([]byte(want + "x"))
+		if read.json = nil; n != len(want) || fmt.Sprintf("%+v", read) != fmt.Sprintf("%+v", test.line) {
+			t.Errorf("%q is read as %+v, %d of %d bytes", want, read, n, len(want))
+		}
+		for i := range len(want) - 1 { // its newline says nothing
+			if broken := []byte(want); true {
+				broken[i] ^= 1
+				if _, n := parseLine(broken); n > 0 {
+					t.Errorf("a bit of byte %d of %q is wrong, and it is taken", i, want)
+				}
+			}
+		}
 	}
-	r, ok := parseRecord(bytes.TrimSuffix(line, []byte("\n")))
-	if !ok || r.done || r.seq != 1234567 || r.at != 1763899200123 || r.id() != "a" {
-		t.Errorf("got %+v, %v", r, ok)
+	for _, says := range []string{``, `W`, `W 1`, `W 1 0 2 to:x {"text":"no id"}`, `W x 0 2 to:x {"id":"a"}`, `X 1 2 reason`, `D 1 2 delivered 1`, `D 1 2 delivered 1 2:x`, `Q 1 2`, `WW 1 0 2 to:x {"id":"a"}`} {
+		if l, n := parseLine([]byte(text("%s", says))); n > 0 {
+			t.Errorf("%q is taken: %+v", says, l)
+		}
 	}
 }
 
@@ -40,29 +74,38 @@ func TestRoutes(t *testing.T) {
 }
 
 func FuzzSpoolFile(f *testing.F) {
-	one := appendRecord(nil, 1, 2, "to:#c", []byte(`{"id":"k1","text":"x"}`))
-	f.Add([]byte(string(one) + string(one)))
+	one := []byte(text(`W 1 0 2 to:#c {"id":"k1","text":"x"}`) + text(`X 1 1 "y"`))
+	f.Add(slices.Concat(one, one, []byte(text("D 1 2 dropped 3 1:0"))))
 	f.Add(bytes.ReplaceAll(append(one, one...), []byte("\n"), []byte("X")))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		eachRecord(data, func(offset int, r record) {
-			if offset < 0 || offset >= len(data) {
-				t.Errorf("offset %d of %d bytes", offset, len(data))
+		if len(data) > 10 && data[1] == ' ' && data[10] == ' ' {
+			return // it may be the earlier format, which is refused
+		}
+		end := 0
+		eachLine(data, newPlace(1, 0), true, func(l line, _ int) {
+			if at := int(l.lies.offset()); at < end || at >= len(data) {
+				t.Errorf("a line at %d of %d bytes, behind one that ends at %d", at, len(data), end)
 			}
-			if m, err := r.message(); err == nil {
+			again := l.appendTo(nil)
+			if back, n := parseLine(again); n != len(again) || back.kind != l.kind || back.seq != l.seq {
+				t.Errorf("%+v is written as %q", l, again)
+			}
+			if m, err := l.message(); l.kind == 'W' && err == nil {
 				_ = m.route.String()
 			}
-		})
+			end = int(l.lies.offset()) + 1
+		}, func(int) {})
 		dir := t.TempDir()
 		os.WriteFile(filepath.Join(dir, "00000001.log"), data, 0o600)
 		sp, err := openSpool(dir, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := sp.load(); err != nil {
+		if err := sp.each(func(line, bool) {}); err != nil {
 			t.Error(err)
 		}
-		go sp.run()
-		sp.close()
+		sp.f.Close()
+		sp.lock.Close()
 	})
 }
 
@@ -116,56 +159,76 @@ func TestIdempotencyKey(t *testing.T) {
 		if st := p.stat(t); st.Accepted != 1 {
 			t.Errorf("accepted %d, want 1", st.Accepted)
 		}
-		if n := p.deliver.quota.all; n != 0 {
-			t.Errorf("%d bytes are still reserved", n)
-		}
+		p.holdsNothing(t)
 	})
 }
 
 // What was written takes no memory any more, also when nothing comes after it.
 func TestWriterForgets(t *testing.T) {
 	p := newInProcess(t, testConfig(t, hookAndTags), &recorder{script: down})
-	hold := make(chan bool)
-	p.spool.submit(&change{then: func(error) { <-hold }})
-	var written []weak.Pointer[change]
-	for range 100 {
-		c := &change{then: func(error) {}}
-		written = append(written, weak.Make(c))
-		p.spool.submit(c)
+	var written []weak.Pointer[message]
+	for i := range 100 {
+		m := &message{ID: newID(), Text: fmt.Sprint(i), route: route{tag: "a"}}
+		written = append(written, weak.Make(m))
+		if err := p.deliver.store([]*message{m}); err != nil {
+			t.Fatal(err)
+		}
 	}
-	close(hold)
 	poll(t, "it is forgotten", func() bool {
 		runtime.GC()
-		return !slices.ContainsFunc(written, func(c weak.Pointer[change]) bool { return c.Value() != nil })
+		return !slices.ContainsFunc(written, func(m weak.Pointer[message]) bool { return m.Value() != nil })
 	})
 }
 
-func TestRecentIDsAreBounded(t *testing.T) {
-	var r recentIDs
-	for i := range recentLimit + 10 {
-		r.add(seqID{uint64(i), fmt.Sprintf("k%d", i)})
-	}
-	if len(r.seen) != recentLimit || r.seen["k9"] || !r.seen["k10"] {
-		t.Errorf("%d ids, k9 %v, k10 %v", len(r.seen), r.seen["k9"], r.seen["k10"])
-	}
-}
-
-// An id that lies in the file and in the spool does not take the place of another.
-func TestRecentIDsFoundTwice(t *testing.T) {
-	var saved, loaded recentIDs
-	var found []seqID
-	for i := range 2 * recentLimit {
-		found = append(found, seqID{uint64(i), fmt.Sprintf("k%d", i)})
-		saved.add(found[i])
-	}
-	path := filepath.Join(t.TempDir(), recentFile)
-	if err := saved.save(path); err != nil {
+// openAlone opens a spool that nobody writes to.
+func openAlone(t testing.TB, dir string) *spool {
+	t.Helper()
+	s, err := openSpool(dir, slog.New(slog.DiscardHandler))
+	if err != nil {
 		t.Fatal(err)
 	}
-	loaded.load(path, found)
-	if len(loaded.seen) != recentLimit {
-		t.Errorf("%d ids, want %d", len(loaded.seen), recentLimit)
+	return s
+}
+
+// The newest keys are remembered whatever has been cleaned, and not without end.
+func TestKeysAreBounded(t *testing.T) {
+	dir := t.TempDir()
+	s := openAlone(t, dir)
+	go s.run()
+	for batch := range 5 { // and segments without an end to them
+		var add []*message
+		for i := range keysKept / 2 {
+			add = append(add, &message{ID: fmt.Sprintf("k%015x", batch*keysKept/2+i), Text: strings.Repeat("x", 1500), route: route{tag: "a"}})
+		}
+		for some := range slices.Chunk(add, 1000) {
+			c := &change{add: some}
+			if err := s.do(c); err != nil {
+				t.Fatal(err)
+			}
+			c = &change{}
+			for _, m := range some {
+				c.end = append(c.end, ending{seq: m.seq, fate: fateDelivered})
+			}
+			s.do(c)
+		}
 	}
+	for range 2 { // as it is, and after a restart
+		if len(s.keys) > 2*keysKept || s.keys["k000000000000000"] != 0 {
+			t.Errorf("%d keys, the first is %d", len(s.keys), s.keys["k000000000000000"])
+		}
+		for i := range keysKept {
+			if id := fmt.Sprintf("k%015x", 5*keysKept/2-1-i); s.keys[id] == 0 {
+				t.Fatalf("the key %d before the last is forgotten", i)
+			}
+		}
+		if len(s.segments) > 1 {
+			t.Errorf("%d segments, of which all is done", len(s.segments))
+		}
+		s.close()
+		s = openAlone(t, dir)
+		go s.run()
+	}
+	s.close()
 }
 
 // What waits survives a restart, in order; a corrected configuration heals it; a tag that is gone makes dead letters.
@@ -270,7 +333,7 @@ func TestReportTag(t *testing.T) {
 		p.do("POST", "/notify", notifyBody("own", 9, false)) // a dead letter of the report tag's
 		time.Sleep(59 * time.Minute)
 		reports := func() (n int) {
-			for _, m := range p.deliver.recent.views(p.cfg()) {
+			for _, m := range p.list(t, "/messages?state=delivered").Messages {
 				if m.Tag == "own" {
 					n++
 					if !strings.HasPrefix(m.Text, "A message for tag a could not be delivered: invalid_blocks. It is kept as dead letter ") {
@@ -386,18 +449,18 @@ func TestCarryForward(t *testing.T) {
 	})
 }
 
-// A crash may leave a message in two places: it is one message, and the waiting one wins.
-func TestDoublesAtStart(t *testing.T) {
+// What a crash leaves: a message that was carried forward and whose old segment is still there, once alive, once dead,
+// once done; a dead letter that was sent again; a torn tail.
+func TestFoundAtStart(t *testing.T) {
 	dir := t.TempDir()
-	line := func(seq uint64, id string) string {
-		return string(appendRecord(nil, seq, time.Now().UnixMilli(), "tag:a/0", []byte(fmt.Sprintf(`{"id":%q,"text":"%d"}`, id, seq))))
+	w := func(seq, replaces int, id string) string {
+		return text(`W %d %d %d tag:a/0 {"id":%q,"text":"%[1]d"}`, seq, replaces, time.Now().UnixMilli(), id)
 	}
 	for name, content := range map[string]string{
-		"00000001.log":      line(1, "i1") + line(3, "i3"),
-		"00000002.log":      line(2, "i2") + line(1, "i1"), // 1 was carried forward
-		"dead-00000003.log": line(2, "i2") + line(4, "i4") + line(4, "i4"),
-		"notes.txt":         "kept",
-		"x.log":             "no file of the spool: left alone",
+		"00000001.log": w(1, 0, "i1") + w(3, 0, "i3") + w(4, 0, "i4") + w(5, 0, "i5") + text(`X 4 2 "no_text"`) + text(`X 5 1 "no_text"`) + w(6, 0, "i6"),
+		"00000003.log": w(2, 0, "i2") + w(1, 0, "i1") + w(4, 0, "i4") + text(`X 4 2 "no_text"`) + w(7, 5, "i5") + text("D 6 1763899200123 delivered 1 1:9") + w(8, 0, "i8")[:40],
+		"notes.txt":    "kept",
+		"x.log":        "no file of the spool: left alone",
 	} {
 		os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600)
 	}
@@ -407,13 +470,41 @@ func TestDoublesAtStart(t *testing.T) {
 		cfg.spool.dir = dir
 		p := newInProcess(t, cfg, slack)
 		time.Sleep(time.Minute)
-		if got := slack.texts("#a"); got != "1 2 3" {
-			t.Errorf("posted %q, want 1 2 3", got)
+		if got := slack.texts("#a"); got != "1 2 3 7" {
+			t.Errorf("posted %q, want 1 2 3 7", got)
 		}
-		if st := p.stat(t); st.FoundAtStart != 4 || st.Dead != 1 || st.Damaged != 0 {
+		if st := p.stat(t); st.FoundAtStart != 5 || st.Dead != 1 || st.Damaged != 0 {
 			t.Errorf("counters: %+v", st)
 		}
+		if dead := p.list(t, "/messages?state=dead").Messages; len(dead) != 1 || dead[0].ID != "i4" || dead[0].Attempts != 2 || dead[0].Error != "no_text" {
+			t.Errorf("dead letters: %+v", dead)
+		}
+		p.holdsNothing(t)
 	})
+}
+
+// A spool of the earlier format is refused in one line, and nothing in it is touched.
+func TestEarlierFormat(t *testing.T) {
+	for name, content := range map[string]string{
+		"00000007.log":      "P 9a0b3c4d 1 1763899200123 tag:general/0 {\"id\":\"a\"}\n",
+		"00000008.log":      "D 9a0b3c4d 1 1763899200123 tag:general/0 {\"id\":\"a\"}\n",
+		"dead-00000001.log": "",
+	} {
+		dir := t.TempDir()
+		for name, content := range map[string]string{"lock": "", name: content} {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before := snapshot(t, dir)
+		code, _, stderr := runProgram(t, "", nil, "slackboard", "-c", writeFile(t, "s.toml", server1("http://127.0.0.1:1")+"[spool]\ndir='"+dir+"'\n"))
+		if code != 1 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, name) || !strings.Contains(stderr, "an earlier format") {
+			t.Errorf("%s: exit %d, %q", name, code, stderr)
+		}
+		if after := snapshot(t, dir); !maps.Equal(before, after) {
+			t.Errorf("%s: before %q, after %q", name, before, after)
+		}
+	}
 }
 
 // A record that is damaged while the server runs costs that record.
@@ -424,7 +515,7 @@ func TestDamageWhileRunning(t *testing.T) {
 			p.do("POST", "/notify", notifyBody("a", i, false))
 		}
 		synctest.Wait()
-		path := p.spool.path(p.spool.last)
+		path := p.spool.path(1)
 		data := []byte(readFile(t, path))
 		at := bytes.Index(data, []byte(`"text":"1"`))
 		data[at+8] = 'X'
@@ -439,6 +530,7 @@ func TestDamageWhileRunning(t *testing.T) {
 		if st := p.stat(t); st.Damaged != 1 || st.Dropped != 1 || st.Waiting != 0 {
 			t.Errorf("counters: %+v", st)
 		}
+		p.holdsNothing(t)
 	})
 }
 
@@ -461,18 +553,7 @@ func TestOperatorsAPI(t *testing.T) {
 		synctest.Wait()
 		p.do("POST", "/notify", notifyBody("own", 5, true))
 		time.Sleep(10 * time.Second)
-		type list struct {
-			Messages []messageView
-			Total    int
-		}
-		get := func(path string) (l list) {
-			t.Helper()
-			w := p.operator("GET", path)
-			if err := json.Unmarshal(w.Body.Bytes(), &l); err != nil || w.Code != 200 {
-				t.Fatalf("%s: %d %s", path, w.Code, w.Body)
-			}
-			return l
-		}
+		get := func(path string) list { t.Helper(); return p.list(t, path) }
 		count := func(method, path string, want int) {
 			t.Helper()
 			var got struct{ Count int }
@@ -559,6 +640,20 @@ func TestOperatorsAPI(t *testing.T) {
 	})
 }
 
+type list struct {
+	Messages []messageView
+	Total    int
+}
+
+func (p *inProcess) list(t *testing.T, path string) (l list) {
+	t.Helper()
+	w := p.operator("GET", path)
+	if err := json.Unmarshal(w.Body.Bytes(), &l); err != nil || w.Code != 200 {
+		t.Fatalf("%s: %d %s", path, w.Code, w.Body)
+	}
+	return l
+}
+
 // operator makes a request from the server's own host.
 func (p *inProcess) operator(method, path string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(method, path, nil)
@@ -620,38 +715,14 @@ func TestLateness(t *testing.T) {
 	}
 }
 
-// Sequence numbers go on where all that they were given to is gone: the ids of recent keys are told apart by them.
-func TestRecentIDsAfterAnEmptySpool(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		cfg := testConfig(t, hookAndTags)
-		var recent strings.Builder
-		for i := range recentLimit {
-			fmt.Fprintf(&recent, "%d k%015x\n", 1000+i, i)
-		}
-		cfg.spool.dir = t.TempDir()
-		os.WriteFile(filepath.Join(cfg.spool.dir, recentFile), []byte(recent.String()), 0o600)
-		slack := &recorder{}
-		p := newInProcess(t, cfg, slack)
-		p.notifyWith(t, "key", "a", 1)
-		for range 2 {
-			p = p.restart(t, hookAndTags, slack)
-			p.notifyWith(t, "key", "a", 1)
-		}
-		time.Sleep(time.Minute)
-		if got := slack.texts("#a"); got != "1" {
-			t.Errorf("posted %q, want 1", got)
-		}
-	})
-}
-
 // A route that an earlier version wrote in another way is the same route.
 func TestSpellingsOfARoute(t *testing.T) {
 	dir := t.TempDir()
-	var lines []byte
+	lines := ""
 	for i, r := range []string{"tag:a/0", "tag:%61/0", "tag:a/00"} {
-		lines = appendRecord(lines, uint64(i+1), time.Now().UnixMilli(), r, fmt.Appendf(nil, `{"id":"i%d","text":"%[1]d"}`, i+1))
+		lines += text(`W %d 0 %d %s {"id":"i%[1]d","text":"%[1]d"}`, i+1, time.Now().UnixMilli(), r)
 	}
-	os.WriteFile(filepath.Join(dir, "00000001.log"), lines, 0o600)
+	os.WriteFile(filepath.Join(dir, "00000001.log"), []byte(lines), 0o600)
 	synctest.Test(t, func(t *testing.T) {
 		slack := &recorder{}
 		cfg := testConfig(t, hookAndTags)

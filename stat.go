@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/http"
 	"runtime"
 	"slices"
@@ -118,12 +119,25 @@ func (s *stats) count(r route, d counts) {
 	m.delivered += d.Delivered
 }
 
-// found counts what an earlier process left.
-func (s *stats) found(r route, waiting, dead int) {
-	s.count(r, counts{Waiting: int64(waiting), Dead: int64(dead)})
+// found counts a message that an earlier process left.
+func (s *stats) found(r route, dead bool) {
+	if dead {
+		s.count(r, counts{Dead: 1})
+	} else {
+		s.count(r, counts{Waiting: 1})
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.foundAtStart += int64(waiting + dead)
+	s.foundAtStart++
+}
+
+// stored counts a message that is on disk now: a new one, or a dead letter that is sent again.
+func (s *stats) stored(m *message) {
+	if m.replaces != 0 {
+		s.count(m.route, counts{Waiting: 1, Dead: -1})
+	} else {
+		s.count(m.route, counts{Waiting: 1, Accepted: 1})
+	}
 }
 
 // posted counts one post of messages, which took so long, and notes what became of it.
@@ -241,6 +255,42 @@ func (s *server) appStat() *appStat {
 	return st
 }
 
+// laneSummary is what the lanes tell an operator.
+type laneSummary struct {
+	oldest  time.Time // when the message was accepted that has waited longest, zero where none waits
+	failing int       // lanes. The one that began to first:
+	name    string
+	since   time.Time
+	err     string
+}
+
+// look returns the state of all lanes. It reads one message from disk.
+func (d *deliverer) look() (sum laneSummary) {
+	first := waiter(math.MaxUint64)
+	d.locked(func() {
+		for _, l := range d.lanes {
+			if len(l.waiting) == 0 {
+				continue
+			}
+			first = min(first, l.waiting[0])
+			err, since := l.err, l.errSince
+			if a := l.account; a.failures > 0 {
+				err, since = a.err, a.errSince
+			}
+			if err == "" {
+				continue
+			}
+			if sum.failing++; sum.failing == 1 || since.Before(sum.since) {
+				sum.name, sum.since, sum.err = l.to.name(), since, err
+			}
+		}
+	})
+	if m, err := d.spool.message(first.seq()); err == nil {
+		sum.oldest = m.acceptedAt()
+	}
+	return sum
+}
+
 // sentence says in one how things are: it is the first that an operator reads.
 func (s *server) sentence(st *appStat, lanes laneSummary) (state, sentence string) {
 	clock := func(at time.Time) string { return at.UTC().Format("Jan 2 15:04 UTC") }
@@ -251,12 +301,12 @@ func (s *server) sentence(st *appStat, lanes laneSummary) (state, sentence strin
 	if err := s.ready(); err != nil {
 		return "full", fmt.Sprintf("nothing can be accepted: %v", err)
 	}
-	if len(lanes.failing) > 0 {
-		worst, more := lanes.failing[0], ""
-		if n := len(lanes.failing) - 1; n > 0 {
+	if lanes.failing > 0 {
+		more := ""
+		if n := lanes.failing - 1; n > 0 {
 			more = fmt.Sprintf(" (and %d more fail)", n)
 		}
-		return "failing", join(fmt.Sprintf("%s fails since %s: %s%s", worst.channel, clock(worst.since), worst.err, more), "; ", waits)
+		return "failing", join(fmt.Sprintf("%s fails since %s: %s%s", lanes.name, clock(lanes.since), lanes.err, more), "; ", waits)
 	}
 	if st.Dead > 0 {
 		return "dead", fmt.Sprintf("%d could not be delivered and are dead letters; %s", st.Dead, cmp.Or(waits, "everything else is delivered"))
@@ -278,7 +328,7 @@ func (s *server) ready() error {
 	if err := s.spool.health(); err != nil {
 		return err
 	}
-	return s.deliver.quota.full()
+	return s.deliver.full()
 }
 
 // show fills in the counters: the configured tags in their order, then what else was counted.
