@@ -79,9 +79,10 @@ type config struct {
 	}
 	tags  []*tag
 	spool struct {
-		dir      string
-		maxBytes int64 // of waiting messages
-		maxAge   int64 // seconds
+		dir          string
+		maxBytes     int64 // of waiting messages
+		maxAge       int64 // seconds
+		historyBytes int64 // of the log, kept after all in it is done; 0 for none
 	}
 	log struct{ access, errors, level string }
 	ui  struct{ root string }
@@ -136,6 +137,7 @@ func (c *config) sections() []section {
 			{"dir", &c.spool.dir, cmp.Or(state, "slackboard.spool"), notEmpty},
 			{"max_bytes", &c.spool.maxBytes, 1 << 30, between(1<<20, 1<<44)},
 			{"max_age", &c.spool.maxAge, 72 * 60 * 60, between(1, 366*86_400)},
+			{"history_bytes", &c.spool.historyBytes, 64 << 20, between(0, 1<<40)},
 		}},
 		{"[log]", &c.log, []key{
 			{"access_log", &c.log.access, "stdout", notEmpty},

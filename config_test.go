@@ -31,6 +31,8 @@ func TestConfigFaults(t *testing.T) {
 		{"wrong type too", head + "slack_token = 5\n", []string{"3: slack_token in [core]: wants a string"}},
 		{"a table for a value", head + "[core.port]\n", []string{"3:6: nested tables are not supported"}},
 		{"out of range", head + "qps = -1\nmax_delay_duration = 86401\n", []string{"3: qps in [core]: -1 is out of range: 0 to 1000000", "4: max_delay_duration in [core]: 86401 is out of range: -1 to 86400"}},
+		{"history", head + "[spool]\nhistory_bytes = 0\n", nil},
+		{"too much history", head + "[spool]\nhistory_bytes = 1_099_511_627_777\n", []string{"4: history_bytes in [spool]: 1099511627777 is out of range: 0 to 1099511627776"}},
 		{"port", head + "port = 'x'\n", []string{`3: port in [core]: "x" is not PORT, HOST:PORT or unix:/path, with a PORT from 0 to 65535`}},
 		{"port too large", head + "port = 70000\n", []string{`3: port in [core]: "70000" is not PORT, HOST:PORT or unix:/path, with a PORT from 0 to 65535`}},
 		{"port without a path", head + "port = 'unix:'\n", []string{`3: port in [core]: "unix:" wants a path: unix:/path`}},
