@@ -77,8 +77,9 @@ type config struct {
 		batch           int64 // attachments that messages are merged into, 1: never
 		reportTag       string
 	}
-	tags  []*tag
-	spool struct {
+	tags    []*tag
+	senders []*sender
+	spool   struct {
 		dir          string
 		maxBytes     int64 // of waiting messages
 		maxAge       int64 // seconds
@@ -96,6 +97,12 @@ type tag struct {
 	name, channel, username, icon, parse string
 	slackURL, token                      secret
 	credential                           credential // its own, else that of [core]
+}
+
+// sender may post with its token, and nothing else. Two of one name let its token change without a gap.
+type sender struct {
+	name  string
+	token secret
 }
 
 // key is one key of a section.
@@ -149,6 +156,9 @@ func (c *config) sections() []section {
 	for _, t := range c.tags {
 		all = append(all, t.section())
 	}
+	for _, s := range c.senders {
+		all = append(all, s.section())
+	}
 	return all
 }
 
@@ -161,6 +171,13 @@ func (t *tag) section() section {
 		{"parse", &t.parse, "full", nil},
 		{"slack_url", &t.slackURL, "", checkURL},
 		{"slack_token", &t.token, "", checkToken},
+	}}
+}
+
+func (s *sender) section() section {
+	return section{"[[senders]]", s, []key{
+		{"name", &s.name, nil, checkName},
+		{"token", &s.token, nil, checkToken},
 	}}
 }
 
@@ -289,7 +306,7 @@ func loadConfig(path string, use purpose) (*config, error) {
 	}
 	c := defaultConfig()
 	c.path = path
-	l := &loader{config: c, use: use, known: append(c.sections(), (&tag{}).section()), row: map[any]int{}}
+	l := &loader{config: c, use: use, known: append(c.sections(), (&tag{}).section(), (&sender{}).section()), row: map[any]int{}}
 	l.read(lines)
 	l.readTLS()
 	if use == forDryRun {
@@ -298,6 +315,7 @@ func loadConfig(path string, use purpose) (*config, error) {
 	c.resolve()
 	if use != forHealth {
 		l.destinations()
+		l.tokens()
 	}
 	return c, l.err()
 }
@@ -370,8 +388,12 @@ func (l *loader) open(line tomlLine) section {
 	if s.header != line.header {
 		l.fault(line.row, "unknown section %s: write %s", line.header, s.header)
 	}
-	if s.header == "[[tags]]" {
+	switch s.header {
+	case "[[tags]]":
 		s = l.addTag().section()
+	case "[[senders]]":
+		l.senders = append(l.senders, &sender{})
+		s = l.senders[len(l.senders)-1].section()
 	}
 	if first := l.row[s.id]; first > 0 {
 		l.fault(line.row, "%s is on line %d already: bring the two together", s.header, first)
@@ -568,6 +590,18 @@ func (l *loader) destinations() {
 	}
 }
 
+// tokens reports tokens that more than one have: who brings such a token could not be told apart.
+func (l *loader) tokens() {
+	rows := map[secret]int{l.core.authToken: l.row[&l.core.authToken]}
+	for _, s := range l.senders {
+		row, text := l.row[&s.token], s.token.reveal()
+		if first := rows[s.token]; first > 0 && text != "" && text != masked {
+			l.fault(row, "token in [[senders]]: it is the same as on line %d: each sender needs its own", first)
+		}
+		rows[s.token] = row
+	}
+}
+
 func notEmpty(value any) error {
 	if value == "" {
 		return errors.New("must not be empty")
@@ -613,8 +647,15 @@ func checkURL(value any) error {
 
 // checkToken refuses what no token is, such as an example's "xoxb-…". It does not say what it was given.
 func checkToken(value any) error {
-	if strings.ContainsFunc(value.(string), func(c rune) bool { return c <= ' ' || c > '~' }) {
+	if value == "" || strings.ContainsFunc(value.(string), func(c rune) bool { return c <= ' ' || c > '~' }) {
 		return errors.New("wants a token: printable ASCII without blanks")
+	}
+	return nil
+}
+
+func checkName(value any) error {
+	if name := value.(string); len(name) > 64 || checkToken(name) != nil {
+		return errors.New("wants a name: 1 to 64 characters of printable ASCII without blanks")
 	}
 	return nil
 }

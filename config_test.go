@@ -22,7 +22,7 @@ func TestConfigFaults(t *testing.T) {
 		{"unknown key", head + "prot = 1\n", []string{`3: unknown key "prot" in [core]: write port`}},
 		{"unknown section", head + "[cores]\nx = 1\n", []string{`3: unknown section [cores]: write [core]`, `3: [core] is on line 1 already: bring the two together`, `4: unknown key "x" in [core]: known are port, socket_mode, auth_token, tls_cert, tls_key, tls_client_ca, slack_url, slack_token, slack_api_url, qps, max_delay_duration, channel_rate, batch, report_tag`}},
 		{"key outside", "port = 1\n" + head, []string{`1: unknown key "port" outside of a section: it belongs below [core]`}},
-		{"no section of that name", "x = 1\n" + head + "[net]\nport = 'x'\n", []string{`1: unknown key "x" outside of a section: write the [section] that it belongs to above it`, `4: unknown section [net]: known are [core], [spool], [log], [ui], [[tags]]`}},
+		{"no section of that name", "x = 1\n" + head + "[net]\nport = 'x'\n", []string{`1: unknown key "x" outside of a section: write the [section] that it belongs to above it`, `4: unknown section [net]: known are [core], [spool], [log], [ui], [[tags]], [[senders]]`}},
 		{"key of another section", head + "dir = '/x'\n", []string{`3: unknown key "dir" in [core]: it belongs below [spool]`}},
 		{"a misspelt key has a value, too", "[core]\nSlackURL = 'SECRET'\n", []string{`2: unknown key "SlackURL" in [core]: write slack_url`, "2: slack_url in [core]: wants a URL like https://HOST/PATH"}},
 		{"dotted key", "core.port = 1\n", []string{"1:5: dotted keys are not supported: write the [section] on a line of its own, and below it the key"}},
@@ -48,6 +48,13 @@ func TestConfigFaults(t *testing.T) {
 		{"one bracket", head + "[tags]\ntag = 'a'\n", []string{"3: unknown section [tags]: write [[tags]]"}},
 		{"two brackets", "[[core]]\nslack_url = 'https://hooks.invalid/x'\n", []string{"1: unknown section [[core]]: write [core]"}},
 		{"one letter is missing", head + "[[tag]]\ntag = 'a'\n[[tag]]\ntag = 'b'\nqps = 1\n", []string{"3: unknown section [[tag]]: write [[tags]]", "5: unknown section [[tag]]: write [[tags]]", `7: unknown key "qps" in [[tags]]: it belongs below [core]`}},
+		{"senders, two of one name", head + "[[senders]]\nname = 'a'\ntoken = 'x'\n[[senders]]\nname = 'a'\ntoken = 'y'\n", nil},
+		{"a sender's keys are missing", head + "[[senders]]\n[[senders]]\nname = ''\ntoken = ''\n[[senders]]\nname = 'a'\ntoken = ''\n", []string{`3: this [[senders]] has no name: add name = "NAME"`, `3: this [[senders]] has no token: add token = "TOKEN"`,
+			"5: name in [[senders]]: wants a name: 1 to 64 characters of printable ASCII without blanks", "6: token in [[senders]]: wants a token: printable ASCII without blanks", "9: token in [[senders]]: wants a token: printable ASCII without blanks"}},
+		{"a sender's name", head + "[[senders]]\nname = 'a b'\ntoken = 'x'\n[[sender]]\nname = '" + strings.Repeat("x", 65) + "'\ntoken = 'y'\n", []string{"4: name in [[senders]]: wants a name: 1 to 64 characters of printable ASCII without blanks",
+			"6: unknown section [[sender]]: write [[senders]]", "7: name in [[senders]]: wants a name: 1 to 64 characters of printable ASCII without blanks"}},
+		{"a token twice", "[[senders]]\nname = 'a'\ntoken = 'SECRET'\n[[senders]]\nname = 'a'\ntoken = 'SECRET'\n" + head + "auth_token = 'T0KEN'\n[[senders]]\nname = 'c'\ntoken = 'T0KEN'\n", []string{
+			"6: token in [[senders]]: it is the same as on line 3: each sender needs its own", "12: token in [[senders]]: it is the same as on line 9: each sender needs its own"}},
 		{"masked", "[core]\nslack_url = '...'\n[[tags]]\ntag = 'a'\nslack_token = '...'\n", []string{`2: slack_url in [core]: is masked: put the real one in place of "..."`, `5: slack_token in [[tags]]: is masked: put the real one in place of "..."`}},
 		{"all at once, in order", head + "x = 1\n[log]\nlevel = 5\n[[tags]]\n", []string{"3: unknown key \"x\" in [core]: known are port, socket_mode, auth_token, tls_cert, tls_key, tls_client_ca, slack_url, slack_token, slack_api_url, qps, max_delay_duration, channel_rate, batch, report_tag", "5: level in [log]: wants a string", `6: this [[tags]] has no tag: add tag = "TAG"`}},
 		{"syntax", head + "port = “x”\n", []string{`3:8: “ is a typographic quote: use the straight one, "`}},
@@ -79,12 +86,18 @@ channel = "#x"
 slack_token = "xoxb-SECRET"
 [ui]
 root = "/nowhere"
+[[senders]]
+name = "relay"
+token = "SECRET-1"
+[[senders]]
+name = "relay"
+token = "SECRET-2"
 `)
 	if len(cfg.warnings) != 1 || !strings.Contains(cfg.warnings[0], ":11: ui.root: /nowhere is not a folder") {
 		t.Errorf("warnings: %q", cfg.warnings)
 	}
 	shown := cfg.masked()
-	if strings.Contains(shown, "SECRET") || strings.Count(shown, `= "..."`) != 2 || !strings.Contains(shown, `level = "error"`) {
+	if strings.Contains(shown, "SECRET") || strings.Count(shown, `= "..."`) != 4 || !strings.Contains(shown, `level = "error"`) {
 		t.Errorf("shown: %s", shown)
 	}
 	path := writeFile(t, "shown.toml", shown)
@@ -95,8 +108,19 @@ root = "/nowhere"
 	if again.masked() != shown {
 		t.Errorf("got\n%s\nwant\n%s", again.masked(), shown)
 	}
-	if _, err := loadConfig(path, forPosting); err == nil || strings.Count(err.Error(), "is masked") != 2 {
+	if _, err := loadConfig(path, forPosting); err == nil || strings.Count(err.Error(), "is masked") != 4 {
 		t.Errorf("starting with it: %v", err)
+	}
+}
+
+// Who asks for the health need not be able to read the secrets.
+func TestHealthNeedsNoSecret(t *testing.T) {
+	path := writeFile(t, "s.toml", "[core]\nslack_token = 'env:NO_SUCH'\n[[senders]]\nname = 'a'\ntoken = 'file:/no/such'\n[[senders]]\nname = 'a'\ntoken = 'env:NO_SUCH'\n")
+	if _, err := loadConfig(path, forHealth); err != nil {
+		t.Error(err)
+	}
+	if _, err := loadConfig(path, forCheck); err == nil || strings.Count(err.Error(), "\n") != 2 {
+		t.Errorf("checked: %v", err)
 	}
 }
 
@@ -132,6 +156,7 @@ func TestReadmeTableOfKeys(t *testing.T) {
 	t.Setenv("STATE_DIRECTORY", "")
 	c := defaultConfig()
 	c.addTag()
+	c.senders = []*sender{{}}
 	want := map[string]string{}
 	for _, s := range c.sections() {
 		for _, k := range s.keys {
@@ -187,6 +212,7 @@ func FuzzConfig(f *testing.F) {
 	f.Add([]byte(dryRunConfig().masked()))
 	f.Add([]byte(hookAndTags))
 	f.Add([]byte("[core]\nport = 1\nauth_token = 'env:HOME'\nsocket_mode = '0660'\n[[tags]]\ntag = \"a\"\nslack_url = 'http://h/'\n"))
+	f.Add([]byte("[core]\nslack_url = 'http://h/'\n[spool]\nhistory_bytes = 0\n[[senders]]\nname = 'a'\ntoken = 'x'\n[[senders]]\nname = 'a'\ntoken = 'y'\n"))
 	f.Add([]byte("core = 1\n[tags]\nx = 2\n[nothing]\n"))
 	path := filepath.Join(f.TempDir(), "slackboard.toml")
 	f.Fuzz(func(t *testing.T, src []byte) {
