@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 	"unique"
 )
 
@@ -323,10 +324,11 @@ func loadConfig(path string, use purpose) (*config, error) {
 // loader carries the lines of a file into a config and collects what is wrong with them.
 type loader struct {
 	*config
-	use    purpose
-	known  []section   // all of them, with one entry of each list
-	row    map[any]int // the line of a section by its id, of a key by where its value goes
-	faults []fault
+	use     purpose
+	known   []section   // all of them, with one entry of each list
+	row     map[any]int // the line of a section by its id, of a key by where its value goes
+	faults  []fault
+	literal bool // a secret stands in the file itself
 }
 
 type fault struct {
@@ -508,28 +510,31 @@ func (l *loader) set(k key, value any) error {
 	return k.check(value)
 }
 
-// dereference returns the secret that value names, "env:NAME" or "file:/path", or is. The newline at a file's end is
-// no part of it: that is how systemd.exec(5), LoadCredential=, and an editor leave one.
+// dereference returns the secret that value names, "env:NAME" or "file:/path", or is. A newline at the end of what is
+// named is no part of it: editors leave one, and so do files for LoadCredential=, systemd.exec(5).
 func (l *loader) dereference(to *secret, value string) (string, error) {
-	if name, ok := strings.CutPrefix(value, "env:"); ok {
-		if os.Getenv(name) == "" {
-			return "", fmt.Errorf("the environment variable %q is not set", name)
+	kind, name, named := strings.Cut(value, ":")
+	text := os.Getenv(name)
+	switch {
+	case named && kind == "file":
+		content, err := os.ReadFile(name)
+		if err != nil {
+			return "", err
 		}
-		return os.Getenv(name), nil
-	}
-	path, ok := strings.CutPrefix(value, "file:")
-	if !ok {
+		text = string(content)
+		l.private(to, name)
+	case !named || kind != "env":
+		if value != "" && value != masked && !l.literal {
+			l.literal = true
+			l.private(to, l.path)
+		}
 		return value, nil
+	case text == "":
+		return "", fmt.Errorf("the environment variable %q is not set", name)
 	}
-	content, err := os.ReadFile(path)
-	if err != nil {
-		return "", err
+	if text = strings.TrimRight(text, "\r\n"); text == "" {
+		return "", fmt.Errorf("%s is empty", name)
 	}
-	text := strings.TrimRight(string(content), "\r\n")
-	if text == "" {
-		return "", fmt.Errorf("%s is empty", path)
-	}
-	l.private(to, path)
 	return text, nil
 }
 
@@ -636,25 +641,47 @@ func checkMode(value any) error {
 	return nil
 }
 
-// checkURL does not say what it was given: a webhook's URL is a secret.
+// pasted refuses what comes along when a secret is pasted. Like all checks of secrets, it does not say what it was given.
+func pasted(text string) error {
+	blank := func(c rune) bool { return c == ' ' || !unicode.IsPrint(c) }
+	switch {
+	case strings.TrimRightFunc(text, blank) != text:
+		return errors.New("has a blank or a newline at its end")
+	case strings.ContainsFunc(text, blank):
+		return errors.New("has a blank or a newline in it")
+	case strings.Trim(text, "\"'`“”„‘’«»") != text:
+		return errors.New("has quotes within its quotes")
+	}
+	return nil
+}
+
 func checkURL(value any) error {
 	u, err := url.Parse(value.(string))
-	if value != masked && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
+	if err := pasted(value.(string)); err != nil {
+		return err
+	}
+	if value != masked && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "") {
 		return errors.New("wants a URL like https://HOST/PATH")
 	}
 	return nil
 }
 
-// checkToken refuses what no token is, such as an example's "xoxb-…". It does not say what it was given.
+// checkToken refuses what no token is, such as an example's "xoxb-…".
 func checkToken(value any) error {
-	if value == "" || strings.ContainsFunc(value.(string), func(c rune) bool { return c <= ' ' || c > '~' }) {
-		return errors.New("wants a token: printable ASCII without blanks")
+	text := value.(string)
+	if err := pasted(text); err != nil {
+		return err
+	}
+	if text == "" || strings.Contains(text, "://") || strings.ContainsFunc(text, notASCII) {
+		return errors.New("wants a token: printable ASCII without blanks, not a URL")
 	}
 	return nil
 }
 
+func notASCII(c rune) bool { return c <= ' ' || c > '~' }
+
 func checkName(value any) error {
-	if name := value.(string); len(name) > 64 || checkToken(name) != nil {
+	if name := value.(string); name == "" || len(name) > 64 || strings.ContainsFunc(name, notASCII) {
 		return errors.New("wants a name: 1 to 64 characters of printable ASCII without blanks")
 	}
 	return nil

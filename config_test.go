@@ -37,7 +37,18 @@ func TestConfigFaults(t *testing.T) {
 		{"port too large", head + "port = 70000\n", []string{`3: port in [core]: "70000" is not PORT, HOST:PORT or unix:/path, with a PORT from 0 to 65535`}},
 		{"port without a path", head + "port = 'unix:'\n", []string{`3: port in [core]: "unix:" wants a path: unix:/path`}},
 		{"not a URL, and not shown", "[core]\nslack_url = 'SECRET'\n", []string{"2: slack_url in [core]: wants a URL like https://HOST/PATH"}},
-		{"the example's token", "[core]\nslack_token = 'xoxb-…'\n", []string{"2: slack_token in [core]: wants a token: printable ASCII without blanks"}},
+		{"a URL with a blank at its end", "[core]\nslack_url = 'https://h.invalid/SECRET '\n", []string{"2: slack_url in [core]: has a blank or a newline at its end"}},
+		{"a URL with a newline", "[core]\nslack_url = \"https://h.invalid/SECRET\\n\"\n[[tags]]\ntag = 'a'\nslack_url = \"https://h.invalid/\\r\\nSECRET\"\n", []string{
+			"2: slack_url in [core]: has a blank or a newline at its end", "5: slack_url in [[tags]]: has a blank or a newline in it"}},
+		{"a URL in quotes", "[core]\nslack_url = '\"https://h.invalid/SECRET\"'\nslack_api_url = '“https://h.invalid/”'\n", []string{
+			"2: slack_url in [core]: has quotes within its quotes", "3: slack_api_url in [core]: has quotes within its quotes"}},
+		{"a URL without a host", "[core]\nslack_url = 'https:///SECRET'\nslack_api_url = 'http://:80/x'\n", []string{"2: slack_url in [core]: wants a URL like https://HOST/PATH", "3: slack_api_url in [core]: wants a URL like https://HOST/PATH"}},
+		{"a token with blanks", "[core]\nslack_token = \"SECRET\\t\"\nauth_token = 'SECRET '\n[[tags]]\ntag = 'a'\nslack_token = ' SECRET'\n[[tags]]\ntag = 'b'\nslack_token = \"SEC\\u200BRET\"\n[[senders]]\nname = 'a'\ntoken = \"SECRET\\u00A0\"\n", []string{
+			"2: slack_token in [core]: has a blank or a newline at its end", "3: auth_token in [core]: has a blank or a newline at its end",
+			"6: slack_token in [[tags]]: has a blank or a newline in it", "9: slack_token in [[tags]]: has a blank or a newline in it", "12: token in [[senders]]: has a blank or a newline at its end"}},
+		{"a token in quotes", "[core]\nslack_token = '\"SECRET\"'\nauth_token = \"'SECRET'\"\n", []string{"2: slack_token in [core]: has quotes within its quotes", "3: auth_token in [core]: has quotes within its quotes"}},
+		{"a URL for a token", "[core]\nslack_token = 'https://h.invalid/SECRET'\n", []string{"2: slack_token in [core]: wants a token: printable ASCII without blanks, not a URL"}},
+		{"the example's token", "[core]\nslack_token = 'xoxb-…'\n", []string{"2: slack_token in [core]: wants a token: printable ASCII without blanks, not a URL"}},
 		{"level", head + "[log]\nlevel = 'loud'\n", []string{`4: level in [log]: "loud" is not a level: panic, fatal, error, warn, info or debug`}},
 		{"no log", head + "[log]\naccess_log = ''\n", []string{"4: access_log in [log]: must not be empty"}},
 		{"no destination", "", []string{"1: there is no destination: set slack_url or slack_token in [core]"}},
@@ -50,7 +61,7 @@ func TestConfigFaults(t *testing.T) {
 		{"one letter is missing", head + "[[tag]]\ntag = 'a'\n[[tag]]\ntag = 'b'\nqps = 1\n", []string{"3: unknown section [[tag]]: write [[tags]]", "5: unknown section [[tag]]: write [[tags]]", `7: unknown key "qps" in [[tags]]: it belongs below [core]`}},
 		{"senders, two of one name", head + "[[senders]]\nname = 'a'\ntoken = 'x'\n[[senders]]\nname = 'a'\ntoken = 'y'\n", nil},
 		{"a sender's keys are missing", head + "[[senders]]\n[[senders]]\nname = ''\ntoken = ''\n[[senders]]\nname = 'a'\ntoken = ''\n", []string{`3: this [[senders]] has no name: add name = "NAME"`, `3: this [[senders]] has no token: add token = "TOKEN"`,
-			"5: name in [[senders]]: wants a name: 1 to 64 characters of printable ASCII without blanks", "6: token in [[senders]]: wants a token: printable ASCII without blanks", "9: token in [[senders]]: wants a token: printable ASCII without blanks"}},
+			"5: name in [[senders]]: wants a name: 1 to 64 characters of printable ASCII without blanks", "6: token in [[senders]]: wants a token: printable ASCII without blanks, not a URL", "9: token in [[senders]]: wants a token: printable ASCII without blanks, not a URL"}},
 		{"a sender's name", head + "[[senders]]\nname = 'a b'\ntoken = 'x'\n[[sender]]\nname = '" + strings.Repeat("x", 65) + "'\ntoken = 'y'\n", []string{"4: name in [[senders]]: wants a name: 1 to 64 characters of printable ASCII without blanks",
 			"6: unknown section [[sender]]: write [[senders]]", "7: name in [[senders]]: wants a name: 1 to 64 characters of printable ASCII without blanks"}},
 		{"a token twice", "[[senders]]\nname = 'a'\ntoken = 'SECRET'\n[[senders]]\nname = 'a'\ntoken = 'SECRET'\n" + head + "auth_token = 'T0KEN'\n[[senders]]\nname = 'c'\ntoken = 'T0KEN'\n", []string{
@@ -110,6 +121,35 @@ token = "SECRET-2"
 	}
 	if _, err := loadConfig(path, forPosting); err == nil || strings.Count(err.Error(), "is masked") != 4 {
 		t.Errorf("starting with it: %v", err)
+	}
+}
+
+// A configuration that everybody may read and that holds a secret is one warning, at the first secret.
+func TestReadableSecrets(t *testing.T) {
+	t.Setenv("TOKEN", "SECRET\r\n")
+	file := writeFile(t, "token", "SECRET\n")
+	for _, test := range []struct {
+		name, toml string
+		mode       os.FileMode
+		row        int
+	}{
+		{"a literal", "[core]\nauth_token = 'env:TOKEN'\nslack_token = 'x'\n[[senders]]\nname = 'a'\ntoken = 'y'\n", 0o644, 3},
+		{"not for others", "[core]\nslack_token = 'x'\n", 0o640, 0},
+		{"of a sender", "[core]\nslack_token = 'env:TOKEN'\n[[senders]]\nname = 'a'\ntoken = 'y'\n", 0o604, 5},
+		{"references, none and masked", "[core]\nslack_url = ''\nslack_token = 'env:TOKEN'\nauth_token = '...'\n[[senders]]\nname = 'a'\ntoken = 'file:" + file + "'\n", 0o644, 0},
+	} {
+		path := writeFile(t, "s.toml", test.toml)
+		if err := os.Chmod(path, test.mode); err != nil {
+			t.Fatal(err)
+		}
+		var want []string
+		if test.row > 0 {
+			want = []string{fmt.Sprintf("%s:%d: %s holds a secret and everybody may read it: chmod o-r", path, test.row, path)}
+		}
+		c, err := loadConfig(path, forCheck)
+		if err != nil || !slices.Equal(c.warnings, want) {
+			t.Errorf("%s: %v, warnings %q, want %q", test.name, err, c.warnings, want)
+		}
 	}
 }
 
