@@ -440,17 +440,13 @@ func (l *loader) unknown(in section, line tomlLine, names []string, meant int) {
 	l.fault(line.row, "unknown key %q %s: %s", line.key, place, hint)
 }
 
-// nearest returns that of names which name is meant to be: spelt in another case, or with an edit or two. "" if none is
-// close.
+// nearest returns that of names which name is meant to be: in another case, or up to two edits away, one if it is short.
+// Of those equally close it is the first, and "" if none is close.
 func nearest(name string, names iter.Seq[string]) (found string) {
-	for edits := range min(2, (len(name)+1)/3) + 1 {
-		for other := range names {
-			if within(edits, strings.ToLower(name), strings.ToLower(other)) && (found == "" || other < found) {
-				found = other
-			}
-		}
-		if found != "" {
-			break
+	edits := min(2, (len(name)+1)/3)
+	for other := range names {
+		for edits >= 0 && within(edits, strings.ToLower(name), strings.ToLower(other)) {
+			found, edits = other, edits-1
 		}
 	}
 	return found
@@ -641,8 +637,30 @@ func checkMode(value any) error {
 	return nil
 }
 
-// pasted refuses what comes along when a secret is pasted. Like all checks of secrets, it does not say what it was given.
-func pasted(text string) error {
+func checkURL(value any) error {
+	u, err := url.Parse(value.(string))
+	ok := value == masked || err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != ""
+	return pasted(value.(string), ok, "wants a URL like https://HOST/PATH")
+}
+
+// checkToken refuses what no token is, such as an example's "xoxb-…".
+func checkToken(value any) error {
+	text := value.(string)
+	ok := text != "" && !strings.Contains(text, "://") && strings.IndexFunc(text, notASCII) < 0
+	return pasted(text, ok, "wants a token: printable ASCII without blanks, not a URL")
+}
+
+func checkName(value any) error {
+	name := value.(string)
+	ok := name != "" && len(name) <= 64 && strings.IndexFunc(name, notASCII) < 0
+	return pasted(name, ok, "wants a name: 1 to 64 characters of printable ASCII without blanks")
+}
+
+func notASCII(c rune) bool { return c <= ' ' || c > '~' }
+
+// pasted refuses what comes along when text is pasted and, if it is not ok, says what is wanted. Errors do not quote
+// text: it may be a secret.
+func pasted(text string, ok bool, want string) error {
 	blank := func(c rune) bool { return c == ' ' || !unicode.IsPrint(c) }
 	switch {
 	case strings.TrimRightFunc(text, blank) != text:
@@ -651,38 +669,8 @@ func pasted(text string) error {
 		return errors.New("has a blank or a newline in it")
 	case strings.Trim(text, "\"'`“”„‘’«»") != text:
 		return errors.New("has quotes within its quotes")
-	}
-	return nil
-}
-
-func checkURL(value any) error {
-	u, err := url.Parse(value.(string))
-	if err := pasted(value.(string)); err != nil {
-		return err
-	}
-	if value != masked && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "") {
-		return errors.New("wants a URL like https://HOST/PATH")
-	}
-	return nil
-}
-
-// checkToken refuses what no token is, such as an example's "xoxb-…".
-func checkToken(value any) error {
-	text := value.(string)
-	if err := pasted(text); err != nil {
-		return err
-	}
-	if text == "" || strings.Contains(text, "://") || strings.ContainsFunc(text, notASCII) {
-		return errors.New("wants a token: printable ASCII without blanks, not a URL")
-	}
-	return nil
-}
-
-func notASCII(c rune) bool { return c <= ' ' || c > '~' }
-
-func checkName(value any) error {
-	if name := value.(string); name == "" || len(name) > 64 || strings.ContainsFunc(name, notASCII) {
-		return errors.New("wants a name: 1 to 64 characters of printable ASCII without blanks")
+	case !ok:
+		return errors.New(want)
 	}
 	return nil
 }

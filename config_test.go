@@ -62,7 +62,7 @@ func TestConfigFaults(t *testing.T) {
 		{"senders, two of one name", head + "[[senders]]\nname = 'a'\ntoken = 'x'\n[[senders]]\nname = 'a'\ntoken = 'y'\n", nil},
 		{"a sender's keys are missing", head + "[[senders]]\n[[senders]]\nname = ''\ntoken = ''\n[[senders]]\nname = 'a'\ntoken = ''\n", []string{`3: this [[senders]] has no name: add name = "NAME"`, `3: this [[senders]] has no token: add token = "TOKEN"`,
 			"5: name in [[senders]]: wants a name: 1 to 64 characters of printable ASCII without blanks", "6: token in [[senders]]: wants a token: printable ASCII without blanks, not a URL", "9: token in [[senders]]: wants a token: printable ASCII without blanks, not a URL"}},
-		{"a sender's name", head + "[[senders]]\nname = 'a b'\ntoken = 'x'\n[[sender]]\nname = '" + strings.Repeat("x", 65) + "'\ntoken = 'y'\n", []string{"4: name in [[senders]]: wants a name: 1 to 64 characters of printable ASCII without blanks",
+		{"a sender's name", head + "[[senders]]\nname = 'a b'\ntoken = 'x'\n[[sender]]\nname = '" + strings.Repeat("x", 65) + "'\ntoken = 'y'\n", []string{"4: name in [[senders]]: has a blank or a newline in it",
 			"6: unknown section [[sender]]: write [[senders]]", "7: name in [[senders]]: wants a name: 1 to 64 characters of printable ASCII without blanks"}},
 		{"a token twice", "[[senders]]\nname = 'a'\ntoken = 'SECRET'\n[[senders]]\nname = 'a'\ntoken = 'SECRET'\n" + head + "auth_token = 'T0KEN'\n[[senders]]\nname = 'c'\ntoken = 'T0KEN'\n", []string{
 			"6: token in [[senders]]: it is the same as on line 3: each sender needs its own", "12: token in [[senders]]: it is the same as on line 9: each sender needs its own"}},

@@ -48,12 +48,10 @@ func parseTOML(src string) (lines []tomlLine, err error) {
 	return lines, nil
 }
 
-type tomlError struct {
-	row, col int // from 1; col counts characters
-	msg      string
-}
+// tomlError is "ROW:COLUMN: …", both from 1. The column counts characters.
+type tomlError string
 
-func (e tomlError) Error() string { return fmt.Sprintf("%d:%d: %s", e.row, e.col, e.msg) }
+func (e tomlError) Error() string { return string(e) }
 
 // tomlReader reads one line after the other. Its methods report a fault by panicking with a tomlError, which parseTOML
 // returns.
@@ -65,7 +63,7 @@ type tomlReader struct {
 // fail reports a fault that begins where the rest of the line was at.
 func (r *tomlReader) fail(at, format string, args ...any) {
 	col := utf8.RuneCountInString(r.text[:len(r.text)-len(at)]) + 1
-	panic(tomlError{r.row, col, fmt.Sprintf(format, args...)})
+	panic(tomlError(fmt.Sprintf("%d:%d: %s", r.row, col, fmt.Sprintf(format, args...))))
 }
 
 // unexpected fails: something other than want comes next.
