@@ -307,7 +307,8 @@ func loadConfig(path string, use purpose) (*config, error) {
 	}
 	c := defaultConfig()
 	c.path = path
-	l := &loader{config: c, use: use, known: append(c.sections(), (&tag{}).section(), (&sender{}).section()), row: map[any]int{}}
+	l := &loader{config: c, use: use, row: map[any]int{}}
+	l.known = append(c.sections(), (&tag{}).section(), (&sender{}).section())
 	l.read(lines)
 	l.readTLS()
 	if use == forDryRun {
@@ -325,8 +326,8 @@ func loadConfig(path string, use purpose) (*config, error) {
 type loader struct {
 	*config
 	use     purpose
-	known   []section   // all of them, with one entry of each list
-	row     map[any]int // the line of a section by its id, of a key by where its value goes
+	known   []section   // the sections, and an entry of each list
+	row     map[any]int // lines: of a section by its id, of a key by where its value goes
 	faults  []fault
 	literal bool // a secret stands in the file itself
 }
@@ -440,19 +441,19 @@ func (l *loader) unknown(in section, line tomlLine, names []string, meant int) {
 	l.fault(line.row, "unknown key %q %s: %s", line.key, place, hint)
 }
 
-// nearest returns that of names which name is meant to be: in another case, or up to two edits away, one if it is short.
-// Of those equally close it is the first, and "" if none is close.
+// nearest returns the one of names that is closest to name: equal if case does not count, or one edit away, or two in a
+// name of five bytes or more. Of several that are equally close it is the first, and "" if none is close.
 func nearest(name string, names iter.Seq[string]) (found string) {
-	edits := min(2, (len(name)+1)/3)
+	name, edits := strings.ToLower(name), min(2, (len(name)+1)/3)
 	for other := range names {
-		for edits >= 0 && within(edits, strings.ToLower(name), strings.ToLower(other)) {
+		for edits >= 0 && within(edits, name, strings.ToLower(other)) {
 			found, edits = other, edits-1
 		}
 	}
 	return found
 }
 
-// within tells whether that many edits make a to b: bytes put in, left out, replaced, or swapped with the next.
+// within tells whether at most that many edits turn a into b: a byte more, less or another, or two swapped neighbours.
 func within(edits int, a, b string) bool {
 	for a != "" && b != "" && a[0] == b[0] {
 		a, b = a[1:], b[1:]
@@ -637,10 +638,12 @@ func checkMode(value any) error {
 	return nil
 }
 
+// checkURL refuses what no URL is, and an example's "https://hooks.slack.com/services/…".
 func checkURL(value any) error {
 	u, err := url.Parse(value.(string))
-	ok := value == masked || err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != ""
-	return pasted(value.(string), ok, "wants a URL like https://HOST/PATH")
+	ok := err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "" &&
+		strings.IndexFunc(u.RawPath, notASCII) < 0
+	return pasted(value.(string), ok || value == masked, "wants a URL like https://HOST/PATH")
 }
 
 // checkToken refuses what no token is, such as an example's "xoxb-…".

@@ -48,6 +48,7 @@ func TestConfigFaults(t *testing.T) {
 			"6: slack_token in [[tags]]: has a blank or a newline in it", "9: slack_token in [[tags]]: has a blank or a newline in it", "12: token in [[senders]]: has a blank or a newline at its end"}},
 		{"a token in quotes", "[core]\nslack_token = '\"SECRET\"'\nauth_token = \"'SECRET'\"\n", []string{"2: slack_token in [core]: has quotes within its quotes", "3: auth_token in [core]: has quotes within its quotes"}},
 		{"a URL for a token", "[core]\nslack_token = 'https://h.invalid/SECRET'\n", []string{"2: slack_token in [core]: wants a token: printable ASCII without blanks, not a URL"}},
+		{"the example's URL", "[core]\nslack_url = 'https://hooks.slack.com/services/…'\nslack_api_url = 'https://bücher.example/%C3%BC/'\n", []string{"2: slack_url in [core]: wants a URL like https://HOST/PATH"}},
 		{"the example's token", "[core]\nslack_token = 'xoxb-…'\n", []string{"2: slack_token in [core]: wants a token: printable ASCII without blanks, not a URL"}},
 		{"level", head + "[log]\nlevel = 'loud'\n", []string{`4: level in [log]: "loud" is not a level: panic, fatal, error, warn, info or debug`}},
 		{"no log", head + "[log]\naccess_log = ''\n", []string{"4: access_log in [log]: must not be empty"}},
