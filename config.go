@@ -114,10 +114,10 @@ type key struct {
 	check  func(value any) error // of values other than the default; nil if every value of the type will do
 }
 
-// section is [core] or another section, or one entry of a list.
+// section is a section such as [core], or one entry of a list such as [[tags]].
 type section struct {
 	header string
-	id     any // what the line of its header is found by
+	id     any // finds the line of its header in loader.row
 	keys   []key
 }
 
@@ -375,8 +375,8 @@ func (l *loader) read(lines []tomlLine) {
 	}
 }
 
-// open returns the section that a header begins. A misspelt header is one fault: what is below it is read as a part of
-// the section that is meant, or is not read.
+// open returns the section that a header begins. A misspelt header is one fault: the keys below it go to the section that
+// is meant. If that cannot be told, they are skipped.
 func (l *loader) open(line tomlLine) section {
 	var headers, names []string
 	for _, s := range l.known {
@@ -405,7 +405,7 @@ func (l *loader) open(line tomlLine) section {
 	return s
 }
 
-// key stores the value of a line where its key says. A misspelt key is read as the one that is meant.
+// key stores the value of a line. A misspelt key is one fault: its value is checked as that of the key that is meant.
 func (l *loader) key(in section, line tomlLine) {
 	names := in.names()
 	i := slices.Index(names, nearest(line.key, slices.Values(names)))
@@ -426,7 +426,7 @@ func (l *loader) key(in section, line tomlLine) {
 	}
 }
 
-// unknown reports a key that is not one of its section's. names[meant] is what to write, if meant is not -1.
+// unknown reports a key that its section does not have. names[meant] is the one to write instead; -1 if there is none.
 func (l *loader) unknown(in section, line tomlLine, names []string, meant int) {
 	place, hint := "in "+in.header, "known are "+strings.Join(names, ", ")
 	if in.header == "" {
@@ -491,7 +491,7 @@ func (l *loader) set(k key, value any) error {
 		if l.use == forHealth {
 			return nil
 		}
-		*to = newSecret(text) // even if this fails: a secret that cannot be read is not one that is missing
+		*to = newSecret(text) // for now: a secret that cannot be read must not be reported as missing, too
 		plain, err := l.dereference(to, text)
 		if err != nil {
 			return err
@@ -592,7 +592,7 @@ func (l *loader) destinations() {
 	}
 }
 
-// tokens reports tokens that more than one have: who brings such a token could not be told apart.
+// tokens reports a token that two senders share, or a sender and the operators: the server could not tell them apart.
 func (l *loader) tokens() {
 	rows := map[secret]int{l.core.authToken: l.row[&l.core.authToken]}
 	for _, s := range l.senders {
@@ -638,7 +638,7 @@ func checkMode(value any) error {
 	return nil
 }
 
-// checkURL refuses what no URL is, and an example's "https://hooks.slack.com/services/…".
+// checkURL refuses what is not a URL, and an example's "https://hooks.slack.com/services/…".
 func checkURL(value any) error {
 	u, err := url.Parse(value.(string))
 	ok := err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "" &&
@@ -646,7 +646,7 @@ func checkURL(value any) error {
 	return pasted(value.(string), ok || value == masked, "wants a URL like https://HOST/PATH")
 }
 
-// checkToken refuses what no token is, such as an example's "xoxb-…".
+// checkToken refuses what is not a token, such as an example's "xoxb-…".
 func checkToken(value any) error {
 	text := value.(string)
 	ok := text != "" && !strings.Contains(text, "://") && strings.IndexFunc(text, notASCII) < 0
@@ -661,8 +661,8 @@ func checkName(value any) error {
 
 func notASCII(c rune) bool { return c <= ' ' || c > '~' }
 
-// pasted refuses what comes along when text is pasted and, if it is not ok, says what is wanted. Errors do not quote
-// text: it may be a secret.
+// pasted reports blanks and quotes that were pasted with text and, if it is not ok for another reason, what is wanted.
+// Errors do not quote text: it may be a secret.
 func pasted(text string, ok bool, want string) error {
 	blank := func(c rune) bool { return c == ' ' || !unicode.IsPrint(c) }
 	switch {

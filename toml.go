@@ -5,8 +5,8 @@ package main
 //
 // Read: comments, [headers], [[headers]], bare and quoted keys, strings on one line, decimal integers, booleans.
 // Refused as "not supported", never misread: dotted keys, nested tables, multi-line strings, arrays, inline tables,
-// floats, dates and times, other number bases. What TOML calls invalid is refused, except names that are defined twice:
-// these are the caller's to find.
+// floats, dates and times, other number bases. What TOML calls invalid is refused, too; names that are defined twice are
+// left to the caller.
 //
 // An error never quotes a value: it might be a secret that somebody forgot to put in quotes.
 
@@ -90,7 +90,7 @@ func (r *tomlReader) skip(token string) (found bool) {
 	return found
 }
 
-// word reads what is made of chars.
+// word reads as many of chars as there are.
 func (r *tomlReader) word(chars string) string {
 	rest := strings.TrimLeft(r.rest, chars)
 	word := r.rest[:len(r.rest)-len(rest)]
@@ -162,7 +162,7 @@ func (r *tomlReader) key(end string) (key string) {
 	return ""
 }
 
-// quoted reads a basic or a literal string. The escapes of the former are a part of Go's.
+// quoted reads a basic or a literal string. Go has all escapes of basic strings, and others, which are refused.
 func (r *tomlReader) quoted() string {
 	start, quote, end := r.rest, r.rest[:1], 1
 	if strings.HasPrefix(start, quote+quote+quote) {
