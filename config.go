@@ -375,8 +375,8 @@ func (l *loader) read(lines []tomlLine) {
 	}
 }
 
-// open returns the section that a header begins. A misspelt header is one fault: the keys below it go to the section that
-// is meant. If that cannot be told, they are skipped.
+// open returns the section that a header begins. A misspelt header is one fault: the keys below it go to the section
+// that is meant. If that cannot be told, they are skipped.
 func (l *loader) open(line tomlLine) section {
 	var headers, names []string
 	for _, s := range l.known {

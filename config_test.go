@@ -69,7 +69,7 @@ func TestConfigFaults(t *testing.T) {
 			"6: token in [[senders]]: it is the same as on line 3: each sender needs its own", "12: token in [[senders]]: it is the same as on line 9: each sender needs its own"}},
 		{"masked", "[core]\nslack_url = '...'\n[[tags]]\ntag = 'a'\nslack_token = '...'\n", []string{`2: slack_url in [core]: is masked: put the real one in place of "..."`, `5: slack_token in [[tags]]: is masked: put the real one in place of "..."`}},
 		{"all at once, in order", head + "x = 1\n[log]\nlevel = 5\n[[tags]]\n", []string{"3: unknown key \"x\" in [core]: known are port, socket_mode, auth_token, tls_cert, tls_key, tls_client_ca, slack_url, slack_token, slack_api_url, qps, max_delay_duration, channel_rate, batch, report_tag", "5: level in [log]: wants a string", `6: this [[tags]] has no tag: add tag = "TAG"`}},
-		{"syntax", head + "port = “x”\n", []string{`3:8: “ is a typographic quote: use the straight one, "`}},
+		{"syntax", head + "port = “x”\n", []string{`3:8: “ is a typographic quote: use a straight one, " or '`}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			path := writeFile(t, "s.toml", test.toml)

@@ -5,8 +5,8 @@ package main
 //
 // Read: comments, [headers], [[headers]], bare and quoted keys, strings on one line, decimal integers, booleans.
 // Refused as "not supported", never misread: dotted keys, nested tables, multi-line strings, arrays, inline tables,
-// floats, dates and times, other number bases. What TOML calls invalid is refused, too; names that are defined twice are
-// left to the caller.
+// floats, dates and times, other number bases. What TOML calls invalid is refused, too; names that are defined twice
+// are left to the caller.
 //
 // An error never quotes a value: it might be a secret that somebody forgot to put in quotes.
 
@@ -72,10 +72,8 @@ func (r *tomlReader) unexpected(want string) {
 	switch {
 	case size == 0:
 		r.fail(r.rest, "expected %s, found the end of the line", want)
-	case strings.ContainsRune("“”„‟«»", c):
-		r.fail(r.rest, "%c is a typographic quote: use the straight one, \"", c)
-	case strings.ContainsRune("‘’‚‛", c):
-		r.fail(r.rest, "%c is a typographic quote: use the straight one, '", c)
+	case strings.ContainsRune("“”„‟«»‘’‚‛", c):
+		r.fail(r.rest, "%c is a typographic quote: use a straight one, \" or '", c)
 	}
 	r.fail(r.rest, "expected %s, found %q", want, c)
 }

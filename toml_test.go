@@ -134,9 +134,9 @@ var tomlInvalid = []tomlFault{
 	{"over 64 bits", "k = 9223372036854775808|k = -9223372036854775809|k = 1_000_000_000_000_000_000_000", "1:5", "64 bits"},
 	{"no quotes", "k = True|k = TRUE|k = FALSE|k = tru|k = truee|k = true1|k = Inf|k = NaN|k = nil|k = abc def|k = https://x|k = .5", "1:5", "text needs quotes"},
 	{"no quotes at a sign", "k = #ops|k = /tmp|k = `x`|k = @x|k = $x|k = <x>|k = \\x", "1:5", "expected a value"},
-	{"typographic double quote", "k = “x”|k = „x“|k = ”x”|k = «x»|k = »x«", "1:5", ` is a typographic quote: use the straight one, "`},
-	{"typographic single quote", "k = ‘x’|k = ’x’|k = ‚x‘|k = ‛x’", "1:5", " is a typographic quote: use the straight one, '"},
-	{"typographic quote of a key", "[‘a’]|a‘ = 1", "1:2", "‘ is a typographic quote: use the straight one, '"},
+	{"typographic double quote", "k = “x”|k = „x“|k = ”x”|k = «x»|k = »x«", "1:5", ` is a typographic quote: use a straight one, " or '`},
+	{"typographic single quote", "k = ‘x’|k = ’x’|k = ‚x‘|k = ‛x’", "1:5", " is a typographic quote: use a straight one, \" or '"},
+	{"typographic quote of a key", "[‘a’]|a‘ = 1", "1:2", "‘ is a typographic quote: use a straight one, \" or '"},
 }
 
 func TestTOMLInvalid(t *testing.T) { testTOMLFaults(t, tomlInvalid) }
