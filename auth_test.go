@@ -295,7 +295,7 @@ func TestSecretsByReference(t *testing.T) {
 	).Replace(server1(slack.URL))
 	path := file("slackboard.toml", config, 0o600)
 	cmd := exec.Command(filepath.Join(binaries, "slackboard"), "-c", path)
-	cmd.Dir, cmd.Env = dir, append(os.Environ(), "HOOK="+slack.URL+"/services/S3CRET")
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), "HOOK="+slack.URL+"/services/S3CRET\r\n")
 	s := startServerIn(t, cmd)
 	for _, tag := range []string{"general", "cron"} {
 		if resp, body := s.ask(t, "POST", "/notify", notifyBody(tag, 1, true), "Authorization: Bearer T0KEN"); resp.StatusCode != 200 {
@@ -318,14 +318,18 @@ func TestSecretsByReference(t *testing.T) {
 		t.Errorf("one fault is reported as %s", stderr)
 	}
 	for value, want := range map[string]string{
-		"env:NO_SUCH_THING":                     `2: auth_token in [core]: the environment variable "NO_SUCH_THING" is not set`,
-		"file:/no/such/file":                    `2: auth_token in [core]: open /no/such/file: no such file or directory`,
-		"file:" + file("empty", "\n", 0o600):    `2: auth_token in [core]: ` + filepath.Join(dir, "empty") + ` is empty`,
-		"file:" + file("words", "a b\n", 0o600): `2: auth_token in [core]: wants a token: printable ASCII without blanks`,
+		"env:NO_SUCH_THING":                         `2: auth_token in [core]: the environment variable "NO_SUCH_THING" is not set`,
+		"file:/no/such/file":                        `2: auth_token in [core]: open /no/such/file: no such file or directory`,
+		"file:" + file("empty", "\n", 0o600):        `2: auth_token in [core]: ` + filepath.Join(dir, "empty") + ` is empty`,
+		"file:" + file("words", "a b\n", 0o600):     `2: auth_token in [core]: has a blank or a newline in it`,
+		"file:" + file("blank", "S3CRET \n", 0o600): `2: auth_token in [core]: has a blank or a newline at its end`,
+		"env:BLANK": `2: auth_token in [core]: has a blank or a newline at its end`,
+		"env:EMPTY": `2: auth_token in [core]: EMPTY is empty`,
 	} {
 		bad := file("bad.toml", withCore(server1(slack.URL), "auth_token = '"+value+"'"), 0o600)
 		for _, flag := range [][]string{{"-c", bad}, {"-t", "-c", bad}} {
-			if code, _, stderr := runProgram(t, "", nil, "slackboard", flag...); code != 1 || stderr != bad+":"+want+"\n" {
+			env := []string{"BLANK=S3CRET \n", "EMPTY=\n"}
+			if code, _, stderr := runProgram(t, "", env, "slackboard", flag...); code != 1 || stderr != bad+":"+want+"\n" {
 				t.Errorf("%v %s: exit %d, %s", flag, value, code, stderr)
 			}
 		}

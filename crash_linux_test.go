@@ -194,7 +194,7 @@ func TestInjectedErrors(t *testing.T) {
 func injectError(t *testing.T, call, errno string, n int) {
 	c := newCrashTest(t, 4)
 	c.down.Store(n%2 == 1) // then the spool alone has what was acknowledged
-	c.start().kill() // a new spool is made without errors
+	c.start().kill()       // a new spool is made without errors
 	trace := filepath.Join(t.TempDir(), "trace")
 	p := startServerIn(t, c.traced(trace, "-e", "trace="+call, "-e", fmt.Sprintf("inject=%s:error=%s:when=%d", call, errno, n)))
 	injected := func() int { return strings.Count(readFile(t, trace), "(INJECTED)") }
