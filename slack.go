@@ -79,11 +79,26 @@ func newSlackClient(posts int) *slackClient {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConns, transport.MaxIdleConnsPerHost = posts, posts
 	transport.DisableCompression = true // a body that is not what its Content-Encoding says must not become an error
+	transport.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
+		if resp.StatusCode == http.StatusOK {
+			return nil
+		}
+		return proxyRefusal(resp.StatusCode)
+	}
 	return &slackClient{&http.Client{
 		Transport:     transport,
 		Timeout:       postTimeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
+}
+
+// proxyRefusal is the status with which a proxy refuses a tunnel.
+type proxyRefusal int
+
+func (p proxyRefusal) Error() string { return "the proxy refuses: " + statusText(int(p)) }
+
+func statusText(status int) string {
+	return strings.TrimSpace(fmt.Sprintf("status %d %s", status, http.StatusText(status)))
 }
 
 func (s *slackClient) post(ctx context.Context, to credential, payload []byte) outcome {
@@ -100,8 +115,12 @@ func (s *slackClient) post(ctx context.Context, to credential, payload []byte) o
 	}
 	resp, err := s.client.Do(req)
 	if err != nil {
-		reason := to.redact(networkReason(err))
-		return outcome{class: retry, reason: reason, unsure: begun.Load(), unreached: !answered.Load()}
+		out := outcome{class: retry, reason: to.redact(networkReason(err)), unsure: begun.Load(), unreached: !answered.Load()}
+		var refusal proxyRefusal
+		if errors.As(err, &refusal) && refusal < 500 {
+			out.class = inBetween
+		}
+		return out
 	}
 	defer resp.Body.Close()
 	if to.token == (secret{}) && resp.StatusCode/100 == 2 { // delivered: the body can only say that it is not
@@ -149,19 +168,18 @@ type said struct {
 	explained   string // for the operator; it may repeat a secret
 	retryAfter  string // seconds; Discord's is a fraction
 	json        bool   // it is a JSON object
-	text        string // the beginning of it
+	text        string // the beginning of it, if it is not
 	broken      bool   // it broke off
 }
 
-var errUnderstood = errors.New("the rest of the answer does not matter")
-
-// read reads a body until it is understood. Of long JSON it keeps nothing but what is in said.
+// read reads a body. Of long JSON it keeps nothing but what is in said.
 func (a *said) read(body io.Reader) {
 	r := bufio.NewReaderSize(io.LimitReader(body, answerLimit), textLooked)
 	head, err := r.Peek(textLooked)
 	a.text, a.broken = strings.TrimLeft(string(head), " \r\n\t\ufeff"), err != nil && err != io.EOF
 	if strings.HasPrefix(a.text, "{") {
 		r.Discard(len(head) - len(a.text))
+		a.text = ""
 		var syntax *json.SyntaxError
 		err = a.walk(json.NewDecoder(r), "", 0)
 		a.broken = err != nil && !errors.As(err, &syntax)
@@ -181,7 +199,8 @@ func (a *said) walk(d *json.Decoder, key string, depth int) error {
 	case err != nil:
 		return err
 	case !nested:
-		return a.take(key, t, depth == 1)
+		a.take(key, t, depth == 1)
+		return nil
 	case depth > nestingLimit:
 		return errors.New("nested too deep")
 	}
@@ -204,17 +223,14 @@ func (a *said) walk(d *json.Decoder, key string, depth int) error {
 }
 
 // take takes over a string, a number or a boolean.
-func (a *said) take(key string, t json.Token, top bool) error {
+func (a *said) take(key string, t json.Token, top bool) {
 	a.json = true
 	value := fmt.Sprint(t)
 	text, _ := t.(string)
 	switch key {
 	case "ok":
-		if top {
+		if _, isBool := t.(bool); top && isBool {
 			a.ok = value
-		}
-		if a.ok == "true" {
-			return errUnderstood
 		}
 	case "success":
 		a.success = value
@@ -229,7 +245,6 @@ func (a *said) take(key string, t json.Token, top bool) error {
 			a.explain(strings.TrimPrefix(text, "[ERROR] "))
 		}
 	}
-	return nil
 }
 
 // explain adds whole words to what is explained, as long as there is room: in a part, a secret would not be recognized.
@@ -270,11 +285,8 @@ func (a *said) ofSlack(bot bool, status int) bool {
 
 // ofThePost reports whether a status speaks of the post itself, as those of receivers do that find one too large.
 func ofThePost(status int) bool {
-	switch status {
-	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnprocessableEntity:
-		return true
-	}
-	return false
+	return status == http.StatusBadRequest || status == http.StatusRequestEntityTooLarge ||
+		status == http.StatusUnprocessableEntity
 }
 
 // decide says what an answer means: who speaks, then what was said.
@@ -287,7 +299,7 @@ func decide(to credential, status int, header http.Header, a *said) outcome {
 	}
 	o.status, o.reason, o.wait = status, a.code, namedWait(header.Get("Retry-After"))
 	if a.code == "" || !ofSlack {
-		o.reason = strings.TrimSpace(fmt.Sprintf("status %d %s", status, http.StatusText(status)))
+		o.reason = statusText(status)
 	}
 	switch {
 	case o.limited, status == http.StatusTooManyRequests, !known && a.speaksOfLimit():
@@ -298,7 +310,7 @@ func decide(to credential, status int, header http.Header, a *said) outcome {
 			o.wait = max(o.wait, quotaWait)
 		}
 	case ofSlack && known:
-	case a.broken && bot && success:
+	case a.broken && bot && success && a.text == "":
 		o.class, o.unsure, o.broken = retry, a.ok == "", a.ok == ""
 		o.reason += ", but the answer broke off"
 	case status == http.StatusRequestEntityTooLarge: // whoever says it
@@ -380,12 +392,13 @@ func unnamedPause(n int) time.Duration { return min(30*time.Second<<min(n-1, 10)
 func (to credential) redact(text string) string {
 	u, _ := url.Parse(to.url.reveal()) // a post was made to it: there is no error
 	u.Scheme, u.Host = "", ""
-	parts := strings.FieldsFunc(strings.ToLower(to.token.reveal()+"/"+unescaped(u.String())), func(c rune) bool {
-		return strings.ContainsRune("/?&=:@#", c)
-	})
+	own := strings.ToLower(to.token.reveal() + unescaped(u.String()))
+	for _, public := range []string{"webhooks/", "hooks/", "services/", "/slack", "chat.postmessage"} {
+		own = strings.ReplaceAll(own, public, "")
+	}
 	words := strings.FieldsFunc(text, func(c rune) bool { return c == ' ' || !unicode.IsPrint(c) })
 	for i, word := range words {
-		if looksSecret(strings.ToLower(unescaped(word)), parts) {
+		if looksSecret(strings.ToLower(unescaped(word)), own) {
 			words[i] = "[redacted]"
 		}
 	}
@@ -404,20 +417,14 @@ func unescaped(s string) string {
 	return s
 }
 
-// looksSecret reports whether a word has six characters in a row of a part of a secret, or looks like a URL or a token.
-func looksSecret(word string, parts []string) bool {
-	has := func(sign string) bool { return strings.Contains(word, sign) }
-	if slices.ContainsFunc([]string{"://", "xox", "xapp-", "/services/", "/hooks/", "/webhooks/"}, has) {
-		return true
+// looksSecret reports whether a word has six characters in a row of own, or looks like a URL or a token.
+func looksSecret(word, own string) bool {
+	signs := []string{"://", "xox", "xapp-", "/services/", "/hooks/", "/webhooks/"}
+	for i := 0; i+6 <= len(own); i++ {
+		signs = append(signs, own[i:i+6])
 	}
-	public := []string{"services", "hooks", "webhooks", "slack", "incoming", "chat.postmessage"}
-	for _, part := range parts {
-		n := min(len(part), 6)
-		for i := 0; n >= 4 && i+n <= len(part) && !slices.Contains(public, part); i++ {
-			if has(part[i : i+n]) {
-				return true
-			}
-		}
+	if slices.ContainsFunc(signs, func(sign string) bool { return strings.Contains(word, sign) }) {
+		return true
 	}
 	mark := func(c rune) bool { return !unicode.In(c, unicode.L, unicode.N, unicode.Pc, unicode.Pd) }
 	return slices.ContainsFunc(strings.FieldsFunc(word, mark), func(run string) bool {

@@ -86,6 +86,7 @@ func TestAnswers(t *testing.T) {
 		{400, "", `{"id":"web.incoming_webhook","message":"Unable to parse incoming data","status_code":400}`, mayBeSize,
 			"status 400 Bad Request: Unable to parse incoming data"},
 		{400, "", "something else", mayBeSize, "status 400 Bad Request"},
+		{400, "", `{"message":"no","text":"the rate limit of another"}`, mayBeSize, "status 400 Bad Request: no"},
 		{422, "", `{"embeds":["Must be 10 or fewer in length."]}`, mayBeSize, "status 422 Unprocessable Entity"},
 		{413, "", "", mayBeSize, "status 413 Request Entity Too Large"},
 		{413, "", page, mayBeSize, "status 413 Request Entity Too Large"},
@@ -139,6 +140,8 @@ func TestAnswers(t *testing.T) {
 		{200, "", `{"ok":true,"message":✂`, ok, ""},
 		{200, "", `{"message":{"text":"hi"✂`, broken, "status 200 OK, but the answer broke off"},
 		{200, "", `{"ok✂`, broken, "status 200 OK, but the answer broke off"},
+		{200, "", "<html>✂", unsure(something), "status 200 OK" + between},
+		{200, "", `{"ok":null}`, unsure(something), "status 200 OK" + between},
 		{200, "Content-Length: 10", "", broken, "status 200 OK, but the answer broke off"},
 		{200, "", `{"message":` + strings.Repeat("[", 1<<20), broken, "status 200 OK, but the answer broke off"},
 		{200, "", `{"ok":false,✂`, again, "status 200 OK, but the answer broke off"},
@@ -373,6 +376,22 @@ func TestUnsure(t *testing.T) {
 	} {
 		if out := client.post(t.Context(), to, []byte("{}")); out.class != retry || out.unsure || !out.unreached || strings.Contains(out.reason, "SECRET") {
 			t.Errorf("%s: got %+v, want a sure retry that reached nobody", what, out)
+		}
+	}
+}
+
+// A proxy that lets nobody through is something in between; one that finds nobody behind it is the network's trouble.
+func TestProxyRefuses(t *testing.T) {
+	for status, want := range map[int]outcome{
+		407: {class: inBetween, reason: "the proxy refuses: status 407 Proxy Authentication Required", unreached: true},
+		403: {class: inBetween, reason: "the proxy refuses: status 403 Forbidden", unreached: true},
+		503: {class: retry, reason: "the proxy refuses: status 503 Service Unavailable", unreached: true},
+	} {
+		proxy := newFakeSlack(t, func(delivery) reply { return reply{status: status, body: "no"} })
+		client := newSlackClient(maxPosts)
+		client.client.Transport.(*http.Transport).Proxy = func(*http.Request) (*url.URL, error) { return url.Parse(proxy.URL) }
+		if got := client.post(t.Context(), credential{url: newSecret("https://hooks.invalid/x")}, []byte("{}")); got != want {
+			t.Errorf("%d: got %+v, want %+v", status, got, want)
 		}
 	}
 }
