@@ -493,6 +493,7 @@ type turn struct {
 	heads    []waiter    // of which as many are posted as go together, in
 	parts    int         // attachments at most
 	head     head        // with this attempt
+	long     bool        // the first message could be cut
 	size     int64       // of the first message
 	doubtful bool
 	failing  bool
@@ -649,6 +650,12 @@ func (d *deliverer) gather(t *turn) (*merger, error) {
 		if size += w.size(); err != nil || i > 0 && size > bodyLimit {
 			break
 		}
+		if i == 0 && (t.head.cut || w.size() > shortLimit) {
+			short, long := m.shortened()
+			if t.long = long; t.head.cut {
+				m = short
+			}
+		}
 		_, tag, err := t.cfg.lookup(m.route)
 		if i > 0 && err != nil || !g.add(m, tag) {
 			break
@@ -721,7 +728,10 @@ func (d *deliverer) learn(t *turn, out outcome) {
 	if out.class == delivered {
 		a.worked = now
 	}
-	until := now.Add(limitWait(out, t.head.limits))
+	until := now.Add(out.wait)
+	if out.limited && out.wait == 0 {
+		until = now.Add(unnamedPause(t.head.limits + 1))
+	}
 	switch {
 	case out.limited && a.credential.token != (secret{}):
 		if until.After(a.until) {
@@ -737,14 +747,6 @@ func (d *deliverer) learn(t *turn, out outcome) {
 	}
 }
 
-// limitWait returns how long out asks to wait. A rate limit that names no time doubles, from 30 s to 15 min.
-func limitWait(out outcome, before int) time.Duration {
-	if out.limited && out.wait == 0 {
-		return min(30*time.Second<<min(before, 5), quotaWait)
-	}
-	return out.wait
-}
-
 // verdict is what becomes of the messages of a post.
 type verdict int
 
@@ -756,16 +758,16 @@ const (
 	shorten                // the one message goes once more, cut
 )
 
-// posted describes a post to decide.
+// posted describes a post to judge.
 type posted struct {
 	parts  int  // attachments
 	long   bool // it is one message, and can be cut
 	tooOld int  // messages, from the first on
 }
 
-// decide says what becomes of a post whose answer was out and whose messages have the history h. worked is the last
+// judge says what becomes of a post whose answer was out and whose messages have the history h. worked is the last
 // delivery of their account. Of dead messages it says why, and how many of them are, 0 for all.
-func decide(out outcome, h head, p posted, worked, now time.Time) (v verdict, n int, reason string) {
+func judge(out outcome, h head, p posted, worked, now time.Time) (v verdict, n int, reason string) {
 	poisonous := !h.since.IsZero() && now.Sub(h.since) > poisonAfter && worked.After(h.since)
 	switch {
 	case out.class == delivered:
@@ -786,7 +788,7 @@ func decide(out outcome, h head, p posted, worked, now time.Time) (v verdict, n 
 	return later, 0, ""
 }
 
-// settle does to the lane of t what is decided, and returns how messages of g end, from the first on.
+// settle does to the lane of t what is judged, and returns how messages of g end, from the first on.
 func (d *deliverer) settle(t *turn, g *merger, out outcome) (ends []ending) {
 	l, now, maxAge := t.lane, time.Now(), time.Duration(d.cfg.spool.maxAge)*time.Second
 	if out.status < 500 {
@@ -794,11 +796,11 @@ func (d *deliverer) settle(t *turn, g *merger, out outcome) (ends []ending) {
 	} else if l.head.since.IsZero() {
 		l.head.since = now
 	}
-	p := posted{parts: len(g.parts), long: g.long}
+	p := posted{parts: len(g.parts), long: len(g.messages) == 1 && t.long}
 	for p.tooOld < len(g.messages) && now.Sub(time.UnixMilli(g.messages[p.tooOld].queued)) > maxAge {
 		p.tooOld++
 	}
-	verdict, n, reason := decide(out, l.head, p, l.account.worked, now)
+	verdict, n, reason := judge(out, l.head, p, l.account.worked, now)
 	if verdict == dead && n > 0 {
 		reason = fmt.Sprintf("not delivered within %v: %s", maxAge, out.reason)
 	}
@@ -859,8 +861,10 @@ func (d *deliverer) postpone(l *lane, g *merger, out outcome) {
 		level = slog.LevelError
 	}
 	h.limits, h.broken = (h.limits+1)*number(out.limited), (h.broken+1)*number(out.broken)
-	if out.limited || out.wait > 0 {
-		wait = limitWait(out, h.limits-1)
+	if out.wait > 0 {
+		wait = out.wait
+	} else if out.limited {
+		wait = unnamedPause(h.limits)
 	}
 	l.deferHead(wait, out.reason, d.log, level)
 }
