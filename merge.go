@@ -129,7 +129,7 @@ func (g *merger) add(m *message, t *tag) bool {
 	g.parts[i].messages = append(g.parts[i].messages, m)
 	g.messages = append(g.messages, m)
 	if !first && i == parts && g.bytes > 0 && len(g.render(time.Now())) > g.bytes {
-		g.parts, g.messages, g.size = g.parts[:parts], g.messages[:n], g.size-p.size
+		g.parts, g.messages = g.parts[:parts], g.messages[:n]
 		return false
 	}
 	return true
