@@ -18,7 +18,11 @@ func merge(t *testing.T, now time.Time, tags *tag, messages ...*message) string 
 			t.Fatalf("%+v does not merge", m)
 		}
 	}
-	return string(g.render(now))
+	post := string(g.render(now))
+	if again := string(g.render(now)); again != post {
+		t.Errorf("rendered twice: %s, then %s", post, again)
+	}
+	return post
 }
 
 // A mention in plain text, which notifies where it is posted alone, does in a merged post as well.
@@ -80,6 +84,18 @@ func TestTimesThatCannotBe(t *testing.T) {
 	}
 }
 
+// A payload's own footer stands behind ours.
+func TestFooterOfPayload(t *testing.T) {
+	now := time.Date(2026, 11, 23, 3, 12, 30, 0, time.UTC)
+	late := func(payload string) *message {
+		return &message{Payload: json.RawMessage(payload), Accepted: now.Add(-3 * time.Minute).UnixMilli()}
+	}
+	got := merge(t, now, nil, late(`{"attachments":[{"text":"1","footer":"own"}]}`), late(`{"text":"2"}`))
+	if want := `{"footer":"accepted 03:09 UTC, delayed 3m · own","text":"1"}`; !strings.Contains(got, want) {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
 func TestLevels(t *testing.T) {
 	for level, want := range map[string]string{
 		"info": "#00ff00", "ok": "#00ff00", "warn": "#ffdd00", "WARN": "#ffdd00", "Warning": "#ffdd00",
@@ -110,7 +126,7 @@ func TestShortened(t *testing.T) {
 		{"null", payload(object{"text": long, "attachments": []any{nil}}), true},
 		{"blocks", payload(object{"blocks": []any{object{"text": long}}}), false},
 	} {
-		before := string(encode(test.m))
+		before := string(test.m.encoded())
 		short, ok := test.m.shortened()
 		if ok != test.ok || string(encode(test.m)) != before {
 			t.Errorf("%s: got %v, want %v and the message as it was", test.name, ok, test.ok)

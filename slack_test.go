@@ -137,13 +137,14 @@ func TestAnswers(t *testing.T) {
 		{200, "", `{"ok":true,"message":{"text":"` + long + `"}}`, ok, ""},
 		{200, "", `{"message":{"text":"` + long + `"},"ok":true}`, ok, ""},
 		{200, "", `{"message":{"blocks":[` + strings.Repeat(`{"ok":false,"text":"`+long+`"},`, 42) + `{}]},"ok":true}`, ok, ""}, // 3 MB
+		{200, "Content-Encoding: gzip", `{"ok":true}`, ok, ""},
 		{200, "", `{"ok":true,"message":✂`, ok, ""},
 		{200, "", `{"message":{"text":"hi"✂`, broken, "status 200 OK, but the answer broke off"},
 		{200, "", `{"ok✂`, broken, "status 200 OK, but the answer broke off"},
 		{200, "", "<html>✂", unsure(something), "status 200 OK" + between},
 		{200, "", `{"ok":null}`, unsure(something), "status 200 OK" + between},
 		{200, "Content-Length: 10", "", broken, "status 200 OK, but the answer broke off"},
-		{200, "", `{"message":` + strings.Repeat("[", 1<<20), broken, "status 200 OK, but the answer broke off"},
+		{200, "", `{"message":` + strings.Repeat("[", answerLimit), broken, "status 200 OK, but the answer broke off"},
 		{200, "", `{"ok":false,✂`, again, "status 200 OK, but the answer broke off"},
 		{200, "", `{"ok":false,"error":"msg_too_long"}`, size, "msg_too_long"},
 		{200, "", `{"error":"msg_too_long","ok":false}`, size, "msg_too_long"},
@@ -287,6 +288,11 @@ func TestRedact(t *testing.T) {
 		if got := test.to.redact(test.text); got != test.want {
 			t.Errorf("%q:\ngot  %q\nwant %q", test.text, got, test.want)
 		}
+	}
+	var a said
+	a.explain(strings.Repeat("http://"+strings.Repeat("x", 92)+" ", 11) + strings.Repeat("%78%59%7a%31%32%33", 10)) // cut in what is secret
+	if got := to.redact(a.explained); strings.Contains(got, "%") {
+		t.Errorf("got %q, want no part of the last word", got)
 	}
 }
 
