@@ -25,6 +25,7 @@ import (
 const (
 	maxPosts         = 96        // posts in flight
 	maxDoubtful      = 64        // of these by lanes or accounts that have not delivered yet, or fail
+	firstOfAccount   = 16        // more, if it is the only one of its account
 	maxFailing       = 32        // of these by lanes that failed last time
 	maxOfAccount     = 32        // posts in flight of one account, and of its failing lanes half of that
 	largePost        = 128 << 10 // bytes; what is larger goes within
@@ -313,16 +314,25 @@ func (d *deliverer) postNow(m *message, limit time.Duration) outcome {
 	case <-timer.C:
 	case <-d.ended:
 	}
-	d.mu.Lock()
-	l := u.lane
-	if l != nil {
-		d.takeUrgent(l, slices.Index(l.urgent, u))
-	}
-	d.mu.Unlock()
-	if l != nil {
-		return tooLong(max(limit, time.Second))
+	if out, ok := d.giveUp(u); ok {
+		return out
 	}
 	return <-u.done
+}
+
+// giveUp takes u out of its lane. ok is false where it is being posted.
+func (d *deliverer) giveUp(u *urgentPost) (out outcome, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	l := u.lane
+	if l == nil {
+		return out, false
+	}
+	d.takeUrgent(l, slices.Index(l.urgent, u))
+	if l.account.failures > 0 {
+		return outcome{class: retry, wait: time.Until(l.account.until), reason: l.account.err}, true
+	}
+	return tooLong(max(time.Until(l.turn), time.Second)), true
 }
 
 func tooLong(wait time.Duration) outcome {
@@ -514,7 +524,14 @@ func (d *deliverer) turnOf(l *lane) *turn {
 // failed last time, and of accounts that Slack has not answered for yet. The first post of an account needs less of it.
 func (d *deliverer) room(t *turn) bool {
 	a := t.lane.account
-	return d.posting < maxPosts && a.posting < maxOfAccount && (!t.doubtful || d.doubtful < maxDoubtful || a.posting == 0) &&
+	if a.posting > 0 && (a.failures > 0 || a.posting == maxOfAccount) {
+		return false // of an account that cannot be connected to, one lane finds out
+	}
+	doubtful := maxDoubtful
+	if a.posting == 0 {
+		doubtful += firstOfAccount
+	}
+	return d.posting < maxPosts && (!t.doubtful || d.doubtful < doubtful) &&
 		(!t.failing || d.failing < maxFailing && a.failing < maxOfAccount/2) &&
 		(t.size <= largePost || d.large[number(t.doubtful)] == 0 || d.large[number(t.doubtful)]+t.size <= largeBytes)
 }
