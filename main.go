@@ -25,6 +25,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -86,7 +87,7 @@ func serve(opts options, cfg *config, stdout, stderr io.Writer) error {
 	defer cancel()
 	hangUp := make(chan os.Signal, 1)
 	signal.Notify(hangUp, syscall.SIGHUP)
-	listeners, err := listen(cfg)
+	listeners, err := opts.listen(cfg)
 	if err != nil {
 		return err
 	}
@@ -160,49 +161,73 @@ func (s *server) limitMemory() {
 
 // options are what the command line says.
 type options struct {
-	file                  string
+	file, port            string
 	check, dryRun, health bool
 }
+
+const usage = `slackboard is a proxy server for Slack: programs send it a tag and a text, it holds the secrets and delivers.
+
+  slackboard -dry-run                      the server without Slack: it prints what it would post
+  slackboard -t -c /etc/slackboard.toml    check the configuration
+  slackboard -c /etc/slackboard.toml       the server
+
+Flags:
+`
 
 // parseFlags returns ok false where the command ends here, with code.
 func parseFlags(args []string, stdout, stderr io.Writer) (o options, code int, ok bool) {
 	flags := flag.NewFlagSet("slackboard", flag.ContinueOnError)
-	flags.SetOutput(stderr)
+	flags.SetOutput(io.Discard) // its errors are told in one line
 	flags.StringVar(&o.file, "c", "", "the configuration `FILE`")
+	flags.StringVar(&o.port, "port", "", "listen on this `PORT` instead of the configuration's: 29800, 127.0.0.1:29800 or unix:/path")
 	flags.BoolVar(&o.check, "t", false, "check the configuration and exit")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "print posts on standard output instead of sending them to Slack; needs no configuration")
 	flags.BoolVar(&o.health, "health", false, "ask the server that runs on this configuration whether it takes messages; exit 0 or 1")
 	version := flags.Bool("v", false, "print the version and exit")
-	switch err := flags.Parse(args); {
+	flags.BoolVar(version, "version", false, "the same")
+	wrong := func(format string, args ...any) (options, int, bool) {
+		fmt.Fprintf(stderr, "slackboard: "+format+"\n", args...)
+		return o, 2, false
+	}
+	err := flags.Parse(args)
+	switch _, _, badPort := parsePort(cmp.Or(o.port, "0")); {
 	case errors.Is(err, flag.ErrHelp):
+		fmt.Fprint(stdout, usage)
+		flags.SetOutput(stdout)
+		flags.PrintDefaults()
 		return o, 0, false
 	case err != nil:
-		return o, 2, false
+		return wrong("%v: see slackboard -h", err)
 	case *version:
 		fmt.Fprintln(stdout, cli.Version("slackboard"))
 		return o, 0, false
 	case flags.NArg() > 0:
-		fmt.Fprintf(stderr, "slackboard: unexpected argument %q: the configuration is given as -c FILE\n", flags.Arg(0))
-		return o, 2, false
+		return wrong("unexpected argument %q: the configuration is given as -c FILE", flags.Arg(0))
 	case o.file == "" && (o.check || o.health || !o.dryRun):
-		fmt.Fprintln(stderr, "slackboard: no configuration: give one with -c FILE, or try it without Slack: slackboard -dry-run")
-		return o, 2, false
+		return wrong("no configuration: give one with -c FILE, or try it without Slack: slackboard -dry-run")
+	case badPort != nil:
+		return wrong("-port: %v", badPort)
 	}
 	return o, 0, true
 }
 
-func (o options) load() (*config, error) {
+func (o options) load() (cfg *config, err error) {
 	switch {
 	case o.file == "":
-		return dryRunConfig(), nil
+		cfg = dryRunConfig()
 	case o.check:
-		return loadConfig(o.file, forCheck)
+		cfg, err = loadConfig(o.file, forCheck)
 	case o.health:
-		return loadConfig(o.file, forHealth)
+		cfg, err = loadConfig(o.file, forHealth)
 	case o.dryRun:
-		return loadConfig(o.file, forDryRun)
+		cfg, err = loadConfig(o.file, forDryRun)
+	default:
+		cfg, err = loadConfig(o.file, forPosting)
 	}
-	return loadConfig(o.file, forPosting)
+	if cfg != nil && o.port != "" {
+		cfg.core.port = o.port
+	}
+	return cfg, err
 }
 
 func reportCheck(cfg *config, err error, stdout, stderr io.Writer) int {
@@ -265,6 +290,15 @@ func (o options) openSpool(cfg *config, log *slog.Logger) (sp *spool, cleanUp fu
 		return nil, nil, fmt.Errorf("spool.dir: %w: set dir in [spool] to a folder that only this server uses and may write", err)
 	}
 	return sp, cleanUp, nil
+}
+
+// listen opens the port of the configuration.
+func (o options) listen(cfg *config) ([]net.Listener, error) {
+	listeners, err := listen(cfg)
+	if o.dryRun && errors.Is(err, syscall.EADDRINUSE) {
+		err = fmt.Errorf("%w: choose another one, as with -port 127.0.0.1:0 for any that is free", err)
+	}
+	return listeners, err
 }
 
 // slack returns who takes the posts.
