@@ -10,10 +10,12 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // parsePort turns core.port ("29800", "HOST:PORT", "unix:/path") into what net.Listen takes.
@@ -36,8 +38,7 @@ func parsePort(port string) (network, address string, err error) {
 	return "tcp", net.JoinHostPort(host, number), nil
 }
 
-// listen opens core.port, or takes over the sockets that systemd has opened: sd_listen_fds(3). A unix socket that a dead
-// server left is replaced, a live one is an error.
+// listen opens core.port, or takes over the sockets that systemd has opened: sd_listen_fds(3).
 func listen(cfg *config) ([]net.Listener, error) {
 	if n, err := strconv.Atoi(os.Getenv("LISTEN_FDS")); err == nil && n > 0 && os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid()) {
 		return inherited(n)
@@ -46,16 +47,39 @@ func listen(cfg *config) ([]net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
+	var l net.Listener
 	if network == "unix" {
-		if err := removeStale(address); err != nil {
-			return nil, err
-		}
-		if mode, ok := parseMode(cfg.core.socketMode); ok {
-			defer syscall.Umask(syscall.Umask(0o777 &^ mode)) // a chmod would come a moment late
+		l, err = listenUnix(address, cfg.core.socketMode)
+	} else {
+		l, err = net.Listen(network, address)
+	}
+	return []net.Listener{l}, err
+}
+
+// listenUnix replaces a socket that a dead server left; one of a running server is an error. Of two servers that start at
+// once, neither removes the socket of the other: they take turns, by a lock on the folder.
+func listenUnix(path, socketMode string) (net.Listener, error) {
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return nil, fmt.Errorf("listen unix %s: %w", path, err)
+	}
+	defer dir.Close() // this unlocks it
+	err = syscall.EWOULDBLOCK
+	for tries := 0; errors.Is(err, syscall.EWOULDBLOCK) && tries < 500; tries++ {
+		if err = syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+			time.Sleep(10 * time.Millisecond)
 		}
 	}
-	l, err := net.Listen(network, address)
-	return []net.Listener{l}, err
+	if err != nil {
+		return nil, fmt.Errorf("listen unix %s: lock its folder: %w", path, err)
+	}
+	if err := removeStale(path); err != nil {
+		return nil, err
+	}
+	if mode, ok := parseMode(socketMode); ok {
+		defer syscall.Umask(syscall.Umask(0o777 &^ mode)) // a chmod would come a moment late
+	}
+	return net.Listen("unix", path)
 }
 
 const firstInherited = 3 // file descriptor: SD_LISTEN_FDS_START

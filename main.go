@@ -87,16 +87,16 @@ func serve(opts options, cfg *config, stdout, stderr io.Writer) error {
 	defer cancel()
 	hangUp := make(chan os.Signal, 1)
 	signal.Notify(hangUp, syscall.SIGHUP)
-	listeners, err := opts.listen(cfg)
-	if err != nil {
-		return err
-	}
 
-	sp, cleanUp, err := opts.openSpool(cfg, logs.log)
+	sp, cleanUp, err := opts.openSpool(cfg, logs.log) // first: its lock ends a second start that would touch our socket
 	if err != nil {
 		return err
 	}
 	defer cleanUp()
+	listeners, err := opts.listen(cfg)
+	if err != nil {
+		return err
+	}
 	found, err := sp.load()
 	if err != nil {
 		return fmt.Errorf("spool.dir: %w", err)

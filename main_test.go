@@ -223,7 +223,7 @@ func TestStartFails(t *testing.T) {
 		{"error log", fmt.Sprintf("port='127.0.0.1:0'\n[log]\nerror_log='%s'", dir), "slackboard: log.error_log: open " + dir + ": is a directory\n"},
 		{"access log", fmt.Sprintf("port='127.0.0.1:0'\n[log]\naccess_log='%s/no/x'", dir), "slackboard: log.access_log: open " + dir + "/no/x: no such file or directory\n"},
 	} {
-		code, stdout, stderr := runProgram(t, "", nil, "slackboard", "-c", writeFile(t, "s.toml", "[core]\nslack_url='http://127.0.0.1:1/'\n"+test.toml))
+		code, stdout, stderr := runProgram(t, "", nil, "slackboard", "-c", writeFile(t, "s.toml", "[spool]\ndir='"+filepath.Join(t.TempDir(), "spool")+"'\n[core]\nslack_url='http://127.0.0.1:1/'\n"+test.toml))
 		if code != 1 || stdout != "" || !strings.HasPrefix(stderr, test.want) || strings.Count(stderr, "\n") != 1 {
 			t.Errorf("%s: exit %d, %q %q; want %q", test.name, code, stdout, stderr, test.want)
 		}
@@ -272,7 +272,8 @@ func TestUnixSocket(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "s")
 	config := strings.Replace(server1(slack.URL), "127.0.0.1:0", "unix:"+socket, 1)
 	first := startServer(t, config)
-	code, _, stderr := runProgram(t, "", nil, "slackboard", "-c", writeFile(t, "s.toml", config))
+	other := config + "[spool]\ndir='" + filepath.Join(t.TempDir(), "spool") + "'\n"
+	code, _, stderr := runProgram(t, "", nil, "slackboard", "-c", writeFile(t, "s.toml", other))
 	if code != 1 || !strings.Contains(stderr, "a running server listens there") {
 		t.Errorf("a second server: exit %d, %s", code, stderr)
 	}
