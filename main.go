@@ -97,18 +97,10 @@ func serve(opts options, cfg *config, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	found, err := sp.load()
+	d, stopDelivery, err := startDelivery(cfg, sp, opts.slack(stdout), logs.log)
 	if err != nil {
-		return fmt.Errorf("spool.dir: %w", err)
+		return err
 	}
-	d := newDeliverer(cfg, opts.slack(stdout), sp, newStats(), logs.log)
-	d.restore(found)
-	debug.FreeOSMemory()    // what reading a long spool took
-	debug.SetGCPercent(400) // the heap is small: collecting it less often costs some MB and is a fifth of the work
-	delivering, stopDelivering := context.WithCancel(context.Background())
-	defer stopDelivering()
-	go sp.run()
-	go d.run(delivering)
 
 	s := &server{deliver: d, spool: sp, stats: d.stats, log: logs.log, access: &logs.access, hostname: hostname(), large: make(chan struct{}, maxLarge)}
 	web, served := newWebServer(s, stop), make(chan error, len(listeners))
@@ -127,11 +119,30 @@ func serve(opts options, cfg *config, stdout, stderr io.Writer) error {
 	tellSystemd("STOPPING=1")
 	logs.notice("stopping")
 	answerRequestsInHand(web)
-	stopDelivering()
-	<-d.ended
-	sp.close()
+	stopDelivery()
 	logs.notice("stopped", "waiting", d.stats.waiting())
 	return nil
+}
+
+// startDelivery delivers what an earlier process left in sp, and what is accepted from now on, until stop. stop returns when the
+// posts in flight have ended, and what became of them is on disk.
+func startDelivery(cfg *config, sp *spool, slack poster, log *slog.Logger) (d *deliverer, stop func(), err error) {
+	found, err := sp.load()
+	if err != nil {
+		return nil, nil, fmt.Errorf("spool.dir: %w", err)
+	}
+	d = newDeliverer(cfg, slack, sp, newStats(), log)
+	d.restore(found)
+	debug.FreeOSMemory()    // what reading a long spool took
+	debug.SetGCPercent(400) // the heap is small: collecting it less often costs some MB and is a fifth of the work
+	delivering, cancel := context.WithCancel(context.Background())
+	go sp.run()
+	go d.run(delivering)
+	return d, func() {
+		cancel()
+		<-d.ended
+		sp.close()
+	}, nil
 }
 
 // attend sees to what comes from outside of HTTP, until stop.
