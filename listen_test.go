@@ -57,7 +57,7 @@ func TestTwoStartsAtOnce(t *testing.T) {
 					t.Errorf("exit %d: %s", code, other.stderr.String())
 				}
 				server.addr = socket
-				poll(t, "/healthz answers", func() bool { status, _ := server.request("GET", "/healthz", ""); return status == 200 })
+				server.isAlive()
 				server.signal(syscall.SIGTERM)
 				if code := server.wait(); code != 0 {
 					t.Errorf("exit %d: %s", code, server.stderr.String())

@@ -39,7 +39,6 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -49,44 +48,41 @@ import (
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 func run(args []string, stdout, stderr io.Writer) int {
-	fail := func(err error) int {
-		fmt.Fprintf(stderr, "slackboard: %v\n", err)
-		return 1
-	}
 	opts, code, ok := parseFlags(args, stdout, stderr)
 	if !ok {
 		return code
 	}
 	cfg, err := opts.load()
-	if opts.check {
+	switch {
+	case opts.check:
 		return reportCheck(cfg, err, stdout, stderr)
-	}
-	if err != nil {
+	case err != nil:
 		fmt.Fprintln(stderr, err) // a line for each fault
 		return 1
+	case opts.health:
+		err = askReady(cfg)
+	default:
+		logs := newLogs(stdout, stderr, opts.dryRun)
+		defer logs.close()
+		err, stderr = serve(opts, cfg, logs), logs.stderr
 	}
-	if opts.health {
-		if err := askReady(cfg); err != nil {
-			return fail(err)
-		}
-		return 0
-	}
-	if err := serve(opts, cfg, stdout, stderr); err != nil {
-		return fail(err)
+	if err != nil {
+		fmt.Fprintf(stderr, "slackboard: %v\n", err)
+		return 1
 	}
 	return 0
 }
 
 // serve is the server's life, from its logs to its stop. An error is why it could not start.
-func serve(opts options, cfg *config, stdout, stderr io.Writer) error {
-	logs, err := openLogs(cfg, opts.dryRun, stdout, stderr)
-	if err != nil {
+func serve(opts options, cfg *config, logs *logs) error {
+	if err := logs.change(cfg); err != nil {
 		return err
 	}
 	stop, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer cancel()
 	hangUp := make(chan os.Signal, 1)
 	signal.Notify(hangUp, syscall.SIGHUP)
+	signal.Ignore(syscall.SIGPIPE) // standard output and error may lose their reader
 
 	sp, cleanUp, err := opts.openSpool(cfg, logs.log) // first: its lock ends a second start that would touch our socket
 	if err != nil {
@@ -97,7 +93,7 @@ func serve(opts options, cfg *config, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	d, stopDelivery, err := startDelivery(cfg, sp, opts.slack(stdout), logs.log)
+	d, stopDelivery, err := startDelivery(cfg, sp, opts.slack(logs.stdout), logs.log)
 	if err != nil {
 		return err
 	}
@@ -315,21 +311,19 @@ func (o options) listen(cfg *config) ([]net.Listener, error) {
 // slack returns who takes the posts.
 func (o options) slack(stdout io.Writer) poster {
 	if o.dryRun {
-		return &printer{out: stdout}
+		return printer{stdout}
 	}
 	return newSlackClient(maxPosts)
 }
 
-// printer is a Slack for dry runs: it takes every post and prints it, one JSON line each.
-type printer struct {
-	mu  sync.Mutex
-	out io.Writer
-}
+// printer is a Slack for dry runs: it takes every post and prints it, one JSON line each. Its output must not block: a post
+// for which that has no room is tried again.
+type printer struct{ out io.Writer }
 
-func (p *printer) post(_ context.Context, _ credential, payload []byte) outcome {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	fmt.Fprintf(p.out, "%s\n", payload)
+func (p printer) post(_ context.Context, _ credential, payload []byte) outcome {
+	if _, err := fmt.Fprintf(p.out, "%s\n", payload); err != nil {
+		return outcome{class: retry, reason: "standard output: " + err.Error()}
+	}
 	return outcome{class: delivered}
 }
 
