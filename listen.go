@@ -3,11 +3,13 @@ package main
 // Where the server listens: the forms of core.port, sockets left behind or handed over by systemd, TLS.
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -107,27 +109,59 @@ func exposed(cfg *config, listeners []net.Listener) bool {
 	})
 }
 
-// secured serves new connections with the certificate of the configuration as it is then, if there is one.
-type secured struct {
+// door is a listener of the server. New connections are served with the certificate of the configuration as it is then, if
+// there is one. If none can be accepted, it tries again and says so once.
+type door struct {
 	net.Listener
-	cfg func() *config
+	cfg     func() *config
+	log     *slog.Logger
+	failing bool
 }
 
-func (s secured) Accept() (net.Conn, error) {
-	conn, err := s.Listener.Accept()
-	if config := s.cfg().tls; err == nil && config != nil {
-		conn = tls.Server(conn, config)
+func (d *door) Accept() (net.Conn, error) {
+	for {
+		conn, err := d.Listener.Accept()
+		switch {
+		case err == nil && d.failing:
+			d.failing = false
+			d.log.Log(context.Background(), levelNotice, "connections are accepted again")
+		case errors.Is(err, net.ErrClosed):
+			return nil, err
+		case err != nil:
+			if !d.failing {
+				d.log.Error("no connection can be accepted", "err", err)
+			}
+			d.failing = true
+			time.Sleep(acceptWait)
+			continue
+		}
+		if config := d.cfg().tls; config != nil {
+			conn = tls.Server(conn, config)
+		}
+		return conn, nil
 	}
-	return conn, err
 }
 
-// maxConnections is 4,096, less where the process may not open twice as many files: the spool needs some.
-func maxConnections() int {
-	most, files := 4096, syscall.Rlimit{}
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err == nil && uint64(files.Cur) < uint64(2*most) {
-		most = int(files.Cur / 2)
+const (
+	maxConnections = 4096
+	acceptWait     = 100 * time.Millisecond
+	otherFiles     = 16 // descriptors of the runtime, the logs, the spool, the listeners and a reload
+)
+
+// limits shares out the file descriptors that the process may open: Go has raised that to the hard limit.
+func limits() (connections, posts int) {
+	var files syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil || uint64(files.Cur) > 4*maxConnections {
+		return share(4 * maxConnections)
 	}
-	return most
+	return share(int(files.Cur))
+}
+
+// share gives what has to work first: posts, each in flight with an idle connection to Slack beside it. The rest is for
+// connections, half of all at most.
+func share(files int) (connections, posts int) {
+	posts = max(4, min((files-otherFiles)/8, maxPosts))
+	return max(4, min(files-otherFiles-2*posts, files/2, maxConnections)), posts
 }
 
 // tellSystemd sends a state to the service manager, where there is one: sd_notify(3).

@@ -1,10 +1,13 @@
 package main
 
-// Where the server listens: two that start at once.
+// Where the server listens: few file descriptors, and two that start at once.
 
 import (
 	"fmt"
+	"io"
+	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +19,75 @@ import (
 	"testing/synctest"
 	"time"
 )
+
+func TestLimits(t *testing.T) {
+	for _, test := range []struct{ files, connections, posts int }{
+		{0, 4, 4}, {30, 6, 4}, {64, 32, 6}, {256, 128, 30}, {1024, 512, maxPosts}, {65536, maxConnections, maxPosts},
+	} {
+		if connections, posts := share(test.files); connections != test.connections || posts != test.posts {
+			t.Errorf("%d files: %d connections, %d posts", test.files, connections, posts)
+		}
+	}
+}
+
+// Idle connections are closed for new ones: clients that keep theirs keep out nobody.
+func TestIdleConnectionsMakeRoom(t *testing.T) {
+	p := newInProcess(t, dryRunConfig(), &recorder{})
+	web := newWebServer(p.server, 4, t.Context())
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go web.Serve(l)
+	defer web.Close()
+	for range 12 {
+		client := http.Client{Transport: &http.Transport{}, Timeout: patience}
+		defer client.CloseIdleConnections()
+		resp, err := client.Get("http://" + l.Addr().String() + "/healthz")
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+	}
+}
+
+// scriptedListener fails as errs say, then accepts.
+type scriptedListener struct {
+	net.Listener
+	errs []error
+}
+
+func (l *scriptedListener) Accept() (net.Conn, error) {
+	if len(l.errs) == 0 {
+		return &net.TCPConn{}, nil
+	}
+	err := l.errs[0]
+	l.errs = l.errs[1:]
+	if err == nil {
+		return &net.TCPConn{}, nil
+	}
+	return nil, err
+}
+
+// Accepting that fails is an error in the log, once until it works again.
+func TestAcceptFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log lockedBuffer
+		d := &door{Listener: &scriptedListener{errs: []error{syscall.EMFILE, syscall.EMFILE, nil, syscall.ENOBUFS, nil, net.ErrClosed}}, cfg: dryRunConfig, log: slog.New(slog.NewTextHandler(&log, nil))}
+		for range 2 {
+			if _, err := d.Accept(); err != nil {
+				t.Error(err)
+			}
+		}
+		if _, err := d.Accept(); err != net.ErrClosed {
+			t.Errorf("got %v", err)
+		}
+		if got := log.String(); strings.Count(got, "no connection can") != 2 || strings.Count(got, "accepted again") != 2 || !strings.Contains(got, "too many open files") {
+			t.Errorf("the log says %s", got)
+		}
+	})
+}
 
 // staleSocket leaves a socket as a dead server does.
 func staleSocket(t *testing.T, path string) {

@@ -83,6 +83,7 @@ func serve(opts options, cfg *config, logs *logs) error {
 	hangUp := make(chan os.Signal, 1)
 	signal.Notify(hangUp, syscall.SIGHUP)
 	signal.Ignore(syscall.SIGPIPE) // standard output and error may lose their reader
+	connections, posts := limits()
 
 	sp, cleanUp, err := opts.openSpool(cfg, logs.log) // first: its lock ends a second start that would touch our socket
 	if err != nil {
@@ -93,15 +94,15 @@ func serve(opts options, cfg *config, logs *logs) error {
 	if err != nil {
 		return err
 	}
-	d, stopDelivery, err := startDelivery(cfg, sp, opts.slack(logs.stdout), logs.log)
+	d, stopDelivery, err := startDelivery(cfg, sp, opts.slack(logs.stdout, posts), logs.log)
 	if err != nil {
 		return err
 	}
 
 	s := &server{deliver: d, spool: sp, stats: d.stats, log: logs.log, access: &logs.access, hostname: hostname(), large: make(chan struct{}, maxLarge)}
-	web, served := newWebServer(s, stop), make(chan error, len(listeners))
+	web, served := newWebServer(s, connections, stop), make(chan error, len(listeners))
 	for _, l := range listeners {
-		go func() { served <- web.Serve(secured{l, s.cfg}) }()
+		go func() { served <- web.Serve(&door{Listener: l, cfg: s.cfg, log: s.log}) }()
 		logs.notice("listening on " + l.Addr().String())
 	}
 	logs.warn(cfg, listeners)
@@ -249,9 +250,10 @@ func reportCheck(cfg *config, err error, stdout, stderr io.Writer) int {
 	return 0
 }
 
-func newWebServer(s *server, stop context.Context) *http.Server {
-	connections := make(chan struct{}, maxConnections())
-	return &http.Server{
+// newWebServer returns one that has so many connections open at most, until stop. When there are so many, idle ones are closed
+// for new ones.
+func newWebServer(s *server, most int, stop context.Context) *http.Server {
+	web := &http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       30 * time.Second,
@@ -259,21 +261,27 @@ func newWebServer(s *server, stop context.Context) *http.Server {
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    8 << 10, // thousands of short ones take 15 times as much memory
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
-		ConnState: func(_ net.Conn, state http.ConnState) {
-			switch state {
-			case http.StateNew: // the next one is accepted when this returns
-				select {
-				case connections <- struct{}{}:
-				case <-stop.Done():
-				}
-			case http.StateClosed:
-				select {
-				case <-connections:
-				default: // it came at the stop
-				}
-			}
-		},
 	}
+	connections := make(chan struct{}, most)
+	web.ConnState = func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew: // the next one is accepted when this returns
+			if len(connections) == most {
+				web.SetKeepAlivesEnabled(false) // closes those that are idle
+				defer web.SetKeepAlivesEnabled(true)
+			}
+			select {
+			case connections <- struct{}{}:
+			case <-stop.Done():
+			}
+		case http.StateClosed:
+			select {
+			case <-connections:
+			default: // it came at the stop
+			}
+		}
+	}
+	return web
 }
 
 // answerRequestsInHand takes no new ones and returns when the others are answered, or took too long.
@@ -308,12 +316,12 @@ func (o options) listen(cfg *config) ([]net.Listener, error) {
 	return listeners, err
 }
 
-// slack returns who takes the posts.
-func (o options) slack(stdout io.Writer) poster {
+// slack returns who takes the posts, so many at once.
+func (o options) slack(stdout io.Writer, posts int) poster {
 	if o.dryRun {
 		return printer{stdout}
 	}
-	return newSlackClient(maxPosts)
+	return newSlackClient(posts)
 }
 
 // printer is a Slack for dry runs: it takes every post and prints it, one JSON line each. Its output must not block: a post

@@ -312,7 +312,7 @@ func TestSlowClients(t *testing.T) {
 	if status, body := s.request("POST", "/notify", notifyBody("general", 1, true)); status != 200 {
 		t.Errorf("%d %s", status, body)
 	}
-	web := newWebServer(newInProcess(t, dryRunConfig(), &recorder{}).server, t.Context())
+	web := newWebServer(newInProcess(t, dryRunConfig(), &recorder{}).server, 9, t.Context())
 	if web.ReadHeaderTimeout == 0 || web.ReadTimeout == 0 || web.WriteTimeout == 0 || web.IdleTimeout == 0 {
 		t.Errorf("a timeout is missing: %+v", web)
 	}
