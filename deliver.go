@@ -22,8 +22,8 @@ import (
 )
 
 const (
-	maxPosts         = 64 // posts in flight
-	maxFailingPosts  = 32 // of these by lanes whose last post failed
+	maxPosts         = 64 // posts in flight, fewer where the process may open few files
+	maxFailingPosts  = 32 // of these by lanes whose last post failed, half of them at most
 	maxLargePosts    = 4  // of these with more than largePost of messages
 	largePost        = 128 << 10
 	maxReaders       = 2 // attempts that read their messages at the same time
@@ -108,6 +108,7 @@ func (h *dueLanes) Pop() any {
 type deliverer struct {
 	cfg    atomic.Pointer[config]
 	slack  poster
+	posts  int // in flight at most
 	spool  *spool
 	stats  *stats
 	quota  *quota
@@ -136,7 +137,7 @@ type deliverer struct {
 // newDeliverer returns one for sp, whose callbacks it sets. It has not yet begun: see restore and run.
 func newDeliverer(cfg *config, slack poster, sp *spool, st *stats, log *slog.Logger) *deliverer {
 	d := &deliverer{
-		slack: slack, spool: sp, stats: st, log: log,
+		slack: slack, posts: maxPosts, spool: sp, stats: st, log: log,
 		quota: newQuota(cfg.spool.maxBytes), recent: &deliveredList{}, todo: make(chan func(), 256), reads: make(chan struct{}, maxReaders), ended: make(chan struct{}),
 		firstTurn: time.Now().Add(cfg.pace()),
 		lanes:     map[destination]*lane{}, paused: map[secret]time.Time{}, worked: map[credential]time.Time{}, reported: map[destination]time.Time{},
@@ -349,7 +350,7 @@ func (d *deliverer) schedule(l *lane) {
 // turns starts the posts that are due and returns when to look again.
 func (d *deliverer) turns() time.Time {
 	now := time.Now()
-	for len(d.due) > 0 && d.inFlight < maxPosts && d.reloads == nil {
+	for len(d.due) > 0 && d.inFlight < d.posts && d.reloads == nil {
 		l := d.due[0]
 		if next := l.next(); next.After(now) {
 			return next
@@ -364,7 +365,7 @@ func (d *deliverer) turns() time.Time {
 		case pause.After(now):
 			l.turn = pause
 			heap.Push(&d.due, l)
-		case l.failing && d.failing >= maxFailingPosts, l.large && len(l.urgent) == 0 && d.large >= maxLargePosts:
+		case l.failing && d.failing >= min(maxFailingPosts, d.posts/2), l.large && len(l.urgent) == 0 && d.large >= maxLargePosts:
 			l.held = true
 			d.held = append(d.held, l)
 		default:

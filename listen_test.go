@@ -20,6 +20,40 @@ import (
 	"time"
 )
 
+// withFiles runs a program with so many file descriptors.
+func withFiles(files int, program string, args ...string) *exec.Cmd {
+	return exec.Command("sh", append([]string{"-c", fmt.Sprintf(`ulimit -n %d; exec "$0" "$@"`, files), program}, args...)...)
+}
+
+// With 30 file descriptors, all messages of 40 destinations are accepted while Slack answers none, and delivered when it does.
+// Then most descriptors are free.
+func TestFewFileDescriptors(t *testing.T) {
+	answer := make(chan struct{})
+	slack := newFakeSlack(t, func(delivery) reply { <-answer; return reply{} })
+	tags := tagNames("t", 40)
+	config := spoolConfig(filepath.Join(t.TempDir(), "spool")) + tagConfig(slack.URL+"/services/x", tags...)
+	s := startServerIn(t, withFiles(30, filepath.Join(binaries, "slackboard"), "-c", writeFile(t, "s.toml", config)))
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
+	var all sync.WaitGroup
+	for _, tag := range tags {
+		all.Go(func() {
+			resp, err := client.Post("http://"+s.addr+"/notify", "", strings.NewReader(notifyBody(tag, 1, false)))
+			if err != nil || resp.StatusCode != 200 {
+				t.Errorf("%s: %v %v", tag, resp, err)
+			}
+		})
+	}
+	all.Wait()
+	close(answer)
+	drained(t, s)
+	if files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.Process.Pid)); err == nil && len(files) > 25 {
+		t.Errorf("%d of 30 file descriptors are in use by an idle server", len(files))
+	}
+	if strings.Contains(s.stderr.String(), "too many open files") {
+		t.Errorf("the log says %s", s.stderr.String())
+	}
+}
+
 func TestLimits(t *testing.T) {
 	for _, test := range []struct{ files, connections, posts int }{
 		{0, 4, 4}, {30, 6, 4}, {64, 32, 6}, {256, 128, 30}, {1024, 512, maxPosts}, {65536, maxConnections, maxPosts},

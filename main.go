@@ -94,7 +94,7 @@ func serve(opts options, cfg *config, logs *logs) error {
 	if err != nil {
 		return err
 	}
-	d, stopDelivery, err := startDelivery(cfg, sp, opts.slack(logs.stdout, posts), logs.log)
+	d, stopDelivery, err := startDelivery(cfg, sp, opts.slack(logs.stdout, posts), posts, logs.log)
 	if err != nil {
 		return err
 	}
@@ -123,12 +123,13 @@ func serve(opts options, cfg *config, logs *logs) error {
 
 // startDelivery delivers what an earlier process left in sp, and what is accepted from now on, until stop. stop returns when the
 // posts in flight have ended, and what became of them is on disk.
-func startDelivery(cfg *config, sp *spool, slack poster, log *slog.Logger) (d *deliverer, stop func(), err error) {
+func startDelivery(cfg *config, sp *spool, slack poster, posts int, log *slog.Logger) (d *deliverer, stop func(), err error) {
 	found, err := sp.load()
 	if err != nil {
 		return nil, nil, fmt.Errorf("spool.dir: %w", err)
 	}
 	d = newDeliverer(cfg, slack, sp, newStats(), log)
+	d.posts = posts
 	d.restore(found)
 	debug.FreeOSMemory()    // what reading a long spool took
 	debug.SetGCPercent(400) // the heap is small: collecting it less often costs some MB and is a fifth of the work
