@@ -18,6 +18,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unicode"
 )
 
 // parsePort turns core.port ("29800", "HOST:PORT", "unix:/path") into what net.Listen takes.
@@ -164,12 +165,29 @@ func share(files int) (connections, posts int) {
 	return max(4, min(files-otherFiles-2*posts, files/2, maxConnections)), posts
 }
 
-// tellSystemd sends a state to the service manager, where there is one: sd_notify(3).
-func tellSystemd(state string) {
-	if conn, err := net.Dial("unixgram", os.Getenv("NOTIFY_SOCKET")); err == nil {
-		io.WriteString(conn, state)
-		conn.Close()
+// tellSystemd sends assignments such as READY=1 to the service manager, if there is one: sd_notify(3). Each is one line of at
+// most 1,000 bytes, whatever its value. A manager that does not read is left alone after a second.
+func tellSystemd(assignments ...string) {
+	socket := os.Getenv("NOTIFY_SOCKET")
+	if socket == "" {
+		return
 	}
+	conn, err := net.Dial("unixgram", socket)
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	for i, a := range assignments {
+		a = strings.ToValidUTF8(a[:min(len(a), 1000)], "")
+		assignments[i] = strings.Map(func(r rune) rune {
+			if unicode.IsPrint(r) {
+				return r
+			}
+			return ' '
+		}, a)
+	}
+	conn.SetWriteDeadline(time.Now().Add(time.Second))
+	io.WriteString(conn, strings.Join(assignments, "\n"))
 }
 
 func removeStale(path string) error {

@@ -156,10 +156,19 @@ func (s *server) attend(stop context.Context, served <-chan error) error {
 			return nil
 		case <-status.C:
 			if os.Getenv("NOTIFY_SOCKET") != "" {
-				tellSystemd("STATUS=" + s.appStat().Sentence)
+				tellSystemd("STATUS=" + s.status())
 			}
 		}
 	}
+}
+
+// status is what the service manager shows of the server.
+func (s *server) status() string {
+	st := s.appStat()
+	if st.ReloadRefused {
+		return reloadRefused + "; " + st.Sentence
+	}
+	return st.Sentence
 }
 
 // limitMemory has the collector run more often where requests would grow the heap. What may take more, so that it does not run

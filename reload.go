@@ -3,6 +3,7 @@ package main
 // SIGHUP: the configuration is read again, and what waits moves to where it leads then.
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"sort"
@@ -10,10 +11,14 @@ import (
 	"time"
 )
 
+// reloadRefused is what the service manager shows after a reload that met an error.
+const reloadRefused = "the last reload was refused, the configuration before it stays: see the log"
+
 // reloadAt reads the configuration again at each signal. It runs beside the rest of the server: a file that cannot be opened
 // at once, such as a pipe, must not keep that from its stop.
 func (o options) reloadAt(signals <-chan os.Signal, d *deliverer, logs *logs, listeners []net.Listener) {
 	for range signals {
+		tellSystemd("RELOADING=1", fmt.Sprintf("MONOTONIC_USEC=%d", monotonicTime().Microseconds()))
 		o.reload(d, logs, listeners)
 	}
 }
@@ -31,6 +36,7 @@ func (o options) reload(d *deliverer, logs *logs, listeners []net.Listener) {
 		for line := range strings.Lines(err.Error()) {
 			logs.log.Error("the configuration is not read again: the old one stays", "err", strings.TrimSpace(line))
 		}
+		tellSystemd("READY=1", "STATUS="+reloadRefused)
 		return
 	}
 	for _, k := range []struct {
@@ -49,6 +55,7 @@ func (o options) reload(d *deliverer, logs *logs, listeners []net.Listener) {
 	d.reload(cfg, func() {
 		logs.notice("the configuration was read again")
 		logs.warn(cfg, listeners)
+		tellSystemd("READY=1", "STATUS=the configuration was read again")
 	})
 }
 
