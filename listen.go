@@ -43,7 +43,8 @@ func parsePort(port string) (network, address string, err error) {
 
 // listen opens core.port, or takes over the sockets that systemd has opened: sd_listen_fds(3).
 func listen(cfg *config) ([]net.Listener, error) {
-	if n, err := strconv.Atoi(os.Getenv("LISTEN_FDS")); err == nil && n > 0 && os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid()) {
+	forUs := os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid())
+	if n, err := strconv.Atoi(os.Getenv("LISTEN_FDS")); err == nil && n > 0 && forUs {
 		return inherited(n)
 	}
 	network, address, err := parsePort(cfg.core.port)
@@ -59,8 +60,8 @@ func listen(cfg *config) ([]net.Listener, error) {
 	return []net.Listener{l}, err
 }
 
-// listenUnix replaces a socket that a dead server left; one of a running server is an error. Of two servers that start at
-// once, neither removes the socket of the other: they take turns, by a lock on the folder.
+// listenUnix replaces a socket that a dead server left; one of a running server is an error. Two servers that start at
+// the same time take turns, by a lock on the folder: neither removes the socket of the other.
 func listenUnix(path, socketMode string) (net.Listener, error) {
 	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {
@@ -110,8 +111,8 @@ func exposed(cfg *config, listeners []net.Listener) bool {
 	})
 }
 
-// door is a listener of the server. New connections are served with the certificate of the configuration as it is then, if
-// there is one. If none can be accepted, it tries again and says so once.
+// door is a listener of the server. A new connection is served with the certificate that the configuration has then, if
+// any. While none can be accepted, Accept tries again; it logs that once.
 type door struct {
 	net.Listener
 	cfg     func() *config
@@ -165,8 +166,8 @@ func share(files int) (connections, posts int) {
 	return max(4, min(files-otherFiles-2*posts, files/2, maxConnections)), posts
 }
 
-// tellSystemd sends assignments such as READY=1 to the service manager, if there is one: sd_notify(3). Each is one line of at
-// most 1,000 bytes, whatever its value. A manager that does not read is left alone after a second.
+// tellSystemd sends assignments such as READY=1 to the service manager, if there is one: sd_notify(3). Each becomes one
+// line of at most 1,000 bytes, whatever its value is. If the manager does not read, tellSystemd gives up after 1 s.
 func tellSystemd(assignments ...string) {
 	socket := os.Getenv("NOTIFY_SOCKET")
 	if socket == "" {

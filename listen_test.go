@@ -22,11 +22,12 @@ import (
 
 // withFiles runs a program with so many file descriptors.
 func withFiles(files int, program string, args ...string) *exec.Cmd {
-	return exec.Command("sh", append([]string{"-c", fmt.Sprintf(`ulimit -n %d; exec "$0" "$@"`, files), program}, args...)...)
+	script := fmt.Sprintf(`ulimit -n %d; exec "$0" "$@"`, files)
+	return exec.Command("sh", append([]string{"-c", script, program}, args...)...)
 }
 
-// With 30 file descriptors, all messages of 40 destinations are accepted while Slack answers none, and delivered when it does.
-// Then most descriptors are free.
+// With 30 file descriptors, all messages of 40 destinations are accepted while Slack answers none, and delivered when it
+// does. Then most descriptors are free.
 func TestFewFileDescriptors(t *testing.T) {
 	answer := make(chan struct{})
 	slack := newFakeSlack(t, func(delivery) reply { <-answer; return reply{} })
@@ -108,7 +109,8 @@ func (l *scriptedListener) Accept() (net.Conn, error) {
 func TestAcceptFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log lockedBuffer
-		d := &door{Listener: &scriptedListener{errs: []error{syscall.EMFILE, syscall.EMFILE, nil, syscall.ENOBUFS, nil, net.ErrClosed}}, cfg: dryRunConfig, log: slog.New(slog.NewTextHandler(&log, nil))}
+		l := &scriptedListener{errs: []error{syscall.EMFILE, syscall.EMFILE, nil, syscall.ENOBUFS, nil, net.ErrClosed}}
+		d := &door{Listener: l, cfg: dryRunConfig, log: slog.New(slog.NewTextHandler(&log, nil))}
 		for range 2 {
 			if _, err := d.Accept(); err != nil {
 				t.Error(err)
@@ -117,8 +119,10 @@ func TestAcceptFails(t *testing.T) {
 		if _, err := d.Accept(); err != net.ErrClosed {
 			t.Errorf("got %v", err)
 		}
-		if got := log.String(); strings.Count(got, "no connection can") != 2 || strings.Count(got, "accepted again") != 2 || !strings.Contains(got, "too many open files") {
-			t.Errorf("the log says %s", got)
+		for text, want := range map[string]int{"no connection can": 2, "accepted again": 2, "too many open files": 1} {
+			if got := strings.Count(log.String(), text); got != want {
+				t.Errorf("the log says %q %d times, want %d: %s", text, got, want, log.String())
+			}
 		}
 	})
 }
@@ -134,7 +138,7 @@ func staleSocket(t *testing.T, path string) {
 	l.Close()
 }
 
-// Two servers start at once on one socket, where a dead one left its own: one of them serves there, the other says why not.
+// Two servers start at once on one socket, where a dead one left its own: one of them serves, the other says why not.
 func TestTwoStartsAtOnce(t *testing.T) {
 	skipForRaces(t)
 	for _, test := range []struct{ name, first, second, want string }{
@@ -148,8 +152,10 @@ func TestTwoStartsAtOnce(t *testing.T) {
 				staleSocket(t, socket)
 				var two []*process
 				for _, spool := range []string{test.first, test.second} {
-					config := fmt.Sprintf("[core]\nport='unix:%s'\nslack_url='http://127.0.0.1:1/'\n[spool]\ndir='%s'\n", socket, filepath.Join(dir, spool))
-					two = append(two, startProcess(t, exec.Command(filepath.Join(binaries, "slackboard"), "-c", writeFile(t, "s.toml", config))))
+					config := fmt.Sprintf("[core]\nport='unix:%s'\nslack_url='http://127.0.0.1:1/'\n[spool]\ndir='%s'\n",
+						socket, filepath.Join(dir, spool))
+					cmd := exec.Command(filepath.Join(binaries, "slackboard"), "-c", writeFile(t, "s.toml", config))
+					two = append(two, startProcess(t, cmd))
 				}
 				server, other := two[0], two[1]
 				select {
@@ -185,7 +191,8 @@ func TestSocketFolderLocked(t *testing.T) {
 		t.Fatal(err)
 	}
 	synctest.Test(t, func(t *testing.T) {
-		if _, err := listenUnix(filepath.Join(dir, "s"), ""); err == nil || !strings.Contains(err.Error(), "lock its folder") {
+		_, err := listenUnix(filepath.Join(dir, "s"), "")
+		if err == nil || !strings.Contains(err.Error(), "lock its folder") {
 			t.Errorf("got %v", err)
 		}
 	})

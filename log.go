@@ -1,7 +1,7 @@
 package main
 
-// The logs: two files, which can change over to others while they are written. They cannot stop the server: a file that takes
-// no lines, such as a pipe that nobody reads, loses lines and nothing else.
+// The logs: two files, which can change over to others while they are written. They cannot stop the server: if a file
+// takes no lines, such as a pipe that nobody reads, lines are lost and nothing else.
 
 import (
 	"bytes"
@@ -170,7 +170,7 @@ func (l *logs) leave(o *output) {
 	}
 }
 
-// open must not block. A named pipe is opened for reading as well: so it needs no reader, and may lose the one that it has.
+// open must not block. A named pipe is opened for reading as well: so it needs no reader, and its reader may go.
 func (l *logs) open(key, name string) (*output, error) {
 	switch {
 	case name == "stdout" && !l.dryRun:
@@ -214,7 +214,8 @@ func (l *logs) warn(cfg *config, listeners []net.Listener) {
 		l.notice(warning)
 	}
 	if exposed(cfg, listeners) {
-		l.notice("anybody who reaches this server may post: set auth_token or tls_client_ca in [core], or port to 127.0.0.1:PORT")
+		l.notice("anybody who reaches this server may post: " +
+			"set auth_token or tls_client_ca in [core], or port to 127.0.0.1:PORT")
 	}
 }
 

@@ -238,7 +238,9 @@ func TestNamedPipeAsLog(t *testing.T) {
 		f.Close()
 		if i == 1 {
 			s.signal(syscall.SIGHUP)
-			poll(t, "the configuration is read again", func() bool { return strings.Contains(s.stderr.String(), "was read again") })
+			poll(t, "the configuration is read again", func() bool {
+				return strings.Contains(s.stderr.String(), "was read again")
+			})
 		}
 	}
 	s.signal(syscall.SIGTERM)

@@ -99,7 +99,10 @@ func serve(opts options, cfg *config, logs *logs) error {
 		return err
 	}
 
-	s := &server{deliver: d, spool: sp, stats: d.stats, log: logs.log, access: &logs.access, hostname: hostname(), large: make(chan struct{}, maxLarge)}
+	s := &server{
+		deliver: d, spool: sp, stats: d.stats, log: logs.log, access: &logs.access,
+		hostname: hostname(), large: make(chan struct{}, maxLarge),
+	}
 	web, served := newWebServer(s, connections, stop), make(chan error, len(listeners))
 	for _, l := range listeners {
 		go func() { served <- web.Serve(&door{Listener: l, cfg: s.cfg, log: s.log}) }()
@@ -121,9 +124,11 @@ func serve(opts options, cfg *config, logs *logs) error {
 	return nil
 }
 
-// startDelivery delivers what an earlier process left in sp, and what is accepted from now on, until stop. stop returns when the
-// posts in flight have ended, and what became of them is on disk.
-func startDelivery(cfg *config, sp *spool, slack poster, posts int, log *slog.Logger) (d *deliverer, stop func(), err error) {
+// startDelivery delivers what an earlier process left in sp, and what is accepted from now on. stop returns when the
+// posts in flight have ended and what became of them is on disk.
+func startDelivery(
+	cfg *config, sp *spool, slack poster, posts int, log *slog.Logger,
+) (d *deliverer, stop func(), err error) {
 	found, err := sp.load()
 	if err != nil {
 		return nil, nil, fmt.Errorf("spool.dir: %w", err)
@@ -171,8 +176,8 @@ func (s *server) status() string {
 	return st.Sentence
 }
 
-// limitMemory has the collector run more often where requests would grow the heap. What may take more, so that it does not run
-// without end: messages that wait, 8 to 24 bytes each, and connections, of one or two goroutines and 20 KB.
+// limitMemory has the collector run more often where requests would grow the heap. What may take more, so that it does
+// not run without end: messages that wait, 8 to 24 bytes each, and connections, of one or two goroutines and 20 KB.
 func (s *server) limitMemory() {
 	debug.SetMemoryLimit(80<<20 + 32*s.stats.waiting() + 16<<10*int64(runtime.NumGoroutine()))
 }
@@ -183,7 +188,7 @@ type options struct {
 	check, dryRun, health bool
 }
 
-const usage = `slackboard is a proxy server for Slack: programs send it a tag and a text, it holds the secrets and delivers.
+const usage = `slackboard is a proxy server for Slack: programs send it a tag and a text, and it delivers.
 
   slackboard -dry-run                      the server without Slack: it prints what it would post
   slackboard -t -c /etc/slackboard.toml    check the configuration
@@ -197,10 +202,13 @@ func parseFlags(args []string, stdout, stderr io.Writer) (o options, code int, o
 	flags := flag.NewFlagSet("slackboard", flag.ContinueOnError)
 	flags.SetOutput(io.Discard) // its errors are told in one line
 	flags.StringVar(&o.file, "c", "", "the configuration `FILE`")
-	flags.StringVar(&o.port, "port", "", "listen on this `PORT` instead of the configuration's: 29800, 127.0.0.1:29800 or unix:/path")
+	flags.StringVar(&o.port, "port", "",
+		"listen on this `PORT` instead of the configuration's: 29800, 127.0.0.1:29800 or unix:/path")
 	flags.BoolVar(&o.check, "t", false, "check the configuration and exit")
-	flags.BoolVar(&o.dryRun, "dry-run", false, "print posts on standard output instead of sending them to Slack; needs no configuration")
-	flags.BoolVar(&o.health, "health", false, "ask the server that runs on this configuration whether it takes messages; exit 0 or 1")
+	flags.BoolVar(&o.dryRun, "dry-run", false,
+		"print posts on standard output instead of sending them to Slack; needs no configuration")
+	flags.BoolVar(&o.health, "health", false,
+		"ask the server that runs on this configuration whether it takes messages; exit 0 or 1")
 	version := flags.Bool("v", false, "print the version and exit")
 	flags.BoolVar(version, "version", false, "the same")
 	wrong := func(format string, args ...any) (options, int, bool) {
@@ -260,8 +268,8 @@ func reportCheck(cfg *config, err error, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// newWebServer returns one that has so many connections open at most, until stop. When there are so many, idle ones are closed
-// for new ones.
+// newWebServer returns a server with at most this many open connections, until stop. When all are in use, idle ones are
+// closed for the next one.
 func newWebServer(s *server, most int, stop context.Context) *http.Server {
 	web := &http.Server{
 		Handler:           s.handler(),
@@ -312,7 +320,8 @@ func (o options) openSpool(cfg *config, log *slog.Logger) (sp *spool, cleanUp fu
 	}
 	if sp, err = openSpool(cfg.spool.dir, log); err != nil {
 		cleanUp()
-		return nil, nil, fmt.Errorf("spool.dir: %w: set dir in [spool] to a folder that only this server uses and may write", err)
+		return nil, nil, fmt.Errorf("spool.dir: %w: "+
+			"set dir in [spool] to a folder that only this server uses and may write", err)
 	}
 	return sp, cleanUp, nil
 }
@@ -334,8 +343,8 @@ func (o options) slack(stdout io.Writer, posts int) poster {
 	return newSlackClient(posts)
 }
 
-// printer is a Slack for dry runs: it takes every post and prints it, one JSON line each. Its output must not block: a post
-// for which that has no room is tried again.
+// printer is a Slack for dry runs: it prints every post, one JSON line each. Its output must not block. If that has no
+// room for a post, the post is tried again.
 type printer struct{ out io.Writer }
 
 func (p printer) post(_ context.Context, _ credential, payload []byte) outcome {
