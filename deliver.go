@@ -23,7 +23,7 @@ import (
 )
 
 const (
-	maxPosts         = 96        // posts in flight
+	maxPosts         = 96        // posts in flight, fewer if the process may open few files: then in proportion
 	maxDoubtful      = 64        // of these by lanes or accounts that have not delivered yet, or fail
 	firstOfAccount   = 16        // more, if it is the only one of its account
 	maxFailing       = 32        // of these by lanes that failed last time
@@ -158,6 +158,7 @@ func (to destination) name() string { return cmp.Or(to.channel, "the webhook's c
 
 type deliverer struct {
 	slack poster
+	posts int // in flight at most
 	spool *spool
 	stats *stats
 	log   *slog.Logger
@@ -185,10 +186,10 @@ type deliverer struct {
 	firstTurn time.Time // of all lanes: before a restart, the last post may have been a moment ago
 }
 
-// newDeliverer returns one for what waits in sp. It delivers from run on.
-func newDeliverer(cfg *config, slack poster, sp *spool, st *stats, log *slog.Logger) (*deliverer, error) {
+// newDeliverer returns one for what waits in sp, with so many posts in flight at most. It delivers from run on.
+func newDeliverer(cfg *config, slack poster, posts int, sp *spool, st *stats, log *slog.Logger) (*deliverer, error) {
 	d := &deliverer{
-		slack: slack, spool: sp, stats: st, log: log, resting: 1, accounts: map[credential]*account{},
+		slack: slack, posts: posts, spool: sp, stats: st, log: log, resting: 1, accounts: map[credential]*account{},
 		reads: make(chan struct{}, maxReaders), ended: make(chan struct{}),
 		reported: map[destination]time.Time{}, qpsTimer: time.NewTimer(0),
 	}
@@ -523,16 +524,16 @@ func (d *deliverer) turnOf(l *lane) *turn {
 // room tells whether t may begin. What must not take all the room are posts that do not come back: those of lanes that
 // failed last time, and of accounts that Slack has not answered for yet. The first post of an account needs less of it.
 func (d *deliverer) room(t *turn) bool {
-	a := t.lane.account
-	if a.posting > 0 && (a.failures > 0 || a.posting == maxOfAccount) {
+	a, share := t.lane.account, func(n int) int { return max(1, n*d.posts/maxPosts) }
+	if a.posting > 0 && (a.failures > 0 || a.posting >= share(maxOfAccount)) {
 		return false // of an account that cannot be connected to, one lane finds out
 	}
 	doubtful := maxDoubtful
 	if a.posting == 0 {
 		doubtful += firstOfAccount
 	}
-	return d.posting < maxPosts && (!t.doubtful || d.doubtful < doubtful) &&
-		(!t.failing || d.failing < maxFailing && a.failing < maxOfAccount/2) &&
+	return d.posting < d.posts && (!t.doubtful || d.doubtful < share(doubtful)) &&
+		(!t.failing || d.failing < share(maxFailing) && a.failing < share(maxOfAccount/2)) &&
 		(t.size <= largePost || d.large[number(t.doubtful)] == 0 || d.large[number(t.doubtful)]+t.size <= largeBytes)
 }
 

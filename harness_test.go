@@ -253,7 +253,7 @@ func newInProcess(t testing.TB, cfg *config, slack poster) *inProcess {
 	}
 	sp.history.Store(cfg.spool.historyBytes)
 	st := newStats()
-	d, err := newDeliverer(cfg, slack, sp, st, log)
+	d, err := newDeliverer(cfg, slack, maxPosts, sp, st, log)
 	if err != nil {
 		t.Fatal(err)
 	}

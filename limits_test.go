@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -429,40 +430,45 @@ func TestManyLargeMessages(t *testing.T) {
 	}
 }
 
-// There are so many connections and no more: the next one waits until one of them is closed.
+// There are so many connections and no more: while all are in use, the next one waits until one of them is closed. One that
+// is idle is closed for it.
 func TestConnectionLimit(t *testing.T) {
 	b := besiege(t, "batch=1\n", "sh", "-c", `ulimit -n 256 && exec "$@"`, "sh")
 	const most = 256 / 2
 	var callers []*caller
 	for range most {
 		c := newCaller(t, b.addr)
-		if err := c.call(numbered("other", 0, "bottles")); err != nil {
-			t.Fatalf("connection %d: %v", len(callers), err)
+		request := bytes.Replace(numbered("other", 0, "bottles"), []byte("Content-"), []byte("Expect: 100-continue\r\nContent-"), 1)
+		c.conn.Write(request[:len(request)-1])
+		if line, err := c.r.ReadString('\n'); err != nil || !strings.Contains(line, "100 Continue") {
+			t.Fatalf("connection %d: %q %v", len(callers), line, err)
 		}
+		c.r.ReadString('\n')
 		callers = append(callers, c)
 	}
-	b.slack.waitForAll(t, []string{"other"}, most)
 	next, answer := newCaller(t, b.addr), make(chan error, 1)
 	go func() { answer <- next.call(numbered("other", 2, "bottles")) }()
-	// It is not served before any of these, nor while they are connected.
-	for _, c := range callers {
-		if err := c.call(numbered("other", 1, "bottles")); err != nil {
+	select {
+	case err := <-answer:
+		t.Fatalf("connection %d was answered while all others were in use: %v", most+1, err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	for i, c := range callers {
+		if err := c.call([]byte("}")); err != nil {
+			t.Fatalf("connection %d: %v", i, err)
+		}
+		if i == 0 {
+			if err := <-answer; err != nil { // the first one closed: its answer says so
+				t.Error(err)
+			}
+		}
+	}
+	b.slack.waitForAll(t, []string{"other"}, most+1)
+	for range 2 * most { // none is in use now
+		if err := newCaller(t, b.addr).call(numbered("other", 3, "bottles")); err != nil {
 			t.Fatal(err)
 		}
 	}
-	b.slack.waitForAll(t, []string{"other"}, 2*most)
-	select {
-	case err := <-answer:
-		t.Fatalf("connection %d was answered while all others were open: %v", most+1, err)
-	default:
-	}
-	callers[0].conn.Close()
-	if err := <-answer; err != nil {
-		t.Error(err)
-	}
-	for _, c := range callers {
-		c.conn.Close()
-	}
-	b.slack.waitForAll(t, []string{"other"}, 2*most+1)
+	b.slack.waitForAll(t, []string{"other"}, 3*most+1)
 	b.survives()
 }

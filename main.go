@@ -25,6 +25,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -38,7 +39,6 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -48,71 +48,66 @@ import (
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 func run(args []string, stdout, stderr io.Writer) int {
-	fail := func(err error) int {
-		fmt.Fprintf(stderr, "slackboard: %v\n", err)
-		return 1
-	}
 	opts, code, ok := parseFlags(args, stdout, stderr)
 	if !ok {
 		return code
 	}
 	cfg, err := opts.load()
-	if opts.check {
+	switch {
+	case opts.check:
 		return reportCheck(cfg, err, stdout, stderr)
-	}
-	if err != nil {
+	case err != nil:
 		fmt.Fprintln(stderr, err) // a line for each fault
 		return 1
+	case opts.health:
+		err = askReady(cfg)
+	default:
+		logs := newLogs(stdout, stderr, opts.dryRun)
+		defer logs.close()
+		err, stderr = serve(opts, cfg, logs), logs.stderr
 	}
-	if opts.health {
-		if err := askReady(cfg); err != nil {
-			return fail(err)
-		}
-		return 0
-	}
-	if err := serve(opts, cfg, stdout, stderr); err != nil {
-		return fail(err)
+	if err != nil {
+		fmt.Fprintf(stderr, "slackboard: %v\n", err)
+		return 1
 	}
 	return 0
 }
 
 // serve is the server's life, from its logs to its stop. An error is why it could not start.
-func serve(opts options, cfg *config, stdout, stderr io.Writer) error {
-	logs, err := openLogs(cfg, opts.dryRun, stdout, stderr)
-	if err != nil {
+func serve(opts options, cfg *config, logs *logs) error {
+	if err := logs.change(cfg); err != nil {
 		return err
 	}
 	stop, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer cancel()
 	hangUp := make(chan os.Signal, 1)
 	signal.Notify(hangUp, syscall.SIGHUP)
-	listeners, err := listen(cfg)
-	if err != nil {
-		return err
-	}
+	signal.Ignore(syscall.SIGPIPE) // standard output and error may lose their reader
+	connections, posts := limits()
 
-	debug.SetGCPercent(25) // of a long spool the index alone is to stay
-	sp, cleanUp, err := opts.openSpool(cfg, logs.log)
+	debug.SetGCPercent(25)                            // of a long spool the index alone is to stay
+	sp, cleanUp, err := opts.openSpool(cfg, logs.log) // first: its lock ends a second start that would touch our socket
 	if err != nil {
 		return err
 	}
 	defer cleanUp()
-	d, err := newDeliverer(cfg, opts.slack(stdout), sp, newStats(), logs.log)
+	listeners, err := opts.listen(cfg)
 	if err != nil {
-		return fmt.Errorf("spool.dir: %w", err)
+		return err
 	}
-	debug.FreeOSMemory()    // what reading a long spool took
-	debug.SetGCPercent(400) // the heap is small: collecting it less often costs some MB and is a fifth of the work
-	delivering, stopDelivering := context.WithCancel(context.Background())
-	defer stopDelivering()
-	go sp.run()
-	go d.run(delivering)
+	d, stopDelivery, err := startDelivery(cfg, sp, opts.slack(logs.stdout, posts), posts, logs.log)
+	if err != nil {
+		return err
+	}
 
-	s := &server{deliver: d, spool: sp, stats: d.stats, log: logs.log, access: &logs.access, hostname: hostname(), large: make(chan struct{}, maxLarge), looking: make(chan struct{}, 1)}
+	s := &server{
+		deliver: d, spool: sp, stats: d.stats, log: logs.log, access: &logs.access,
+		hostname: hostname(), large: make(chan struct{}, maxLarge), looking: make(chan struct{}, 1),
+	}
 	s.config.Store(cfg)
-	web, served := newWebServer(s, stop), make(chan error, len(listeners))
+	web, served := newWebServer(s, connections, stop), make(chan error, len(listeners))
 	for _, l := range listeners {
-		go func() { served <- web.Serve(secured{l, s.cfg}) }()
+		go func() { served <- web.Serve(&door{Listener: l, cfg: s.cfg, log: s.log}) }()
 		logs.notice("listening on " + l.Addr().String())
 	}
 	logs.warn(cfg, listeners)
@@ -126,11 +121,28 @@ func serve(opts options, cfg *config, stdout, stderr io.Writer) error {
 	tellSystemd("STOPPING=1")
 	logs.notice("stopping")
 	answerRequestsInHand(web)
-	stopDelivering()
-	<-d.ended
-	sp.close()
+	stopDelivery()
 	logs.notice("stopped", "waiting", d.stats.waiting())
 	return nil
+}
+
+// startDelivery delivers what an earlier process left in sp, and what is accepted from now on. stop returns when the
+// posts in flight have ended and what became of them is on disk.
+func startDelivery(
+	cfg *config, sp *spool, slack poster, posts int, log *slog.Logger,
+) (d *deliverer, stop func(), err error) {
+	if d, err = newDeliverer(cfg, slack, posts, sp, newStats(), log); err != nil {
+		return nil, nil, fmt.Errorf("spool.dir: %w", err)
+	}
+	debug.FreeOSMemory() // what reading a long spool took
+	delivering, cancel := context.WithCancel(context.Background())
+	go sp.run()
+	go d.run(delivering)
+	return d, func() {
+		cancel()
+		<-d.ended
+		sp.close()
+	}, nil
 }
 
 // attend sees to what comes from outside of HTTP, until stop.
@@ -146,63 +158,102 @@ func (s *server) attend(stop context.Context, served <-chan error) error {
 			return nil
 		case <-status.C:
 			if os.Getenv("NOTIFY_SOCKET") != "" {
-				tellSystemd("STATUS=" + s.appStat().Sentence)
+				tellSystemd("STATUS=" + s.status())
 			}
 		}
 	}
 }
 
-// limitMemory has the collector run more often where requests would grow the heap. What may take more, so that it does not run
-// without end: messages that wait, 8 to 24 bytes each, and connections, of one or two goroutines and 20 KB.
+// status is what the service manager shows of the server.
+func (s *server) status() string {
+	st := s.appStat()
+	if st.ReloadRefused {
+		return reloadRefused + "; " + st.Sentence
+	}
+	return st.Sentence
+}
+
+// limitMemory lets the heap grow by 16 MiB between two collections: it is small, and collecting it less often costs some
+// MB and is a fifth of the work. What waits takes some 40 bytes a message. If requests grow the heap it is collected more
+// often, though not without end: a connection is one or two goroutines and 20 KB.
 func (s *server) limitMemory() {
-	debug.SetMemoryLimit(80<<20 + 32*s.stats.waiting() + 16<<10*int64(runtime.NumGoroutine()))
+	waiting := s.stats.waiting()
+	debug.SetGCPercent(int(100 * 16 << 20 / (4<<20 + 40*waiting)))
+	debug.SetMemoryLimit(80<<20 + 40*waiting + 16<<10*int64(runtime.NumGoroutine()))
 }
 
 // options are what the command line says.
 type options struct {
-	file                  string
+	file, port            string
 	check, dryRun, health bool
 }
+
+const usage = `slackboard is a proxy server for Slack: programs send it a tag and a text, and it delivers.
+
+  slackboard -dry-run                      the server without Slack: it prints what it would post
+  slackboard -t -c /etc/slackboard.toml    check the configuration
+  slackboard -c /etc/slackboard.toml       the server
+
+Flags:
+`
 
 // parseFlags returns ok false where the command ends here, with code.
 func parseFlags(args []string, stdout, stderr io.Writer) (o options, code int, ok bool) {
 	flags := flag.NewFlagSet("slackboard", flag.ContinueOnError)
-	flags.SetOutput(stderr)
+	flags.SetOutput(io.Discard) // its errors are told in one line
 	flags.StringVar(&o.file, "c", "", "the configuration `FILE`")
+	flags.StringVar(&o.port, "port", "",
+		"listen on this `PORT` instead of the configuration's: 29800, 127.0.0.1:29800 or unix:/path")
 	flags.BoolVar(&o.check, "t", false, "check the configuration and exit")
-	flags.BoolVar(&o.dryRun, "dry-run", false, "print posts on standard output instead of sending them to Slack; needs no configuration")
-	flags.BoolVar(&o.health, "health", false, "ask the server that runs on this configuration whether it takes messages; exit 0 or 1")
+	flags.BoolVar(&o.dryRun, "dry-run", false,
+		"print posts on standard output instead of sending them to Slack; needs no configuration")
+	flags.BoolVar(&o.health, "health", false,
+		"ask the server that runs on this configuration whether it takes messages; exit 0 or 1")
 	version := flags.Bool("v", false, "print the version and exit")
-	switch err := flags.Parse(args); {
+	flags.BoolVar(version, "version", false, "the same")
+	wrong := func(format string, args ...any) (options, int, bool) {
+		fmt.Fprintf(stderr, "slackboard: "+format+"\n", args...)
+		return o, 2, false
+	}
+	err := flags.Parse(args)
+	switch _, _, badPort := parsePort(cmp.Or(o.port, "0")); {
 	case errors.Is(err, flag.ErrHelp):
+		fmt.Fprint(stdout, usage)
+		flags.SetOutput(stdout)
+		flags.PrintDefaults()
 		return o, 0, false
 	case err != nil:
-		return o, 2, false
+		return wrong("%v: see slackboard -h", err)
 	case *version:
 		fmt.Fprintln(stdout, cli.Version("slackboard"))
 		return o, 0, false
 	case flags.NArg() > 0:
-		fmt.Fprintf(stderr, "slackboard: unexpected argument %q: the configuration is given as -c FILE\n", flags.Arg(0))
-		return o, 2, false
+		return wrong("unexpected argument %q: the configuration is given as -c FILE", flags.Arg(0))
 	case o.file == "" && (o.check || o.health || !o.dryRun):
-		fmt.Fprintln(stderr, "slackboard: no configuration: give one with -c FILE, or try it without Slack: slackboard -dry-run")
-		return o, 2, false
+		return wrong("no configuration: give one with -c FILE, or try it without Slack: slackboard -dry-run")
+	case badPort != nil:
+		return wrong("-port: %v", badPort)
 	}
 	return o, 0, true
 }
 
-func (o options) load() (*config, error) {
+func (o options) load() (cfg *config, err error) {
 	switch {
 	case o.file == "":
-		return dryRunConfig(), nil
+		cfg = dryRunConfig()
 	case o.check:
-		return loadConfig(o.file, forCheck)
+		cfg, err = loadConfig(o.file, forCheck)
 	case o.health:
-		return loadConfig(o.file, forHealth)
+		cfg, err = loadConfig(o.file, forHealth)
 	case o.dryRun:
-		return loadConfig(o.file, forDryRun)
+		cfg, err = loadConfig(o.file, forDryRun)
+	default:
+		cfg, err = loadConfig(o.file, forPosting)
 	}
-	return loadConfig(o.file, forPosting)
+	if cfg != nil && o.port != "" {
+		cfg.core.port = o.port
+	}
+	return cfg, err
 }
 
 func reportCheck(cfg *config, err error, stdout, stderr io.Writer) int {
@@ -217,9 +268,10 @@ func reportCheck(cfg *config, err error, stdout, stderr io.Writer) int {
 	return 0
 }
 
-func newWebServer(s *server, stop context.Context) *http.Server {
-	connections := make(chan struct{}, maxConnections())
-	return &http.Server{
+// newWebServer returns a server with at most this many open connections, until stop. When all are in use, idle ones are
+// closed for the next one.
+func newWebServer(s *server, most int, stop context.Context) *http.Server {
+	web := &http.Server{
 		Handler:           s.handler(),
 		BaseContext:       func(net.Listener) context.Context { return stop },
 		ReadHeaderTimeout: 10 * time.Second,
@@ -228,21 +280,27 @@ func newWebServer(s *server, stop context.Context) *http.Server {
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    8 << 10, // thousands of short ones take 15 times as much memory
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
-		ConnState: func(_ net.Conn, state http.ConnState) {
-			switch state {
-			case http.StateNew: // the next one is accepted when this returns
-				select {
-				case connections <- struct{}{}:
-				case <-stop.Done():
-				}
-			case http.StateClosed:
-				select {
-				case <-connections:
-				default: // it came at the stop
-				}
-			}
-		},
 	}
+	connections := make(chan struct{}, most)
+	web.ConnState = func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew: // the next one is accepted when this returns
+			if len(connections) == most {
+				web.SetKeepAlivesEnabled(false) // closes those that are idle
+				defer web.SetKeepAlivesEnabled(true)
+			}
+			select {
+			case connections <- struct{}{}:
+			case <-stop.Done():
+			}
+		case http.StateClosed:
+			select {
+			case <-connections:
+			default: // it came at the stop
+			}
+		}
+	}
+	return web
 }
 
 // answerRequestsInHand takes no new ones and returns when the others are answered, or took too long.
@@ -263,30 +321,38 @@ func (o options) openSpool(cfg *config, log *slog.Logger) (sp *spool, cleanUp fu
 	}
 	if sp, err = openSpool(cfg.spool.dir, log); err != nil {
 		cleanUp()
-		return nil, nil, fmt.Errorf("spool.dir: %w: set dir in [spool] to a folder that only this server uses and may write", err)
+		return nil, nil, fmt.Errorf("spool.dir: %w: "+
+			"set dir in [spool] to a folder that only this server uses and may write", err)
 	}
 	sp.history.Store(cfg.spool.historyBytes)
 	return sp, cleanUp, nil
 }
 
-// slack returns who takes the posts.
-func (o options) slack(stdout io.Writer) poster {
-	if o.dryRun {
-		return &printer{out: stdout}
+// listen opens the port of the configuration.
+func (o options) listen(cfg *config) ([]net.Listener, error) {
+	listeners, err := listen(cfg)
+	if o.dryRun && errors.Is(err, syscall.EADDRINUSE) {
+		err = fmt.Errorf("%w: choose another one, as with -port 127.0.0.1:0 for any that is free", err)
 	}
-	return newSlackClient(maxPosts)
+	return listeners, err
 }
 
-// printer is a Slack for dry runs: it takes every post and prints it, one JSON line each.
-type printer struct {
-	mu  sync.Mutex
-	out io.Writer
+// slack returns who takes the posts, so many at once.
+func (o options) slack(stdout io.Writer, posts int) poster {
+	if o.dryRun {
+		return printer{stdout}
+	}
+	return newSlackClient(posts)
 }
 
-func (p *printer) post(_ context.Context, _ credential, payload []byte) outcome {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	fmt.Fprintf(p.out, "%s\n", payload)
+// printer is a Slack for dry runs: it prints every post, one JSON line each. Its output must not block. If that has no
+// room for a post, the post is tried again.
+type printer struct{ out io.Writer }
+
+func (p printer) post(_ context.Context, _ credential, payload []byte) outcome {
+	if _, err := fmt.Fprintf(p.out, "%s\n", payload); err != nil {
+		return outcome{class: retry, reason: "standard output: " + err.Error()}
+	}
 	return outcome{class: delivered}
 }
 

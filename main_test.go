@@ -121,12 +121,43 @@ func TestDryRunWithConfig(t *testing.T) {
 	poll(t, "the post is printed", func() bool { return strings.Contains(s.stdout.String(), `"channel":"#y"`) })
 }
 
+// -port is stronger than the configuration, also after a reload. A dry run whose port is busy says how to take another.
+func TestPortFlag(t *testing.T) {
+	busy, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer busy.Close()
+	code, _, stderr := runProgram(t, "", nil, "slackboard", "-dry-run", "-port", busy.Addr().String())
+	want := "slackboard: listen tcp " + busy.Addr().String() + ": bind: address already in use: choose another one, as with -port 127.0.0.1:0 for any that is free\n"
+	if code != 1 || stderr != want {
+		t.Errorf("exit %d, %q, want %q", code, stderr, want)
+	}
+	config := strings.Replace(server1("http://127.0.0.1:1"), "127.0.0.1:0", busy.Addr().String(), 1)
+	s := startServer(t, config, "-port", "127.0.0.1:0")
+	s.signal(syscall.SIGHUP)
+	poll(t, "the configuration is read again", func() bool { return strings.Contains(s.stderr.String(), "was read again") })
+	if strings.Contains(s.stderr.String(), "needs a restart") {
+		t.Errorf("it says %s", s.stderr.String())
+	}
+	path := writeFile(t, "s.toml", config)
+	if code, _, stderr := runProgram(t, "", nil, "slackboard", "-health", "-c", path, "-port", s.addr); code != 0 {
+		t.Errorf("-health: exit %d, %s", code, stderr)
+	}
+}
+
 func TestVersion(t *testing.T) {
 	for _, name := range []string{"slackboard", "slackboard-cli", "slackboard-log"} {
 		code, stdout, stderr := runProgram(t, "", nil, name, "-v")
 		if want := name + " 1."; code != 0 || stderr != "" || !strings.HasPrefix(stdout, want) ||
 			!strings.HasSuffix(stdout, runtime.Version()+" "+runtime.GOOS+"/"+runtime.GOARCH+"\n") {
 			t.Errorf("%s: exit %d, %q %q", name, code, stdout, stderr)
+		}
+	}
+	_, want, _ := runProgram(t, "", nil, "slackboard", "-v")
+	for _, arg := range []string{"-version", "--version"} {
+		if code, stdout, stderr := runProgram(t, "", nil, "slackboard", arg); code != 0 || stderr != "" || stdout != want {
+			t.Errorf("slackboard %s: exit %d, %q %q", arg, code, stdout, stderr)
 		}
 	}
 }
@@ -140,13 +171,21 @@ func TestUsage(t *testing.T) {
 		{"", 2, "slackboard: no configuration: give one with -c FILE, or try it without Slack: slackboard -dry-run\n"},
 		{"-t", 2, "slackboard: no configuration"},
 		{"-dry-run x", 2, `slackboard: unexpected argument "x"`},
-		{"-nope", 2, "flag provided but not defined: -nope"},
-		{"-h", 0, "Usage of slackboard"},
+		{"-nope", 2, "slackboard: flag provided but not defined: -nope: see slackboard -h\n"},
+		{"-t=maybe", 2, `slackboard: invalid boolean value "maybe" for -t`},
+		{"-c", 2, "slackboard: flag needs an argument: -c: see slackboard -h\n"},
+		{"-dry-run -port x", 2, `slackboard: -port: "x" is not PORT, HOST:PORT or unix:/path`},
 		{"-c /no/such/file", 1, "slackboard: -c: open /no/such/file: no such file or directory\n"},
 	} {
 		code, stdout, stderr := runProgram(t, "", nil, "slackboard", strings.Fields(test.args)...)
-		if code != test.code || stdout != "" || !strings.HasPrefix(stderr, test.want) {
+		if code != test.code || stdout != "" || !strings.HasPrefix(stderr, test.want) || strings.Count(stderr, "\n") != 1 {
 			t.Errorf("slackboard %s: exit %d, %q %q; want %d, %q", test.args, code, stdout, stderr, test.code, test.want)
+		}
+	}
+	for _, arg := range []string{"-h", "-help", "--help"} {
+		code, stdout, stderr := runProgram(t, "", nil, "slackboard", arg)
+		if code != 0 || stderr != "" || !strings.HasPrefix(stdout, "slackboard is ") || !strings.Contains(stdout, "  -dry-run\n") {
+			t.Errorf("slackboard %s: exit %d, %q %q", arg, code, stdout, stderr)
 		}
 	}
 }
@@ -184,7 +223,7 @@ func TestStartFails(t *testing.T) {
 		{"error log", fmt.Sprintf("port='127.0.0.1:0'\n[log]\nerror_log='%s'", dir), "slackboard: log.error_log: open " + dir + ": is a directory\n"},
 		{"access log", fmt.Sprintf("port='127.0.0.1:0'\n[log]\naccess_log='%s/no/x'", dir), "slackboard: log.access_log: open " + dir + "/no/x: no such file or directory\n"},
 	} {
-		code, stdout, stderr := runProgram(t, "", nil, "slackboard", "-c", writeFile(t, "s.toml", "[core]\nslack_url='http://127.0.0.1:1/'\n"+test.toml))
+		code, stdout, stderr := runProgram(t, "", nil, "slackboard", "-c", writeFile(t, "s.toml", "[spool]\ndir='"+filepath.Join(t.TempDir(), "spool")+"'\n[core]\nslack_url='http://127.0.0.1:1/'\n"+test.toml))
 		if code != 1 || stdout != "" || !strings.HasPrefix(stderr, test.want) || strings.Count(stderr, "\n") != 1 {
 			t.Errorf("%s: exit %d, %q %q; want %q", test.name, code, stdout, stderr, test.want)
 		}
@@ -233,7 +272,8 @@ func TestUnixSocket(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "s")
 	config := strings.Replace(server1(slack.URL), "127.0.0.1:0", "unix:"+socket, 1)
 	first := startServer(t, config)
-	code, _, stderr := runProgram(t, "", nil, "slackboard", "-c", writeFile(t, "s.toml", config))
+	other := config + "[spool]\ndir='" + filepath.Join(t.TempDir(), "spool") + "'\n"
+	code, _, stderr := runProgram(t, "", nil, "slackboard", "-c", writeFile(t, "s.toml", other))
 	if code != 1 || !strings.Contains(stderr, "a running server listens there") {
 		t.Errorf("a second server: exit %d, %s", code, stderr)
 	}
@@ -272,7 +312,7 @@ func TestSlowClients(t *testing.T) {
 	if status, body := s.request("POST", "/notify", notifyBody("general", 1, true)); status != 200 {
 		t.Errorf("%d %s", status, body)
 	}
-	web := newWebServer(newInProcess(t, dryRunConfig(), &recorder{}).server, t.Context())
+	web := newWebServer(newInProcess(t, dryRunConfig(), &recorder{}).server, 9, t.Context())
 	if web.ReadHeaderTimeout == 0 || web.ReadTimeout == 0 || web.WriteTimeout == 0 || web.IdleTimeout == 0 {
 		t.Errorf("a timeout is missing: %+v", web)
 	}

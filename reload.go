@@ -3,6 +3,7 @@ package main
 // SIGHUP: the configuration is read again, and what waits moves to where it leads then.
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"slices"
@@ -10,10 +11,14 @@ import (
 	"time"
 )
 
+// reloadRefused is what the service manager shows after a reload that met an error.
+const reloadRefused = "the last reload was refused, the configuration before it stays: see the log"
+
 // reloadAt reads the configuration again at each signal. It runs beside the rest of the server: a file that cannot be opened
 // at once, such as a pipe, must not keep that from its stop.
 func (o options) reloadAt(signals <-chan os.Signal, s *server, logs *logs, listeners []net.Listener) {
 	for range signals {
+		tellSystemd("RELOADING=1", fmt.Sprintf("MONOTONIC_USEC=%d", monotonicTime().Microseconds()))
 		o.reload(s, logs, listeners)
 	}
 }
@@ -35,11 +40,13 @@ func (o options) reload(s *server, logs *logs, listeners []net.Listener) {
 		for line := range strings.Lines(err.Error()) {
 			logs.log.Error("the configuration is not read again: the old one stays", "err", strings.TrimSpace(line))
 		}
+		tellSystemd("READY=1", "STATUS="+reloadRefused)
 		return
 	}
 	s.spool.history.Store(cfg.spool.historyBytes)
 	logs.notice("the configuration was read again")
 	logs.warn(cfg, listeners)
+	tellSystemd("READY=1", "STATUS=the configuration was read again")
 }
 
 // keepFixed puts into cfg what cannot change while the server runs.
@@ -97,6 +104,7 @@ func (d *deliverer) rebuild(cfg *config, found func(r route, dead bool)) error {
 		return err
 	}
 	old := d.lanes
+	addUnread(waiting, old)
 	d.cfg, d.lanes, d.ring, d.bytes, d.urgent = cfg, map[destination]*lane{}, nil, 0, 0
 	d.firstTurn = time.Now().Add(cfg.pace())
 	for _, a := range d.accounts {
@@ -126,4 +134,31 @@ func (d *deliverer) rebuild(cfg *config, found func(r route, dead bool)) error {
 		d.schedule(l)
 	}
 	return nil
+}
+
+// addUnread adds to waiting what waits in the lanes of old and was not found: it is damaged, and its lane finds out.
+func addUnread(waiting map[destination][]waiter, old map[destination]*lane) {
+	unread := 0
+	for _, was := range old {
+		unread += len(was.waiting)
+	}
+	for _, found := range waiting {
+		unread -= len(found)
+	}
+	if unread <= 0 {
+		return
+	}
+	read := map[waiter]bool{}
+	for _, found := range waiting {
+		for _, w := range found {
+			read[w] = true
+		}
+	}
+	for to, was := range old {
+		for _, w := range was.waiting {
+			if !read[w] {
+				waiting[to] = append(waiting[to], w)
+			}
+		}
+	}
 }

@@ -3,6 +3,8 @@ package main
 import (
 	"os"
 	"syscall"
+	"time"
+	"unsafe"
 )
 
 // syncData returns once the data of f would survive a power cut: fdatasync(2) writes no times, only what reading needs.
@@ -13,4 +15,12 @@ func syncData(f *os.File) error {
 			return os.NewSyscallError("fdatasync", err)
 		}
 	}
+}
+
+// monotonicTime returns CLOCK_MONOTONIC of clock_gettime(2), which the time package does not show.
+func monotonicTime() time.Duration {
+	const monotonic = 1
+	var now syscall.Timespec
+	syscall.Syscall(syscall.SYS_CLOCK_GETTIME, monotonic, uintptr(unsafe.Pointer(&now)), 0)
+	return time.Duration(now.Nano())
 }

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -69,37 +70,90 @@ func TestSocketActivation(t *testing.T) {
 	}
 }
 
-func TestTellsSystemd(t *testing.T) {
-	t.Parallel() // it waits
-	slack := newFakeSlack(t, func(delivery) reply { return reply{status: 503} })
+// serviceManager is the socket that a service reports to.
+type serviceManager struct {
+	*net.UnixConn
+	t      *testing.T
+	socket string
+}
+
+func newServiceManager(t *testing.T) *serviceManager {
+	t.Helper()
 	socket := filepath.Join(t.TempDir(), "notify")
-	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer manager.Close()
-	next := func(want string) {
-		t.Helper()
-		manager.SetReadDeadline(time.Now().Add(patience))
-		b := make([]byte, 4096)
-		n, err := manager.Read(b)
-		if got := string(b[:n]); err != nil || !regexp.MustCompile(want).MatchString(got) {
-			t.Errorf("got %q %v, want %s", got, err, want)
-		}
+	t.Cleanup(func() { conn.Close() })
+	return &serviceManager{conn, t, socket}
+}
+
+// next wants the next report to match, and returns what the first group of want matched.
+func (m *serviceManager) next(want string) (group string) {
+	m.t.Helper()
+	m.SetReadDeadline(time.Now().Add(patience))
+	b := make([]byte, 8192)
+	n, err := m.Read(b)
+	match := regexp.MustCompile(want).FindStringSubmatch(string(b[:n]))
+	if err != nil || match == nil {
+		m.t.Errorf("got %q %v, want %s", b[:n], err, want)
+		return ""
 	}
-	cmd := exec.Command(filepath.Join(binaries, "slackboard"), "-c", writeFile(t, "slackboard.toml", server1(slack.URL)))
-	cmd.Dir, cmd.Env = t.TempDir(), append(os.Environ(), "NOTIFY_SOCKET="+socket)
+	return match[len(match)-1]
+}
+
+func TestTellsSystemd(t *testing.T) {
+	t.Parallel() // it waits
+	slack := newFakeSlack(t, func(delivery) reply { return reply{status: 503} })
+	manager := newServiceManager(t)
+	good := server1(slack.URL)
+	path := writeFile(t, "slackboard.toml", good)
+	cmd := exec.Command(filepath.Join(binaries, "slackboard"), "-c", path)
+	cmd.Dir, cmd.Env = t.TempDir(), append(os.Environ(), "NOTIFY_SOCKET="+manager.socket)
 	s := startServerIn(t, cmd)
-	next(`^READY=1$`)
+	manager.next(`^READY=1$`)
 	if status, _ := s.request("POST", "/notify", notifyBody("general", 1, false)); status != 200 {
 		t.Errorf("not served after READY: %d", status)
 	}
+	reload := func(config, want string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		before := monotonicTime()
+		s.signal(syscall.SIGHUP)
+		usec, _ := strconv.ParseInt(manager.next(`^RELOADING=1\nMONOTONIC_USEC=(\d+)$`), 10, 64)
+		if at := time.Duration(usec) * time.Microsecond; at < before.Truncate(time.Microsecond) || at > monotonicTime() {
+			t.Errorf("reloaded at %v, not between %v and %v", at, before, monotonicTime())
+		}
+		manager.next(want)
+	}
+	reload(good+"[log]\nlevel = 'debug'\n", `^READY=1\nSTATUS=the configuration was read again$`)
+	reload(good+"[log]\nlevel = 'loud'\n", `^READY=1\nSTATUS=the last reload was refused`)
 	if isLong() {
-		next(`^STATUS=#general fails since .*; 1 wait, the oldest since `)
+		manager.next(`^STATUS=the last reload was refused, .*; #general fails since .*; 1 wait, the oldest since `)
 	}
 	s.signal(syscall.SIGTERM)
-	next(`^STOPPING=1$`)
+	manager.next(`^STOPPING=1$`)
 	s.wait()
+}
+
+// A value begins no assignment of its own, whatever is in it, and a manager that does not read holds up nobody.
+func TestTellsSystemdOneLine(t *testing.T) {
+	manager := newServiceManager(t)
+	t.Setenv("NOTIFY_SOCKET", manager.socket)
+	tellSystemd("READY=1", "STATUS=#a\nMAINPID=1\r\x00\u2028\u202eb\xff ok ✓")
+	manager.next(`^READY=1\nSTATUS=#a MAINPID=1    b ok ✓$`)
+	tellSystemd("STATUS=" + strings.Repeat("ü", 5000))
+	manager.next(`^STATUS=ü{496}$`)
+
+	start := time.Now()
+	for range 1000 {
+		if tellSystemd("STATUS=nobody reads this"); time.Since(start) > time.Second {
+			break
+		}
+	}
+	t.Logf("a full queue took %v", time.Since(start))
 }
 
 // readmeBlock returns the README's block of that kind that contains text.
