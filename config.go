@@ -78,8 +78,9 @@ type config struct {
 		batch           int64 // attachments that messages are merged into, 1: never
 		reportTag       string
 	}
-	tags  []tag
-	spool struct {
+	senders []*sender
+	tags    []tag
+	spool   struct {
 		dir      string
 		maxBytes int64 // of waiting messages
 		maxAge   int64 // seconds
@@ -90,6 +91,12 @@ type config struct {
 	byTag    map[string][]*tag // what stands under a name: more than one entry means more than one destination
 	tls      *tls.Config       // nil: plain HTTP
 	warnings []string
+}
+
+// sender is somebody who may post, and do nothing else. Two entries with one name: a token is changed without a gap.
+type sender struct {
+	name  string
+	token secret
 }
 
 type tag struct {
