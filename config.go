@@ -8,12 +8,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
-	"maps"
 	"net/url"
 	"os"
 	"slices"
-	"sort"
 	"strconv"
 	"strings"
 	"time"
@@ -78,12 +77,13 @@ type config struct {
 		batch           int64 // attachments that messages are merged into, 1: never
 		reportTag       string
 	}
+	tags    []*tag
 	senders []*sender
-	tags    []tag
 	spool   struct {
-		dir      string
-		maxBytes int64 // of waiting messages
-		maxAge   int64 // seconds
+		dir          string
+		maxBytes     int64 // of waiting messages
+		maxAge       int64 // seconds
+		historyBytes int64 // of the log, kept after all in it is done; 0 for none
 	}
 	log struct{ access, errors, level string }
 	ui  struct{ root string }
@@ -93,88 +93,127 @@ type config struct {
 	warnings []string
 }
 
-// sender is somebody who may post, and do nothing else. Two entries with one name: a token is changed without a gap.
-type sender struct {
-	name  string
-	token secret
-}
-
 type tag struct {
 	name, channel, username, icon, parse string
 	slackURL, token                      secret
 	credential                           credential // its own, else that of [core]
 }
 
-// field is one key of a section. to is where its value goes (a *string, *int64 or *secret) and, before anything is
-// read, where its default stands.
-type field struct {
-	key   string
-	to    any
-	check func(value any) error // nil where every value of the type will do
+// sender may post with its token, and nothing else. Two of one name let its token change without a gap.
+type sender struct {
+	name  string
+	token secret
 }
 
-type section struct {
+// key is one key of a section.
+type key struct {
 	name   string
-	fields []field
+	to     any                   // where its value goes: a *string, *int64 or *secret
+	preset any                   // its default, a string or an int; nil if the key is required
+	check  func(value any) error // of values other than the default; nil if every value of the type will do
 }
 
-// sections lists all that a configuration file can hold, but for [[tags]].
+// section is [core] or another section, or one entry of a list.
+type section struct {
+	header string
+	id     any // what the line of its header is found by
+	keys   []key
+}
+
+// sections returns the table of all keys, with where their values go in c.
 func (c *config) sections() []section {
-	return []section{
-		{"core", []field{
-			{"port", &c.core.port, checkPort},
-			{"socket_mode", &c.core.socketMode, checkMode},
-			{"auth_token", &c.core.authToken, checkToken},
-			{"tls_cert", &c.core.tlsCert, nil},
-			{"tls_key", &c.core.tlsKey, nil},
-			{"tls_client_ca", &c.core.tlsClientCA, nil},
-			{"slack_url", &c.core.slackURL, checkURL},
-			{"slack_token", &c.core.token, checkToken},
-			{"slack_api_url", &c.core.apiURL, checkURL},
-			{"qps", &c.core.qps, between(0, 1_000_000)},
-			{"max_delay_duration", &c.core.maxDelay, between(-1, 86_400)},
-			{"channel_rate", &c.core.channelRate, between(0, 1000)},
-			{"batch", &c.core.batch, between(1, 100)}, // Slack takes 100 attachments at most
-			{"report_tag", &c.core.reportTag, nil},
+	state, _, _ := strings.Cut(os.Getenv("STATE_DIRECTORY"), ":") // systemd.exec(5): where the service keeps its state
+	all := []section{
+		{"[core]", &c.core, []key{
+			{"port", &c.core.port, "29800", checkPort},
+			{"socket_mode", &c.core.socketMode, "", checkMode},
+			{"auth_token", &c.core.authToken, "", checkToken},
+			{"tls_cert", &c.core.tlsCert, "", nil},
+			{"tls_key", &c.core.tlsKey, "", nil},
+			{"tls_client_ca", &c.core.tlsClientCA, "", nil},
+			{"slack_url", &c.core.slackURL, "", checkURL},
+			{"slack_token", &c.core.token, "", checkToken},
+			{"slack_api_url", &c.core.apiURL, "https://slack.com/api/", checkURL},
+			{"qps", &c.core.qps, 0, between(0, 1_000_000)},
+			{"max_delay_duration", &c.core.maxDelay, -1, between(-1, 86_400)},
+			{"channel_rate", &c.core.channelRate, 1, between(0, 1000)},
+			{"batch", &c.core.batch, 20, between(1, 100)}, // Slack takes 100 attachments at most
+			{"report_tag", &c.core.reportTag, "", nil},
 		}},
-		{"spool", []field{
-			{"dir", &c.spool.dir, notEmpty},
-			{"max_bytes", &c.spool.maxBytes, between(1<<20, 1<<44)},
-			{"max_age", &c.spool.maxAge, between(1, 366*86_400)},
+		{"[spool]", &c.spool, []key{
+			{"dir", &c.spool.dir, cmp.Or(state, "slackboard.spool"), notEmpty},
+			{"max_bytes", &c.spool.maxBytes, 1 << 30, between(1<<20, 1<<44)},
+			{"max_age", &c.spool.maxAge, 72 * 60 * 60, between(1, 366*86_400)},
+			{"history_bytes", &c.spool.historyBytes, 64 << 20, between(0, 1<<40)},
 		}},
-		{"log", []field{
-			{"access_log", &c.log.access, notEmpty},
-			{"error_log", &c.log.errors, notEmpty},
-			{"level", &c.log.level, checkLevel},
+		{"[log]", &c.log, []key{
+			{"access_log", &c.log.access, "stdout", notEmpty},
+			{"error_log", &c.log.errors, "stderr", notEmpty},
+			{"level", &c.log.level, "error", checkLevel},
 		}},
-		{"ui", []field{{"root", &c.ui.root, nil}}},
+		{"[ui]", &c.ui, []key{{"root", &c.ui.root, "", nil}}},
+	}
+	for _, t := range c.tags {
+		all = append(all, t.section())
+	}
+	for _, s := range c.senders {
+		all = append(all, s.section())
+	}
+	return all
+}
+
+func (t *tag) section() section {
+	return section{"[[tags]]", t, []key{
+		{"tag", &t.name, nil, notEmpty},
+		{"channel", &t.channel, "#random", nil},
+		{"username", &t.username, "slackboard", nil},
+		{"icon_emoji", &t.icon, ":clipboard:", nil},
+		{"parse", &t.parse, "full", nil},
+		{"slack_url", &t.slackURL, "", checkURL},
+		{"slack_token", &t.token, "", checkToken},
+	}}
+}
+
+func (s *sender) section() section {
+	return section{"[[senders]]", s, []key{
+		{"name", &s.name, nil, checkName},
+		{"token", &s.token, nil, checkToken},
+	}}
+}
+
+// addTag adds an entry that has the defaults.
+func (c *config) addTag() *tag {
+	t := &tag{}
+	t.section().preset()
+	c.tags = append(c.tags, t)
+	return t
+}
+
+// preset stores the defaults.
+func (s section) preset() {
+	for _, k := range s.keys {
+		switch to := k.to.(type) {
+		case *string:
+			*to, _ = k.preset.(string)
+		case *int64:
+			*to = int64(k.preset.(int))
+		}
 	}
 }
 
-func (t *tag) fields() []field {
-	return []field{
-		{"tag", &t.name, notEmpty},
-		{"channel", &t.channel, nil},
-		{"username", &t.username, nil},
-		{"icon_emoji", &t.icon, nil},
-		{"parse", &t.parse, nil},
-		{"slack_url", &t.slackURL, checkURL},
-		{"slack_token", &t.token, checkToken},
+func (s section) names() (names []string) {
+	for _, k := range s.keys {
+		names = append(names, k.name)
 	}
+	return names
 }
 
 func defaultConfig() *config {
 	c := &config{}
-	c.core.port, c.core.apiURL, c.core.maxDelay = "29800", "https://slack.com/api/", -1
-	c.core.channelRate, c.core.batch = 1, 20
-	state, _, _ := strings.Cut(os.Getenv("STATE_DIRECTORY"), ":") // systemd.exec(5): where the service keeps its state
-	c.spool.dir, c.spool.maxBytes, c.spool.maxAge = cmp.Or(state, "slackboard.spool"), 1<<30, 72*60*60
-	c.log.access, c.log.errors, c.log.level = "stdout", "stderr", "error"
+	for _, s := range c.sections() {
+		s.preset()
+	}
 	return c
-}
-
-func defaultTag() tag {
-	return tag{channel: "#random", username: "slackboard", icon: ":clipboard:", parse: "full"}
 }
 
 // dryRunConfig is what -dry-run runs on without a file.
@@ -182,9 +221,8 @@ func dryRunConfig() *config {
 	c := defaultConfig()
 	c.core.port = "127.0.0.1:29800"
 	for _, name := range []string{"general", "random", "test"} {
-		t := defaultTag()
+		t := c.addTag()
 		t.name, t.channel = name, "#"+name
-		c.tags = append(c.tags, t)
 	}
 	c.standIn()
 	c.resolve()
@@ -193,36 +231,28 @@ func dryRunConfig() *config {
 
 // standIn gives [core] a webhook that is never called, so that -dry-run needs none.
 func (c *config) standIn() {
-	if c.core.slackURL == (secret{}) && c.core.token == (secret{}) {
+	if c.credential() == (credential{}) {
 		c.core.slackURL = newSecret("http://127.0.0.1/")
 	}
 }
 
 // credential returns that of [core], the zero one if it has none.
-func (c *config) credential() credential {
-	if c.core.token != (secret{}) {
-		return c.withToken(c.core.token)
-	}
-	return credential{url: c.core.slackURL}
-}
+func (c *config) credential() credential { return c.credentialOf(c.core.token, c.core.slackURL) }
 
-func (c *config) withToken(token secret) credential {
+// credentialOf returns that of a token or, without one, of a webhook's URL.
+func (c *config) credentialOf(token, url secret) credential {
+	if token == (secret{}) {
+		return credential{url: url}
+	}
 	return credential{newSecret(strings.TrimRight(c.core.apiURL, "/") + "/chat.postMessage"), token}
 }
 
 // resolve finds each tag's credential: a webhook posts to one channel only, so a tag may bring its own.
 func (c *config) resolve() {
 	c.byTag = map[string][]*tag{}
-	for i := range c.tags {
-		t := &c.tags[i]
-		switch {
-		case t.token != (secret{}):
-			t.credential = c.withToken(t.token)
-		case t.slackURL != (secret{}):
-			t.credential = credential{url: t.slackURL}
-		default:
-			t.credential = c.credential()
-		}
+	shared := c.credential()
+	for _, t := range c.tags {
+		t.credential = cmp.Or(c.credentialOf(t.token, t.slackURL), shared)
 		c.byTag[t.name] = append(c.byTag[t.name], t)
 	}
 }
@@ -263,170 +293,224 @@ const (
 	forHealth
 )
 
-// loadConfig reads and checks a file. err joins all that is wrong with it, one "FILE:LINE: …" each.
+// loadConfig reads and checks a file. err joins all that is wrong with it, one "FILE:LINE: …" each; of faults in the
+// language it has the first alone, as "FILE:LINE:COLUMN: …".
 func loadConfig(path string, use purpose) (*config, error) {
 	src, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("slackboard: -c: %w", err)
 	}
-	doc, line, err := parseTOML(src)
+	lines, err := parseTOML(string(src))
 	if err != nil {
 		return nil, fmt.Errorf("%s:%w", path, err)
 	}
 	c := defaultConfig()
 	c.path = path
-	l := &loader{path: path, line: line, use: use}
-	l.config(c, doc)
-	l.tls(c)
-	switch use {
-	case forPosting:
-		l.unmasked(c)
-	case forDryRun:
+	l := &loader{config: c, use: use, known: append(c.sections(), (&tag{}).section(), (&sender{}).section()), row: map[any]int{}}
+	l.read(lines)
+	l.readTLS()
+	if use == forDryRun {
 		c.standIn()
 	}
 	c.resolve()
 	if use != forHealth {
-		l.destinations(c)
+		l.destinations()
+		l.tokens()
 	}
-	c.warnings = l.warnings
 	return c, l.err()
 }
 
-// loader carries a parsed file into a config and collects what is wrong with it.
+// loader carries the lines of a file into a config and collects what is wrong with them.
 type loader struct {
-	path     string
-	use      purpose
-	line     map[string]int
-	faults   []fault
-	warnings []string
+	*config
+	use    purpose
+	known  []section   // all of them, with one entry of each list
+	row    map[any]int // the line of a section by its id, of a key by where its value goes
+	faults []fault
 }
 
 type fault struct {
-	line int
+	row  int
 	text string
 }
 
-func (l *loader) fault(at, format string, args ...any) {
-	l.faults = append(l.faults, fault{max(l.line[at], 1), fmt.Sprintf(format, args...)})
+func (l *loader) fault(row int, format string, args ...any) {
+	l.faults = append(l.faults, fault{max(row, 1), fmt.Sprintf(format, args...)})
 }
 
-func (l *loader) warn(at, format string, args ...any) {
-	l.warnings = append(l.warnings, fmt.Sprintf("%s:%d: %s", l.path, max(l.line[at], 1), fmt.Sprintf(format, args...)))
+func (l *loader) warn(row int, format string, args ...any) {
+	l.warnings = append(l.warnings, fmt.Sprintf("%s:%d: %s", l.path, row, fmt.Sprintf(format, args...)))
 }
 
 func (l *loader) err() error {
-	sort.SliceStable(l.faults, func(i, j int) bool { return l.faults[i].line < l.faults[j].line })
+	slices.SortStableFunc(l.faults, func(a, b fault) int { return a.row - b.row })
 	var errs []error
 	for _, f := range l.faults {
-		errs = append(errs, fmt.Errorf("%s:%d: %s", l.path, f.line, f.text))
+		errs = append(errs, fmt.Errorf("%s:%d: %s", l.path, f.row, f.text))
 	}
 	return errors.Join(errs...)
 }
 
-func (l *loader) config(c *config, doc map[string]any) {
-	sections := c.sections()
-	for _, s := range sections {
-		switch table := doc[s.name].(type) {
-		case nil:
-		case map[string]any:
-			l.section("["+s.name+"]", s.name, table, s.fields)
-		default:
-			l.fault(s.name, "%s is a section: write [%s]", s.name, s.name)
+func (l *loader) read(lines []tomlLine) {
+	var in section
+	for _, line := range lines {
+		if line.header != "" {
+			in = l.open(line)
+		} else if in.header == "" || in.keys != nil {
+			l.key(in, line)
 		}
-		delete(doc, s.name)
 	}
-	switch tables := doc["tags"].(type) {
-	case nil:
-	case []map[string]any:
-		for i, table := range tables {
-			t, at := defaultTag(), fmt.Sprintf("tags.%d", i)
-			if table["tag"] == nil {
-				l.fault(at, "this [[tags]] has no tag: add tag = \"NAME\"")
+	for _, s := range l.sections() {
+		for _, k := range s.keys {
+			if k.preset == nil && l.row[k.to] == 0 {
+				l.fault(l.row[s.id], "this %s has no %s: add %s = %q", s.header, k.name, k.name, strings.ToUpper(k.name))
 			}
-			l.section("[[tags]]", at, table, t.fields())
-			c.tags = append(c.tags, t)
 		}
-	default:
-		l.fault("tags", "tags is a list: write [[tags]], with two brackets, above each tag")
 	}
-	delete(doc, "tags")
-	for _, name := range slices.Sorted(maps.Keys(doc)) {
-		if _, ok := doc[name].(map[string]any); ok {
-			l.fault(name, "unknown section [%s]: known are [core], [[tags]], [spool], [log], [ui]", name)
-			continue
-		}
-		l.fault(name, "unknown key %q outside of a section: known are the sections [core], [[tags]], [spool], [log], [ui]", name)
-	}
-	if info, err := os.Stat(c.ui.root); c.ui.root != "" && (err != nil || !info.IsDir()) {
-		l.warn("ui.root", "ui.root: %s is not a folder: the built-in page serves", c.ui.root)
+	if info, err := os.Stat(l.ui.root); l.ui.root != "" && (err != nil || !info.IsDir()) {
+		l.warn(l.row[&l.ui.root], "ui.root: %s is not a folder: the built-in page serves", l.ui.root)
 	}
 }
 
-func (l *loader) section(name, at string, table map[string]any, fields []field) {
-	known := make([]string, len(fields))
-	for i, f := range fields {
-		known[i] = f.key
-		_, isSecret := f.to.(*secret)
-		if value, ok := table[f.key]; ok && !(isSecret && l.use == forHealth) {
-			err := f.set(value)
-			if err != nil {
-				l.fault(at+"."+f.key, "%s in %s: %v", f.key, name, err)
-			}
-			if path, isFile := strings.CutPrefix(fmt.Sprint(value), "file:"); isFile && err == nil {
-				l.private(at+"."+f.key, path)
-			}
-		}
+// open returns the section that a header begins. A misspelt header is one fault: what is below it is read as a part of
+// the section that is meant, or is not read.
+func (l *loader) open(line tomlLine) section {
+	var headers, names []string
+	for _, s := range l.known {
+		headers, names = append(headers, s.header), append(names, strings.Trim(s.header, "[]"))
 	}
-	for key := range table {
-		if !slices.Contains(known, key) {
-			l.fault(at+"."+key, "unknown key %q in %s: known are %s", key, name, strings.Join(known, ", "))
-		}
+	i := slices.Index(names, nearest(strings.Trim(line.header, "[]"), slices.Values(names)))
+	if i < 0 {
+		l.fault(line.row, "unknown section %s: known are %s", line.header, strings.Join(headers, ", "))
+		return section{header: line.header}
+	}
+	s := l.known[i]
+	if s.header != line.header {
+		l.fault(line.row, "unknown section %s: write %s", line.header, s.header)
+	}
+	switch s.header {
+	case "[[tags]]":
+		s = l.addTag().section()
+	case "[[senders]]":
+		l.senders = append(l.senders, &sender{})
+		s = l.senders[len(l.senders)-1].section()
+	}
+	if first := l.row[s.id]; first > 0 {
+		l.fault(line.row, "%s is on line %d already: bring the two together", s.header, first)
+	}
+	l.row[s.id] = line.row
+	return s
+}
+
+// key stores the value of a line where its key says. A misspelt key is read as the one that is meant.
+func (l *loader) key(in section, line tomlLine) {
+	names := in.names()
+	i := slices.Index(names, nearest(line.key, slices.Values(names)))
+	if i < 0 || names[i] != line.key {
+		l.unknown(in, line, names, i)
+	}
+	if i < 0 {
+		return
+	}
+	k := in.keys[i]
+	if first := l.row[k.to]; first > 0 {
+		l.fault(line.row, "%s in %s is on line %d already", k.name, in.header, first)
+		return
+	}
+	l.row[k.to] = line.row
+	if err := l.set(k, line.value); err != nil {
+		l.fault(line.row, "%s in %s: %v", k.name, in.header, err)
 	}
 }
 
-// set stores value, if it is of the field's type and passes its check. No error shows the value of a secret.
-func (f field) set(value any) error {
-	if n, ok := value.(int64); ok && f.key == "port" {
+// unknown reports a key that is not one of its section's. names[meant] is what to write, if meant is not -1.
+func (l *loader) unknown(in section, line tomlLine, names []string, meant int) {
+	place, hint := "in "+in.header, "known are "+strings.Join(names, ", ")
+	if in.header == "" {
+		place, hint = "outside of a section", "write the [section] that it belongs to above it"
+	}
+	owner := slices.IndexFunc(l.known, func(s section) bool { return slices.Contains(s.names(), line.key) })
+	if meant >= 0 {
+		hint = "write " + names[meant]
+	} else if owner >= 0 {
+		hint = "it belongs below " + l.known[owner].header
+	}
+	l.fault(line.row, "unknown key %q %s: %s", line.key, place, hint)
+}
+
+// nearest returns that of names which name is meant to be: spelt in another case, or with an edit or two. "" if none is
+// close.
+func nearest(name string, names iter.Seq[string]) (found string) {
+	for edits := range min(2, (len(name)+1)/3) + 1 {
+		for other := range names {
+			if within(edits, strings.ToLower(name), strings.ToLower(other)) && (found == "" || other < found) {
+				found = other
+			}
+		}
+		if found != "" {
+			break
+		}
+	}
+	return found
+}
+
+// within tells whether that many edits make a to b: bytes put in, left out, replaced, or swapped with the next.
+func within(edits int, a, b string) bool {
+	for a != "" && b != "" && a[0] == b[0] {
+		a, b = a[1:], b[1:]
+	}
+	switch {
+	case a == "" || b == "":
+		return len(a)+len(b) <= edits
+	case edits == 0:
+		return false
+	case len(a) > 1 && len(b) > 1 && a[0] == b[1] && a[1] == b[0] && within(edits-1, a[2:], b[2:]):
+		return true
+	}
+	return within(edits-1, a[1:], b[1:]) || within(edits-1, a[1:], b) || within(edits-1, a, b[1:])
+}
+
+// set stores value, if it is of the key's type and passes its check. No error shows the value of a secret.
+func (l *loader) set(k key, value any) error {
+	n, isInt := value.(int64)
+	if isInt && k.name == "port" {
 		value = fmt.Sprint(n)
 	}
-	switch to := f.to.(type) {
+	text, isText := value.(string)
+	switch _, wantsInt := k.to.(*int64); {
+	case wantsInt && !isInt:
+		return errors.New("wants an integer, without quotes")
+	case !wantsInt && !isText:
+		return errors.New("wants a string")
+	}
+	switch to := k.to.(type) {
+	case *int64:
+		*to = n
 	case *string:
-		s, ok := value.(string)
-		if !ok {
-			return errors.New("wants a string")
-		}
-		*to = s
+		*to = text
 	case *secret:
-		s, ok := value.(string)
-		if !ok {
-			return errors.New("wants a string")
+		if l.use == forHealth {
+			return nil
 		}
-		*to = newSecret(s) // even where this fails: a secret that cannot be read is not one that is missing
-		s, err := dereference(s)
+		*to = newSecret(text) // even if this fails: a secret that cannot be read is not one that is missing
+		plain, err := l.dereference(to, text)
 		if err != nil {
 			return err
 		}
-		*to = newSecret(s)
-		if s == "" || s == masked {
-			return nil
+		if plain == masked && l.use == forPosting {
+			return errors.New("is masked: put the real one in place of \"...\"")
 		}
-		value = s
-	case *int64:
-		n, ok := value.(int64)
-		if !ok {
-			return errors.New("wants an integer, without quotes")
-		}
-		*to = n
+		*to, value = newSecret(plain), plain
 	}
-	if f.check == nil {
+	if k.check == nil || value == k.preset {
 		return nil
 	}
-	return f.check(value)
+	return k.check(value)
 }
 
 // dereference returns the secret that value names, "env:NAME" or "file:/path", or is. The newline at a file's end is
 // no part of it: that is how systemd.exec(5), LoadCredential=, and an editor leave one.
-func dereference(value string) (string, error) {
+func (l *loader) dereference(to *secret, value string) (string, error) {
 	if name, ok := strings.CutPrefix(value, "env:"); ok {
 		if os.Getenv(name) == "" {
 			return "", fmt.Errorf("the environment variable %q is not set", name)
@@ -445,81 +529,76 @@ func dereference(value string) (string, error) {
 	if text == "" {
 		return "", fmt.Errorf("%s is empty", path)
 	}
+	l.private(to, path)
 	return text, nil
 }
 
 // private warns of a file with a secret that others may read.
-func (l *loader) private(at, path string) {
+func (l *loader) private(at any, path string) {
 	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o004 != 0 {
-		l.warn(at, "%s holds a secret and everybody may read it: chmod o-r", path)
+		l.warn(l.row[at], "%s holds a secret and everybody may read it: chmod o-r", path)
 	}
 }
 
-// tls reads the certificates.
-func (l *loader) tls(c *config) {
-	cert, key, clientCA := c.core.tlsCert, c.core.tlsKey, c.core.tlsClientCA
+// readTLS reads the certificates.
+func (l *loader) readTLS() {
+	cert, key, clientCA := l.core.tlsCert, l.core.tlsKey, l.core.tlsClientCA
 	if cert == "" && key == "" && clientCA == "" {
 		return
 	}
 	if cert == "" || key == "" {
-		l.fault("core", "tls_cert and tls_key go together, and tls_client_ca needs them: set both")
+		l.fault(l.row[&l.core], "tls_cert and tls_key go together, and tls_client_ca needs them: set both")
 		return
 	}
 	pair, err := tls.LoadX509KeyPair(cert, key)
-	c.tls = &tls.Config{Certificates: []tls.Certificate{pair}}
+	l.tls = &tls.Config{Certificates: []tls.Certificate{pair}}
 	if l.use == forHealth {
 		return
 	}
 	if err != nil {
-		l.fault("core.tls_cert", "tls_cert and tls_key in [core]: %v", err)
+		l.fault(l.row[&l.core.tlsCert], "tls_cert and tls_key in [core]: %v", err)
 	}
-	l.private("core.tls_key", key)
+	l.private(&l.core.tlsKey, key)
 	if clientCA == "" {
 		return
 	}
 	authorities, err := os.ReadFile(clientCA)
-	c.tls.ClientAuth, c.tls.ClientCAs = tls.RequireAndVerifyClientCert, x509.NewCertPool()
-	if err == nil && !c.tls.ClientCAs.AppendCertsFromPEM(authorities) {
+	l.tls.ClientAuth, l.tls.ClientCAs = tls.RequireAndVerifyClientCert, x509.NewCertPool()
+	if err == nil && !l.tls.ClientCAs.AppendCertsFromPEM(authorities) {
 		err = fmt.Errorf("there is no certificate in %s", clientCA)
 	}
 	if err != nil {
-		l.fault("core.tls_client_ca", "tls_client_ca in [core]: %v", err)
+		l.fault(l.row[&l.core.tlsClientCA], "tls_client_ca in [core]: %v", err)
 	}
 }
 
 // destinations reports what could not be delivered.
-func (l *loader) destinations(c *config) {
-	if len(c.tags) == 0 && c.credential() == (credential{}) {
-		l.fault("core", "there is no destination: set slack_url or slack_token in [core]")
+func (l *loader) destinations() {
+	if len(l.tags) == 0 && l.credential() == (credential{}) {
+		l.fault(l.row[&l.core], "there is no destination: set slack_url or slack_token in [core]")
 	}
-	if c.core.reportTag != "" && c.byTag[c.core.reportTag] == nil {
-		l.fault("core.report_tag", "report_tag: there is no tag %q", c.core.reportTag)
+	if l.core.reportTag != "" && l.byTag[l.core.reportTag] == nil {
+		l.fault(l.row[&l.core.reportTag], "report_tag: there is no tag %q", l.core.reportTag)
 	}
-	for i, t := range c.tags {
-		at := fmt.Sprintf("tags.%d", i)
+	for _, t := range l.tags {
 		if t.credential == (credential{}) {
-			l.fault(at, "tag %q has no destination: set slack_url or slack_token for it, or in [core]", t.name)
+			l.fault(l.row[t], "tag %q has no destination: set slack_url or slack_token for it, or in [core]", t.name)
 		}
 		if t.credential.token != (secret{}) && t.channel == "" {
-			l.fault(at+".channel", "tag %q has no channel: a slack_token needs one", t.name)
+			l.fault(l.row[&t.channel], "tag %q has no channel: a slack_token needs one", t.name)
 		}
 	}
 }
 
-// unmasked reports secrets that were pasted from /config/app.
-func (l *loader) unmasked(c *config) {
-	report := func(at string, fields []field) {
-		for _, f := range fields {
-			if s, ok := f.to.(*secret); ok && s.reveal() == masked {
-				l.fault(at+"."+f.key, "%s is masked: put the real one in place of \"...\"", f.key)
-			}
+// tokens reports tokens that more than one have: who brings such a token could not be told apart.
+func (l *loader) tokens() {
+	rows := map[secret]int{l.core.authToken: l.row[&l.core.authToken]}
+	for _, s := range l.senders {
+		row, text := l.row[&s.token], s.token.reveal()
+		if first := rows[s.token]; first > 0 && text != "" && text != masked {
+			l.fault(row, "token in [[senders]]: it is the same as on line %d: each sender needs its own", first)
 		}
-	}
-	for _, s := range c.sections() {
-		report(s.name, s.fields)
-	}
-	for i := range c.tags {
-		report(fmt.Sprintf("tags.%d", i), c.tags[i].fields())
+		rows[s.token] = row
 	}
 }
 
@@ -551,7 +630,7 @@ func parseMode(mode string) (bits int, ok bool) {
 }
 
 func checkMode(value any) error {
-	if _, ok := parseMode(value.(string)); !ok && value != "" {
+	if _, ok := parseMode(value.(string)); !ok {
 		return fmt.Errorf("%q is not a mode like \"0660\"", value)
 	}
 	return nil
@@ -560,7 +639,7 @@ func checkMode(value any) error {
 // checkURL does not say what it was given: a webhook's URL is a secret.
 func checkURL(value any) error {
 	u, err := url.Parse(value.(string))
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+	if value != masked && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
 		return errors.New("wants a URL like https://HOST/PATH")
 	}
 	return nil
@@ -568,8 +647,15 @@ func checkURL(value any) error {
 
 // checkToken refuses what no token is, such as an example's "xoxb-…". It does not say what it was given.
 func checkToken(value any) error {
-	if strings.ContainsFunc(value.(string), func(c rune) bool { return c <= ' ' || c > '~' }) {
+	if value == "" || strings.ContainsFunc(value.(string), func(c rune) bool { return c <= ' ' || c > '~' }) {
 		return errors.New("wants a token: printable ASCII without blanks")
+	}
+	return nil
+}
+
+func checkName(value any) error {
+	if name := value.(string); len(name) > 64 || checkToken(name) != nil {
+		return errors.New("wants a name: 1 to 64 characters of printable ASCII without blanks")
 	}
 	return nil
 }
@@ -608,29 +694,26 @@ func (c *config) delayLimit() time.Duration {
 // masked returns the configuration as TOML, defaults included, with each secret as "...".
 func (c *config) masked() string {
 	var b strings.Builder
-	write := func(header string, fields []field) {
-		fmt.Fprintln(&b, header)
-		for _, f := range fields {
-			switch to := f.to.(type) {
-			case *string:
-				fmt.Fprintf(&b, "%s = %s\n", f.key, tomlQuote(*to))
-			case *int64:
-				fmt.Fprintf(&b, "%s = %d\n", f.key, *to)
-			case *secret:
-				value := ""
-				if *to != (secret{}) {
-					value = masked
-				}
-				fmt.Fprintf(&b, "%s = %q\n", f.key, value)
-			}
+	for _, s := range c.sections() {
+		fmt.Fprintln(&b, s.header)
+		for _, k := range s.keys {
+			fmt.Fprintf(&b, "%s = %s\n", k.name, k.shown())
 		}
 		fmt.Fprintln(&b)
 	}
-	for _, s := range c.sections() {
-		write("["+s.name+"]", s.fields)
-	}
-	for i := range c.tags {
-		write("[[tags]]", c.tags[i].fields())
-	}
 	return b.String()
+}
+
+// shown returns the key's value as TOML.
+func (k key) shown() string {
+	switch to := k.to.(type) {
+	case *int64:
+		return fmt.Sprint(*to)
+	case *secret:
+		if *to == (secret{}) {
+			return tomlQuote("")
+		}
+		return tomlQuote(masked)
+	}
+	return tomlQuote(*k.to.(*string))
 }

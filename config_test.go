@@ -2,9 +2,12 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -16,13 +19,20 @@ func TestConfigFaults(t *testing.T) {
 		want       []string // a line of the error each, without the file's name
 	}{
 		{"fine", head, nil},
-		{"unknown key", head + "prot = 1\n", []string{`3: unknown key "prot" in [core]: known are port, socket_mode, auth_token, tls_cert, tls_key, tls_client_ca, slack_url, slack_token, slack_api_url, qps, max_delay_duration, channel_rate, batch, report_tag`}},
-		{"unknown section", head + "[cores]\nx = 1\n", []string{`3: unknown section [cores]: known are [core], [[tags]], [spool], [log], [ui]`}},
-		{"key outside", "port = 1\n" + head, []string{`1: unknown key "port" outside of a section: known are the sections [core], [[tags]], [spool], [log], [ui]`}},
+		{"unknown key", head + "prot = 1\n", []string{`3: unknown key "prot" in [core]: write port`}},
+		{"unknown section", head + "[cores]\nx = 1\n", []string{`3: unknown section [cores]: write [core]`, `3: [core] is on line 1 already: bring the two together`, `4: unknown key "x" in [core]: known are port, socket_mode, auth_token, tls_cert, tls_key, tls_client_ca, slack_url, slack_token, slack_api_url, qps, max_delay_duration, channel_rate, batch, report_tag`}},
+		{"key outside", "port = 1\n" + head, []string{`1: unknown key "port" outside of a section: it belongs below [core]`}},
+		{"no section of that name", "x = 1\n" + head + "[net]\nport = 'x'\n", []string{`1: unknown key "x" outside of a section: write the [section] that it belongs to above it`, `4: unknown section [net]: known are [core], [spool], [log], [ui], [[tags]], [[senders]]`}},
+		{"key of another section", head + "dir = '/x'\n", []string{`3: unknown key "dir" in [core]: it belongs below [spool]`}},
+		{"a misspelt key has a value, too", "[core]\nSlackURL = 'SECRET'\n", []string{`2: unknown key "SlackURL" in [core]: write slack_url`, "2: slack_url in [core]: wants a URL like https://HOST/PATH"}},
+		{"dotted key", "core.port = 1\n", []string{"1:5: dotted keys are not supported: write the [section] on a line of its own, and below it the key"}},
+		{"twice", head + "qps = 1\n'qps' = 2\n[log]\n[core]\nqps = 3\nbatch = 0\n", []string{"4: qps in [core] is on line 3 already", "6: [core] is on line 1 already: bring the two together", "7: qps in [core] is on line 3 already", "8: batch in [core]: 0 is out of range: 1 to 100"}},
 		{"wrong type", head + "qps = '5'\n", []string{"3: qps in [core]: wants an integer, without quotes"}},
 		{"wrong type too", head + "slack_token = 5\n", []string{"3: slack_token in [core]: wants a string"}},
-		{"a table for a value", head + "[core.port]\n", []string{"3: port in [core]: wants a string"}},
+		{"a table for a value", head + "[core.port]\n", []string{"3:6: nested tables are not supported"}},
 		{"out of range", head + "qps = -1\nmax_delay_duration = 86401\n", []string{"3: qps in [core]: -1 is out of range: 0 to 1000000", "4: max_delay_duration in [core]: 86401 is out of range: -1 to 86400"}},
+		{"history", head + "[spool]\nhistory_bytes = 0\n", nil},
+		{"too much history", head + "[spool]\nhistory_bytes = 1_099_511_627_777\n", []string{"4: history_bytes in [spool]: 1099511627777 is out of range: 0 to 1099511627776"}},
 		{"port", head + "port = 'x'\n", []string{`3: port in [core]: "x" is not PORT, HOST:PORT or unix:/path, with a PORT from 0 to 65535`}},
 		{"port too large", head + "port = 70000\n", []string{`3: port in [core]: "70000" is not PORT, HOST:PORT or unix:/path, with a PORT from 0 to 65535`}},
 		{"port without a path", head + "port = 'unix:'\n", []string{`3: port in [core]: "unix:" wants a path: unix:/path`}},
@@ -33,12 +43,20 @@ func TestConfigFaults(t *testing.T) {
 		{"no destination", "", []string{"1: there is no destination: set slack_url or slack_token in [core]"}},
 		{"a tag without destination", "[[tags]]\ntag = 'a'\n[[tags]]\ntag = 'b'\nslack_token = 'x'\n", []string{`1: tag "a" has no destination: set slack_url or slack_token for it, or in [core]`}},
 		{"a tag without channel", head + "[[tags]]\ntag = 'a'\nslack_token = 'x'\nchannel = ''\n", []string{`6: tag "a" has no channel: a slack_token needs one`}},
-		{"tag is missing", head + "[[tags]]\n\nchannel = '#a'\n", []string{`3: this [[tags]] has no tag: add tag = "NAME"`}},
+		{"tag is missing", head + "[[tags]]\n\nchannel = '#a'\n", []string{`3: this [[tags]] has no tag: add tag = "TAG"`}},
 		{"tag is empty", head + "[[tags]]\ntag = ''\n", []string{"4: tag in [[tags]]: must not be empty"}},
-		{"one bracket", head + "[tags]\ntag = 'a'\n", []string{"3: tags is a list: write [[tags]], with two brackets, above each tag"}},
-		{"two brackets", "[[core]]\nslack_url = 'https://hooks.invalid/x'\n", []string{"1: core is a section: write [core]", "1: there is no destination: set slack_url or slack_token in [core]"}},
-		{"masked", "[core]\nslack_url = '...'\n[[tags]]\ntag = 'a'\nslack_token = '...'\n", []string{`2: slack_url is masked: put the real one in place of "..."`, `5: slack_token is masked: put the real one in place of "..."`}},
-		{"all at once, in order", head + "x = 1\n[log]\nlevel = 5\n[[tags]]\n", []string{"3: unknown key \"x\" in [core]: known are port, socket_mode, auth_token, tls_cert, tls_key, tls_client_ca, slack_url, slack_token, slack_api_url, qps, max_delay_duration, channel_rate, batch, report_tag", "5: level in [log]: wants a string", `6: this [[tags]] has no tag: add tag = "NAME"`}},
+		{"one bracket", head + "[tags]\ntag = 'a'\n", []string{"3: unknown section [tags]: write [[tags]]"}},
+		{"two brackets", "[[core]]\nslack_url = 'https://hooks.invalid/x'\n", []string{"1: unknown section [[core]]: write [core]"}},
+		{"one letter is missing", head + "[[tag]]\ntag = 'a'\n[[tag]]\ntag = 'b'\nqps = 1\n", []string{"3: unknown section [[tag]]: write [[tags]]", "5: unknown section [[tag]]: write [[tags]]", `7: unknown key "qps" in [[tags]]: it belongs below [core]`}},
+		{"senders, two of one name", head + "[[senders]]\nname = 'a'\ntoken = 'x'\n[[senders]]\nname = 'a'\ntoken = 'y'\n", nil},
+		{"a sender's keys are missing", head + "[[senders]]\n[[senders]]\nname = ''\ntoken = ''\n[[senders]]\nname = 'a'\ntoken = ''\n", []string{`3: this [[senders]] has no name: add name = "NAME"`, `3: this [[senders]] has no token: add token = "TOKEN"`,
+			"5: name in [[senders]]: wants a name: 1 to 64 characters of printable ASCII without blanks", "6: token in [[senders]]: wants a token: printable ASCII without blanks", "9: token in [[senders]]: wants a token: printable ASCII without blanks"}},
+		{"a sender's name", head + "[[senders]]\nname = 'a b'\ntoken = 'x'\n[[sender]]\nname = '" + strings.Repeat("x", 65) + "'\ntoken = 'y'\n", []string{"4: name in [[senders]]: wants a name: 1 to 64 characters of printable ASCII without blanks",
+			"6: unknown section [[sender]]: write [[senders]]", "7: name in [[senders]]: wants a name: 1 to 64 characters of printable ASCII without blanks"}},
+		{"a token twice", "[[senders]]\nname = 'a'\ntoken = 'SECRET'\n[[senders]]\nname = 'a'\ntoken = 'SECRET'\n" + head + "auth_token = 'T0KEN'\n[[senders]]\nname = 'c'\ntoken = 'T0KEN'\n", []string{
+			"6: token in [[senders]]: it is the same as on line 3: each sender needs its own", "12: token in [[senders]]: it is the same as on line 9: each sender needs its own"}},
+		{"masked", "[core]\nslack_url = '...'\n[[tags]]\ntag = 'a'\nslack_token = '...'\n", []string{`2: slack_url in [core]: is masked: put the real one in place of "..."`, `5: slack_token in [[tags]]: is masked: put the real one in place of "..."`}},
+		{"all at once, in order", head + "x = 1\n[log]\nlevel = 5\n[[tags]]\n", []string{"3: unknown key \"x\" in [core]: known are port, socket_mode, auth_token, tls_cert, tls_key, tls_client_ca, slack_url, slack_token, slack_api_url, qps, max_delay_duration, channel_rate, batch, report_tag", "5: level in [log]: wants a string", `6: this [[tags]] has no tag: add tag = "TAG"`}},
 		{"syntax", head + "port = “x”\n", []string{`3:8: “ is a typographic quote: use the straight one, "`}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -68,12 +86,18 @@ channel = "#x"
 slack_token = "xoxb-SECRET"
 [ui]
 root = "/nowhere"
+[[senders]]
+name = "relay"
+token = "SECRET-1"
+[[senders]]
+name = "relay"
+token = "SECRET-2"
 `)
 	if len(cfg.warnings) != 1 || !strings.Contains(cfg.warnings[0], ":11: ui.root: /nowhere is not a folder") {
 		t.Errorf("warnings: %q", cfg.warnings)
 	}
 	shown := cfg.masked()
-	if strings.Contains(shown, "SECRET") || strings.Count(shown, `= "..."`) != 2 || !strings.Contains(shown, `level = "error"`) {
+	if strings.Contains(shown, "SECRET") || strings.Count(shown, `= "..."`) != 4 || !strings.Contains(shown, `level = "error"`) {
 		t.Errorf("shown: %s", shown)
 	}
 	path := writeFile(t, "shown.toml", shown)
@@ -84,8 +108,19 @@ root = "/nowhere"
 	if again.masked() != shown {
 		t.Errorf("got\n%s\nwant\n%s", again.masked(), shown)
 	}
-	if _, err := loadConfig(path, forPosting); err == nil || strings.Count(err.Error(), "is masked") != 2 {
+	if _, err := loadConfig(path, forPosting); err == nil || strings.Count(err.Error(), "is masked") != 4 {
 		t.Errorf("starting with it: %v", err)
+	}
+}
+
+// Who asks for the health need not be able to read the secrets.
+func TestHealthNeedsNoSecret(t *testing.T) {
+	path := writeFile(t, "s.toml", "[core]\nslack_token = 'env:NO_SUCH'\n[[senders]]\nname = 'a'\ntoken = 'file:/no/such'\n[[senders]]\nname = 'a'\ntoken = 'env:NO_SUCH'\n")
+	if _, err := loadConfig(path, forHealth); err != nil {
+		t.Error(err)
+	}
+	if _, err := loadConfig(path, forCheck); err == nil || strings.Count(err.Error(), "\n") != 2 {
+		t.Errorf("checked: %v", err)
 	}
 }
 
@@ -105,7 +140,7 @@ slack_url = "https://h.invalid/c"
 slack_token = "c"
 `)
 	for name, want := range map[string]credential{
-		"a": cfg.withToken(newSecret("core")), "b": {url: newSecret("https://h.invalid/b")}, "c": cfg.withToken(newSecret("c")),
+		"a": cfg.credentialOf(newSecret("core"), secret{}), "b": {url: newSecret("https://h.invalid/b")}, "c": cfg.credentialOf(newSecret("c"), secret{}),
 	} {
 		if to, _, err := cfg.lookup(route{tag: name}); err != nil || to.credential != want {
 			t.Errorf("%s: got the wrong credential, %v", name, err)
@@ -113,6 +148,55 @@ slack_token = "c"
 	}
 	if _, _, err := cfg.lookup(route{tag: "gone"}); fmt.Sprint(err) != "tag gone is not configured" {
 		t.Errorf("got %v", err)
+	}
+}
+
+// README.md's table of keys is the one in config.go: section, key and default of each.
+func TestReadmeTableOfKeys(t *testing.T) {
+	t.Setenv("STATE_DIRECTORY", "")
+	c := defaultConfig()
+	c.addTag()
+	c.senders = []*sender{{}}
+	want := map[string]string{}
+	for _, s := range c.sections() {
+		for _, k := range s.keys {
+			switch value := k.shown(); {
+			case k.preset == nil:
+				want[s.header+" "+k.name] = "required"
+			case value == `""`:
+				want[s.header+" "+k.name] = ""
+			default:
+				want[s.header+" "+k.name] = "`" + value + "`"
+			}
+		}
+	}
+	got, section := map[string]string{}, ""
+	_, table, _ := strings.Cut(readFile(t, "README.md"), "\n| section | key | default | meaning |\n|---|---|---|---|\n")
+	for row := range strings.Lines(table) {
+		cells := strings.Split(row, "|")
+		if len(cells) < 6 {
+			break
+		}
+		section = cmp.Or(strings.Trim(cells[1], " `"), section)
+		for name := range strings.SplitSeq(cells[2], ",") {
+			got[section+" "+strings.Trim(name, " `")] = strings.TrimSpace(cells[3])
+		}
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("README.md has\n%q\nthe table of keys\n%q", got, want)
+	}
+}
+
+func TestNearest(t *testing.T) {
+	names := strings.Fields("core tags spool log ui max_bytes slack_url Deploys deploys-2")
+	for name, want := range map[string]string{
+		"core": "core", "cores": "core", "Core": "core", "croe": "core", "tag": "tags", "tgas": "tags", "logs": "log", "maxbytes": "max_bytes",
+		"max-byte": "max_bytes", "Slack-URL": "slack_url", "deploys": "Deploys", "deploy": "Deploys", "deploys-3": "deploys-2", "gui": "ui",
+		"": "", "x": "", "i": "", "port": "", "nope": "", "tagged": "", "deployment": "", "bytes": "", strings.Repeat("core", 1<<18): "",
+	} {
+		if got := nearest(name, slices.Values(names)); got != want {
+			t.Errorf("%.20q is taken for %q, want %q", name, got, want)
+		}
 	}
 }
 
@@ -128,6 +212,7 @@ func FuzzConfig(f *testing.F) {
 	f.Add([]byte(dryRunConfig().masked()))
 	f.Add([]byte(hookAndTags))
 	f.Add([]byte("[core]\nport = 1\nauth_token = 'env:HOME'\nsocket_mode = '0660'\n[[tags]]\ntag = \"a\"\nslack_url = 'http://h/'\n"))
+	f.Add([]byte("[core]\nslack_url = 'http://h/'\n[spool]\nhistory_bytes = 0\n[[senders]]\nname = 'a'\ntoken = 'x'\n[[senders]]\nname = 'a'\ntoken = 'y'\n"))
 	f.Add([]byte("core = 1\n[tags]\nx = 2\n[nothing]\n"))
 	path := filepath.Join(f.TempDir(), "slackboard.toml")
 	f.Fuzz(func(t *testing.T, src []byte) {
