@@ -29,7 +29,7 @@ type message struct {
 	Title    string          `json:"title,omitempty"`
 	Text     string          `json:"text,omitempty"`
 	Payload  json.RawMessage `json:"payload,omitempty"`
-	Plain    bool            `json:"plain,omitempty"`    // the payload goes out as it came: without defaults
+	Plain    bool            `json:"plain,omitempty"`    // the payload is posted as it came, without defaults
 	Accepted int64           `json:"accepted,omitempty"` // Unix ms; 0: when it was queued
 	Attempts int             `json:"attempts,omitempty"` // of a dead letter
 	Error    string          `json:"error,omitempty"`    // likewise: why it is one
@@ -95,19 +95,6 @@ func (m *message) again() *message {
 	copied := m.buried(0, "")
 	copied.resent = true
 	return copied
-}
-
-// levelOf returns the level that a program means by a word. What is not known stays as it is: it has no color.
-func levelOf(word string) string {
-	switch strings.ToLower(word) {
-	case "info", "notice", "ok", "good", "success":
-		return "info"
-	case "warn", "warning":
-		return "warn"
-	case "crit", "critical", "err", "error", "fatal", "danger", "alert", "emerg", "emergency":
-		return "crit"
-	}
-	return word
 }
 
 // endsLine tells whether c could begin a new line, or do worse to a terminal or a line protocol.

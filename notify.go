@@ -345,7 +345,7 @@ func (s *server) notify(_ *http.Request, body []byte) (sub submission, err error
 		return sub, badRequest("text is missing")
 	}
 	sub.addressed(len(entries), message{
-		Level: levelOf(cleaned(req.Level, nameLimit)), Title: cleaned(req.Title, titleLimit), Text: req.Text,
+		Level: cleaned(req.Level, nameLimit), Title: cleaned(req.Title, titleLimit), Text: req.Text,
 	})
 	return sub, nil
 }
