@@ -55,6 +55,11 @@ func (s *server) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /notify", s.takes(wayIn{decode: s.notify, send: answer.send}))
 	mux.HandleFunc("POST /notify-directly", s.takes(wayIn{decode: s.notifyDirectly, send: answer.send}))
+	mux.HandleFunc("POST /services/{tag}", s.takes(wayIn{decode: s.webhook, send: answer.sendAsWebhook}))
+	mux.HandleFunc("POST /services/{tag}/{token...}", s.takes(wayIn{decode: s.webhook, send: answer.sendAsWebhook}))
+	mux.HandleFunc("POST /api/chat.postMessage", s.takes(wayIn{decode: s.postMessage, send: answer.sendAsAPI, tokenInBody: true}))
+	mux.HandleFunc("POST /api/auth.test", s.takes(wayIn{decode: s.authTest, send: answer.sendAsAPI, tokenInBody: true}))
+	mux.HandleFunc("/api/", unknownMethod)
 	mux.HandleFunc("GET /stat/go", s.statGo)
 	mux.HandleFunc("GET /stat/app", s.statApp)
 	mux.HandleFunc("GET /messages", s.operator(s.listMessages))
@@ -71,7 +76,7 @@ func (s *server) handler() http.Handler {
 	mux.HandleFunc("GET /app/config", s.configApp) // its name in 0.6
 	mux.HandleFunc("GET /ui/", s.page)
 	mux.Handle("GET /{$}", http.RedirectHandler("/ui/", http.StatusFound))
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { answerUnknown(mux, w, r) })
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { s.answerUnknown(mux, w, r) })
 
 	guarded := s.guarded(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -132,7 +137,7 @@ func (c *requestCounts) each(f func(route string, status int, n int64)) {
 }
 
 // answerUnknown answers what no pattern matches: 405 where another method would, else 404.
-func answerUnknown(mux *http.ServeMux, w http.ResponseWriter, r *http.Request) {
+func (s *server) answerUnknown(mux *http.ServeMux, w http.ResponseWriter, r *http.Request) {
 	var allow []string
 	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodDelete} {
 		other := &http.Request{Method: method, URL: r.URL, Host: r.Host}
@@ -141,7 +146,7 @@ func answerUnknown(mux *http.ServeMux, w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if len(allow) == 0 {
-		answer{status: http.StatusNotFound, Message: "there is nothing at " + r.URL.Path}.send(w)
+		answer{status: http.StatusNotFound, Message: "there is nothing at " + s.shownURI(r)}.send(w)
 		return
 	}
 	w.Header().Set("Allow", strings.Join(allow, ", "))
@@ -170,19 +175,22 @@ type answer struct {
 	IDs     []string `json:"ids,omitempty"` // of what was accepted, one for each destination
 
 	status     int
+	code       string        // Slack's word for it, if it has one
 	retryAfter time.Duration // 0 where trying again cannot help, or could double a message
 }
 
-func (a answer) send(w http.ResponseWriter) {
+func (a answer) send(w http.ResponseWriter) { a.write(w, "application/json", encodeLine(a)) }
+
+func (a answer) write(w http.ResponseWriter, contentType string, body []byte) {
 	if res, ok := w.(*response); ok {
 		res.ids = a.IDs
 	}
 	if a.retryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(a.retryAfter.Seconds()))))
 	}
-	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Type", contentType)
 	w.WriteHeader(a.status)
-	w.Write(encodeLine(a))
+	w.Write(body)
 }
 
 // Error makes an answer the error of a handler that cannot go on.
@@ -190,6 +198,13 @@ func (a answer) Error() string { return a.Message }
 
 func badRequest(format string, args ...any) answer {
 	return answer{status: http.StatusBadRequest, Message: fmt.Sprintf(format, args...)}
+}
+
+// badPayload says what is wrong with a payload, to programs that know Slack in its word.
+func badPayload(code, format string, args ...any) answer {
+	a := badRequest(format, args...)
+	a.code = code
+	return a
 }
 
 func malformed(err error) answer {
@@ -215,7 +230,7 @@ type accessLine struct {
 
 func (s *server) logAccess(start time.Time, res *response, r *http.Request) {
 	s.access.Write(encodeLine(accessLine{
-		Type: "accepted-request", Time: start.Format(time.RFC3339Nano), RemoteAddr: r.RemoteAddr, URI: r.RequestURI,
+		Type: "accepted-request", Time: start.Format(time.RFC3339Nano), RemoteAddr: r.RemoteAddr, URI: cleaned(s.shownURI(r), bodyLimit),
 		Method: r.Method, Proto: r.Proto, ContentLength: r.ContentLength, Tag: res.tag, Host: res.host,
 		Status: res.status, Sender: res.sender, IDs: res.ids, DurationMS: float64(time.Since(start).Microseconds()) / 1000,
 	}))
@@ -281,6 +296,10 @@ func (s *server) takes(in wayIn) http.HandlerFunc {
 		if sub.sync {
 			giveBack()
 		}
+		if len(sub.messages) == 0 { // a question
+			in.send(answer{status: http.StatusOK, Message: "ok"}, w)
+			return
+		}
 		in.send(s.accept(w, r, sub.messages, sub.sync), w)
 	}
 }
@@ -331,7 +350,7 @@ func (s *server) notify(_ *http.Request, body []byte) (sub submission, err error
 		Tag, Host, Text, Level, Title string
 		Sync                          bool
 	}
-	if err := json.Unmarshal(body, &req); err != nil {
+	if err := json.Unmarshal(asJSON(body), &req); err != nil {
 		return sub, malformed(err)
 	}
 	sub.to, sub.host, sub.sync = cleaned(req.Tag, nameLimit), req.Host, req.Sync
@@ -357,7 +376,7 @@ func (s *server) notifyDirectly(_ *http.Request, body []byte) (sub submission, e
 		Host    string
 		Sync    bool
 	}
-	if err := json.Unmarshal(body, &req); err != nil {
+	if err := json.Unmarshal(asJSON(body), &req); err != nil {
 		return sub, malformed(err)
 	}
 	sub.host, sub.sync = req.Host, req.Sync
@@ -384,7 +403,7 @@ func checkPayload(fields map[string]json.RawMessage) (channel string, err error)
 	var text string
 	for key, into := range map[string]*string{"channel": &channel, "text": &text} {
 		if value := fields[key]; value != nil && json.Unmarshal(value, into) != nil {
-			return channel, badRequest("payload.%s is not a string", key)
+			return channel, badPayload("invalid_payload", "payload.%s is not a string", key)
 		}
 	}
 	says := strings.TrimSpace(text) != ""
@@ -392,16 +411,16 @@ func checkPayload(fields map[string]json.RawMessage) (channel string, err error)
 		switch value := string(fields[key]); {
 		case value == "" || value == "null":
 		case value[0] != '[':
-			return channel, badRequest("payload.%s is not an array", key)
+			return channel, badPayload("invalid_"+key, "payload.%s is not an array", key)
 		default:
 			says = says || strings.TrimSpace(value[1:len(value)-1]) != ""
 		}
 	}
 	switch {
 	case len(channel) > nameLimit || strings.ContainsFunc(channel, endsLine):
-		return channel, badRequest("payload.channel is longer than %d bytes or has a control character in it", nameLimit)
+		return channel, badPayload("channel_not_found", "payload.channel is longer than %d bytes or has a control character in it", nameLimit)
 	case !says:
-		return channel, badRequest("payload has neither text nor blocks nor attachments")
+		return channel, badPayload("no_text", "payload has neither text nor blocks nor attachments")
 	}
 	return channel, nil
 }
