@@ -183,13 +183,13 @@ func TestLogExcerpt(t *testing.T) {
 		out, _ := exec.Command("sh", "-c", script).Output()
 		_, block, _ := strings.Cut(s.texts()[0], "Output:\n```\n")
 		block, _, _ = strings.Cut(block, "\n```\nExit")
+		plain := strings.NewReplacer("\u2060", "", "&lt;", "<").Replace
 		head, rest, found := strings.Cut(block, "\n[… ")
 		count, tail, _ := strings.Cut(rest, " bytes left out …]\n")
-		plain := strings.NewReplacer("\u2060", "", "&lt;", "<").Replace
 		head, tail = plain(head), plain(tail)
 		lost, _ := strconv.Atoi(count)
 		shown := len(out) - lost
-		if n := utf8.RuneCountInString(block); code != 1 || !found || n > 3000 || n < 1500 {
+		if n := utf8.RuneCountInString(plain(block)); code != 1 || !found || n > 3000 || n < 1500 {
 			t.Errorf("%s: exit %d, %d characters: %s", script, code, n, block)
 		}
 		trimmed := len(out) - len(bytes.TrimSuffix(out, []byte("\n")))
@@ -449,15 +449,20 @@ func TestLogNotificationFails(t *testing.T) {
 	if code := p.wait(); code != 6 || strings.Count(p.stderr.String(), "slackboard-log: not sent: ") != 1 {
 		t.Errorf("exit %d, %s", code, p.stderr.String())
 	}
-	for _, flags := range []string{
-		"-s unix:/nowhere -retry-max 0", "-s http://" + deadAddress(t) + " " + hasty,
-		"-s h:1 -auth file:/no/such/file", "-s https://h:1 -cacert /no/such/file", "-s https://h:1 -cert /no/such/file -key /no/such/file",
-		"-s " + newScripted(t, because(400, "")).URL, "-s " + newScripted(t, because(502, "")).URL,
+	for _, test := range []struct {
+		flags string
+		lines int // one that the message is not sent; where a file cannot be read, one before the command runs
+	}{
+		{"-s unix:/nowhere -retry-max 0", 1}, {"-s http://" + deadAddress(t) + " " + hasty, 1},
+		{"-s h:1 -auth file:/no/such/file", 2}, {"-s https://h:1 -cacert /no/such/file", 2}, {"-s https://h:1 -cert /no/such/file -key /no/such/file", 2},
+		{"-s " + newScripted(t, because(400, "")).URL, 1}, {"-s " + newScripted(t, because(502, "")).URL, 1},
 	} {
 		for script, want := range map[string]int{"exit 6": 6, "exit 0": 0} {
-			p := startProcess(t, logCommand(flags+" -t a -always -log /dev/null", script))
-			if code := p.wait(); code != want || strings.Count(p.stderr.String(), "slackboard-log: ") != 1 || !strings.Contains(p.stderr.String(), "slackboard-log: not sent: ") {
-				t.Errorf("%s: exit %d, want %d: %s", flags, code, want, p.stderr.String())
+			p := startProcess(t, logCommand(test.flags+" -tee -t a -always -log /dev/null", "echo runs >&2; "+script))
+			code, stderr := p.wait(), p.stderr.String()
+			before, after, _ := strings.Cut(stderr, "runs\n")
+			if code != want || strings.Count(stderr, "slackboard-log: ") != test.lines || strings.Count(before, "slackboard-log: -") != test.lines-1 || !strings.Contains(after, "slackboard-log: not sent: ") {
+				t.Errorf("%s: exit %d, want %d: %s", test.flags, code, want, stderr)
 			}
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"time"
 
 	"slackboard/cli"
@@ -22,7 +23,7 @@ import (
 
 const usage = `slackboard-log runs a command and tells Slack when it fails, by way of a slackboard server.
 
-  slackboard-log -s relay-host:29800 -t cron -- /usr/local/bin/backup --full
+  slackboard-log -s relay-host -t cron -- /usr/local/bin/backup --full
   slackboard-log -t cron -timeout 2h -log /var/log/sync.log -title "nightly sync" -- rsync -a /srv/ backup:/srv/
 `
 
@@ -46,10 +47,16 @@ func run(args []string) int {
 		o.Complain(fmt.Errorf("%w; the command was not run", err))
 		return 125
 	}
+	if o.Check {
+		return check(o, command)
+	}
+	if o.notify {
+		o.CheckFiles()
+	}
 	signals := catchSignals()
 	out := openOutput(o.logFile, o.tee, o.Complain)
 	r := runCommand(command, out, signals, o.timeout, o.killAfter)
-	r.output, r.total = out.close()
+	r.output = out.close()
 	if r.err != nil {
 		fmt.Fprint(os.Stderr, r.printed(o))
 	}
@@ -70,19 +77,28 @@ func parse(args []string) (o options, command []string, err error) {
 	flags.BoolVar(&o.noArgs, "no-args", false, "show the command's name only: its arguments are secret")
 	flags.StringVar(&o.logFile, "log", "", "append the command's output to `FILE`")
 	flags.BoolVar(&o.tee, "tee", false, "pass the command's output through as it comes")
-	flags.DurationVar(&o.timeout, "timeout", 0, "end the command after this `TIME`, with TERM")
-	flags.DurationVar(&o.killAfter, "kill-after", 10*time.Second, "and with KILL this `TIME` later")
+	cli.TimeVar(flags, &o.timeout, "timeout", 0, "end the command with TERM after this `TIME`")
+	cli.TimeVar(flags, &o.killAfter, "kill-after", 10*time.Second, "end the command with KILL this `TIME` after the TERM of -timeout")
 	err = o.Parse(flags, args, usage)
 	switch {
 	case err != nil:
-	case flags.NArg() == 0:
+	case flags.NArg() == 0 && !o.Check:
 		err = errors.New("no command: slackboard-log [flags] -- command args…")
-	case o.timeout < 0 || o.killAfter < 0:
-		err = errors.New("-timeout and -kill-after must not be negative")
-	case o.notify:
-		err = o.Check()
+	case o.notify || o.Check:
+		err = o.Wrong()
 	}
 	return o, flags.Args(), err
+}
+
+// check runs nothing: it says whether people would be told about the command, if one is given, and whether that is there.
+func check(o options, command []string) int {
+	if len(command) > 0 {
+		if _, err := exec.LookPath(command[0]); err != nil && !errors.Is(err, exec.ErrDot) {
+			o.Complain(err)
+			return 1
+		}
+	}
+	return o.Report(context.Background())
 }
 
 // notify tells Slack what r is worth telling, and sends what earlier runs have kept.
@@ -95,7 +111,7 @@ func notify(ctx context.Context, r result, o options) {
 		}
 		level = "info"
 	}
-	if err := o.Send(ctx, cli.Message{Text: r.posted(o), Level: level}); err != nil {
+	if err := o.Send(ctx, cli.Message{Text: func(int) string { return r.posted(o) }, Level: level}); err != nil {
 		o.Complain(fmt.Errorf("not sent: %w", err))
 	}
 }
