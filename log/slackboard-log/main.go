@@ -15,7 +15,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"time"
 
 	"slackboard/cli"
@@ -48,7 +47,7 @@ func run(args []string) int {
 		return 125
 	}
 	if o.Check {
-		return check(o, command)
+		return o.Report(context.Background())
 	}
 	if o.notify {
 		o.CheckFiles()
@@ -88,17 +87,6 @@ func parse(args []string) (o options, command []string, err error) {
 		err = o.Wrong()
 	}
 	return o, flags.Args(), err
-}
-
-// check runs nothing: it says whether people would be told about the command, if one is given, and whether that is there.
-func check(o options, command []string) int {
-	if len(command) > 0 {
-		if _, err := exec.LookPath(command[0]); err != nil && !errors.Is(err, exec.ErrDot) {
-			o.Complain(err)
-			return 1
-		}
-	}
-	return o.Report(context.Background())
 }
 
 // notify tells Slack what r is worth telling, and sends what earlier runs have kept.
