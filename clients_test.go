@@ -176,7 +176,7 @@ func TestClientUsage(t *testing.T) {
 		{"slackboard-cli", "-nope", "", 2, "slackboard-cli: flag provided but not defined: -nope: see slackboard-cli -h\n"},
 		{"slackboard-cli", "-retry-max x", "", 2, `slackboard-cli: invalid value "x" for flag -retry-max: parse error: see slackboard-cli -h`},
 		{"slackboard-cli", "-t a -s h:1 -cert x", "", 2, "slackboard-cli: -cert and -key go together: set both\n"},
-		{"slackboard-cli", "-t a -s h:1 -retry-max -1", "", 2, "slackboard-cli: -retry-max "},
+		{"slackboard-cli", "-t a -s h:1 -retry-max -1", "", 2, `slackboard-cli: invalid value "-1" for flag -retry-max`},
 		{"slackboard-cli", "-t a -s unix:", "hi", 2, `slackboard-cli: "unix:" is not a server`},
 		{"slackboard-cli", "-t a -s h:1,,h:2", "", 2, `slackboard-cli: "" is not a server`},
 		{"slackboard-cli", "-t a -s h:1 -l foo", "", 2, `slackboard-cli: invalid value "foo" for flag -l: want message, info, warn, warning, crit or error`},

@@ -19,7 +19,6 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -35,32 +34,24 @@ func Version(program string) string {
 
 // Flags say where a message goes and how hard to try.
 type Flags struct {
-	program  string
-	set      map[string]bool // the flags that are given
-	Servers  string          // comma separated: host:port, a URL, or unix:/path
-	Auth     string          // the token, or file:PATH
-	CACert   string
-	Cert     string
-	Key      string
-	Spool    string // the folder that keeps messages until a server has them, "" for none
-	Tag      string
-	Channel  string
-	Username string // this one and the next two: with Channel
-	Icon     string
-	Markup   string // Slack's parse mode
-	Title    string // above the text
-	Sync     bool   // wait until Slack has the message
-	Check    bool   // ask the servers, and send nothing
-
-	RetryMax     int // rounds after the first
-	RetryWaitMin time.Duration
-	RetryWaitMax time.Duration
+	program                    string
+	Servers                    string // comma separated: host, host:port, a URL, or unix:/path
+	Auth                       string // the token, or file:PATH
+	CACert, Cert, Key          string // files
+	Spool                      string // the folder that keeps messages until a server has them, "" for none
+	Tag, Channel               string // one of them
+	Username, Icon, Markup     string // with Channel; Markup is Slack's parse mode
+	Title                      string // above the text
+	Sync                       bool   // wait until Slack has the message
+	Check                      bool   // ask the servers, and send nothing
+	RetryMax                   uint   // rounds after the first
+	RetryWaitMin, RetryWaitMax time.Duration
 }
 
 // FlagSet returns the flags of a program, which adds its own to them. No default comes from the environment: the usage shows
 // defaults, and one is secret.
 func (f *Flags) FlagSet(program string) *flag.FlagSet {
-	f.program = program
+	f.program, f.RetryWaitMin, f.RetryWaitMax = program, time.Second, 10*time.Second
 	fs := flag.NewFlagSet(program, flag.ContinueOnError)
 	fs.StringVar(&f.Servers, "s", "", "the `SERVERS`, comma separated, tried in turn: host (port 29800), host:port, http://…, https://… or unix:/path (default $SLACKBOARD_SERVER)")
 	fs.StringVar(&f.Auth, "auth", "", "the `TOKEN` to send, or file:PATH to read it from (default $SLACKBOARD_AUTH_TOKEN)")
@@ -76,25 +67,19 @@ func (f *Flags) FlagSet(program string) *flag.FlagSet {
 	fs.StringVar(&f.Title, "title", "", "`TITLE` above the text")
 	fs.BoolVar(&f.Sync, "sync", false, "wait until Slack has the message; -spool does not keep it")
 	fs.BoolVar(&f.Check, "check", false, "send nothing: say whether the servers would take a message, exit 0 or 1")
-	fs.IntVar(&f.RetryMax, "retry-max", 4, "try the servers again this `NUMBER` of times")
-	TimeVar(fs, &f.RetryWaitMin, "retry-wait-min", time.Second, "`TIME` to wait before the servers are tried again; it doubles each time")
-	TimeVar(fs, &f.RetryWaitMax, "retry-wait-max", 10*time.Second, "the longest `TIME` to wait before the servers are tried again")
+	fs.UintVar(&f.RetryMax, "retry-max", 4, "try the servers again this `NUMBER` of times")
+	TimeVar(fs, &f.RetryWaitMin, "retry-wait-min", "`TIME` to wait before the servers are tried again; it doubles each time (default 1s)")
+	TimeVar(fs, &f.RetryWaitMax, "retry-wait-max", "the longest `TIME` to wait before the servers are tried again (default 10s)")
 	return fs
 }
 
 // TimeVar is a flag for a time that is not negative.
-func TimeVar(fs *flag.FlagSet, t *time.Duration, name string, value time.Duration, usage string) {
-	*t = value
-	if value != 0 {
-		usage += fmt.Sprintf(" (default %v)", value)
-	}
-	fs.Func(name, usage, func(s string) error {
-		v, err := time.ParseDuration(s)
-		if err != nil || v < 0 {
-			return errors.New("want a TIME like 30s or 2h")
+func TimeVar(fs *flag.FlagSet, t *time.Duration, name string, usage string) {
+	fs.Func(name, usage, func(s string) (err error) {
+		if *t, err = time.ParseDuration(s); err != nil || *t < 0 {
+			err = errors.New("want a TIME like 30s or 2h")
 		}
-		*t = v
-		return nil
+		return err
 	})
 }
 
@@ -120,28 +105,26 @@ func (f *Flags) Parse(fs *flag.FlagSet, args []string, usage string) error {
 		fmt.Println(Version(f.program))
 		return flag.ErrHelp
 	}
-	if rest := fs.Args(); len(rest) > 1 && strings.HasPrefix(rest[1], "-") && len(rest) < len(args) {
-		before := args[len(args)-len(rest)-1]
-		name, isFlag := strings.CutPrefix(before, "-")
-		if _, err := strconv.ParseBool(rest[0]); err == nil && isFlag && isBool(fs.Lookup(strings.TrimPrefix(name, "-"))) {
-			return fmt.Errorf("%s %s: write %[1]s=%[2]s", before, rest[0])
-		}
-	}
-	f.set = map[string]bool{}
-	fs.Visit(func(given *flag.Flag) { f.set[given.Name] = true })
 	f.Servers = cmp.Or(f.Servers, os.Getenv("SLACKBOARD_SERVER"))
 	f.Auth = cmp.Or(f.Auth, os.Getenv("SLACKBOARD_AUTH_TOKEN"))
 	f.Spool = cmp.Or(f.Spool, os.Getenv("SLACKBOARD_SPOOL"))
-	return nil
+	return f.misread(fs, args)
 }
 
-// isBool tells whether f is a flag that takes no argument of its own.
-func isBool(f *flag.Flag) bool {
-	if f == nil {
-		return false
+// misread returns what flag takes for something else than the user means.
+func (f *Flags) misread(fs *flag.FlagSet, args []string) (err error) {
+	fs.Visit(func(given *flag.Flag) {
+		if f.Channel == "" && strings.Contains("u i p C", given.Name) {
+			err = fmt.Errorf("-%s goes with -c: for a tag, the server's configuration says it", given.Name)
+		}
+	})
+	if rest := fs.Args(); len(rest) > 1 && strings.HasPrefix(rest[1], "-") && len(rest) < len(args) {
+		before, isBool := args[len(args)-len(rest)-1], map[string]bool{"true": true, "false": true, "1": true, "0": true}
+		if of := fs.Lookup(strings.TrimLeft(before, "-")); of != nil && before[0] == '-' && isBool[of.DefValue] && isBool[rest[0]] {
+			err = fmt.Errorf("%s %s: write %[1]s=%[2]s", before, rest[0])
+		}
 	}
-	b, ok := f.Value.(interface{ IsBoolFlag() bool })
-	return ok && b.IsBoolFlag()
+	return err
 }
 
 // Wrong returns what is wrong with the flags, for the user. It reads no file: a file that is missing at night must not
@@ -156,13 +139,6 @@ func (f *Flags) Wrong() error {
 		return errors.New("-t and -c together: choose one")
 	case (f.Cert == "") != (f.Key == ""):
 		return errors.New("-cert and -key go together: set both")
-	case f.RetryMax < 0:
-		return errors.New("-retry-max must not be negative")
-	}
-	for _, name := range []string{"u", "i", "p", "C"} {
-		if f.set[name] && f.Channel == "" {
-			return fmt.Errorf("-%s goes with -c: for a tag, the server's configuration says it", name)
-		}
 	}
 	_, err := parseServers(f.Servers, nil)
 	return err

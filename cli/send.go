@@ -46,11 +46,7 @@ func parseServers(list string, config *tls.Config) ([]server, error) {
 			servers = append(servers, server{s, "http://localhost", newClient(path, config)})
 			continue
 		}
-		address := strings.TrimRight(s, "/")
-		if net.ParseIP(address) != nil {
-			address = net.JoinHostPort(address, defaultPort)
-		}
-		isURL := strings.Contains(s, "://")
+		address, isURL := strings.TrimRight(s, "/"), strings.Contains(s, "://")
 		if !isURL {
 			address = "http://" + address
 		}
@@ -108,7 +104,7 @@ func (f *Flags) Send(ctx context.Context, m Message) error {
 		}
 	}
 	w, err := f.way()
-	for round := 0; err == nil; round++ {
+	for round := uint(0); err == nil; round++ {
 		fail := w.round(ctx, r)
 		if fail.err == nil || fail.kind >= sender || round >= f.RetryMax {
 			return fail.err
@@ -152,14 +148,26 @@ func (f *Flags) CheckFiles() {
 	}
 }
 
-// way reads what Wrong did not: the files.
+// way reads the files that the flags name. No error shows the token.
 func (f *Flags) way() (w way, err error) {
-	if w.token, err = readToken(f.Auth); err != nil {
-		return w, fmt.Errorf("-auth: %w", err)
+	w.token = f.Auth
+	if path, ok := strings.CutPrefix(f.Auth, "file:"); ok {
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return w, fmt.Errorf("-auth: %w", err)
+		}
+		w.token = strings.TrimRight(string(content), "\r\n")
+	}
+	if f.Auth != "" && (w.token == "" || strings.ContainsFunc(w.token, func(c rune) bool { return c <= ' ' || c > '~' })) {
+		return w, errors.New("-auth: the token is not one word of printable characters")
 	}
 	var config tls.Config
 	if f.CACert != "" {
-		if config.RootCAs, err = readAuthorities(f.CACert); err != nil {
+		pem, err := os.ReadFile(f.CACert)
+		if config.RootCAs = x509.NewCertPool(); err == nil && !config.RootCAs.AppendCertsFromPEM(pem) {
+			err = fmt.Errorf("there is no certificate in %s", f.CACert)
+		}
+		if err != nil {
 			return w, fmt.Errorf("-cacert: %w", err)
 		}
 	}
@@ -172,39 +180,6 @@ func (f *Flags) way() (w way, err error) {
 	}
 	w.servers, err = parseServers(f.Servers, &config)
 	return w, err
-}
-
-// readToken returns the token that auth is or names. No error shows it.
-func readToken(auth string) (string, error) {
-	token := auth
-	if path, ok := strings.CutPrefix(auth, "file:"); ok {
-		content, err := os.ReadFile(path)
-		if err != nil {
-			return "", err
-		}
-		token = strings.TrimRight(string(content), "\r\n")
-	}
-	if auth != "" && !isWord(token) {
-		return "", errors.New("the token is not one word of printable characters")
-	}
-	return token, nil
-}
-
-// isWord tells whether an HTTP header can carry s.
-func isWord(s string) bool {
-	return s != "" && !strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c > '~' })
-}
-
-func readAuthorities(path string) (*x509.CertPool, error) {
-	pem, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("there is no certificate in %s", path)
-	}
-	return pool, nil
 }
 
 // newClient returns a client that dials the unix socket, or TCP if that is "". It uses no proxy: the servers are our own, and
@@ -288,17 +263,17 @@ func judge(resp *http.Response, answer []byte) failure {
 		fail.err = fmt.Errorf("answered %d, and not as slackboard does: %.200q", status, text)
 	}
 	seconds, err := strconv.Atoi(resp.Header.Get("Retry-After"))
-	again := err == nil && seconds >= 0
+	fail.wait = time.Duration(min(seconds, 1<<30)) * time.Second
 	switch {
 	case ours && status == http.StatusOK:
 		return failure{}
 	case !ours && status != http.StatusRequestEntityTooLarge:
-		fail.wait = time.Duration(min(seconds, 1<<30)) * time.Second
-	case status == http.StatusTooManyRequests, status == http.StatusServiceUnavailable, status == http.StatusGatewayTimeout,
-		status == http.StatusBadGateway && again:
-		fail.wait, fail.kind = time.Duration(min(seconds, 1<<30))*time.Second, busy
+		fail.kind = absent
 	case status == http.StatusUnauthorized, status == http.StatusForbidden:
 		fail.err, fail.kind = fmt.Errorf("%w (see -auth and -cert)", fail.err), sender
+	case status == http.StatusTooManyRequests, status == http.StatusServiceUnavailable, status == http.StatusGatewayTimeout,
+		status == http.StatusBadGateway && err == nil:
+		fail.kind = busy
 	case status/100 == 4:
 		fail.kind = refused
 	default:

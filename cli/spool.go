@@ -107,10 +107,6 @@ func (f *Flags) drain(ctx context.Context, own string) failure {
 			return fail
 		}
 	}
-	aside := filepath.Join(f.Spool, own+".bad")
-	if _, err := os.Stat(aside); own != "" && err == nil {
-		return failure{err: fmt.Errorf("refused: see %s", aside), kind: refused}
-	}
 	return failure{} // another run has sent own
 }
 

@@ -4,6 +4,7 @@ package cli
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -27,41 +28,28 @@ func (t *Text) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// halves returns what is kept, and how many bytes are lost in between. The end is empty if none are.
-func (t *Text) halves() (head, tail string, lost int64) {
-	if lost = t.Total - 2*keptHalf; lost <= 0 {
-		return string(t.bytes), "", 0
-	}
-	return string(t.bytes[:keptHalf]), string(t.bytes[len(t.bytes)-keptHalf:]), lost
-}
-
-// String returns what is kept, with how much is lost.
-func (t *Text) String() string {
-	head, tail, lost := t.halves()
-	if lost == 0 {
-		return head
-	}
-	return head + leftOut(lost) + tail
-}
-
-func leftOut(bytes int64) string { return fmt.Sprintf("\n[… %d bytes left out …]\n", bytes) }
-
-// Cut returns the text as clean makes it: its first and last lines if that has more than limit characters.
+// Cut returns the text as clean makes it: its first and last lines, with how much is left out in between, if that has more
+// than limit characters or not all is kept.
 func (t *Text) Cut(limit int, clean func(string) string) string {
-	head, tail, lost := t.halves()
-	head, tail = clean(head), clean(tail)
-	if lost == 0 {
-		if utf8.RuneCountInString(head) <= limit {
-			return head
-		}
-		middle := len(head) / 2
-		for middle > 0 && !utf8.RuneStart(head[middle]) {
-			middle--
-		}
-		head, tail = head[:middle], head[middle:]
+	head, tail := string(t.bytes), ""
+	isWhole := t.Total <= 2*keptHalf
+	if !isWhole {
+		head, tail = head[:keptHalf], head[len(head)-keptHalf:]
 	}
-	all, half := lost+int64(len(head)+len(tail)), max(0, limit-utf8.RuneCountInString(leftOut(t.Total)))/2
-	head, tail = first(head, half), last(tail, half)
+	head, tail = clean(head), clean(tail)
+	if isWhole && utf8.RuneCountInString(head) <= limit {
+		return head
+	} else if isWhole {
+		tail = head
+	}
+	const marker = "\n[… %d bytes left out …]\n"
+	half := max(0, limit-len(fmt.Sprintf(marker, t.Total))) / 2
+	if runes := []rune(head); len(runes) > half {
+		head = string(runes[:half])
+	}
+	if runes := []rune(tail); len(runes) > half {
+		tail = string(runes[len(runes)-half:])
+	}
 	// whole lines, unless that takes much away
 	if end := strings.LastIndexByte(head, '\n'); end > len(head)/2 {
 		head = head[:end+1]
@@ -69,32 +57,12 @@ func (t *Text) Cut(limit int, clean func(string) string) string {
 	if end := strings.IndexByte(tail, '\n'); end < len(tail)/2 {
 		tail = tail[end+1:]
 	}
-	return strings.TrimSuffix(head, "\n") + leftOut(all-int64(len(head)+len(tail))) + tail
+	return strings.TrimSuffix(head, "\n") + fmt.Sprintf(marker, max(0, t.Total-int64(len(head)+len(tail)))) + tail
 }
 
 // Cut is Text's, for a text at hand.
 func Cut(s string, limit int, clean func(string) string) string {
 	return (&Text{[]byte(s), int64(len(s))}).Cut(limit, clean)
-}
-
-// first returns the first n characters of s, or all.
-func first(s string, n int) string {
-	for i := range s {
-		if n--; n < 0 {
-			return s[:i]
-		}
-	}
-	return s
-}
-
-// last is first, from the end.
-func last(s string, n int) string {
-	i := len(s)
-	for ; i > 0 && n > 0; n-- {
-		_, size := utf8.DecodeLastRuneInString(s[:i])
-		i -= size
-	}
-	return s[i:]
 }
 
 // Plain returns s without the control characters of ASCII, except newline and tab.
@@ -111,73 +79,53 @@ func Plain(s string) string {
 // was last written.
 func Shown(s string) string {
 	var b strings.Builder
-	for line := range strings.Lines(s) {
-		text, isWhole := strings.CutSuffix(line, "\n")
-		if strings.ContainsFunc(text, unicode.IsControl) {
-			text = shownLine(text)
-		}
-		b.WriteString(text)
-		if isWhole {
-			b.WriteByte('\n')
-		}
-	}
-	return b.String()
-}
-
-func shownLine(line string) string {
-	var cells []rune
-	for at := 0; line != ""; {
-		if n := sequence(line); n > 0 {
-			switch line[:n] {
-			case "\x1b[K", "\x1b[0K":
-				cells = cells[:at]
-			case "\x1b[2K":
-				cells, at = cells[:0], 0
-			case "\x1b[G", "\x1b[1G":
-				at = 0
-			}
-			line = line[n:]
-			continue
-		}
-		c, n := utf8.DecodeRuneInString(line)
-		line = line[n:]
-		switch {
-		case c == '\r':
+	var line []rune
+	for at := 0; s != ""; {
+		n := sequence(s)
+		c, _ := utf8.DecodeRuneInString(s)
+		switch part := s[:n]; {
+		case part == "\x1b[K" || part == "\x1b[0K":
+			line = line[:at]
+		case part == "\x1b[2K":
+			line, at = line[:0], 0
+		case part == "\r" || part == "\x1b[G" || part == "\x1b[1G":
 			at = 0
-		case c == '\b':
+		case part == "\b":
 			at = max(0, at-1)
+		case part == "\n":
+			b.WriteString(string(line) + "\n")
+			line, at = line[:0], 0
 		case unicode.IsControl(c) && c != '\t':
-		case at < len(cells):
-			cells[at], at = c, at+1
+		case at < len(line):
+			line[at], at = c, at+1
 		default:
-			cells, at = append(cells, c), at+1
+			line, at = append(line, c), at+1
 		}
+		s = s[n:]
 	}
-	return string(cells)
+	return b.String() + string(line)
 }
 
-// sequence returns the length of the escape sequence that s begins with, 0 if there is none: ECMA-48, 5.4 and 5.6, and ECMA-35, 13.
+// sequence returns the length of the escape sequence that s begins with, or of its first character: ECMA-48, 5.4 and 5.6,
+// and ECMA-35, 13.2.
 func sequence(s string) int {
-	if len(s) < 2 || s[0] != '\x1b' {
-		return 0
+	end, final := 1, byte('0')
+	switch {
+	case s[0] != '\x1b' || len(s) == 1:
+		_, n := utf8.DecodeRuneInString(s)
+		return n
+	case strings.IndexByte("]PX^_", s[1]) >= 0: // a string, up to BEL or ESC \, which go by themselves
+		return 2 + strings.IndexAny(s[2:]+"\n", "\n\a\x1b")
+	case s[1] == '[':
+		end, final = 2, '@'
 	}
-	if strings.IndexByte("]PX^_", s[1]) >= 0 { // a string, up to BEL or ESC \, which go by themselves
-		if end := strings.IndexAny(s[2:], "\a\x1b"); end >= 0 {
-			return 2 + end
-		}
-		return len(s)
+	for end < len(s) && s[end] >= ' ' && s[end] < final {
+		end++
 	}
-	i, final := 1, byte('0')
-	if s[1] == '[' {
-		i, final = 2, '@'
+	if end < len(s) && s[end] >= final && s[end] <= '~' {
+		end++
 	}
-	for i < len(s) && s[i] >= ' ' && s[i] < final {
-		i++
-	}
-	if i < len(s) && s[i] >= final && s[i] <= '~' {
-		i++
-	}
-	return i
+	return end
 }
 
 // Escape returns text as Slack wants what is no markup: https://docs.slack.dev/messaging/formatting-message-text/#escaping
@@ -191,24 +139,13 @@ func Code(s string) string { return "```\n" + strings.TrimSuffix(Harmless(s), "\
 // Harmless returns s as valid UTF-8 that Slack shows as it is: escaped, and with a U+2060 (which shows nothing) where it
 // would ping everyone or end a code block.
 func Harmless(s string) string {
-	const joiner = "\u2060"
 	var b strings.Builder
 	for i, c := range s {
-		rest := s[i+1:] // of an @ or a `
 		b.WriteRune(c)
-		if c == '@' && pings(rest) || c == '`' && strings.HasPrefix(rest, "`") {
-			b.WriteString(joiner)
+		pings := func(name string) bool { return len(s)-i > len(name) && strings.EqualFold(s[i+1:i+1+len(name)], name) }
+		if c == '@' && slices.ContainsFunc([]string{"channel", "here", "everyone"}, pings) || c == '`' && strings.HasPrefix(s[i+1:], "`") {
+			b.WriteRune('\u2060')
 		}
 	}
 	return Escape(b.String())
-}
-
-// pings tells whether s, after an @, is one of Slack's names for everyone.
-func pings(s string) bool {
-	for _, name := range []string{"channel", "here", "everyone"} {
-		if len(s) >= len(name) && strings.EqualFold(s[:len(name)], name) {
-			return true
-		}
-	}
-	return false
 }

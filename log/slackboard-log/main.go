@@ -71,13 +71,14 @@ func run(args []string) int {
 // night must not keep the command from running.
 func parse(args []string) (o options, command []string, err error) {
 	flags := o.FlagSet("slackboard-log")
+	o.killAfter = 10 * time.Second
 	flags.BoolVar(&o.notify, "notify", true, "tell Slack")
 	flags.BoolVar(&o.always, "always", false, "tell Slack about success too")
 	flags.BoolVar(&o.noArgs, "no-args", false, "show the command's name only: its arguments are secret")
 	flags.StringVar(&o.logFile, "log", "", "append the command's output to `FILE`")
 	flags.BoolVar(&o.tee, "tee", false, "pass the command's output through as it comes")
-	cli.TimeVar(flags, &o.timeout, "timeout", 0, "end the command with TERM after this `TIME`")
-	cli.TimeVar(flags, &o.killAfter, "kill-after", 10*time.Second, "end the command with KILL this `TIME` after the TERM of -timeout")
+	cli.TimeVar(flags, &o.timeout, "timeout", "end the command with TERM after this `TIME`")
+	cli.TimeVar(flags, &o.killAfter, "kill-after", "end the command with KILL this `TIME` after the TERM of -timeout (default 10s)")
 	err = o.Parse(flags, args, usage)
 	switch {
 	case err != nil:

@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"strings"
 	"time"
@@ -18,7 +19,7 @@ func (r result) printed(o options) string {
 	if o.tee {
 		return r.report(o, "", strings.Clone)
 	}
-	text := r.output.String()
+	text := r.output.Cut(math.MaxInt, strings.Clone)
 	if text != "" && !strings.HasSuffix(text, "\n") {
 		text += "\n"
 	}
