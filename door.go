@@ -44,11 +44,8 @@ func (s *server) postMessage(_ *http.Request, body []byte) (sub submission, err 
 		return sub, err
 	}
 	sub.token = takeToken(fields)
-	if sub.to, err = checkPayload(fields); err != nil {
+	if sub.to, err = s.checkDirect(fields); err != nil {
 		return sub, err
-	}
-	if sub.to == "" || s.cfg().credential() == (credential{}) {
-		return sub, badPayload("channel_not_found", "there is no channel, or no credential in [core]")
 	}
 	sub.messages = []*message{{Payload: encode(fields), Plain: true, route: route{channel: sub.to}}}
 	return sub, nil

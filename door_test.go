@@ -180,7 +180,7 @@ func TestDoorRefuses(t *testing.T) {
 		{"API: a wrong token asks", "POST /api/auth.test HTTP/1.1\n\ntoken=x", 200, `{"ok":false,"error":"invalid_auth"}`},
 		{"API: no token asks", "POST /api/auth.test HTTP/1.1\n\n", 200, `{"ok":false,"error":"invalid_auth"}`},
 		{"API: a token in the query", "POST /api/chat.postMessage?token=S3NDER HTTP/1.1\n\n" + `{"channel":"#x","text":"x"}`, 200, `{"ok":false,"error":"invalid_auth"}`},
-		{"API: no channel", api(`{"text":"x"}`), 200, `{"ok":false,"error":"channel_not_found"}`},
+		{"API: channel is no string", api(`{"channel":5,"text":"x"}`), 200, `{"ok":false,"error":"invalid_arguments"}`},
 		{"API: a channel of two lines", api(`{"channel":"#x\ny","text":"x"}`), 200, `{"ok":false,"error":"channel_not_found"}`},
 		{"API: no text", api(`{"channel":"#x"}`), 200, `{"ok":false,"error":"no_text"}`},
 		{"API: blocks are no list", api("channel=%23x&blocks=%7B%7D"), 200, `{"ok":false,"error":"invalid_blocks"}`},
@@ -209,9 +209,14 @@ func TestDoorRefuses(t *testing.T) {
 	if all := p.out.String() + p.logs.String(); strings.Contains(all, "S3NDE") || strings.Contains(all, "SECRET") {
 		t.Errorf("a token shows: %s", all)
 	}
-	noCredential := newInProcess(t, testConfig(t, "[[tags]]\ntag='a'\nslack_url='http://127.0.0.1:1/x'\n"), &recorder{})
-	if w := noCredential.replay(t, "POST /api/chat.postMessage HTTP/1.1\n\n"+`{"channel":"#x","text":"x"}`); w.Body.String() != `{"ok":false,"error":"channel_not_found"}` {
-		t.Errorf("without a credential in [core]: %s", w.Body)
+	for config, body := range map[string]string{
+		"[[tags]]\ntag='a'\nslack_url='http://127.0.0.1:1/x'\n": `{"channel":"#x","text":"x"}`,
+		"[core]\nslack_token='xoxb-1'\n":                        `{"text":"x"}`,
+	} {
+		p := newInProcess(t, testConfig(t, config), &recorder{})
+		if w := p.replay(t, "POST /api/chat.postMessage HTTP/1.1\n\n"+body); w.Body.String() != `{"ok":false,"error":"channel_not_found"}` {
+			t.Errorf("%s with %s: %s", body, config, w.Body)
+		}
 	}
 }
 

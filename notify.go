@@ -60,6 +60,7 @@ func (s *server) handler() http.Handler {
 	mux.HandleFunc("POST /api/chat.postMessage", s.takes(wayIn{decode: s.postMessage, send: answer.sendAsAPI, tokenInBody: true}))
 	mux.HandleFunc("POST /api/auth.test", s.takes(wayIn{decode: s.authTest, send: answer.sendAsAPI, tokenInBody: true}))
 	mux.HandleFunc("/api/", unknownMethod)
+	mux.HandleFunc("GET /check", s.check)
 	mux.HandleFunc("GET /stat/go", s.statGo)
 	mux.HandleFunc("GET /stat/app", s.statApp)
 	mux.HandleFunc("GET /messages", s.operator(s.listMessages))
@@ -384,24 +385,47 @@ func (s *server) notifyDirectly(_ *http.Request, body []byte) (sub submission, e
 	if json.Unmarshal(req.Payload, &fields) != nil || fields == nil {
 		return sub, badRequest("payload is missing, or not a JSON object")
 	}
-	if sub.to, err = checkPayload(fields); err != nil {
+	if sub.to, err = s.checkDirect(fields); err != nil {
 		return sub, err
-	}
-	switch {
-	case s.cfg().credential() == (credential{}):
-		return sub, badRequest("/notify-directly needs slack_url or slack_token in [core]")
-	case sub.to == "" && s.cfg().core.token != (secret{}):
-		return sub, badRequest("payload.channel is missing")
 	}
 	sub.messages = []*message{{Payload: req.Payload, route: route{channel: sub.to}}}
 	return sub, nil
 }
 
-// checkPayload returns the channel that a payload names, "" for the webhook's own. A payload that Slack would never take is refused here,
-// while its sender listens.
+// check answers whether a message for a tag, or else for a channel, would be accepted now.
+func (s *server) check(w http.ResponseWriter, r *http.Request) {
+	tag, a := r.URL.Query().Get("tag"), answer{status: http.StatusOK, Message: "ok"}
+	_, err := s.checkDirect(map[string]json.RawMessage{"channel": encode(r.URL.Query().Get("channel")), "text": encode("?")})
+	switch unready := s.ready(); {
+	case unready != nil:
+		a = answer{status: http.StatusServiceUnavailable, Message: unready.Error()}
+	case tag != "" && len(s.cfg().byTag[tag]) == 0:
+		a = answer{status: http.StatusNotFound, Message: "tag:" + tag + " is not found"}
+	case tag == "":
+		errors.As(err, &a)
+	}
+	a.send(w)
+}
+
+// checkDirect returns the channel that a payload goes straight to, "" for the webhook's own.
+func (s *server) checkDirect(fields map[string]json.RawMessage) (channel string, err error) {
+	channel, err = checkPayload(fields)
+	switch {
+	case err != nil:
+	case s.cfg().credential() == (credential{}):
+		err = badPayload("channel_not_found", "/notify-directly needs slack_url or slack_token in [core]")
+	case channel == "" && s.cfg().core.token != (secret{}):
+		err = badPayload("channel_not_found", "payload.channel is missing")
+	}
+	return channel, err
+}
+
+// checkPayload returns the channel that a payload names. What Slack would never take is refused here, while its sender
+// listens.
 func checkPayload(fields map[string]json.RawMessage) (channel string, err error) {
 	var text string
-	for key, into := range map[string]*string{"channel": &channel, "text": &text} {
+	for i, into := range []*string{&channel, &text} {
+		key := [...]string{"channel", "text"}[i]
 		if value := fields[key]; value != nil && json.Unmarshal(value, into) != nil {
 			return channel, badPayload("invalid_payload", "payload.%s is not a string", key)
 		}
