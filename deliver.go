@@ -29,7 +29,7 @@ const (
 	maxFailing       = 32        // of these by lanes that failed last time
 	maxOfAccount     = 32        // posts in flight of one account, and of its failing lanes half of that
 	largePost        = 128 << 10 // bytes; what is larger goes within
-	largeBytes       = 8 << 20   // bytes in flight, one such share for those that deliver, one for all others
+	largeBytes       = 9 << 20   // bytes in flight, one such share for those that deliver, one for all others
 	urgentBytes      = 16 << 20  // bytes of sync posts that wait for their turn; a fourth of that for one account
 	maxReaders       = 2         // turns that read and render at the same time
 	firstBackOff     = time.Second
@@ -87,7 +87,7 @@ type head struct {
 // account is a credential with its lanes: what pauses or cannot be reached does so for all of them.
 type account struct {
 	credential credential
-	line       [2][]*lane // that are due, the one that is so longest first; in the second those that fail
+	line       [4][]*lane // by kind: those that are due, the one that is so longest first
 	flow       int        // messages that wait in lanes that do not fail
 	posting    int
 	failing    int       // of these, posts of lanes that failed last time
@@ -379,12 +379,15 @@ func (d *deliverer) takeUrgent(l *lane, i int) *urgentPost {
 	return u
 }
 
-// ahead returns how many messages wait that may go before one to r, where qps is shared: those of its own account,
-// and of accounts that deliver.
+// ahead returns how many messages wait that may go before one to r, where qps is shared: those of its own lane and
+// account, and of accounts that deliver, except in lanes that fail.
 func (d *deliverer) ahead(r route) (n int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	to, _, _ := d.cfg.lookup(r)
+	if l := d.lanes[to]; l != nil && l.failing {
+		n = len(l.waiting)
+	}
 	for _, a := range d.accounts {
 		if a.earned || a.credential == to.credential {
 			n += a.flow
@@ -431,10 +434,15 @@ func (d *deliverer) schedule(l *lane) {
 	if len(l.waiting) == 0 && len(l.urgent) == 0 { // its first message is being stored
 		return
 	}
-	line := &l.account.line[number(l.failing)]
+	line := &l.account.line[l.kind()]
 	*line, l.inLine = append(*line, l), true
 	d.join(l.account)
 	d.begin()
+}
+
+// kind tells apart lanes that must not stand behind each other: 1 is added for one that fails, 2 for a large head.
+func (l *lane) kind() int {
+	return number(l.failing) + 2*number(len(l.urgent) == 0 && l.waiting[0].size() > largePost)
 }
 
 func number(b bool) int {
@@ -452,7 +460,7 @@ func (d *deliverer) locked(f func()) {
 
 // join puts a into the ring, if it has lanes in line, once it may post.
 func (d *deliverer) join(a *account) {
-	if a.inRing || len(a.line[0])+len(a.line[1]) == 0 {
+	if a.inRing || len(a.line[0])+len(a.line[1])+len(a.line[2])+len(a.line[3]) == 0 {
 		return
 	}
 	if wait := time.Until(a.until); wait > 0 {

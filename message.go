@@ -10,13 +10,20 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+)
+
+const (
+	nameLimit  = 255 // characters of a host, a level or a tag; bytes of a channel
+	titleLimit = 1000
 )
 
 // message is what a client handed in: for a tag the text with its level and title, else a payload for Slack. It lies in
 // the spool as JSON; no secret is in it.
 type message struct {
 	ID       string          `json:"id"`
-	Host     string          `json:"host,omitempty"` // the sender's, as it says, else its address
+	Host     string          `json:"host,omitempty"`   // the sender's, as it says, else its address
+	Sender   string          `json:"sender,omitempty"` // whose token it came with, "" for an operator's or none
 	Level    string          `json:"level,omitempty"`
 	Title    string          `json:"title,omitempty"`
 	Text     string          `json:"text,omitempty"`
@@ -39,6 +46,13 @@ func (m *message) encoded() []byte {
 	return m.body
 }
 
+// shareBody encodes messages that differ in nothing but id and route: however many there are, their text is there once.
+func shareBody(messages []*message) {
+	for _, m := range messages {
+		m.body = messages[0].encoded()
+	}
+}
+
 // size is what m takes of max_bytes.
 func (m *message) size() int64 { return lineSize(len(m.route.String()), len(m.ID), len(m.encoded())) }
 
@@ -55,6 +69,30 @@ func (m *message) again() *message {
 	copied := *m
 	copied.Accepted, copied.replaces, copied.body = m.acceptedAt().UnixMilli(), m.seq, nil
 	return &copied
+}
+
+// endsLine tells whether c could begin a new line, or do worse to a terminal or a line protocol.
+func endsLine(c rune) bool { return unicode.IsControl(c) || c == '\u2028' || c == '\u2029' }
+
+// cleaned returns s without control characters, cut to limit characters. White space becomes blanks.
+func cleaned(s string, limit int) string {
+	s = strings.Map(func(c rune) rune {
+		switch {
+		case !endsLine(c):
+			return c
+		case unicode.IsSpace(c):
+			return ' '
+		}
+		return -1
+	}, s)
+	n := 0
+	for at := range s {
+		if n == limit {
+			return strings.Clone(s[:at]) // a part of s would keep all of it
+		}
+		n++
+	}
+	return s
 }
 
 func newID() string {

@@ -1,11 +1,14 @@
 package main
 
-// HTTP in: the route table; a message is decoded, checked, and accepted or posted at once. Both endpoints end in accept.
+// HTTP in: the route table; a body is read in one place; a message is decoded, checked, and accepted or posted at once.
+// Every way in ends in accept.
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
+	"expvar"
 	"fmt"
 	"io"
 	"log/slog"
@@ -16,6 +19,7 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
@@ -38,6 +42,8 @@ type server struct {
 	hostname string
 	large    chan struct{} // holds a token for each large body that is in hand
 	looking  chan struct{} // holds a token for a look-up that reads the log
+	requests requestCounts
+	answered keyedAnswers
 	gc       gcSample
 	config   atomic.Pointer[config]
 }
@@ -48,8 +54,14 @@ func (s *server) cfg() *config { return s.config.Load() }
 // handler is the route table.
 func (s *server) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /notify", s.notify)
-	mux.HandleFunc("POST /notify-directly", s.notifyDirectly)
+	mux.HandleFunc("POST /notify", s.takes(wayIn{s.notify, answer.send, false}))
+	mux.HandleFunc("POST /notify-directly", s.takes(wayIn{s.notifyDirectly, answer.send, false}))
+	mux.HandleFunc("POST /services/{tag}", s.takes(wayIn{s.webhook, answer.sendAsWebhook, false}))
+	mux.HandleFunc("POST /services/{tag}/{token...}", s.takes(wayIn{s.webhook, answer.sendAsWebhook, false}))
+	mux.HandleFunc("POST /api/chat.postMessage", s.takes(wayIn{s.postMessage, answer.sendAsAPI, true}))
+	mux.HandleFunc("POST /api/auth.test", s.takes(wayIn{s.authTest, answer.sendAsAPI, true}))
+	mux.HandleFunc("/api/", unknownMethod)
+	mux.HandleFunc("GET /check", s.check)
 	mux.HandleFunc("GET /stat/go", s.statGo)
 	mux.HandleFunc("GET /stat/app", s.statApp)
 	mux.HandleFunc("GET /messages", s.operator(s.listMessages))
@@ -66,26 +78,39 @@ func (s *server) handler() http.Handler {
 	mux.HandleFunc("GET /app/config", s.configApp) // its name in 0.6
 	mux.HandleFunc("GET /ui/", s.page)
 	mux.Handle("GET /{$}", http.RedirectHandler("/ui/", http.StatusFound))
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { answerUnknown(mux, w, r) })
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { s.answerUnknown(mux, w, r) })
 
 	guarded := s.guarded(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start, res := time.Now(), &response{ResponseWriter: w, status: http.StatusOK}
-		if strings.Contains(r.URL.Path, "//") { // the original's clients post to //notify
-			r.URL.Path = path.Clean(r.URL.Path)
+		if u := r.URL; strings.Contains(u.Path, "//") || r.Method == http.MethodPost && strings.HasSuffix(u.Path, "/") {
+			u.Path, u.RawPath = path.Clean(u.Path), path.Clean(u.RawPath) // the original's clients post to //notify
 		}
-		defer func() {
-			if res.large != nil {
-				<-res.large
-			}
-		}()
 		guarded.ServeHTTP(res, r)
+		if r.Pattern == "" { // it was refused before its route was looked up
+			_, r.Pattern = mux.Handler(r)
+		}
+		s.requests.add(r.Pattern, res.status)
 		s.logAccess(start, res, r)
 	})
 }
 
+// requestCounts counts requests by the pattern of their route and the status of the answer.
+type requestCounts struct{ n expvar.Map }
+
+func (c *requestCounts) add(pattern string, status int) { c.n.Add(strconv.Itoa(status)+" "+pattern, 1) }
+
+// each calls f for every count, in a fixed order.
+func (c *requestCounts) each(f func(route string, status int, n int64)) {
+	c.n.Do(func(count expvar.KeyValue) {
+		code, route, _ := strings.Cut(count.Key, " ")
+		status, _ := strconv.Atoi(code)
+		f(route, status, count.Value.(*expvar.Int).Value())
+	})
+}
+
 // answerUnknown answers what no pattern matches: 405 where another method would, else 404.
-func answerUnknown(mux *http.ServeMux, w http.ResponseWriter, r *http.Request) {
+func (s *server) answerUnknown(mux *http.ServeMux, w http.ResponseWriter, r *http.Request) {
 	var allow []string
 	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodDelete} {
 		other := &http.Request{Method: method, URL: r.URL, Host: r.Host}
@@ -94,20 +119,20 @@ func answerUnknown(mux *http.ServeMux, w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if len(allow) == 0 {
-		answer{status: http.StatusNotFound, Message: "there is nothing at " + r.URL.Path}.send(w)
+		answer{status: http.StatusNotFound, Message: "there is nothing at " + s.shownURI(r)}.send(w)
 		return
 	}
 	w.Header().Set("Allow", strings.Join(allow, ", "))
-	answer{status: http.StatusMethodNotAllowed, Message: r.Method + " is not allowed here: use " + strings.Join(allow, " or ")}.send(w)
+	use := r.Method + " is not allowed here: use " + strings.Join(allow, " or ")
+	answer{status: http.StatusMethodNotAllowed, Message: use}.send(w)
 }
 
 // response keeps for the access log what was answered.
 type response struct {
 	http.ResponseWriter
-	status    int
-	tag, host string
-	ids       []string
-	large     chan struct{} // not nil: it holds a token for the body
+	status            int
+	tag, host, sender string
+	ids               []string
 }
 
 func (r *response) WriteHeader(status int) {
@@ -124,23 +149,38 @@ type answer struct {
 	IDs     []string `json:"ids,omitempty"` // of what was accepted, one for each destination
 
 	status     int
+	code       string        // Slack's word for it, if it has one
 	retryAfter time.Duration // 0 where trying again cannot help, or could double a message
 }
 
-func (a answer) send(w http.ResponseWriter) {
-	if res, ok := w.(*response); ok {
-		res.ids = a.IDs
-	}
+func (a answer) send(w http.ResponseWriter) { a.write(w, "application/json", encodeLine(a)) }
+
+func (a answer) write(w http.ResponseWriter, contentType string, body []byte) {
+	w.(*response).ids = a.IDs
 	if a.retryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(a.retryAfter.Seconds()))))
 	}
-	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Type", contentType)
 	w.WriteHeader(a.status)
-	w.Write(encodeLine(a))
+	w.Write(body)
 }
+
+// Error makes an answer the error of a handler that cannot go on.
+func (a answer) Error() string { return a.Message }
 
 func badRequest(format string, args ...any) answer {
 	return answer{status: http.StatusBadRequest, Message: fmt.Sprintf(format, args...)}
+}
+
+// badPayload says what is wrong with a payload, to programs that know Slack in its word.
+func badPayload(code, format string, args ...any) answer {
+	a := badRequest(format, args...)
+	a.code = code
+	return a
+}
+
+func malformed(err error) answer {
+	return answer{status: http.StatusBadRequest, Message: "Request-body is malformed", Detail: err.Error()}
 }
 
 // accessLine has the original's keys first.
@@ -155,182 +195,298 @@ type accessLine struct {
 	Tag           string   `json:"tag"` // or the channel
 	Host          string   `json:"host"`
 	Status        int      `json:"status"`
+	Sender        string   `json:"sender,omitempty"`
 	IDs           []string `json:"ids,omitempty"`
 	DurationMS    float64  `json:"duration_ms"`
 }
 
 func (s *server) logAccess(start time.Time, res *response, r *http.Request) {
 	s.access.Write(encodeLine(accessLine{
-		Type: "accepted-request", Time: start.Format(time.RFC3339Nano), RemoteAddr: r.RemoteAddr, URI: r.RequestURI,
-		Method: r.Method, Proto: r.Proto, ContentLength: r.ContentLength, Tag: res.tag, Host: res.host,
-		Status: res.status, IDs: res.ids, DurationMS: float64(time.Since(start).Microseconds()) / 1000,
+		Type: "accepted-request", Time: start.Format(time.RFC3339Nano), RemoteAddr: r.RemoteAddr,
+		URI: cleaned(s.shownURI(r), bodyLimit), Method: r.Method, Proto: r.Proto, ContentLength: r.ContentLength,
+		Tag: res.tag, Host: res.host, Status: res.status, Sender: res.sender, IDs: res.ids,
+		DurationMS: float64(time.Since(start).Microseconds()) / 1000,
 	}))
 }
 
-// decode reads the one JSON document that the body has to be into v. It answers and returns false if it is not.
-// The Content-Type is not looked at: curl -d and fluentd send JSON as a form.
-func (s *server) decode(w http.ResponseWriter, r *http.Request, v any) bool {
-	tooLarge := answer{status: http.StatusRequestEntityTooLarge, Message: fmt.Sprintf("Request-body is larger than %d bytes", bodyLimit)}
-	if r.ContentLength > bodyLimit {
-		w.Header().Set("Connection", "close")
-		tooLarge.send(w)
-		return false
+// wayIn is a kind of request that brings messages.
+type wayIn struct {
+	decode      func(r *http.Request, body []byte) (submission, error) // an error is an answer
+	send        func(answer, http.ResponseWriter)
+	tokenInBody bool // it may be there
+}
+
+// submission is what a way in makes of a request's body.
+type submission struct {
+	to       string // the tag or the channel, for the access log
+	host     string // the sender's, as it says
+	token    string // that was in the body
+	messages []*message
+	sync     bool
+}
+
+// takes is the way of every message from the request to accept. The body is read, bounded and checked here, before it
+// is decoded. A large body holds one of a few tokens until its messages are stored or, with sync, until it is decoded:
+// a post may take long.
+func (s *server) takes(in wayIn) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		token := tokenOf(r)
+		who := s.cfg().identify(token)
+		if !who.posts && (token != "" || !in.tokenInBody) {
+			in.send(s.unauthorized(w), w)
+			return
+		}
+		giveBack := func() {}
+		defer func() { giveBack() }()
+		body, err := readBody(w, r, func() bool {
+			if !who.posts && len(s.large) >= maxLarge/2 { // strangers leave room for those who may post
+				return false
+			}
+			select {
+			case s.large <- struct{}{}:
+				giveBack = sync.OnceFunc(func() { <-s.large })
+				return true
+			case <-time.After(largeWait):
+				return false
+			}
+		})
+		var sub submission
+		if err != nil {
+			w.Header().Set("Connection", "close") // some of the body may not have been read
+		} else {
+			sub, err = in.decode(r, body)
+			if !who.posts {
+				who = s.cfg().identify(sub.token)
+			}
+			if !who.posts {
+				err = s.unauthorized(w)
+			}
+			s.noteSender(w, r, &sub, who)
+		}
+		a := answer{status: http.StatusOK, Message: "ok"} // to a question
+		switch {
+		case err != nil:
+			a = err.(answer)
+		case sub.sync:
+			giveBack()
+			fallthrough
+		case len(sub.messages) > 0:
+			a = s.accept(w, r, sub.messages, sub.sync)
+		}
+		in.send(a, w)
+	}
+}
+
+// readBody returns the body of r: valid UTF-8, at most bodyLimit bytes. It asks for room once the body turns out to be
+// large. Its errors are answers.
+func readBody(w http.ResponseWriter, r *http.Request, room func() bool) ([]byte, error) {
+	tooLarge := fmt.Sprintf("Request-body is larger than %d bytes", bodyLimit)
+	coding := r.Header.Get("Content-Encoding")
+	switch {
+	case coding != "" && !strings.EqualFold(coding, "identity"):
+		w.Header().Set("Accept-Encoding", "identity") // RFC 9110, 15.5.16
+		coding = "Request-body is compressed (Content-Encoding: " + coding + "): send it uncompressed"
+		return nil, answer{status: http.StatusUnsupportedMediaType, Message: coding}
+	case r.ContentLength > bodyLimit:
+		return nil, answer{status: http.StatusRequestEntityTooLarge, Message: tooLarge}
 	}
 	buffer := bytes.NewBuffer(make([]byte, 0, min(max(r.ContentLength, 0), small)+bytes.MinRead))
 	reader := http.MaxBytesReader(w, r.Body, bodyLimit)
 	n, err := buffer.ReadFrom(io.LimitReader(reader, small))
 	if err == nil && n == small {
-		select {
-		case s.large <- struct{}{}:
-			if res, ok := w.(*response); ok {
-				res.large = s.large
-			}
-		case <-time.After(largeWait):
-			w.Header().Set("Connection", "close")
-			answer{status: http.StatusServiceUnavailable, retryAfter: time.Second, Message: "too many large requests at the same time"}.send(w)
-			return false
+		if !room() {
+			busy := "too many large requests at the same time"
+			return nil, answer{status: http.StatusServiceUnavailable, retryAfter: time.Second, Message: busy}
 		}
 		buffer.Grow(int(max(r.ContentLength-n, 0)) + bytes.MinRead)
 		_, err = buffer.ReadFrom(reader)
 	}
-	body := buffer.Bytes()
 	var limit *http.MaxBytesError
 	switch {
 	case errors.As(err, &limit):
-		w.Header().Set("Connection", "close")
-		tooLarge.send(w)
-		return false
+		return nil, answer{status: http.StatusRequestEntityTooLarge, Message: tooLarge}
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		answer{status: http.StatusRequestTimeout, Message: "Request-body did not arrive in time"}.send(w)
-		return false
-	case err == nil && !utf8.Valid(body):
+		return nil, answer{status: http.StatusRequestTimeout, Message: "Request-body did not arrive in time"}
+	case err != nil:
+		return nil, malformed(err)
+	}
+	body := bytes.TrimPrefix(buffer.Bytes(), []byte("\ufeff")) // a byte order mark
+	if !utf8.Valid(body) {
 		body = bytes.ToValidUTF8(body, []byte("\ufffd"))
-		fallthrough
-	case err == nil:
-		err = json.Unmarshal(body, v)
 	}
-	if err != nil {
-		answer{status: http.StatusBadRequest, Message: "Request-body is malformed", Detail: err.Error()}.send(w)
-		return false
-	}
-	return true
+	return body, nil
 }
 
-// notify accepts a message for a tag.
-func (s *server) notify(w http.ResponseWriter, r *http.Request) {
+// notify decodes a message for a tag. The Content-Type is not looked at: curl -d and fluentd send JSON as a form.
+func (s *server) notify(_ *http.Request, body []byte) (sub submission, err error) {
 	var req struct {
 		Tag, Host, Text, Level, Title string
 		Sync                          bool
 	}
-	if !s.decode(w, r, &req) {
-		return
+	if err := json.Unmarshal(asJSON(body), &req); err != nil {
+		return sub, malformed(err)
 	}
-	host := s.noteSender(w, r, req.Tag, req.Host)
-	entries := s.cfg().byTag[req.Tag]
+	sub.to, sub.host, sub.sync = cleaned(req.Tag, nameLimit), req.Host, req.Sync
+	entries := s.cfg().byTag[sub.to]
 	switch {
-	case req.Tag == "":
-		badRequest("tag is missing").send(w)
-		return
+	case sub.to == "":
+		return sub, badRequest("tag is missing")
 	case len(entries) == 0:
-		badRequest("tag:%s is not found", req.Tag).send(w)
-		return
+		return sub, badRequest("tag:%s is not found", sub.to)
 	case strings.TrimSpace(req.Text) == "" && strings.TrimSpace(req.Title) == "":
-		badRequest("text is missing").send(w)
-		return
+		return sub, badRequest("text is missing")
 	}
-	var messages []*message
-	for i := range entries {
-		messages = append(messages, &message{Host: host, Level: req.Level, Title: req.Title, Text: req.Text, route: route{tag: req.Tag, index: i}})
-	}
-	s.accept(w, r, messages, req.Sync).send(w)
+	sub.addressed(len(entries), message{
+		Level: cleaned(req.Level, nameLimit), Title: cleaned(req.Title, titleLimit), Text: req.Text,
+	})
+	return sub, nil
 }
 
-// notifyDirectly accepts a payload for Slack.
-func (s *server) notifyDirectly(w http.ResponseWriter, r *http.Request) {
+// notifyDirectly decodes a payload for Slack.
+func (s *server) notifyDirectly(_ *http.Request, body []byte) (sub submission, err error) {
 	var req struct {
 		Payload json.RawMessage
 		Host    string
 		Sync    bool
 	}
-	if !s.decode(w, r, &req) {
-		return
+	if err := json.Unmarshal(asJSON(body), &req); err != nil {
+		return sub, malformed(err)
 	}
-	channel, err := s.checkPayload(req.Payload)
-	host := s.noteSender(w, r, channel, req.Host)
-	if err != nil {
-		badRequest("%v", err).send(w)
-		return
+	sub.host, sub.sync = req.Host, req.Sync
+	fields, err := payloadFields(req.Payload)
+	if err == nil {
+		sub.to, err = s.checkDirect(fields)
 	}
-	m := &message{Host: host, Payload: req.Payload, route: route{channel: channel}}
-	s.accept(w, r, []*message{m}, req.Sync).send(w)
+	sub.messages = []*message{{Payload: req.Payload, route: route{channel: sub.to}}}
+	return sub, err
 }
 
-// checkPayload returns the channel that a payload names, "" for the webhook's own.
-func (s *server) checkPayload(raw json.RawMessage) (channel string, err error) {
-	var fields map[string]json.RawMessage
-	if json.Unmarshal(raw, &fields) != nil || fields == nil {
-		return "", errors.New("payload is missing, or not a JSON object")
+// check answers whether a message for a tag, or else for a channel, would be accepted now.
+func (s *server) check(w http.ResponseWriter, r *http.Request) {
+	tag, channel := r.URL.Query().Get("tag"), encode(r.URL.Query().Get("channel"))
+	a := answer{status: http.StatusOK, Message: "ok"}
+	_, err := s.checkDirect(map[string]json.RawMessage{"channel": channel, "text": encode("?")})
+	switch unready := s.ready(); {
+	case unready != nil:
+		a = answer{status: http.StatusServiceUnavailable, Message: unready.Error()}
+	case tag != "" && len(s.cfg().byTag[tag]) == 0:
+		a = answer{status: http.StatusNotFound, Message: "tag:" + tag + " is not found"}
+	case tag == "" && err != nil:
+		a = err.(answer)
 	}
-	if value := fields["channel"]; value != nil && json.Unmarshal(value, &channel) != nil {
-		return "", errors.New("payload.channel is not a string")
-	}
-	says := func(key string) bool {
-		var text string
-		if json.Unmarshal(fields[key], &text) == nil {
-			return strings.TrimSpace(text) != ""
-		}
-		return fields[key] != nil && string(fields[key]) != "[]"
-	}
-	switch {
-	case !says("text") && !says("blocks") && !says("attachments"):
-		return channel, errors.New("payload has neither text nor blocks nor attachments")
-	case s.cfg().credential() == (credential{}):
-		return channel, errors.New("/notify-directly needs slack_url or slack_token in [core]")
-	case channel == "" && s.cfg().core.token != (secret{}):
-		return channel, errors.New("payload.channel is missing")
-	}
-	return channel, nil
+	a.send(w)
 }
 
-// noteSender returns the sender's host, its address where it does not say, and notes both for the access log.
-func (s *server) noteSender(w http.ResponseWriter, r *http.Request, to, host string) string {
+// addressed adds a message for each of the entries of the tag sub.to. They share their text.
+func (sub *submission) addressed(entries int, m message) {
+	for i := range entries {
+		to := m
+		to.route = route{tag: sub.to, index: i}
+		sub.messages = append(sub.messages, &to)
+	}
+}
+
+// noteSender notes for the messages and the access log who sends them: whose token it is, and the host that the request
+// names, else its address.
+func (s *server) noteSender(w http.ResponseWriter, r *http.Request, sub *submission, who identity) {
+	host := cleaned(sub.host, nameLimit)
 	if host == "" {
 		var err error
 		if host, _, err = net.SplitHostPort(r.RemoteAddr); err != nil {
 			host = s.hostname // the other end of a unix socket
 		}
 	}
-	if res, ok := w.(*response); ok {
-		res.tag, res.host = to, host
+	for _, m := range sub.messages {
+		m.Host, m.Sender = host, who.sender
 	}
-	return host
+	res := w.(*response)
+	res.tag, res.host, res.sender = cleaned(sub.to, nameLimit), host, who.sender
 }
 
-// accept takes responsibility for messages, or with sync posts them now and answers what became of them. The same key
-// again is answered as the first time.
+// accept takes responsibility for messages, which differ in id and route alone, or with sync posts them now and answers
+// what became of them. The same key again is answered as the first time.
 func (s *server) accept(w http.ResponseWriter, r *http.Request, messages []*message, sync bool) answer {
 	key := r.Header.Get("Idempotency-Key")
 	for _, m := range messages {
 		m.ID, m.queued = newID(), time.Now().UnixMilli()
-		if key != "" && !sync {
+		if key != "" {
 			m.ID = keyedID(key, m.route)
 		}
 	}
+	do := func() answer { return s.store(messages) }
 	if sync {
 		limit := s.cfg().delayLimit()
 		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(limit + postTimeout + 10*time.Second))
-		return s.acceptNow(messages, limit)
+		do = func() answer { return s.acceptNow(messages, limit) }
 	}
-	if s.spool.seen(messages) {
-		return answer{status: http.StatusOK, Message: "ok", IDs: ids(messages)}
+	var a answer
+	switch {
+	case key == "":
+		a = do()
+	case s.spool.seen(messages):
+		a.status = http.StatusOK
+	default:
+		a = s.answered.once(messages[0].ID, do)
 	}
+	if a.status == http.StatusOK {
+		a.Message = "ok"
+		for _, m := range messages {
+			a.IDs = append(a.IDs, m.ID)
+		}
+	}
+	return a
+}
+
+// store answers 200 once messages are on disk.
+func (s *server) store(messages []*message) answer {
 	if wait := s.qpsDelay(messages); wait > 0 {
-		return answer{status: http.StatusTooManyRequests, retryAfter: wait, Message: "too many messages wait for slack: qps delays them by more than max_delay_duration"}
+		tooMany := "too many messages wait for slack: qps delays them by more than max_delay_duration"
+		return answer{status: http.StatusTooManyRequests, retryAfter: wait, Message: tooMany}
 	}
+	shareBody(messages)
 	if err := s.deliver.store(messages); err != nil {
-		return answer{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second, Message: "message is not stored: " + err.Error()}
+		why := "message is not stored: " + err.Error()
+		return answer{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second, Message: why}
 	}
-	return answer{status: http.StatusOK, Message: "ok", IDs: ids(messages)}
+	return answer{status: http.StatusOK}
+}
+
+// keyedAnswers remembers what requests with an Idempotency-Key were answered, since the spool knows nothing of a post
+// with sync: the last keysKept of them, and no more than twice as many.
+type keyedAnswers struct {
+	mu         sync.Mutex
+	young, old map[string]*keyedAnswer // by the id of the request's first message
+}
+
+type keyedAnswer struct {
+	answer
+	known chan struct{} // closed once there is an answer
+}
+
+// once does what a request asks for and returns the answer. If another request for id was first, it waits for the
+// answer to that. An answer that invites to try again is forgotten: nothing was done.
+func (k *keyedAnswers) once(id string, do func() answer) answer {
+	k.mu.Lock()
+	a := cmp.Or(k.young[id], k.old[id])
+	if a != nil {
+		k.mu.Unlock()
+		<-a.known
+		return a.answer
+	}
+	if k.young == nil || len(k.young) == keysKept {
+		k.young, k.old = map[string]*keyedAnswer{}, k.young
+	}
+	a = &keyedAnswer{known: make(chan struct{})}
+	k.young[id] = a
+	k.mu.Unlock()
+	defer close(a.known)
+	if a.answer = do(); a.retryAfter > 0 {
+		k.mu.Lock()
+		delete(k.young, id)
+		delete(k.old, id)
+		k.mu.Unlock()
+	}
+	return a.answer
 }
 
 // qpsDelay returns how much longer than max_delay_duration messages would take, 0 if they would not.
@@ -357,29 +513,24 @@ func (s *server) acceptNow(messages []*message, limit time.Duration) answer {
 		}
 	}
 	if len(failed) == 0 {
-		return answer{status: http.StatusOK, Message: "ok", IDs: ids(messages)}
+		return answer{status: http.StatusOK}
 	}
 	a := answer{status: http.StatusTooManyRequests, Message: "failed to post message to slack: " + failed[0].reason}
-	again := len(failed) == len(messages)
+	again, unsure := len(failed) == len(messages), false
 	for _, o := range failed {
 		if !o.limited {
 			a.status = http.StatusBadGateway
 		}
-		again = again && o.class == retry && !o.unsure
+		again, unsure = again && o.class == retry && !o.unsure, unsure || o.unsure
 		a.retryAfter = max(a.retryAfter, o.wait, time.Second)
 	}
 	if !again {
 		a.status, a.retryAfter = http.StatusBadGateway, 0
 	}
-	return a
-}
-
-func ids(messages []*message) []string {
-	ids := make([]string, len(messages))
-	for i, m := range messages {
-		ids[i] = m.ID
+	if unsure {
+		a.Detail = "it may have been posted all the same"
 	}
-	return ids
+	return a
 }
 
 // configApp shows the running configuration, with secrets masked.

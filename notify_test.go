@@ -4,9 +4,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 	"unicode/utf8"
 )
 
@@ -78,6 +82,13 @@ func TestOriginal(t *testing.T) {
 		{"warn", "/notify", `{"tag":"general","host":"web-01","text":"hi","level":"warn"}`, 200, "ok", []string{attached("#ffdd00", "", "hi")}},
 		{"crit and title", "/notify", `{"tag":"general","host":"web-01","text":"hi","level":"crit","title":"T"}`, 200, "ok", []string{attached("#ff0000", "T", "hi")}},
 		{"title", "/notify", `{"tag":"general","host":"web-01","text":"hi","title":"T"}`, 200, "ok", []string{attached("", "T", "hi")}},
+		{"words for levels", "/notify", `{"tag":"general","host":"web-01","text":"hi","level":"WARNING"}`, 200, "ok", []string{attached("#ffdd00", "", "hi")}},
+		{"error", "/notify", `{"tag":"general","host":"web-01","text":"hi","level":"error"}`, 200, "ok", []string{attached("#ff0000", "", "hi")}},
+		{"ok", "/notify", `{"tag":"general","host":"web-01","text":"hi","level":"ok"}`, 200, "ok", []string{attached("#00ff00", "", "hi")}},
+		{"control characters", "/notify", `{"tag":"gen\u0000eral","host":"we\u0007b-01\u0085","text":"hi","level":"cr\u001bit","title":"T\nU\u0085V"}`, 200, "ok",
+			[]string{strings.Replace(attached("#ff0000", "T U V", "hi"), "web-01", "web-01 ", 1)}},
+		{"a long host", "/notify", `{"tag":"general","host":"` + strings.Repeat("é", 300) + `","text":"hi","title":"T"}`, 200, "ok",
+			[]string{strings.Replace(attached("", "T", "hi"), "web-01", strings.Repeat("é", 255), 1)}},
 		{"title alone", "/notify", `{"tag":"general","host":"web-01","title":"T"}`, 200, "ok", []string{attached("", "T", "")}},
 		{"no host: the address", "/notify", `{"tag":"general","text":"hi","title":"T"}`, 200, "ok",
 			[]string{strings.Replace(attached("", "T", "hi"), "web-01", "192.0.2.1", 1)}},
@@ -88,6 +99,8 @@ func TestOriginal(t *testing.T) {
 			`{"channel":"#second","username":"slackboard","icon_emoji":":clipboard:","text":"hi","parse":"full"}`}},
 		{"long text", "/notify", `{"tag":"defaults","text":"` + text + `"}`, 200, "ok",
 			[]string{`{"channel":"#random","username":"slackboard","icon_emoji":":clipboard:","text":"` + strings.ReplaceAll(cutText, "\n", `\n`) + `","parse":"full"}`}},
+		{"a byte order mark", "/notify", "\ufeff" + `{"tag":"defaults","text":"hi"}`, 200, "ok",
+			[]string{`{"channel":"#random","username":"slackboard","icon_emoji":":clipboard:","text":"hi","parse":"full"}`}},
 		{"bad UTF-8", "/notify", "{\"tag\":\"defaults\",\"text\":\"a\xffb\"}", 200, "ok",
 			[]string{`{"channel":"#random","username":"slackboard","icon_emoji":":clipboard:","text":"a�b","parse":"full"}`}},
 
@@ -119,6 +132,12 @@ func TestOriginal(t *testing.T) {
 		{"direct: null", "/notify-directly", `{"payload":null}`, 400, "payload is missing, or not a JSON object", nil},
 		{"direct: a list", "/notify-directly", `{"payload":[]}`, 400, "payload is missing, or not a JSON object", nil},
 		{"direct: nothing to say", "/notify-directly", `{"payload":{"channel":"#c","text":"","blocks":[],"attachments":null}}`, 400, "payload has neither text nor blocks nor attachments", nil},
+		{"direct: text of a wrong type", "/notify-directly", `{"payload":{"channel":"#c","text":5}}`, 400, "payload.text is not a string", nil},
+		{"direct: blocks of a wrong type", "/notify-directly", `{"payload":{"channel":"#c","text":"x","blocks":{"type":"section"}}}`, 400, "payload.blocks is not an array", nil},
+		{"direct: attachments of a wrong type", "/notify-directly", `{"payload":{"channel":"#c","attachments":"x"}}`, 400, "payload.attachments is not an array", nil},
+		{"direct: empty lists", "/notify-directly", `{"payload":{"channel":"#c","blocks":[ ],"attachments":[]}}`, 400, "payload has neither text nor blocks nor attachments", nil},
+		{"direct: a channel of two lines", "/notify-directly", `{"payload":{"channel":"#c\nMAINPID=1","text":"x"}}`, 400, "payload.channel is longer than 255 bytes or has a control character in it", nil},
+		{"direct: a long channel", "/notify-directly", `{"payload":{"channel":"` + strings.Repeat("é", 128) + `","text":"x"}}`, 400, "payload.channel is longer than 255 bytes or has a control character in it", nil},
 		{"direct: channel of a wrong type", "/notify-directly", `{"payload":{"channel":5,"text":"x"}}`, 400, "payload.channel is not a string", nil},
 		{"too large", "/notify", `{"tag":"general","text":"` + strings.Repeat("x", bodyLimit) + `"}`, 413, "Request-body is larger than 1048576 bytes", nil},
 	} {
@@ -192,6 +211,9 @@ func TestMethodsAndPaths(t *testing.T) {
 		{"GET", "/app/config", 200, ""},
 		{"GET", "/ui/", 200, ""},
 		{"POST", "//notify", 400, ""}, // the original's clients, given a server with a trailing slash
+		{"POST", "/notify/", 400, ""},
+		{"POST", "/notify-directly//", 400, ""},
+		{"GET", "/notify/", 404, ""},
 	} {
 		w := p.do(test.method, test.path, "")
 		if w.Code != test.status || w.Header().Get("Allow") != test.allow {
@@ -212,6 +234,146 @@ func TestHugeBodyIsNotRead(t *testing.T) {
 	w := newRecorderFor(p, r)
 	if w.Code != 413 || w.Header().Get("Connection") != "close" {
 		t.Errorf("got %d, Connection %q, want 413, close", w.Code, w.Header().Get("Connection"))
+	}
+}
+
+// A compressed body is refused, unread, in words that say so.
+func TestCompressedBody(t *testing.T) {
+	p := newInProcess(t, dryRunConfig(), &recorder{})
+	for coding, want := range map[string]int{"gzip": 415, "br": 415, "gzip, identity": 415, "identity": 200, "Identity": 200} {
+		r := httptest.NewRequest("POST", "/notify", strings.NewReader(notifyBody("general", 1, false)))
+		r.Header.Set("Content-Encoding", coding)
+		w := newRecorderFor(p, r)
+		if w.Code != want || want == 415 && (!strings.Contains(w.Body.String(), "compressed (Content-Encoding: "+coding+")") || w.Header().Get("Accept-Encoding") != "identity") {
+			t.Errorf("%s: %d %v %s", coding, w.Code, w.Header(), w.Body)
+		}
+	}
+}
+
+func TestRequestCounts(t *testing.T) {
+	p := newInProcess(t, testConfig(t, withCore(hookAndTags, "auth_token = 'x'")), &recorder{})
+	for range 3 {
+		p.do("GET", "/healthz", "")
+	}
+	p.do("POST", "//notify", "")
+	p.do("GET", "/messages/0123", "")
+	p.do("GET", "/no/such/path", "")
+	var got []string
+	p.requests.each(func(route string, status int, n int64) { got = append(got, fmt.Sprintln(route, status, n)) })
+	want := []string{"GET /healthz 200 3\n", "/ 401 1\n", "GET /messages/{id} 401 1\n", "POST /notify 401 1\n"}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// Large messages that are being posted with sync leave room for other large requests.
+func TestLargeSyncHoldsNoRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newInProcess(t, testConfig(t, hookAndTags), &recorder{script: func(int, recorded) outcome {
+			time.Sleep(20 * time.Second)
+			return outcome{class: delivered}
+		}})
+		body := `{"tag":"a","text":"` + strings.Repeat("x", 2*small) + `","sync":`
+		var posting sync.WaitGroup
+		for range maxLarge {
+			posting.Go(func() { p.do("POST", "/notify", body+"true}") })
+		}
+		synctest.Wait()
+		start := time.Now()
+		if w := p.do("POST", "/notify", body+"false}"); w.Code != 200 || time.Since(start) > time.Second {
+			t.Errorf("%d after %v: %s", w.Code, time.Since(start), w.Body)
+		}
+		posting.Wait()
+		if len(p.large) != 0 {
+			t.Errorf("%d tokens were not given back", len(p.large))
+		}
+	})
+}
+
+// A request with sync and a key that comes again is answered as the first time, and posts nothing. Where nothing was
+// posted, and the answer says to try again, it is posted then.
+func TestKeyWithSync(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		first   outcome
+		status  int
+		detail  string
+		posts   int // of two requests one after the other
+		second  int
+		delayed bool // the post takes long: the second request comes meanwhile
+	}{
+		{"delivered", outcome{class: delivered}, 200, "", 1, 200, false},
+		{"delivered in a moment", outcome{class: delivered}, 200, "", 1, 200, true},
+		{"refused", outcome{class: badContent, reason: "invalid_blocks"}, 502, "", 1, 502, false},
+		{"perhaps posted", outcome{class: retry, reason: "no answer", unsure: true}, 502, "it may have been posted all the same", 1, 502, false},
+		{"perhaps posted in a moment", outcome{class: retry, reason: "no answer", unsure: true}, 502, "it may have been posted all the same", 1, 502, true},
+		{"not posted", outcome{class: retry, reason: "connection refused"}, 502, "", 2, 200, false},
+		{"limited", outcome{class: retry, limited: true, wait: time.Second}, 429, "", 2, 200, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				posts := 0
+				p := newInProcess(t, testConfig(t, hookAndTags), &recorder{script: func(n int, _ recorded) outcome {
+					if posts = n; n > 1 {
+						return outcome{class: delivered}
+					}
+					if test.delayed {
+						time.Sleep(5 * time.Second)
+					}
+					return test.first
+				}})
+				ask := func(key string, sync bool) (int, answer) {
+					r := httptest.NewRequest("POST", "/notify", strings.NewReader(notifyBody("a", 1, sync)))
+					r.Header.Set("Idempotency-Key", key)
+					w := newRecorderFor(p, r)
+					var a answer
+					json.Unmarshal(w.Body.Bytes(), &a)
+					return w.Code, a
+				}
+				var first, second answer
+				var status, again int
+				var asking sync.WaitGroup
+				asking.Go(func() { status, first = ask("key", true) })
+				if !test.delayed {
+					asking.Wait()
+					time.Sleep(2 * time.Second)
+				}
+				synctest.Wait()
+				again, second = ask("key", true)
+				asking.Wait()
+				if status != test.status || first.Detail != test.detail || posts != test.posts || again != test.second {
+					t.Errorf("got %d %+v, then %d %+v, with %d posts", status, first, again, second, posts)
+				}
+				if status == again && !reflect.DeepEqual(first, second) {
+					t.Errorf("got %+v, then %+v", first, second)
+				}
+				if status, a := ask("key", false); status != again || !reflect.DeepEqual(a, second) || posts != test.posts {
+					t.Errorf("without sync: %d %+v, %d posts", status, a, posts)
+				}
+				if status, a := ask("other", true); status != 200 || posts != test.posts+1 || fmt.Sprint(a.IDs) == fmt.Sprint(second.IDs) {
+					t.Errorf("another key: %d %+v, %d posts", status, a, posts)
+				}
+			})
+		})
+	}
+}
+
+// The keys that are remembered are the last keysKept, and not many more.
+func TestKeysAreForgotten(t *testing.T) {
+	var k keyedAnswers
+	done := 0
+	do := func() answer { done++; return answer{status: 200} }
+	for i := range 5 * keysKept / 2 {
+		k.once(fmt.Sprint(i), do)
+	}
+	for i := range keysKept {
+		k.once(fmt.Sprint(5*keysKept/2-1-i), do)
+	}
+	if done != 5*keysKept/2 {
+		t.Errorf("%d of the last keys are forgotten", done-5*keysKept/2)
+	}
+	if k.once("0", do); done != 5*keysKept/2+1 || len(k.young)+len(k.old) > 2*keysKept {
+		t.Errorf("%d and %d keys are kept", len(k.young), len(k.old))
 	}
 }
 
@@ -256,6 +418,43 @@ func TestAccessLog(t *testing.T) {
 		}
 		if ids, _ := got["ids"].([]any); len(ids) != 1 || got["duration_ms"] == nil || got["time"] == nil {
 			t.Errorf("line %d: ids, duration_ms or time is missing in %v", i, got)
+		}
+	}
+}
+
+// However long or strange names are, a request is one short line.
+func TestAccessLogLine(t *testing.T) {
+	p := newInProcess(t, dryRunConfig(), &recorder{})
+	long := strings.Repeat("x", 100_000)
+	p.do("POST", "/notify", `{"tag":"no\nsuch\u0085`+long+`","host":"a\nb\u2028c`+long+`","text":"x"}`)
+	p.do("POST", "/notify-directly", `{"payload":{"channel":"#c\nd`+long+`","text":"x"}}`)
+	log := p.out.String()
+	if len(log) > 4000 || strings.Count(log, "\n") != 2 || strings.ContainsAny(log, "\u0085\u2028\x00") || !strings.Contains(log, `"tag":"no such x`) {
+		t.Errorf("%d bytes: %.5000q", len(log), log)
+	}
+}
+
+func TestCleaned(t *testing.T) {
+	for given, want := range map[string]string{
+		"": "", "web-01": "web-01", "a\r\nb\tc": "a  b c", "a\x00\x1b\x7f\u009fb": "ab", "a\u0085b\u2028c\u2029d": "a b c d",
+		"ééééééé": "ééééééé", "éééééééé": "ééééééé", "\x00ééééééé": "ééééééé", "日本語日本語日本": "日本語日本語日",
+	} {
+		if got := cleaned(given, 7); got != want {
+			t.Errorf("%q: got %q, want %q", given, got, want)
+		}
+	}
+}
+
+// Messages for several entries of a tag differ in id and route alone: they share the rest as it lies in the spool.
+func TestSharedBody(t *testing.T) {
+	var messages []*message
+	for i := range 3 {
+		messages = append(messages, &message{ID: newID(), Host: "h", Text: "text", route: route{tag: "a", index: i}})
+	}
+	shareBody(messages)
+	for _, m := range messages {
+		if got, want := `{"id":"`+m.ID+`"`+string(m.encoded()), string(encode(m)); got != want || &m.body[0] != &messages[0].body[0] {
+			t.Errorf("%s, want %s", got, want)
 		}
 	}
 }

@@ -108,7 +108,7 @@ func (d *deliverer) rebuild(cfg *config, found func(r route, dead bool)) error {
 	d.cfg, d.lanes, d.ring, d.bytes, d.urgent = cfg, map[destination]*lane{}, nil, 0, 0
 	d.firstTurn = time.Now().Add(cfg.pace())
 	for _, a := range d.accounts {
-		a.line, a.flow, a.urgent, a.inRing = [2][]*lane{}, 0, 0, false
+		a.line, a.flow, a.urgent, a.inRing = [4][]*lane{}, 0, 0, false
 	}
 	for to, was := range old {
 		l := d.lane(to)

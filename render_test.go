@@ -126,7 +126,7 @@ func TestShortened(t *testing.T) {
 		{"null", payload(object{"text": long, "attachments": []any{nil}}), true},
 		{"blocks", payload(object{"blocks": []any{object{"text": long}}}), false},
 	} {
-		before := string(test.m.encoded())
+		before := string(encode(test.m))
 		short, ok := test.m.shortened()
 		if ok != test.ok || string(encode(test.m)) != before {
 			t.Errorf("%s: got %v, want %v and the message as it was", test.name, ok, test.ok)

@@ -457,7 +457,9 @@ slack_url = "%[5]s%[3]s"
 			seen.WriteString(p.do("POST", "/notify", notifyBody(tag, 1, sync)).Body.String())
 		}
 	}
-	poll(t, "five attempts that fail", func() bool { return strings.Count(p.logs.String(), "msg=\"delivery deferred\"") >= 5 })
+	poll(t, "five attempts that fail", func() bool {
+		return strings.Count(p.logs.String(), "msg=\"delivery deferred\"")+strings.Count(p.logs.String(), "slack cannot be reached") >= 5
+	})
 	for _, path := range []string{"/config/app", "/app/config", "/stat/go", "/ui/"} {
 		seen.WriteString(p.do("GET", path, "").Body.String())
 	}

@@ -22,7 +22,7 @@ import (
 
 const usage = `slackboard-log runs a command and tells Slack when it fails, by way of a slackboard server.
 
-  slackboard-log -s relay-host:29800 -t cron -- /usr/local/bin/backup --full
+  slackboard-log -s relay-host -t cron -- /usr/local/bin/backup --full
   slackboard-log -t cron -timeout 2h -log /var/log/sync.log -title "nightly sync" -- rsync -a /srv/ backup:/srv/
 `
 
@@ -46,10 +46,16 @@ func run(args []string) int {
 		o.Complain(fmt.Errorf("%w; the command was not run", err))
 		return 125
 	}
+	if o.Check {
+		return o.Report(context.Background())
+	}
+	if o.notify {
+		o.CheckFiles()
+	}
 	signals := catchSignals()
 	out := openOutput(o.logFile, o.tee, o.Complain)
 	r := runCommand(command, out, signals, o.timeout, o.killAfter)
-	r.output, r.total = out.close()
+	r.output = out.close()
 	if r.err != nil {
 		fmt.Fprint(os.Stderr, r.printed(o))
 	}
@@ -65,22 +71,21 @@ func run(args []string) int {
 // night must not keep the command from running.
 func parse(args []string) (o options, command []string, err error) {
 	flags := o.FlagSet("slackboard-log")
+	o.killAfter = 10 * time.Second
 	flags.BoolVar(&o.notify, "notify", true, "tell Slack")
 	flags.BoolVar(&o.always, "always", false, "tell Slack about success too")
 	flags.BoolVar(&o.noArgs, "no-args", false, "show the command's name only: its arguments are secret")
 	flags.StringVar(&o.logFile, "log", "", "append the command's output to `FILE`")
 	flags.BoolVar(&o.tee, "tee", false, "pass the command's output through as it comes")
-	flags.DurationVar(&o.timeout, "timeout", 0, "end the command after this `TIME`, with TERM")
-	flags.DurationVar(&o.killAfter, "kill-after", 10*time.Second, "and with KILL this `TIME` later")
+	cli.TimeVar(flags, &o.timeout, "timeout", "end the command with TERM after this `TIME`")
+	cli.TimeVar(flags, &o.killAfter, "kill-after", "end the command with KILL this `TIME` after the TERM of -timeout (default 10s)")
 	err = o.Parse(flags, args, usage)
 	switch {
 	case err != nil:
-	case flags.NArg() == 0:
+	case flags.NArg() == 0 && !o.Check:
 		err = errors.New("no command: slackboard-log [flags] -- command args…")
-	case o.timeout < 0 || o.killAfter < 0:
-		err = errors.New("-timeout and -kill-after must not be negative")
-	case o.notify:
-		err = o.Check()
+	case o.notify || o.Check:
+		err = o.Wrong()
 	}
 	return o, flags.Args(), err
 }
@@ -95,7 +100,7 @@ func notify(ctx context.Context, r result, o options) {
 		}
 		level = "info"
 	}
-	if err := o.Send(ctx, cli.Message{Text: r.posted(o), Level: level}); err != nil {
+	if err := o.Send(ctx, cli.Message{Text: func(int) string { return r.posted(o) }, Level: level}); err != nil {
 		o.Complain(fmt.Errorf("not sent: %w", err))
 	}
 }

@@ -11,12 +11,11 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"slackboard/cli"
 )
 
-const (
-	keptHalf = 512 << 10 // of the output, so much of its beginning and of its end is kept
-	pipeSize = 64 << 10  // what a pipe holds: one read empties it
-)
+const pipeSize = 64 << 10 // what a pipe holds: one read empties it
 
 // output takes what the command prints.
 type output struct {
@@ -25,7 +24,7 @@ type output struct {
 	files    []*os.File    // that may hold us up: the pipes, and a FIFO as the -log file
 	copied   chan struct{} // closed when all pipes have come to their end
 	mu       sync.Mutex    // for what follows: with -tee two streams write
-	kept     kept
+	kept     cli.Text
 	log      *os.File // nil without -log, once it cannot be written, and at the end
 }
 
@@ -98,7 +97,7 @@ func (o *output) copy(r, tee *os.File) {
 func (o *output) take(p []byte) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.kept.write(p)
+	o.kept.Write(p)
 	if o.log != nil {
 		if _, err := o.log.Write(p); err != nil {
 			o.closeLog(err)
@@ -113,14 +112,14 @@ func (o *output) stopAt(t time.Time) {
 	}
 }
 
-// close ends the -log file. It returns what is kept, and how many bytes there were in all.
-func (o *output) close() (text string, total int64) {
+// close ends the -log file, and returns what is kept.
+func (o *output) close() *cli.Text {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.log != nil {
 		o.closeLog(nil)
 	}
-	return o.kept.text(), o.kept.total
+	return &o.kept
 }
 
 func (o *output) closeLog(err error) {
@@ -128,27 +127,4 @@ func (o *output) closeLog(err error) {
 		o.complain(fmt.Errorf("-log: %w", err))
 	}
 	o.log = nil
-}
-
-// kept is the first and the last keptHalf bytes of what was written.
-type kept struct {
-	bytes []byte // and some of those in between
-	total int64
-}
-
-func (k *kept) write(p []byte) {
-	k.total += int64(len(p))
-	k.bytes = append(k.bytes, p...)
-	if len(k.bytes) > 4*keptHalf { // seldom: it moves the end
-		k.bytes = append(k.bytes[:keptHalf], k.bytes[len(k.bytes)-keptHalf:]...)
-	}
-}
-
-// text returns what is kept, and says between the two parts how much is lost.
-func (k *kept) text() string {
-	lost := k.total - 2*keptHalf
-	if lost <= 0 {
-		return string(k.bytes)
-	}
-	return string(k.bytes[:keptHalf]) + leftOut(lost) + string(k.bytes[len(k.bytes)-keptHalf:])
 }
