@@ -5,8 +5,10 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +20,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -475,4 +478,181 @@ func TestConnectionLimit(t *testing.T) {
 	}
 	b.slack.waitForAll(t, []string{"other"}, 3*most+1)
 	b.survives()
+}
+
+// besiegeFull is besiege with 100,000 messages that wait for a webhook that nobody answers for.
+func besiegeFull(t *testing.T) *besieged {
+	t.Helper()
+	spool := t.TempDir()
+	writeSpool(t, spool, []string{"stuck"}, 100_000)
+	b := &besieged{t: t, slack: newSink(t, func(sinkPost) reply { return reply{} })}
+	toml := spoolConfig(spool) + tagConfig("http://127.0.0.1:1/services/x", "stuck") + tagConfig(b.slack.URL+"/services/x", "honest", "other")
+	for range 100 {
+		toml += tagConfig("http://127.0.0.1:1/services/many", "many")
+	}
+	b.process = startServer(t, strings.Replace(toml, "[core]\n", "[core]\nslack_url='http://127.0.0.1:1/services/y'\n", 1))
+	b.client.Timeout = 2 * patience
+	return b
+}
+
+// One listing, or four at once, of large messages takes little memory: texts are shortened in it, and one message has the whole.
+func TestListingOfLargeMessages(t *testing.T) {
+	b := besiegeFull(t)
+	text, n := strings.Repeat("bottles ", 125_000), rounds(300, 40)
+	for i := range n {
+		if status, _, answer := b.post("/notify", fmt.Sprintf(`{"tag":"stuck","text":"%d %s"}`, i, text)); status != 200 {
+			t.Fatalf("message %d: %d %s", i, status, answer)
+		}
+	}
+	var asked sync.WaitGroup
+	for range 4 {
+		asked.Go(func() {
+			status, body := b.request("GET", fmt.Sprintf("/messages?state=waiting&tag=stuck&limit=%d", n), "")
+			var list struct {
+				Messages []messageView
+				Total    int
+			}
+			if err := json.Unmarshal([]byte(body), &list); status != 200 || err != nil || len(list.Messages) != n || list.Total != 100_000+n {
+				t.Errorf("%d, %d of %d messages, %v", status, len(list.Messages), list.Total, err)
+				return
+			}
+			if got := len(list.Messages[0].Text); got > listedText+10 {
+				t.Errorf("a text of %d bytes in the list", got)
+			}
+			status, body = b.request("GET", "/messages/"+list.Messages[0].ID, "")
+			if status != 200 || !strings.Contains(body, text) {
+				t.Errorf("the message alone: %d, %d bytes", status, len(body))
+			}
+		})
+	}
+	asked.Wait()
+	b.survives()
+}
+
+// A tag with a hundred entries keeps one copy of a text.
+func TestFanOutOfLargeMessages(t *testing.T) {
+	b := besiegeFull(t)
+	text := strings.Repeat("bottles ", 125_000)
+	var sending sync.WaitGroup
+	for i := range 8 {
+		sending.Go(func() {
+			if status, _, answer := b.post("/notify", fmt.Sprintf(`{"tag":"many","text":"%d %s"}`, i, text)); status != 200 && status != 503 {
+				t.Errorf("%d %s", status, answer)
+			}
+		})
+	}
+	sending.Wait()
+	b.survives()
+}
+
+// Sync requests that gave up keep nothing.
+func TestManySyncRequestsGiveUp(t *testing.T) {
+	if !isLong() {
+		t.Skip("skipped: takes long, runs with CI=true")
+	}
+	b := besiegeFull(t)
+	hang := newFakeSlack(t, func(delivery) reply { return reply{hang: true} })
+	toml := strings.Replace(readFile(t, b.Args[len(b.Args)-1]), "127.0.0.1:1/services/y", strings.TrimPrefix(hang.URL, "http://")+"/services/y", 1)
+	r := &reloadable{process: b.process, t: t, path: b.Args[len(b.Args)-1]}
+	r.reload(strings.Replace(toml, "[core]\n", "[core]\nmax_delay_duration = 0\n", 1))
+	text := strings.Repeat("x", 15_000)
+	var asked sync.WaitGroup
+	for range 200 {
+		asked.Go(func() {
+			for range rounds(55, 3) {
+				status, _, answer := b.post("/notify-directly", `{"sync":true,"payload":{"channel":"#x","text":"`+text+`"}}`)
+				if status == 502 { // it was posted, and hung
+					return
+				}
+				if status != 429 {
+					t.Errorf("%d %s", status, answer)
+				}
+			}
+		})
+	}
+	asked.Wait()
+	b.survives()
+}
+
+// Large sync requests to destinations that hang leave room for the large requests of others.
+func TestLargeSyncRequestsToSickDestinations(t *testing.T) {
+	b := besiege(t, "")
+	release := make(chan struct{})
+	letGo := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(letGo)
+	var hanging atomic.Int64
+	b.slack.script = func(p sinkPost) reply {
+		if p.channel != "#honest" {
+			hanging.Add(1)
+			<-release
+		}
+		return reply{}
+	}
+	large := strings.Repeat("x", 200_000)
+	var asked sync.WaitGroup
+	for i := range 12 {
+		asked.Go(func() {
+			b.post("/notify-directly", fmt.Sprintf(`{"sync":true,"payload":{"channel":"#c%d","text":"%s"}}`, i, large))
+		})
+	}
+	poll(t, "eight hang", func() bool { return hanging.Load() >= 8 })
+	for range 5 {
+		start := time.Now()
+		if status, _, answer := b.post("/notify", `{"tag":"other","text":"`+large+`"}`); status != 200 {
+			t.Errorf("%d %s", status, answer)
+		}
+		b.slowest = max(b.slowest, time.Since(start))
+	}
+	b.serves(1)
+	t.Logf("the slowest large message was answered in %v", b.slowest)
+	letGo()
+	asked.Wait()
+}
+
+// Sending all dead letters of a tag again ends when the operator goes away, and does not hold up a stop.
+func TestSendingAgainEnds(t *testing.T) {
+	const dead = 30_000
+	spool := t.TempDir()
+	var log strings.Builder
+	for i := range dead {
+		log.WriteString(text(`W %d 0 5 tag:dead/0 {"id":"%016x","text":"%[1]d"}`, i+1, i+1))
+		log.WriteString(text(`X %d 3 "channel_not_found"`, i+1))
+	}
+	if err := os.WriteFile(filepath.Join(spool, "00000001.log"), []byte(log.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := startServer(t, spoolConfig(spool)+tagConfig("http://127.0.0.1:1/services/x", "dead"))
+	again := func(ctx context.Context) {
+		req, err := http.NewRequestWithContext(ctx, "POST", "http://"+s.addr+"/messages/retry?tag=dead", nil)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if resp, err := http.DefaultClient.Do(req); err == nil {
+			resp.Body.Close()
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	go again(ctx)
+	poll(t, "some are sent again", func() bool { return s.stat(t).Dead < dead })
+	cancel()
+	var left int64
+	poll(t, "it ends", func() bool {
+		before := left
+		left = s.stat(t).Dead
+		return left == before
+	})
+	if left == 0 {
+		t.Error("all were sent again before the operator could go away: this shows nothing")
+	}
+	go again(context.Background())
+	poll(t, "more are sent again", func() bool { return s.stat(t).Dead < left })
+	s.signal(syscall.SIGTERM)
+	if code := s.wait(); code != 0 {
+		t.Errorf("exit %d: %s", code, s.stderr.String())
+	}
+	s = startServer(t, spoolConfig(spool)+tagConfig("http://127.0.0.1:1/services/x", "dead"))
+	if st := s.stat(t); st.Dead == 0 || st.Dead+st.Waiting != dead {
+		t.Errorf("after a stop: %d dead, %d wait, want some dead and %d in all", st.Dead, st.Waiting, dead)
+	}
 }
