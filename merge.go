@@ -5,9 +5,11 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -25,7 +27,7 @@ type piece struct {
 func pieceOf(m *message, t *tag) (p piece, ok bool) {
 	switch {
 	case m.Payload != nil:
-		ok = p.fromPayload(m.Payload)
+		ok = p.fromPayload(m.fields(t))
 	case t != nil:
 		p, ok = piece{around: t.around(), level: m.Level, title: m.Title, text: m.Text}, true
 	}
@@ -38,12 +40,12 @@ func pieceOf(m *message, t *tag) (p piece, ok bool) {
 	return p, ok
 }
 
-func (p *piece) fromPayload(raw json.RawMessage) bool {
-	fields := withDefaults(raw)
+func (p *piece) fromPayload(fields map[string]json.RawMessage) bool {
+	maps.DeleteFunc(fields, func(_ string, value json.RawMessage) bool { return string(value) == "null" })
 	var attachments []map[string]json.RawMessage
 	for key, into := range map[string]any{
-		"channel": &p.around.Channel, "username": &p.around.Username, "icon_emoji": &p.around.IconEmoji, "parse": &p.around.Parse,
-		"text": &p.text, "attachments": &attachments,
+		"channel": &p.around.Channel, "username": &p.around.Username, "icon_emoji": &p.around.IconEmoji,
+		"icon_url": &p.around.IconURL, "parse": &p.around.Parse, "text": &p.text, "attachments": &attachments,
 	} {
 		if value := fields[key]; value != nil && json.Unmarshal(value, into) != nil {
 			return false
@@ -65,6 +67,26 @@ func (p *piece) fromPayload(raw json.RawMessage) bool {
 	return true
 }
 
+// mentions returns what notifies people if it stands in the text of a post, without labels.
+func mentions(text string) (found []string) {
+	text = strings.NewReplacer("<", " <", ">", "> ").Replace(text)
+	words := strings.FieldsFunc(text, func(c rune) bool {
+		return c >= utf8.RuneSelf || !strings.ContainsRune("@<>!^|_.-", c) && !unicode.In(c, unicode.L, unicode.N)
+	})
+	for _, word := range words {
+		name, _, labeled := strings.Cut(strings.TrimRight(word, ".!-"), "|")
+		if labeled {
+			name += ">"
+		}
+		switch id := strings.TrimPrefix(strings.TrimPrefix(name, "<@"), "<!subteam^"); {
+		case slices.Contains([]string{"@channel", "@here", "@everyone", "<!channel>", "<!here>", "<!everyone>"}, name),
+			id != name && strings.HasSuffix(id, ">") && id == strings.ToUpper(id):
+			found = append(found, name)
+		}
+	}
+	return found
+}
+
 // part is one attachment: a message, or the fold of all that say the same.
 type part struct {
 	piece
@@ -74,6 +96,7 @@ type part struct {
 // merger collects the messages of one post, from the head of a lane on.
 type merger struct {
 	limit    int // parts
+	bytes    int // of the post; 0: as many as it takes
 	messages []*message
 	parts    []*part
 	alone    bool // its one message does not merge
@@ -87,7 +110,8 @@ func (g *merger) add(m *message, t *tag) bool {
 		return false
 	}
 	p, ok := pieceOf(m, t)
-	first := len(g.messages) == 0
+	n, parts := len(g.messages), len(g.parts)
+	first := n == 0
 	if first {
 		g.alone, g.tag = !ok, t
 	} else if !ok || p.around != g.parts[0].around {
@@ -95,15 +119,19 @@ func (g *merger) add(m *message, t *tag) bool {
 	}
 	i := slices.IndexFunc(g.parts, func(q *part) bool { return q.same == p.same })
 	if i < 0 {
-		if !first && (len(g.parts) >= g.limit || g.size+p.size > mergedLimit) {
+		if !first && (parts >= g.limit || g.size+p.size > mergedLimit) {
 			return false
 		}
-		i = len(g.parts)
+		i = parts
 		g.parts = append(g.parts, &part{piece: p})
 		g.size += p.size
 	}
 	g.parts[i].messages = append(g.parts[i].messages, m)
 	g.messages = append(g.messages, m)
+	if !first && i == parts && g.bytes > 0 && len(g.render(time.Now())) > g.bytes {
+		g.parts, g.messages = g.parts[:parts], g.messages[:n]
+		return false
+	}
 	return true
 }
 
@@ -113,9 +141,18 @@ func (g *merger) render(now time.Time) []byte {
 		return render(g.messages[0], g.tag, now)
 	}
 	post := payload{around: g.parts[0].around}
+	var called []string
 	for _, p := range g.parts {
 		post.Attachments = append(post.Attachments, p.attachment(now))
+		if color(p.level) == "" && p.title == "" { // alone, its text would be the post's: there alone a mention notifies
+			for _, mention := range mentions(p.text) {
+				if len(called) < mentionsKept && !slices.Contains(called, mention) {
+					called = append(called, mention)
+				}
+			}
+		}
 	}
+	post.Text = strings.Join(called, " ")
 	return encode(post)
 }
 
@@ -131,12 +168,13 @@ func (p *part) attachment(now time.Time) any {
 	if p.own == nil {
 		return attach(p.level, p.title, p.text, footer)
 	}
-	var own string
-	json.Unmarshal(p.own["footer"], &own)
-	if joined := join(footer, " · ", own); joined != "" {
-		p.own["footer"] = encode(joined)
+	own := maps.Clone(p.own)
+	var given string
+	json.Unmarshal(own["footer"], &given)
+	if joined := join(footer, " · ", given); joined != "" {
+		own["footer"] = encode(joined)
 	}
-	return p.own
+	return own
 }
 
 // footer returns "×37 from 12 hosts: web-01, web-02, web-03 and 9 more · 03:12:05 to 03:14:41 UTC".
@@ -144,24 +182,30 @@ func (p *part) footer(now time.Time) string {
 	var hosts []string
 	var times []time.Time
 	for _, m := range p.messages {
-		times = append(times, m.acceptedAt())
+		if at := m.acceptedAt(); believed(at, now) {
+			times = append(times, at)
+		}
 		if !slices.Contains(hosts, m.Host) {
 			hosts = append(hosts, m.Host)
 		}
 	}
-	first, last := slices.MinFunc(times, time.Time.Compare), slices.MaxFunc(times, time.Time.Compare)
 	count, noun := len(hosts), "hosts"
 	if count == 1 {
 		noun = "host"
 	}
 	named := strings.Join(hosts[:min(count, hostsNamed)], ", ")
+	footer := fmt.Sprintf("×%d from %d %s: %s", len(p.messages), count, noun, named)
 	if count > hostsNamed {
-		named += fmt.Sprintf(" and %d more", count-hostsNamed)
+		footer += fmt.Sprintf(" and %d more", count-hostsNamed)
 	}
+	if len(times) == 0 {
+		return footer
+	}
+	first, last := slices.MinFunc(times, time.Time.Compare), slices.MaxFunc(times, time.Time.Compare)
 	form := "15:04:05"
 	if last.Sub(first) >= 24*time.Hour {
 		form = "Jan 2 15:04:05"
 	}
-	return join(fmt.Sprintf("×%d from %d %s: %s · %s to %s UTC", len(p.messages), count, noun, named, first.UTC().Format(form), last.UTC().Format(form)),
-		" · ", lateness(first, now))
+	footer += " · " + first.UTC().Format(form) + " to " + last.UTC().Format(form) + " UTC"
+	return join(footer, " · ", lateness(first, now))
 }

@@ -21,6 +21,7 @@ type message struct {
 	Title    string          `json:"title,omitempty"`
 	Text     string          `json:"text,omitempty"`
 	Payload  json.RawMessage `json:"payload,omitempty"`
+	Plain    bool            `json:"plain,omitempty"`    // the payload is posted as it came, without defaults
 	Accepted int64           `json:"accepted,omitempty"` // Unix ms; 0: when it was queued
 	Attempts int             `json:"attempts,omitempty"` // of a dead letter
 	Error    string          `json:"error,omitempty"`    // likewise: why it is one

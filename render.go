@@ -23,6 +23,7 @@ type around struct {
 	Channel   string `json:"channel,omitempty"`
 	Username  string `json:"username,omitempty"`
 	IconEmoji string `json:"icon_emoji,omitempty"`
+	IconURL   string `json:"icon_url,omitempty"`
 	Parse     string `json:"parse,omitempty"`
 }
 
@@ -39,21 +40,26 @@ type attachment struct {
 const (
 	textLimit     = 40_000 // characters; Slack cuts or refuses what is longer
 	fallbackLimit = 1_000
+	shortLimit    = 3_500  // characters of a message that was too long: receivers take 4,000 or more
 	mergedLimit   = 12_000 // characters of text in a merged post
 	mergedHeads   = 1_000  // messages in one
 	hostsNamed    = 3      // of those that sent what is folded
+	mentionsKept  = 100    // different ones, of a merged post
 )
 
-// color returns that of a level, "" for a level that has none.
+// color returns that of a level, written in any of the usual ways; "" for a level that has none.
 func color(level string) string {
-	return map[string]string{"info": "#00ff00", "warn": "#ffdd00", "crit": "#ff0000"}[level]
+	const green, yellow, red = "#00ff00", "#ffdd00", "#ff0000"
+	return map[string]string{
+		"info": green, "ok": green, "warn": yellow, "warning": yellow, "crit": red, "critical": red, "error": red,
+	}[strings.ToLower(level)]
 }
 
 // render returns the post for m: with t's settings, or as m's own payload says. One that comes late says so.
 func render(m *message, t *tag, now time.Time) []byte {
 	late := lateness(m.acceptedAt(), now)
 	if m.Payload != nil {
-		return renderDirect(m.Payload, late)
+		return renderDirect(m.fields(t), late)
 	}
 	p := payload{around: t.around()}
 	if color(m.Level) != "" || m.Title != "" {
@@ -64,7 +70,9 @@ func render(m *message, t *tag, now time.Time) []byte {
 	return encode(p)
 }
 
-func (t *tag) around() around { return around{t.channel, t.username, t.icon, t.parse} }
+func (t *tag) around() around {
+	return around{Channel: t.channel, Username: t.username, IconEmoji: t.icon, Parse: t.parse}
+}
 
 func attach(level, title, text, footer string) attachment {
 	return attachment{
@@ -75,17 +83,21 @@ func attach(level, title, text, footer string) attachment {
 
 const lateAfter = time.Minute
 
+// believed reports whether a message can have been accepted then. A clock that is not set yet says 1970 or the like.
+func believed(accepted, now time.Time) bool { return accepted.Year() >= 2024 && !accepted.After(now) }
+
 // lateness returns "accepted 03:12 UTC, delayed 3h2m" for a message that is delivered late, else nothing.
 func lateness(accepted, now time.Time) string {
 	delay := now.Sub(accepted)
-	if delay <= lateAfter {
+	if delay <= lateAfter || !believed(accepted, now) {
 		return ""
 	}
 	form := "15:04"
 	if delay >= 24*time.Hour {
 		form = "Jan 2 15:04"
 	}
-	return "accepted " + accepted.UTC().Format(form) + " UTC, delayed " + strings.TrimSuffix(delay.Truncate(time.Minute).String(), "0s")
+	delayed := strings.TrimSuffix(delay.Truncate(time.Minute).String(), "0s")
+	return "accepted " + accepted.UTC().Format(form) + " UTC, delayed " + delayed
 }
 
 // join puts sep between a and b, if both say something.
@@ -96,25 +108,35 @@ func join(a, sep, b string) string {
 	return a + sep + b
 }
 
-// withDefaults returns the fields of a payload, with the documented defaults for those that are absent and without those
-// that are "".
-func withDefaults(raw json.RawMessage) (p map[string]json.RawMessage) {
-	json.Unmarshal(raw, &p) // was checked when it was accepted
-	for key, value := range map[string]string{"username": "slackboard", "icon_emoji": ":clipboard:", "parse": "full"} {
-		switch string(p[key]) {
-		case "", "null":
+// fields returns the fields of m's payload as they are posted: with the documented defaults for those that are absent,
+// and without those that are "". A payload that is posted as it came gets the channel of its tag t, if it has one, and
+// t's name and icon if it has none of its own.
+func (m *message) fields(t *tag) (p map[string]json.RawMessage) {
+	json.Unmarshal(m.Payload, &p) // was checked when it was accepted
+	fill := map[string]string{"username": "slackboard", "icon_emoji": ":clipboard:", "parse": "full"}
+	if m.Plain {
+		clear(fill)
+		if t != nil {
+			p["channel"], fill["username"] = encode(t.channel), t.username
+			if len(p["icon_url"]) <= len("null") { // or "", or absent
+				fill["icon_emoji"] = t.icon
+			}
+		}
+	}
+	for key, value := range fill {
+		if given := string(p[key]); given == "" || given == "null" || given == `""` && m.Plain {
 			p[key] = encode(value)
-		case `""`:
+		}
+		if string(p[key]) == `""` {
 			delete(p, key)
 		}
 	}
 	return p
 }
 
-// renderDirect returns a payload of /notify-directly with its defaults filled in and everything else as it came. late
-// goes into the footer of its last attachment, else below its text.
-func renderDirect(raw json.RawMessage, late string) []byte {
-	p := withDefaults(raw)
+// renderDirect returns the post for the fields of a payload. late goes into the footer of its last attachment, else
+// below its text.
+func renderDirect(p map[string]json.RawMessage, late string) []byte {
 	var text string
 	if json.Unmarshal(p["text"], &text) == nil && utf8.RuneCountInString(text) > textLimit {
 		p["text"] = encode(cut(text, textLimit))
@@ -134,6 +156,38 @@ func renderDirect(raw json.RawMessage, late string) []byte {
 		p["text"] = encode(join(cut(text, textLimit), "\n", late))
 	}
 	return encode(p)
+}
+
+// shortened returns m with each of its texts cut to shortLimit characters; false if none has more.
+func (m *message) shortened() (short *message, ok bool) {
+	shorten := func(text string) string {
+		ok = ok || utf8.RuneCountInString(text) > shortLimit
+		return cut(text, shortLimit)
+	}
+	copied := *m
+	copied.body, copied.Text = nil, shorten(m.Text)
+	if m.Payload == nil {
+		return &copied, ok
+	}
+	var p map[string]json.RawMessage
+	var attachments []map[string]json.RawMessage
+	json.Unmarshal(m.Payload, &p)
+	if json.Unmarshal(p["attachments"], &attachments) != nil {
+		attachments = nil // they stay as they are
+	}
+	for _, object := range append(attachments, p) {
+		for _, key := range []string{"text", "pretext", "fallback"} {
+			var text string
+			if json.Unmarshal(object[key], &text) == nil && text != "" {
+				object[key] = encode(shorten(text))
+			}
+		}
+	}
+	if attachments != nil {
+		p["attachments"] = encode(attachments)
+	}
+	copied.Payload = encode(p)
+	return &copied, ok
 }
 
 // cut returns s in at most limit characters: its beginning and its end, with how much was left out in between.

@@ -7,19 +7,22 @@ package main
 // and those of receivers that speak the same: Mattermost, Rocket.Chat, Discord, Zulip.
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
+	"unicode"
 )
 
 // class says what to do after a post.
@@ -31,20 +34,24 @@ const (
 	badContent           // permanent: this message will never be taken
 	badDestination       // permanent: the channel will not take it, others may
 	badCredential        // permanent until an operator mends the webhook or the token; the messages are good
+	inBetween            // something between here and Slack answered: an operator has to look; the messages are good
 )
 
 func (c class) String() string {
-	return [...]string{"delivered", "retry", "content", "destination", "credential"}[c]
+	return [...]string{"delivered", "retry", "content", "destination", "credential", "in_between"}[c]
 }
 
 // outcome is what became of one post.
 type outcome struct {
-	class   class
-	status  int    // of the answer, 0 where there was none
-	reason  string // Slack's code, the status or the network's error; never a URL or a token
-	limited bool   // a rate limit holds for wait
-	wait    time.Duration
-	unsure  bool // the message may have been posted all the same
+	class     class
+	status    int           // of the answer, 0 if there was none
+	reason    string        // one line: Slack's code or the status, and what is explained; never a URL or a token
+	limited   bool          // a rate limit holds for wait, with a token in all its channels
+	wait      time.Duration // at least leastWait, or 0 if no time was named: see unnamedPause, or the lane's own back-off
+	tooMuch   bool          // the post is too large for the receiver, or may be
+	unsure    bool          // the message may have been posted all the same
+	broken    bool          // Slack's answer to a token's post broke off before it said ok or not
+	unreached bool          // nobody answered
 }
 
 // poster makes one post and says what became of it. slackClient is the one in earnest.
@@ -53,11 +60,15 @@ type poster interface {
 }
 
 const (
-	postTimeout = 30 * time.Second // a shorter one doubles messages that Slack took late
-	answerLimit = 64 << 10         // of Slack's answer so much is looked at, and
-	drainLimit  = 1 << 20          // so much is read for the connection to be used again
-	longestWait = time.Hour        // of a Retry-After so much is believed
-	quotaWait   = 15 * time.Minute // after a limit that is a workspace's quota and not a rate: no seconds were named
+	postTimeout  = 30 * time.Second // a shorter one doubles messages that Slack took late
+	answerLimit  = 8 << 20          // bytes of an answer: Slack says the whole message twice, a character in up to 12
+	textLooked   = 4 << 10          // bytes of one that is not JSON
+	nestingLimit = 50               // levels of JSON
+	reasonLimit  = 300              // characters
+	lingerTime   = time.Second      // for the rest of an answer that is understood: its connection is used again
+	leastWait    = time.Second
+	longestWait  = time.Hour        // of a Retry-After so much is believed
+	quotaWait    = 15 * time.Minute // at least, after a limit that is a workspace's quota and not a rate
 )
 
 type slackClient struct{ client *http.Client }
@@ -67,6 +78,13 @@ type slackClient struct{ client *http.Client }
 func newSlackClient(posts int) *slackClient {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConns, transport.MaxIdleConnsPerHost = posts, posts
+	transport.DisableCompression = true // a body that is not what its Content-Encoding says must not become an error
+	transport.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
+		if resp.StatusCode == http.StatusOK {
+			return nil
+		}
+		return proxyRefusal(resp.StatusCode)
+	}
 	return &slackClient{&http.Client{
 		Transport:     transport,
 		Timeout:       postTimeout,
@@ -74,49 +92,52 @@ func newSlackClient(posts int) *slackClient {
 	}}
 }
 
+// proxyRefusal is the status with which a proxy refuses a tunnel.
+type proxyRefusal int
+
+func (p proxyRefusal) Error() string { return "the proxy refuses: " + statusText(int(p)) }
+
+func statusText(status int) string {
+	return strings.TrimSpace(fmt.Sprintf("status %d %s", status, http.StatusText(status)))
+}
+
 func (s *slackClient) post(ctx context.Context, to credential, payload []byte) outcome {
-	var begun atomic.Bool
-	req, err := newPost(ctx, to, payload, &begun)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var begun, answered atomic.Bool
+	req, err := newPost(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GetConn:              func(string) { begun.Store(false) }, // again, when an idle connection has ended meanwhile
+		WroteHeaders:         func() { begun.Store(true) },
+		GotFirstResponseByte: func() { answered.Store(true) },
+	}), to, payload)
 	if err != nil {
 		return outcome{class: badCredential, reason: "the URL in the configuration is not valid"}
 	}
 	resp, err := s.client.Do(req)
 	if err != nil {
-		return outcome{class: retry, reason: networkReason(err), unsure: begun.Load()}
+		out := outcome{class: retry, reason: to.redact(networkReason(err)), unsure: begun.Load(), unreached: !answered.Load()}
+		var refusal proxyRefusal
+		if errors.As(err, &refusal) && refusal < 500 {
+			out.class = inBetween
+		}
+		return out
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, answerLimit))
-	if err != nil {
-		return outcome{class: retry, reason: "answer broken off: " + networkReason(err), unsure: true}
+	if to.token == (secret{}) && resp.StatusCode/100 == 2 { // delivered: the body can only say that it is not
+		defer time.AfterFunc(lingerTime, cancel).Stop()
 	}
-	io.CopyN(io.Discard, resp.Body, drainLimit)
-	out := classify(resp.StatusCode, resp.Header, body)
-	var said answerBody
-	if json.Unmarshal(body, &said); to.token != (secret{}) && out.class == delivered && said.OK == nil {
-		return outcome{class: retry, status: resp.StatusCode, unsure: true, reason: "the answer is not Slack's: see slack_api_url, and whether a proxy is in between"}
-	}
-	return out
+	var a said
+	a.read(resp.Body)
+	defer time.AfterFunc(lingerTime, cancel).Stop()
+	io.CopyN(io.Discard, resp.Body, answerLimit)
+	return decide(to, resp.StatusCode, resp.Header, &a)
 }
 
-// outgoing is the body of a post. begun tells whether some of it may be on its way.
-type outgoing struct {
-	io.Reader
-	begun *atomic.Bool
-}
-
-func (o outgoing) Read(p []byte) (int, error) {
-	o.begun.Store(true)
-	return o.Reader.Read(p)
-}
-
-func newPost(ctx context.Context, to credential, payload []byte, begun *atomic.Bool) (*http.Request, error) {
-	body := func() (io.ReadCloser, error) { return io.NopCloser(outgoing{bytes.NewReader(payload), begun}), nil }
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to.url.reveal(), nil)
+func newPost(ctx context.Context, to credential, payload []byte) (*http.Request, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to.url.reveal(), bytes.NewReader(payload))
 	if err != nil {
 		return nil, err
 	}
-	req.Body, _ = body()
-	req.GetBody, req.ContentLength = body, int64(len(payload)) // again, when an idle connection has ended meanwhile
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("User-Agent", "slackboard")
 	if to.token != (secret{}) {
@@ -140,98 +161,273 @@ func networkReason(err error) string {
 	return strings.TrimRight(reason, " :")
 }
 
-// answerBody is what receivers say in JSON.
-type answerBody struct {
-	OK         *bool   `json:"ok"`
-	Success    *bool   `json:"success"` // Rocket.Chat
-	Error      string  `json:"error"`
-	RetryAfter float64 `json:"retry_after"` // seconds; Discord's is a fraction
+// said is what the body of an answer says.
+type said struct {
+	ok, success string // "true", "false" or nothing, at the top of JSON: Slack's and Rocket.Chat's
+	code        string // Slack's, or what looks like one
+	explained   string // for the operator; it may repeat a secret
+	retryAfter  string // seconds; Discord's is a fraction
+	json        bool   // it is a JSON object
+	text        string // the beginning of it, if it is not
+	broken      bool   // it broke off
 }
 
-// classify decides what an answer of a webhook or of the Web API means. A body that cannot be read decides nothing:
-// receivers differ, and a message that was taken must not be sent again.
-func classify(status int, header http.Header, body []byte) outcome {
-	var said answerBody
-	var syntax *json.SyntaxError
-	if errors.As(json.Unmarshal(body, &said), &syntax) {
-		said = answerBody{Error: string(body)} // a webhook's code, as plain text
+// read reads a body. Of long JSON it keeps nothing but what is in said.
+func (a *said) read(body io.Reader) {
+	r := bufio.NewReaderSize(io.LimitReader(body, answerLimit), textLooked)
+	head, err := r.Peek(textLooked)
+	a.text, a.broken = strings.TrimLeft(string(head), " \r\n\t\ufeff"), err != nil && err != io.EOF
+	if strings.HasPrefix(a.text, "{") {
+		r.Discard(len(head) - len(a.text))
+		a.text = ""
+		var syntax *json.SyntaxError
+		err = a.walk(json.NewDecoder(r), "", 0)
+		a.broken = err != nil && !errors.As(err, &syntax)
+		return
 	}
-	denied := said.OK != nil && !*said.OK || said.Success != nil && !*said.Success
-	if status/100 == 2 && !denied {
-		return outcome{class: delivered, status: status}
+	code := errorCode(strings.TrimRight(a.text, " \r\n\t"))
+	if _, known := meaningOf(code); known || strings.Contains(code, "_") { // a word such as "ok" is none
+		a.code = code
 	}
-	code := errorCode(said.Error)
-	o := outcome{status: status, reason: code}
-	if code == "" {
-		o.reason = strings.TrimSpace(fmt.Sprintf("status %d %s", status, http.StatusText(status)))
-	}
-	known, ok := classOf(code)
+}
+
+// walk reads one JSON value, depth levels deep below the key of the whole object.
+func (a *said) walk(d *json.Decoder, key string, depth int) error {
+	t, err := d.Token()
+	kind, nested := t.(json.Delim)
 	switch {
-	case status == http.StatusTooManyRequests, code == "ratelimited", code == "rate_limited", code == "message_limit_exceeded":
-		o.class, o.limited = retry, true
-		wait, told := retryAfter(header.Get("Retry-After"), said.RetryAfter)
-		if !told || code == "message_limit_exceeded" {
-			wait = max(wait, quotaWait)
-		}
-		o.wait = wait
-	case ok:
-		o.class = known
-	case status == http.StatusUnauthorized, status == http.StatusNotImplemented, status/100 == 3:
-		o.class = badCredential
-	case status >= 500, status == http.StatusRequestTimeout:
-		o.class = retry
-	default:
-		o.class = badDestination
+	case err != nil:
+		return err
+	case !nested:
+		a.take(key, t, depth == 1)
+		return nil
+	case depth > nestingLimit:
+		return errors.New("nested too deep")
 	}
-	o.unsure = code == "internal_error" || code == "fatal_error" || status == http.StatusGatewayTimeout
-	return o
+	for d.More() {
+		if kind == '{' {
+			t, err := d.Token()
+			if err != nil {
+				return err
+			}
+			if depth == 0 {
+				key, _ = t.(string)
+			}
+		}
+		if err := a.walk(d, key, depth+1); err != nil {
+			return err
+		}
+	}
+	_, err = d.Token()
+	return err
 }
 
-// errorCode returns s if it is a code of Slack's, else nothing: any other text could repeat the webhook's URL.
+// take takes over a string, a number or a boolean.
+func (a *said) take(key string, t json.Token, top bool) {
+	a.json = true
+	value := fmt.Sprint(t)
+	text, _ := t.(string)
+	switch key {
+	case "ok":
+		if _, isBool := t.(bool); top && isBool {
+			a.ok = value
+		}
+	case "success":
+		a.success = value
+	case "retry_after":
+		a.retryAfter = value
+	case "needed", "provided":
+		a.explain(key + " " + text)
+	case "error", "errors", "message", "msg", "response_metadata":
+		if code := errorCode(text); key == "error" && code != "" {
+			a.code = code
+		} else {
+			a.explain(strings.TrimPrefix(text, "[ERROR] "))
+		}
+	}
+}
+
+// explain adds whole words to what is explained, as long as there is room: in a part, a secret would not be recognized.
+func (a *said) explain(text string) {
+	if len(text) > 4*reasonLimit {
+		text = text[:strings.LastIndexByte(text[:4*reasonLimit], ' ')+1]
+	}
+	if len(a.explained) < reasonLimit && !strings.Contains(a.explained, text) {
+		a.explained = join(a.explained, ", ", text)
+	}
+}
+
+// speaksOfLimit finds a rate limit that no code and no status tells of.
+func (a *said) speaksOfLimit() bool {
+	text := strings.NewReplacer("_", "", " ", "").Replace(strings.ToLower(a.explained + a.text))
+	return strings.Contains(text, "ratelimit") || strings.Contains(text, "toomanyrequests")
+}
+
+// errorCode returns s if it looks like a code of Slack's, else nothing.
 func errorCode(s string) string {
-	s = strings.TrimSpace(s)
 	if len(s) > 60 || strings.Trim(s, "abcdefghijklmnopqrstuvwxyz_") != "" {
 		return ""
 	}
 	return s
 }
 
-// classOf knows the codes that decide by themselves, whatever the status that came with them.
-func classOf(code string) (class, bool) {
+// ofSlack reports whether Slack speaks, or a receiver that speaks like it; else it is something in between.
+func (a *said) ofSlack(bot bool, status int) bool {
+	switch {
+	case status == http.StatusProxyAuthRequired, status == http.StatusNetworkAuthenticationRequired:
+		return false
+	case bot:
+		return a.ok != ""
+	}
+	page := strings.HasPrefix(a.text, "<")
+	return status/100 == 2 || a.json || a.code != "" || ofThePost(status) && !page
+}
+
+// ofThePost reports whether a status speaks of the post itself, as those of receivers do that find one too large.
+func ofThePost(status int) bool {
+	return status == http.StatusBadRequest || status == http.StatusRequestEntityTooLarge ||
+		status == http.StatusUnprocessableEntity
+}
+
+// decide says what an answer means: who speaks, then what was said.
+func decide(to credential, status int, header http.Header, a *said) outcome {
+	bot, success := to.token != (secret{}), status/100 == 2
+	ofSlack, denied := a.ofSlack(bot, status), a.ok == "false" || a.success == "false"
+	o, known := meaningOf(a.code)
+	if ofSlack && (bot || success) && (a.ok == "true" || !bot && !denied && !known) {
+		return outcome{class: delivered, status: status}
+	}
+	o.status, o.reason, o.wait = status, a.code, namedWait(header.Get("Retry-After"))
+	if a.code == "" || !ofSlack {
+		o.reason = statusText(status)
+	}
+	switch {
+	case o.limited, status == http.StatusTooManyRequests, !known && a.speaksOfLimit():
+		o.class, o.limited = retry, true
+		o.wait = namedWait(header.Get("Retry-After"), a.retryAfter,
+			header.Get("X-RateLimit-Reset-After"), header.Get("X-RateLimit-Reset"))
+		if a.code == "message_limit_exceeded" {
+			o.wait = max(o.wait, quotaWait)
+		}
+	case ofSlack && known:
+	case a.broken && bot && success && a.text == "":
+		o.class, o.unsure, o.broken = retry, a.ok == "", a.ok == ""
+		o.reason += ", but the answer broke off"
+	case status == http.StatusRequestEntityTooLarge: // whoever says it
+		o.class, o.tooMuch = badDestination, true
+	case status == http.StatusRequestTimeout,
+		status >= 500 && status != http.StatusNotImplemented && status != http.StatusNetworkAuthenticationRequired:
+		o.class = retry
+	case !bot && (status/100 == 3 || status == http.StatusUnauthorized || status == http.StatusNotImplemented):
+		o.class = badCredential
+	case !ofSlack:
+		o.class, o.tooMuch, o.unsure = inBetween, ofThePost(status), success
+		o.reason += ", not from Slack but from something in between: see the proxies, and the URL in the configuration"
+	default:
+		o.class, o.tooMuch = badDestination, ofThePost(status)
+	}
+	o.unsure = o.unsure || status == http.StatusBadGateway || status == http.StatusGatewayTimeout
+	o.reason = to.redact(join(o.reason, ": ", a.explained))
+	return o
+}
+
+// meaningOf knows the codes that decide by themselves, whatever the status that came with them.
+func meaningOf(code string) (o outcome, known bool) {
 	switch code {
-	case "no_text", "missing_text_or_fallback_or_attachments", "msg_too_long", "msg_blocks_too_long", "invalid_payload",
-		"invalid_attachments", "attachment_payload_limit_exceeded", "too_many_attachments", "invalid_blocks",
-		"invalid_blocks_format", "invalid_metadata_format", "metadata_too_large", "markdown_text_conflict",
-		"invalid_arguments", "invalid_arg_name", "invalid_array_arg", "invalid_charset", "invalid_form_data",
-		"invalid_post_type", "missing_post_type", "invalid_json", "json_not_object", "cannot_reply_to_message",
-		"user_not_found":
-		return badContent, true
+	case "msg_too_long", "msg_blocks_too_long", "attachment_payload_limit_exceeded", "too_many_attachments",
+		"metadata_too_large":
+		return outcome{class: badContent, tooMuch: true}, true
+	case "no_text", "missing_text_or_fallback_or_attachments", "invalid_payload", "invalid_attachments", "invalid_blocks",
+		"invalid_blocks_format", "invalid_metadata_format", "markdown_text_conflict", "invalid_arguments",
+		"invalid_arg_name", "invalid_array_arg", "invalid_charset", "invalid_form_data", "invalid_post_type",
+		"missing_post_type", "invalid_json", "json_not_object", "cannot_reply_to_message", "user_not_found":
+		return outcome{class: badContent}, true
+	case "channel_not_found", "channel_is_archived", "is_archived", "not_in_channel", "no_permission", "action_prohibited",
+		"posting_to_general_channel_denied", "messages_tab_disabled", "ekm_access_denied", "team_not_found":
+		return outcome{class: badDestination}, true
 	case "not_authed", "invalid_auth", "invalid_token", "account_inactive", "token_revoked", "token_expired",
 		"missing_scope", "not_allowed_token_type", "access_denied", "accesslimited", "app_access_restricted",
 		"team_access_not_granted", "two_factor_setup_required", "enterprise_is_restricted", "method_deprecated",
 		"deprecated_endpoint", "unknown_method", "no_service", "no_service_id", "no_team", "no_active_hooks",
 		"team_disabled":
-		return badCredential, true
-	case "service_unavailable", "request_timeout", "internal_error", "fatal_error", "team_added_to_org",
-		"org_login_required", "rollup_error":
-		return retry, true
+		return outcome{class: badCredential}, true
+	case "service_unavailable", "request_timeout", "team_added_to_org", "org_login_required", "rollup_error":
+		return outcome{class: retry}, true
+	case "internal_error", "fatal_error":
+		return outcome{class: retry, unsure: true}, true
+	case "ratelimited", "rate_limited", "message_limit_exceeded":
+		return outcome{class: retry, limited: true}, true
 	}
-	return 0, false
+	return outcome{class: badDestination}, strings.HasPrefix(code, "restricted_action")
 }
 
-// retryAfter reads the header, in seconds or as a date (RFC 9110, 10.2.3), else the seconds that the body names.
-// wait is from 0 to longestWait; told is false where neither says anything.
-func retryAfter(header string, body float64) (wait time.Duration, told bool) {
-	seconds, err := strconv.ParseFloat(strings.TrimSpace(header), 64)
-	if err != nil || math.IsNaN(seconds) {
-		seconds = body
-		if at, err := http.ParseTime(header); err == nil {
-			seconds = max(time.Until(at).Seconds(), math.SmallestNonzeroFloat64)
+// namedWait returns the first of values that says how long to wait, 0 if none does: in seconds, as a date (RFC 9110,
+// 10.2.3), or as Unix time in seconds or milliseconds.
+func namedWait(values ...string) time.Duration {
+	for _, value := range values {
+		seconds, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+		if at, notDate := http.ParseTime(value); notDate == nil {
+			seconds, err = float64(at.Unix()), nil
 		}
-		if seconds == 0 {
-			return 0, false
+		if err != nil || seconds != seconds { // NaN
+			continue
+		}
+		if seconds > 1e11 {
+			seconds /= 1000
+		}
+		if seconds > 1e9 {
+			seconds -= float64(time.Now().UnixMilli()) / 1000
+		}
+		seconds = min(max(seconds, leastWait.Seconds()), longestWait.Seconds())
+		return time.Duration(seconds * float64(time.Second))
+	}
+	return 0
+}
+
+// unnamedPause returns how long to pause after the n-th answer in a row that sets a limit and names no time.
+func unnamedPause(n int) time.Duration { return min(30*time.Second<<min(n-1, 10), quotaWait) }
+
+// redact returns text as one line of at most reasonLimit characters, without the words that could be or hold a part of
+// a webhook's URL or of a token.
+func (to credential) redact(text string) string {
+	u, _ := url.Parse(to.url.reveal()) // a post was made to it: there is no error
+	u.Scheme, u.Host = "", ""
+	own := strings.ToLower(to.token.reveal() + unescaped(u.String()))
+	for _, public := range []string{"webhooks/", "hooks/", "services/", "/slack", "chat.postmessage"} {
+		own = strings.ReplaceAll(own, public, "")
+	}
+	words := strings.FieldsFunc(text, func(c rune) bool { return c == ' ' || !unicode.IsPrint(c) })
+	for i, word := range words {
+		if looksSecret(strings.ToLower(unescaped(word)), own) {
+			words[i] = "[redacted]"
 		}
 	}
-	seconds = min(max(seconds, 0), longestWait.Seconds())
-	return time.Duration(seconds * float64(time.Second)), true
+	line := []rune(strings.Join(words, " "))
+	if len(line) > reasonLimit {
+		line = append(line[:reasonLimit-1], '…')
+	}
+	return string(line)
+}
+
+// unescaped decodes the %41 in s, if it is well formed.
+func unescaped(s string) string {
+	if plain, err := url.PathUnescape(s); err == nil {
+		return plain
+	}
+	return s
+}
+
+// looksSecret reports whether a word has six characters in a row of own, or looks like a URL or a token.
+func looksSecret(word, own string) bool {
+	signs := []string{"://", "xox", "xapp-", "/services/", "/hooks/", "/webhooks/"}
+	for i := 0; i+6 <= len(own); i++ {
+		signs = append(signs, own[i:i+6])
+	}
+	if slices.ContainsFunc(signs, func(sign string) bool { return strings.Contains(word, sign) }) {
+		return true
+	}
+	mark := func(c rune) bool { return !unicode.In(c, unicode.L, unicode.N, unicode.Pc, unicode.Pd) }
+	return slices.ContainsFunc(strings.FieldsFunc(word, mark), func(run string) bool {
+		return len(run) >= 20 && strings.ContainsAny(run, "0123456789") && strings.ContainsFunc(run, unicode.IsLetter)
+	})
 }

@@ -5,113 +5,294 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
-func TestClassify(t *testing.T) {
-	for _, test := range []struct {
-		status     int
-		body       string
-		retryAfter string
-		class      class
-		reason     string
-		wait       time.Duration
-		unsure     bool
-	}{
-		// Receivers that took it.
-		{200, "ok", "", delivered, "", 0, false},
-		{200, `{"ok":true,"ts":"1.2"}`, "", delivered, "", 0, false},
-		{200, `{"success":true}`, "", delivered, "", 0, false},
-		{200, "<html>fine</html>", "", delivered, "", 0, false},
-		{204, "", "", delivered, "", 0, false},
-		{200, `[1]`, "", delivered, "", 0, false},
-		// Webhooks.
-		{400, "invalid_payload", "", badContent, "invalid_payload", 0, false},
-		{400, "no_text\n", "", badContent, "no_text", 0, false},
-		{400, "user_not_found", "", badContent, "user_not_found", 0, false},
-		{400, "something else", "", badDestination, "status 400 Bad Request", 0, false},
-		{403, "action_prohibited", "", badDestination, "action_prohibited", 0, false},
-		{403, "invalid_token", "", badCredential, "invalid_token", 0, false},
-		{404, "channel_not_found", "", badDestination, "channel_not_found", 0, false},
-		{404, "no_service", "", badCredential, "no_service", 0, false},
-		{410, "channel_is_archived", "", badDestination, "channel_is_archived", 0, false},
-		{301, "", "", badCredential, "status 301 Moved Permanently", 0, false},
-		{401, "", "", badCredential, "status 401 Unauthorized", 0, false},
-		{501, "", "", badCredential, "status 501 Not Implemented", 0, false},
-		{500, "rollup_error", "", retry, "rollup_error", 0, false},
-		{503, "<html>busy</html>", "", retry, "status 503 Service Unavailable", 0, false},
-		{504, "", "", retry, "status 504 Gateway Timeout", 0, true},
-		{408, "", "", retry, "status 408 Request Timeout", 0, false},
-		{418, "", "", badDestination, "status 418 I'm a teapot", 0, false},
+// What each answer means, over a real connection.
+func TestAnswers(t *testing.T) {
+	const page = "<html><title>Forbidden</title></html>"
+	const between = ", not from Slack but from something in between: see the proxies, and the URL in the configuration"
+	long, later := strings.Repeat("\\u3042", 12_000), func(d time.Duration) string { return fmt.Sprint(time.Now().Add(d).UnixMilli()) }
+	date := func(d time.Duration) string { return time.Now().Add(d).UTC().Format(http.TimeFormat) }
+	content, destination, cred := outcome{class: badContent}, outcome{class: badDestination}, outcome{class: badCredential}
+	again, something, size := outcome{class: retry}, outcome{class: inBetween}, outcome{class: badContent, tooMuch: true}
+	mayBeSize := outcome{class: badDestination, tooMuch: true}
+	limit := func(wait time.Duration) outcome { return outcome{class: retry, limited: true, wait: wait} }
+	waits := func(wait time.Duration) outcome { return outcome{class: retry, wait: wait} }
+	unsure := func(o outcome) outcome { o.unsure = true; return o }
+	broken := outcome{class: retry, unsure: true, broken: true}
+	var ok outcome
+	type row struct {
+		status int
+		header string // "Key: value"
+		body   string // "…" at its end: the rest never comes; "✂": it breaks off
+		want   outcome
+		reason string
+	}
+	webhook, token := []row{
+		// Receivers that took it, whatever their body does.
+		{200, "", "ok", ok, ""},
+		{200, "", `{"ok":true,"ts":"1.2"}`, ok, ""},
+		{200, "", `{"success":true}`, ok, ""},
+		{200, "", page, ok, ""},
+		{204, "", "", ok, ""},
+		{200, "", `[1]`, ok, ""},
+		{200, "", "a_word", ok, ""},
+		{200, "", `{"text":"rate limit"}`, ok, ""},
+		{200, "Content-Length: 10", "ok", ok, ""},
+		{200, "Content-Encoding: gzip", "ok", ok, ""},
+		{200, "", "ok…", ok, ""},
+		{200, "", `{"text":"…`, ok, ""},
+		{200, "", "ok✂", ok, ""},
+		{200, "", `{"ok":✂`, ok, ""},
+		{200, "", strings.Repeat("[", 1<<20), ok, ""},
+		{200, "", strings.Repeat(`{"x":`, 1<<20), ok, ""},
+		// and those that say 200 and mean something else.
+		{200, "", "channel_not_found", destination, "channel_not_found"},
+		{200, "", "no_service", cred, "no_service"},
+		{200, "", "invalid_payload\n", content, "invalid_payload"},
+		{200, "", `{"error":"invalid_token"}`, cred, "invalid_token"},
+		{200, "", "ratelimited", limit(0), "ratelimited"},
+		{200, "", `{"ok":false}`, destination, "status 200 OK"},
+		{200, "", `{"success":false,"error":"Invalid channel"}`, destination, "status 200 OK: Invalid channel"},
+		// Slack's webhooks.
+		{400, "", "invalid_payload", content, "invalid_payload"},
+		{400, "", "no_text\n", content, "no_text"},
+		{400, "", "user_not_found", content, "user_not_found"},
+		{400, "", "too_many_attachments", size, "too_many_attachments"},
+		{403, "", "action_prohibited", destination, "action_prohibited"},
+		{403, "", "invalid_token", cred, "invalid_token"},
+		{404, "", "channel_not_found", destination, "channel_not_found"},
+		{404, "", "no_service", cred, "no_service"},
+		{404, "", "a_code_of_tomorrow", destination, "a_code_of_tomorrow"},
+		{410, "", "channel_is_archived", destination, "channel_is_archived"},
+		{500, "", "rollup_error", again, "rollup_error"},
+		{500, "", "no_service", cred, "no_service"},
+		// Receivers.
+		{301, "", "", cred, "status 301 Moved Permanently"},
+		{401, "", "", cred, "status 401 Unauthorized"},
+		{501, "", `{"message":"Incoming webhooks have been disabled"}`, cred, "status 501 Not Implemented: Incoming webhooks have been disabled"},
+		{400, "", `{"id":"web.incoming_webhook","message":"Unable to parse incoming data","status_code":400}`, mayBeSize,
+			"status 400 Bad Request: Unable to parse incoming data"},
+		{400, "", "something else", mayBeSize, "status 400 Bad Request"},
+		{400, "", `{"message":"no","text":"the rate limit of another"}`, mayBeSize, "status 400 Bad Request: no"},
+		{422, "", `{"embeds":["Must be 10 or fewer in length."]}`, mayBeSize, "status 422 Unprocessable Entity"},
+		{413, "", "", mayBeSize, "status 413 Request Entity Too Large"},
+		{413, "", page, mayBeSize, "status 413 Request Entity Too Large"},
+		{403, "", `{"message":"Invalid webhook"}`, destination, "status 403 Forbidden: Invalid webhook"},
+		{404, "", `{"result":"error","msg":"Stream does not exist","code":"X"}`, destination, "status 404 Not Found: Stream does not exist"},
+		{404, "", `{"message":"one\r\n\u2028line\u0007","x":1}`, destination, "status 404 Not Found: one line"},
+		{404, "", "\ufeff {\"message\":\"marked\"}", destination, "status 404 Not Found: marked"},
+		// Trouble.
+		{503, "", page, again, "status 503 Service Unavailable"},
+		{503, "", "ok", again, "status 503 Service Unavailable"},
+		{503, "Retry-After: 20", page, waits(20 * time.Second), "status 503 Service Unavailable"},
+		{503, "Retry-After: 0", "", waits(leastWait), "status 503 Service Unavailable"},
+		{500, "X-RateLimit-Reset-After: 1", "", again, "status 500 Internal Server Error"},
+		{500, "", "too long ✂", again, "status 500 Internal Server Error"},
+		{502, "", "", unsure(again), "status 502 Bad Gateway"},
+		{504, "", "", unsure(again), "status 504 Gateway Timeout"},
+		{408, "", "", again, "status 408 Request Timeout"},
+		// Something in between.
+		{403, "", page, something, "status 403 Forbidden" + between},
+		{404, "", "", something, "status 404 Not Found" + between},
+		{404, "", "404 page not found", something, "status 404 Not Found" + between},
+		{407, "", `{"message":"who are you?"}`, something, "status 407 Proxy Authentication Required" + between + ": who are you?"},
+		{407, "", "", something, "status 407 Proxy Authentication Required" + between},
+		{511, "", page, something, "status 511 Network Authentication Required" + between},
+		{418, "", "", something, "status 418 I'm a teapot" + between},
+		{400, "", page, outcome{class: inBetween, tooMuch: true}, "status 400 Bad Request" + between},
 		// Limits.
-		{429, "", "7", retry, "status 429 Too Many Requests", 7 * time.Second, false},
-		{429, `{"retry_after":0.25}`, "", retry, "status 429 Too Many Requests", 250 * time.Millisecond, false},
-		{429, "rate_limited", "0", retry, "rate_limited", 0, false},
-		{429, "", "99999999", retry, "status 429 Too Many Requests", time.Hour, false},
-		{429, "", "", retry, "status 429 Too Many Requests", quotaWait, false},
-		{200, `{"ok":false,"error":"ratelimited"}`, "3", retry, "ratelimited", 3 * time.Second, false},
-		{200, `{"ok":false,"error":"message_limit_exceeded"}`, "", retry, "message_limit_exceeded", quotaWait, false},
-		// The Web API.
-		{200, `{"ok":false,"error":"msg_too_long"}`, "", badContent, "msg_too_long", 0, false},
-		{200, `{"ok":false,"error":"not_in_channel"}`, "", badDestination, "not_in_channel", 0, false},
-		{200, `{"ok":false,"error":"token_revoked"}`, "", badCredential, "token_revoked", 0, false},
-		{200, `{"ok":false,"error":"service_unavailable"}`, "", retry, "service_unavailable", 0, false},
-		{200, `{"ok":false,"error":"fatal_error"}`, "", retry, "fatal_error", 0, true},
-		{500, `{"ok":false,"error":"internal_error"}`, "", retry, "internal_error", 0, true},
-		{200, `{"ok":false,"error":"a_code_of_tomorrow"}`, "", badDestination, "a_code_of_tomorrow", 0, false},
-		{200, `{"ok":false,"error":{"of":"another type"}}`, "", badDestination, "status 200 OK", 0, false},
-		{200, `{"success":false,"error":"Invalid channel"}`, "", badDestination, "status 200 OK", 0, false},
-	} {
-		header := http.Header{}
-		if test.retryAfter != "" {
-			header.Set("Retry-After", test.retryAfter)
+		{429, "Retry-After: 7", "", limit(7 * time.Second), "status 429 Too Many Requests"},
+		{429, "Retry-After: 1.5", "", limit(1500 * time.Millisecond), "status 429 Too Many Requests"},
+		{429, "Retry-After: " + date(time.Minute), "", limit(time.Minute), "status 429 Too Many Requests"},
+		{429, "Retry-After: " + date(-time.Minute), "", limit(leastWait), "status 429 Too Many Requests"},
+		{429, "Retry-After: 0", "rate_limited", limit(leastWait), "rate_limited"},
+		{429, "Retry-After: -3", "", limit(leastWait), "status 429 Too Many Requests"},
+		{429, "Retry-After: NaN", `{"retry_after":9}`, limit(9 * time.Second), "status 429 Too Many Requests"},
+		{429, "Retry-After: soon", "", limit(0), "status 429 Too Many Requests"},
+		{429, "Retry-After: 99999999", "", limit(time.Hour), "status 429 Too Many Requests"},
+		{429, "Retry-After: 1e999", "", limit(0), "status 429 Too Many Requests"},
+		{429, "X-RateLimit-Reset-After: 5", `{"retry_after":2.5,"message":"You are being rate limited."}`, limit(2500 * time.Millisecond),
+			"status 429 Too Many Requests: You are being rate limited."},
+		{429, "X-RateLimit-Reset-After: 5", "", limit(5 * time.Second), "status 429 Too Many Requests"},
+		{429, "X-RateLimit-Reset: " + later(42*time.Second), "", limit(42 * time.Second), "status 429 Too Many Requests"},
+		{429, "X-RateLimit-Reset: " + later(42 * time.Second)[:10], page, limit(42 * time.Second), "status 429 Too Many Requests"},
+		{429, "", page, limit(0), "status 429 Too Many Requests"},
+		{403, "Retry-After: 4", `{"message":"API rate limit exceeded"}`, limit(4 * time.Second), "status 403 Forbidden: API rate limit exceeded"},
+		{503, "", "Too many requests", limit(0), "status 503 Service Unavailable"},
+	}, []row{
+		{200, "", `{"ok":true}`, ok, ""},
+		{200, "", `{"ok":true,"message":{"text":"` + long + `"}}`, ok, ""},
+		{200, "", `{"message":{"text":"` + long + `"},"ok":true}`, ok, ""},
+		{200, "", `{"message":{"blocks":[` + strings.Repeat(`{"ok":false,"text":"`+long+`"},`, 42) + `{}]},"ok":true}`, ok, ""}, // 3 MB
+		{200, "Content-Encoding: gzip", `{"ok":true}`, ok, ""},
+		{200, "", `{"ok":true,"message":✂`, ok, ""},
+		{200, "", `{"message":{"text":"hi"✂`, broken, "status 200 OK, but the answer broke off"},
+		{200, "", `{"ok✂`, broken, "status 200 OK, but the answer broke off"},
+		{200, "", "<html>✂", unsure(something), "status 200 OK" + between},
+		{200, "", `{"ok":null}`, unsure(something), "status 200 OK" + between},
+		{200, "Content-Length: 10", "", broken, "status 200 OK, but the answer broke off"},
+		{200, "", `{"message":` + strings.Repeat("[", answerLimit), broken, "status 200 OK, but the answer broke off"},
+		{200, "", `{"ok":false,✂`, again, "status 200 OK, but the answer broke off"},
+		{200, "", `{"ok":false,"error":"msg_too_long"}`, size, "msg_too_long"},
+		{200, "", `{"error":"msg_too_long","ok":false}`, size, "msg_too_long"},
+		{200, "", `{"ok":false,"error":"not_in_channel"}`, destination, "not_in_channel"},
+		{200, "", `{"ok":false,"error":"restricted_action_read_only_channel"}`, destination, "restricted_action_read_only_channel"},
+		{200, "", `{"ok":false,"error":"token_revoked"}`, cred, "token_revoked"},
+		{404, "", `{"ok":false,"error":"token_revoked"}`, cred, "token_revoked"},
+		{200, "", `{"ok":false,"error":"service_unavailable"}`, again, "service_unavailable"},
+		{200, "", `{"ok":false,"error":"fatal_error"}`, unsure(again), "fatal_error"},
+		{500, "", `{"ok":false,"error":"internal_error"}`, unsure(again), "internal_error"},
+		{200, "", `{"ok":false,"error":"a_code_of_tomorrow"}`, destination, "a_code_of_tomorrow"},
+		{200, "", `{"ok":false,"error":{"of":"another type"}}`, destination, "status 200 OK: another type"},
+		{429, "Retry-After: 3", `{"ok":false,"error":"ratelimited"}`, limit(3 * time.Second), "ratelimited"},
+		{200, "Retry-After: 3", `{"ok":false,"error":"ratelimited"}`, limit(3 * time.Second), "ratelimited"},
+		{200, "", `{"ok":false,"error":"message_limit_exceeded"}`, limit(quotaWait), "message_limit_exceeded"},
+		{429, "Retry-After: 3", page, limit(3 * time.Second), "status 429 Too Many Requests"},
+		{200, "", `{"ok":false,"error":"invalid_blocks","errors":["no more than 50 items allowed [json-pointer:/blocks]"],` +
+			`"response_metadata":{"messages":["[ERROR] no more than 50 items allowed [json-pointer:/blocks]"]}}`, content,
+			"invalid_blocks: no more than 50 items allowed [json-pointer:/blocks]"},
+		{200, "", `{"ok":false,"error":"missing_scope","needed":"chat:write.customize","provided":"chat:write"}`, cred,
+			"missing_scope: needed chat:write.customize, provided chat:write"},
+		// Something in between.
+		{404, "", "", something, "status 404 Not Found" + between},
+		{403, "", page, something, "status 403 Forbidden" + between},
+		{302, "", "", something, "status 302 Found" + between},
+		{401, "", `{"error":"invalid_auth"}`, something, "status 401 Unauthorized" + between},
+		{200, "", page, unsure(something), "status 200 OK" + between},
+		{200, "", "", unsure(something), "status 200 OK" + between},
+		{200, "", `{"message":{"ok":true},"success":true}`, unsure(something), "status 200 OK" + between},
+		{200, "", `{ok}`, unsure(something), "status 200 OK" + between},
+		{413, "", page, mayBeSize, "status 413 Request Entity Too Large"},
+		{502, "", page, unsure(again), "status 502 Bad Gateway"},
+	}
+	end := make(chan struct{})
+	slack := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		rows := webhook
+		if r.Header.Get("Authorization") != "" {
+			rows = token
 		}
-		got := classify(test.status, header, []byte(test.body))
-		if got.class != test.class || got.reason != test.reason || got.wait != test.wait || got.unsure != test.unsure || got.limited != (test.wait > 0 || test.retryAfter == "0") {
-			t.Errorf("%d %s: got %+v, want %v %q %v unsure %v", test.status, test.body, got, test.class, test.reason, test.wait, test.unsure)
+		i, _ := strconv.Atoi(r.URL.Path[1:])
+		row := rows[i]
+		if key, value, found := strings.Cut(row.header, ": "); found {
+			w.Header().Set(key, value)
+		}
+		w.WriteHeader(row.status)
+		body, endless := strings.CutSuffix(row.body, "…")
+		body, cut := strings.CutSuffix(body, "✂")
+		io.WriteString(w, body)
+		http.NewResponseController(w).Flush()
+		if endless {
+			select {
+			case <-r.Context().Done():
+			case <-end:
+			}
+		}
+		if cut {
+			panic(http.ErrAbortHandler)
+		}
+	}))
+	slack.Config.ErrorLog = log.New(io.Discard, "", 0)
+	defer slack.Close()
+	defer close(end)
+	client := newSlackClient(maxPosts)
+	var posts sync.WaitGroup
+	for token, rows := range map[secret][]row{{}: webhook, newSecret("xoxb-1"): token} {
+		for i, row := range rows {
+			posts.Go(func() {
+				got := client.post(t.Context(), credential{newSecret(fmt.Sprintf("%s/%d", slack.URL, i)), token}, []byte("{}"))
+				want := row.want
+				want.status, want.reason = row.status, row.reason
+				if want.wait > 30*time.Second && got.wait <= want.wait && got.wait > want.wait-20*time.Second {
+					want.wait = got.wait // the clock went on
+				}
+				if got != want {
+					t.Errorf("token %v: %d %s %.60q:\ngot  %+v\nwant %+v", token != secret{}, row.status, row.header, row.body, got, want)
+				}
+			})
 		}
 	}
+	posts.Wait()
 }
 
-func TestRetryAfterDate(t *testing.T) {
-	in := func(d time.Duration) string { return time.Now().Add(d).UTC().Format(http.TimeFormat) }
-	if wait, told := retryAfter(in(time.Minute), 0); !told || wait < 58*time.Second || wait > time.Minute {
-		t.Errorf("a date in a minute: %v %v", wait, told)
+func TestUnnamedPause(t *testing.T) {
+	var got []time.Duration
+	for n := range 7 {
+		got = append(got, unnamedPause(n+1))
 	}
-	if wait, told := retryAfter(in(-time.Minute), 0); !told || wait > time.Millisecond {
-		t.Errorf("a date gone by: %v %v", wait, told)
+	if want := "[30s 1m0s 2m0s 4m0s 8m0s 15m0s 15m0s]"; fmt.Sprint(got) != want || unnamedPause(1000) != quotaWait {
+		t.Errorf("got %v, want %s", got, want)
 	}
 }
 
 func FuzzAnswer(f *testing.F) {
-	f.Add(200, "ok", "")
-	f.Add(429, `{"retry_after":-1e308}`, "NaN")
-	f.Add(429, `{"ok":false,"error":"https://hooks.invalid/services/T/B/x"}`, "Wed, 21 Oct 2026 07:28:00 GMT")
-	f.Fuzz(func(t *testing.T, status int, body, header string) {
-		o := classify(status, http.Header{"Retry-After": {header}}, []byte(body))
-		if o.wait < 0 || o.wait > longestWait {
+	f.Add(200, "ok", "", true)
+	f.Add(429, `{"retry_after":-1e308}`, "NaN", false)
+	f.Add(429, `{"ok":false,"error":"https://hooks.invalid/services/T/B/x"}`, "Wed, 21 Oct 2026 07:28:00 GMT", true)
+	f.Add(400, `{"message":"/SERVICES/tsecret1 %54SECRET1","errors":[["a\u0000b"]]}`, "1e12", false)
+	f.Fuzz(func(t *testing.T, status int, body, header string, bot bool) {
+		to := credential{url: newSecret("https://hooks.invalid/services/TSECRET1/BSECRET2")}
+		if bot {
+			to.token = newSecret("xoxb-TSECRET1")
+		}
+		var a said
+		a.read(strings.NewReader(body))
+		o := decide(to, status, http.Header{"Retry-After": {header}, "X-Ratelimit-Reset": {header}}, &a)
+		if o.wait != 0 && o.wait < leastWait || o.wait > longestWait {
 			t.Errorf("wait %v", o.wait)
 		}
-		if strings.ContainsAny(o.reason, "/:\n") {
+		if strings.ContainsFunc(o.reason, func(c rune) bool { return !unicode.IsPrint(c) }) || utf8.RuneCountInString(o.reason) > reasonLimit ||
+			strings.Contains(strings.ToLower(o.reason), "tsecret") {
 			t.Errorf("reason %q", o.reason)
 		}
 	})
 }
 
-// A proxy's page is no answer of the Web API: the message was not delivered. A webhook's answer may be anything.
-func TestAnswerOfAnother(t *testing.T) {
-	slack := newFakeSlack(t, func(delivery) reply { return reply{status: 200, body: "<html>login</html>"} })
-	client := newSlackClient(maxPosts)
-	for to, want := range map[credential]class{
-		{newSecret(slack.URL), newSecret("xoxb-1")}: retry, {newSecret(slack.URL), secret{}}: delivered,
+// What is explained comes without the words that give away a part of the webhook or of a token.
+func TestRedact(t *testing.T) {
+	to := credential{url: newSecret("https://me:passWORD@hooks.slack.com/services/T0AB12/B0CD34/xYz123AbC456?key=k%20v%21secret")}
+	bot := credential{newSecret("https://slack.com/api/chat.postMessage"), newSecret("xoxb-123-abcDEF")}
+	for _, test := range []struct {
+		to         credential
+		text, want string
+	}{
+		{to, "no more than 50 items allowed [json-pointer:/blocks/0/text]", "no more than 50 items allowed [json-pointer:/blocks/0/text]"},
+		{to, "the service hooks.slack.com:443 was not found", "the service hooks.slack.com:443 was not found"},
+		{to, "POST /services/T0AB12/B0CD34/xYz123AbC456: no", "POST [redacted] no"},
+		{to, "key xYz123AbC… is cut", "key [redacted] is cut"},
+		{to, "and XYZ123ABC456 in capitals", "and [redacted] in capitals"},
+		{to, "%78Yz123AbC456 %2Fservices%2Fother", "[redacted] [redacted]"},
+		{to, "team T0AB12 of me:passWORD", "team [redacted] of [redacted]"},
+		{to, "with k%20v%21secret and v!secret", "with [redacted] and [redacted]"},
+		{to, "see https://example.com/x?y", "see [redacted]"},
+		{to, "of another: xoxp-9 /hooks/abc", "of another: [redacted] [redacted]"},
+		{to, "Basic bWU6cGFzc1dPUkQ0NDQ0NDQ0NA==", "Basic [redacted]"},
+		{to, "web.incoming_webhook_of_a_long_name.text is 10000000000000000000000", "web.incoming_webhook_of_a_long_name.text is 10000000000000000000000"},
+		{to, "100% of\ta\r\nline\x00\u202e", "100% of a line"},
+		{to, strings.Repeat("ä ", 300), strings.Repeat("ä ", 149) + "ä…"},
+		{bot, "Bearer abcDEF and xoxb-123-abcDEF; needed chat:write, a message of a channel", "Bearer [redacted] and [redacted] needed chat:write, a message of a channel"},
 	} {
-		if out := client.post(t.Context(), to, []byte("{}")); out.class != want || want == retry && !strings.Contains(out.reason, "not Slack's") {
-			t.Errorf("got %+v, want %v", out, want)
+		if got := test.to.redact(test.text); got != test.want {
+			t.Errorf("%q:\ngot  %q\nwant %q", test.text, got, test.want)
 		}
+	}
+	var a said
+	a.explain(strings.Repeat("http://"+strings.Repeat("x", 92)+" ", 11) + strings.Repeat("%78%59%7a%31%32%33", 10)) // cut in what is secret
+	if got := to.redact(a.explained); strings.Contains(got, "%") {
+		t.Errorf("got %q, want no part of the last word", got)
 	}
 }
 
@@ -183,18 +364,41 @@ func TestUnsure(t *testing.T) {
 			conn.Close()
 		}
 	}()
+	plain := newFakeSlack(t, nil)
+	plain.Config.ErrorLog = log.New(io.Discard, "", 0)
 	client := newSlackClient(maxPosts)
 	to := credential{url: newSecret("http://" + l.Addr().String() + "/services/SECRETPATH")}
-	for _, how := range []string{"", "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nok", "POST /services/SECRETPATH HTTP/1.1\r\n\r\n"} {
+	for _, how := range []string{"", "HTTP/1.1 200", "POST /services/SECRETPATH HTTP/1.1\r\n\r\n"} {
 		broken <- how
-		if out := client.post(t.Context(), to, []byte("{}")); out.class != retry || !out.unsure || strings.Contains(out.reason, "SECRET") {
+		out := client.post(t.Context(), to, []byte("{}"))
+		if out.class != retry || !out.unsure || out.unreached != (how == "") || strings.Contains(out.reason, "SECRET") {
 			t.Errorf("after %q: got %+v, want an unsure retry", how, out)
 		}
 	}
 	close(broken)
 	l.Close()
-	if out := client.post(t.Context(), to, []byte("{}")); out.class != retry || out.unsure || strings.Contains(out.reason, "SECRET") {
-		t.Errorf("refused: got %+v, want a sure retry", out)
+	for what, to := range map[string]credential{
+		"refused": to, "no such host": {url: newSecret("http://no-such-host.invalid/x")}, "no TLS": {url: newSecret(strings.Replace(plain.URL, "http:", "https:", 1))},
+	} {
+		if out := client.post(t.Context(), to, []byte("{}")); out.class != retry || out.unsure || !out.unreached || strings.Contains(out.reason, "SECRET") {
+			t.Errorf("%s: got %+v, want a sure retry that reached nobody", what, out)
+		}
+	}
+}
+
+// A proxy that lets nobody through is something in between; one that finds nobody behind it is the network's trouble.
+func TestProxyRefuses(t *testing.T) {
+	for status, want := range map[int]outcome{
+		407: {class: inBetween, reason: "the proxy refuses: status 407 Proxy Authentication Required", unreached: true},
+		403: {class: inBetween, reason: "the proxy refuses: status 403 Forbidden", unreached: true},
+		503: {class: retry, reason: "the proxy refuses: status 503 Service Unavailable", unreached: true},
+	} {
+		proxy := newFakeSlack(t, func(delivery) reply { return reply{status: status, body: "no"} })
+		client := newSlackClient(maxPosts)
+		client.client.Transport.(*http.Transport).Proxy = func(*http.Request) (*url.URL, error) { return url.Parse(proxy.URL) }
+		if got := client.post(t.Context(), credential{url: newSecret("https://hooks.invalid/x")}, []byte("{}")); got != want {
+			t.Errorf("%d: got %+v, want %+v", status, got, want)
+		}
 	}
 }
 
@@ -211,11 +415,20 @@ func TestRedirectIsNotFollowed(t *testing.T) {
 // No webhook's URL or path, and no token, comes out anywhere, whatever goes wrong.
 func TestSecretsStayInside(t *testing.T) {
 	const hook, token = "/services/TSECRET1/BSECRET2/SECRET3", "xoxb-SECRET4"
-	echo := newFakeSlack(t, func(d delivery) reply {
-		return reply{status: 404, body: "the URL " + d.path + " with " + d.authorization + " is unknown"}
+	explain := func(d delivery) string { // whole, in parts, encoded
+		text := "the URL " + d.path + " with " + d.authorization + ", " + url.QueryEscape(d.path+d.authorization) + " or " + strings.ToLower(d.path)
+		for _, c := range d.path + d.authorization {
+			text += fmt.Sprintf("%%%02X", c)
+		}
+		return text + " and the end " + d.path[len(d.path)/2:] + " " + strings.TrimPrefix(d.authorization, "Bearer xoxb")
+	}
+	echo := newFakeSlack(t, func(d delivery) reply { return reply{status: 404, body: explain(d)} })
+	told := newFakeSlack(t, func(d delivery) reply {
+		return reply{status: 404, body: string(encode(map[string]any{"message": explain(d), "errors": map[string]any{d.path: []string{explain(d)}}}))}
 	})
 	denied := newFakeSlack(t, func(d delivery) reply {
-		return reply{status: 200, body: `{"ok":false,"error":"` + d.path + d.authorization + `"}`}
+		return reply{status: 200, body: string(encode(map[string]any{"ok": false, "error": d.path + d.authorization, "needed": d.authorization,
+			"response_metadata": map[string]any{"messages": []string{explain(d), strings.Repeat(explain(d), 9)}}}))}
 	})
 	cfg := testConfig(t, fmt.Sprintf(`
 [core]
@@ -233,15 +446,18 @@ slack_url = "http://no-such-host.invalid%[3]s"
 [[tags]]
 tag = "bot"
 slack_token = "%[4]s"
-`, echo.URL, denied.URL, hook, token))
+[[tags]]
+tag = "told"
+slack_url = "%[5]s%[3]s"
+`, echo.URL, denied.URL, hook, token, told.URL))
 	p := newInProcess(t, cfg, newSlackClient(maxPosts))
 	var seen strings.Builder
-	for _, tag := range []string{"echo", "down", "nohost", "bot"} {
+	for _, tag := range []string{"echo", "down", "nohost", "bot", "told"} {
 		for _, sync := range []bool{false, true} {
 			seen.WriteString(p.do("POST", "/notify", notifyBody(tag, 1, sync)).Body.String())
 		}
 	}
-	poll(t, "four attempts that fail", func() bool { return strings.Count(p.logs.String(), "msg=\"delivery deferred\"") >= 4 })
+	poll(t, "five attempts that fail", func() bool { return strings.Count(p.logs.String(), "msg=\"delivery deferred\"") >= 5 })
 	for _, path := range []string{"/config/app", "/app/config", "/stat/go", "/ui/"} {
 		seen.WriteString(p.do("GET", path, "").Body.String())
 	}
@@ -254,7 +470,7 @@ slack_token = "%[4]s"
 	seen.Write(shown)
 	p.log.Error("a secret", "secret", cfg.core.slackURL, "tag", cfg.tags[3], "config", cfg)
 	seen.WriteString(panicText(func() { panic(cfg.core.slackURL) }))
-	for i, secret := range []string{"SECRET", fmt.Sprintf("%x", "SECRET")} {
+	for i, secret := range []string{"SECRET", "tsecret1", "bsecret2", "secret3", "secret4", "%53%45%43%52", fmt.Sprintf("%x", "SECRET")} {
 		for name, text := range map[string]string{"answers": seen.String(), "log": p.logs.String(), "access log": p.out.String()} {
 			if at := strings.Index(text, secret); at >= 0 {
 				t.Errorf("secret %d is in the %s: …%q", i, name, text[max(0, at-80):min(len(text), at+40)])
