@@ -125,10 +125,7 @@ func (f *Flags) Send(ctx context.Context, m Message) error {
 // one line, and returns the exit status.
 func (f *Flags) Report(ctx context.Context) int {
 	w, err := f.way()
-	query := url.Values{"tag": {f.Tag}}
-	if f.Tag == "" {
-		query = url.Values{"channel": {channel(f.Channel)}}
-	}
+	query := url.Values{"tag": {f.Tag}, "channel": {channel(f.Channel)}}
 	for _, s := range w.servers {
 		err = errors.Join(err, w.post(ctx, s, request{Path: "/check?" + query.Encode()}).err)
 	}
@@ -184,12 +181,11 @@ func (f *Flags) way() (w way, err error) {
 // newClient returns a client that dials the unix socket, or TCP if that is "". It uses no proxy: the servers are our own, and
 // so is the token. It follows no redirect: that would make a GET of the POST, or take the token elsewhere.
 func newClient(socket string, config *tls.Config) *http.Client {
-	dialer := &net.Dialer{Timeout: connectTimeout}
-	dial := dialer.DialContext
-	if socket != "" {
-		dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return dialer.DialContext(ctx, "unix", socket)
+	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+		if socket != "" {
+			network, address = "unix", socket
 		}
+		return (&net.Dialer{Timeout: connectTimeout}).DialContext(ctx, network, address)
 	}
 	return &http.Client{
 		Transport:     &http.Transport{DialContext: dial, TLSClientConfig: config, TLSHandshakeTimeout: connectTimeout},
@@ -230,10 +226,7 @@ func (w way) post(ctx context.Context, s server, r request) failure {
 	}
 	resp, err := s.client.Do(req)
 	if err != nil {
-		if withURL := (*url.Error)(nil); errors.As(err, &withURL) {
-			err = withURL.Err
-		}
-		return failure{err: fmt.Errorf("%s: %w", name, err)}
+		return failure{err: fmt.Errorf("%s: %w", name, errors.Unwrap(err))} // without the URL
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))

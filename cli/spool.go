@@ -66,11 +66,17 @@ func (f *Flags) drain(ctx context.Context, own string) failure {
 	}
 	late, cancel := context.WithTimeout(ctx, drainTime)
 	defer cancel()
-	unlock, err := lock(late, f.Spool, own != "")
+	dir, err := os.Open(f.Spool)
 	if err != nil {
 		return failure{err: err}
 	}
-	defer unlock()
+	defer dir.Close() // and gives up the lock
+	for errors.Is(syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB), syscall.EWOULDBLOCK) {
+		if own == "" || late.Err() != nil {
+			return failure{err: errors.New("another run is sending")}
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 	blocked := map[string]failure{}
 	names, _ := fs.Glob(os.DirFS(f.Spool), "*.json") // in order; the one error is a bad pattern
 	for _, name := range names {
@@ -110,22 +116,6 @@ func (f *Flags) drain(ctx context.Context, own string) failure {
 		}
 	}
 	return failure{} // another run has sent own
-}
-
-// lock keeps other runs from sending until unlock. While another one is sending, lock waits until ctx is done, or not at all.
-func lock(ctx context.Context, dir string, wait bool) (unlock func() error, err error) {
-	d, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	for errors.Is(syscall.Flock(int(d.Fd()), syscall.LOCK_EX|syscall.LOCK_NB), syscall.EWOULDBLOCK) {
-		if !wait || ctx.Err() != nil {
-			d.Close()
-			return nil, errors.New("another run is sending")
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	return d.Close, nil
 }
 
 // readKept returns the request in a file.

@@ -135,7 +135,9 @@ func (p *process) wait(signals <-chan os.Signal, timeout, killAfter time.Duratio
 // settle returns when the output is at its end and, if the command was told to end, its group is empty: after the grace
 // at the latest, unless those who read our own output are slower.
 func (p *process) settle(signals <-chan os.Signal) {
-	p.out.stopAt(time.Now().Add(grace))
+	for _, f := range p.out.files {
+		f.SetDeadline(time.Now().Add(grace)) // fails where it is not needed: for a plain file, or none
+	}
 	over, tick, copied := time.After(grace), time.Tick(10*time.Millisecond), p.out.copied
 	for copied != nil || over != nil && p.lingers() {
 		select {

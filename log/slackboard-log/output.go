@@ -101,13 +101,6 @@ func write(file **os.File, p []byte) (err error) {
 	return err
 }
 
-// stopAt ends the copying at a time, whoever still holds the output open or does not read the -log file.
-func (o *output) stopAt(t time.Time) {
-	for _, f := range o.files {
-		f.SetDeadline(t) // fails where it is not needed: for a plain file, or none
-	}
-}
-
 // close ends the -log file, and returns what is kept.
 func (o *output) close() *cli.Text {
 	o.mu.Lock()
