@@ -73,7 +73,7 @@ func run(args []string) int {
 func parse(args []string) (o options, command []string, err error) {
 	flags := o.FlagSet("slackboard-log")
 	o.killAfter = 10 * time.Second
-	flags.BoolVar(&o.notify, "notify", true, "tell Slack")
+	flags.BoolVar(&o.notify, "notify", true, "tell Slack; -notify=false tells nobody")
 	flags.BoolVar(&o.always, "always", false, "tell Slack about success too")
 	flags.BoolVar(&o.noArgs, "no-args", false, "show the command's name only: its arguments are secret")
 	flags.StringVar(&o.logFile, "log", "", "append the command's output to `FILE`")
