@@ -53,43 +53,75 @@ func TestLogAtATerminal(t *testing.T) {
 	}
 }
 
-// Memory is bounded, whatever the output: 1 GB with CI=true, else 64 MB. The kernel's high-water mark is read while
-// slackboard-log waits for the server's answer: all that it makes of the output is made by then.
-func TestLogMemory(t *testing.T) {
-	megabytes := 64
-	if os.Getenv("CI") == "true" {
-		megabytes = 1024
-	}
-	for _, flags := range []string{"", "-tee", "-log /dev/null"} {
-		var p *process
-		started, peak := make(chan struct{}), 0
-		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			<-started
-			status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Process.Pid))
-			if m := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindSubmatch(status); m != nil {
-				peak, _ = strconv.Atoi(string(m[1]))
-			}
-			io.WriteString(w, `{"message":"ok"}`)
-		}))
-		cmd := logCommand(flags+" -s "+s.URL+" -t a", fmt.Sprintf("yes 'a line of <output> & more' | head -c %d; exit 1", megabytes<<20))
-		if flags == "-tee" {
-			null, err := os.OpenFile("/dev/null", os.O_WRONLY, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer null.Close()
-			cmd.Stdout = null
+// peakOf runs the client that command returns for a server's URL. It returns the most kB that were resident before the server
+// answered: all that a client makes of a text is made by then.
+func peakOf(t *testing.T, command func(url string) *exec.Cmd) (p *process, code, kB int) {
+	t.Helper()
+	skipForRaces(t)
+	started := make(chan struct{})
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		<-started
+		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Process.Pid))
+		if m := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindSubmatch(status); m != nil {
+			kB, _ = strconv.Atoi(string(m[1]))
 		}
-		p = startProcess(t, cmd)
-		close(started)
-		code := p.wait()
-		s.Close()
-		if code != 1 || peak == 0 || peak > 32<<10 {
-			t.Errorf("%s: exit %d, %d kB resident, want at most %d", flags, code, peak, 32<<10)
+		io.WriteString(w, `{"message":"ok"}`)
+	}))
+	defer s.Close()
+	p = startProcess(t, command(s.URL))
+	close(started)
+	return p, p.wait(), kB
+}
+
+// megabytes is how much the tests of memory pass through a client.
+func megabytes() int {
+	if isLong() {
+		return 1024
+	}
+	return 64
+}
+
+// Memory is bounded, whatever the output.
+func TestLogMemory(t *testing.T) {
+	for _, flags := range []string{"", "-tee", "-log /dev/null"} {
+		p, code, kB := peakOf(t, func(url string) *exec.Cmd {
+			cmd := logCommand(flags+" -s "+url+" -t a", fmt.Sprintf("yes 'a line of <output> & more' | head -c %d; exit 1", megabytes()<<20))
+			if flags == "-tee" {
+				cmd.Stdout = null(t)
+			}
+			return cmd
+		})
+		if code != 1 || kB == 0 || kB > 32<<10 {
+			t.Errorf("%s: exit %d, %d kB resident, want at most %d", flags, code, kB, 32<<10)
 		}
 		if printed := len(p.stderr.String()); flags == "" && printed < 1<<20 {
 			t.Errorf("only %d bytes are printed", printed)
 		}
-		t.Logf("%d MB of output %s: %d kB resident at most", megabytes, flags, peak)
+		t.Logf("%d MB of output %s: %d kB resident at most", megabytes(), flags, kB)
+	}
+}
+
+// Memory is bounded, whatever the input.
+func TestCliMemory(t *testing.T) {
+	for _, flags := range []string{"-t a", "-t a -code", "-c a -l crit -escape"} {
+		for _, unit := range []string{"a line of <output> & more", "\x1b[31m\"\xff\r"} {
+			_, code, kB := peakOf(t, func(url string) *exec.Cmd {
+				cmd := clientCommand("slackboard-cli", flags+" -s "+url, "")
+				yes := exec.Command("sh", "-c", fmt.Sprintf(`yes "$0" | head -c %d`, megabytes()<<20), unit)
+				r, w, err := os.Pipe()
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer w.Close()
+				t.Cleanup(func() { r.Close() })
+				yes.Stdout, cmd.Stdin = w, r
+				startProcess(t, yes)
+				return cmd
+			})
+			if code != 0 || kB == 0 || kB > 64<<10 {
+				t.Errorf("%s: exit %d, %d kB resident, want at most %d", flags, code, kB, 64<<10)
+			}
+			t.Logf("%d MB of input %s: %d kB resident at most", megabytes(), flags, kB)
+		}
 	}
 }

@@ -70,6 +70,11 @@ func TestLogTable(t *testing.T) {
 		{"a status like a signal's", "", []string{"sh", "-c", "exit 137"}, 137, "", "Error: exit status 137\n", "Error: exit status 137\n"},
 		{"not found", "", []string{"no-such-command"}, 127, "", "Error: exec: \"no-such-command\": executable file not found in $PATH\n", "Exit status: 127\nError: exec: "},
 		{"no such file", "", []string{dir + "/nothing"}, 127, "", "no such file or directory\n", "Exit status: 127\n"},
+		{"a shell line", "", []string{"ls | wc"}, 127, "", "; for a shell line: -- sh -c '…'\n", "; for a shell line: -- sh -c '…'\n"},
+		{"a shell line with a path", "", []string{dir + "/nothing && true"}, 127, "", "no such file or directory; for a shell line: -- sh -c '…'\n", "Exit status: 127\n"},
+		{"an assignment", "", []string{"A=1", "true"}, 127, "", "; for a shell line: -- sh -c '…'\n", "Exit status: 127\n"},
+		{"colors and a progress bar", "", []string{"sh", "-c", `printf '\033[1;31mred\033[0m\n10%%\r100%%\n\033]0;title\007end\000\n'; exit 1`}, 1, "", "Output:\n\x1b[1;31mred\x1b[0m\n10%\r100%\n\x1b]0;title\aend\x00\n", "Output:\n```\nred\n100%\nend\n```\n"},
+		{"a true of one's own", "-always", []string{"true"}, 0, "", "", "Command: true\n"},
 		{"not executable", "", []string{plain}, 126, "", "permission denied\n", "Exit status: 126\n"},
 		{"a directory", "", []string{dir}, 126, "", "permission denied\n", "Exit status: 126\n"},
 		{"timeout", "-timeout 10ms", []string{"sleep", "600"}, 124, "", "Error: timed out after 10ms\n", "Exit status: 124\nError: timed out after 10ms\n"},
@@ -183,20 +188,20 @@ func TestLogExcerpt(t *testing.T) {
 		out, _ := exec.Command("sh", "-c", script).Output()
 		_, block, _ := strings.Cut(s.texts()[0], "Output:\n```\n")
 		block, _, _ = strings.Cut(block, "\n```\nExit")
+		plain := strings.NewReplacer("\u2060", "", "&lt;", "<").Replace
 		head, rest, found := strings.Cut(block, "\n[… ")
 		count, tail, _ := strings.Cut(rest, " bytes left out …]\n")
-		plain := strings.NewReplacer("\u2060", "", "&lt;", "<").Replace
 		head, tail = plain(head), plain(tail)
 		lost, _ := strconv.Atoi(count)
 		shown := len(out) - lost
-		if n := utf8.RuneCountInString(block); code != 1 || !found || n > 3000 || n < 1500 {
+		if n := utf8.RuneCountInString(plain(block)); code != 1 || !found || n > 3000 || n < 1500 {
 			t.Errorf("%s: exit %d, %d characters: %s", script, code, n, block)
 		}
 		trimmed := len(out) - len(bytes.TrimSuffix(out, []byte("\n")))
 		if d := shown - len(head) - len(tail) - trimmed; !bytes.HasPrefix(out, []byte(head)) || !bytes.HasSuffix(bytes.TrimSuffix(out, []byte("\n")), []byte(tail)) || d < 0 || d > 1 {
 			t.Errorf("%s: %d bytes left out of %d, shown %d and %d", script, lost, len(out), len(head), len(tail))
 		}
-		if len(out) > 1<<20 != strings.Contains(stderr, fmt.Sprintf("\n[… %d bytes left out …]\n", len(out)-1<<20)) || len(stderr) > 1<<20+1000 {
+		if len(out) > 1<<20 != strings.Contains(stderr, " bytes left out …]\n") || len(stderr) > 1<<20+1000 || len(stderr) < min(1<<20, len(out)) {
 			t.Errorf("%s: %d bytes of %d are printed", script, len(stderr), len(out))
 		}
 	}
@@ -239,7 +244,7 @@ func TestLogInherits(t *testing.T) {
 // Each signal reaches the command, which says so and goes on.
 func TestLogForwardsSignals(t *testing.T) {
 	names := map[syscall.Signal]string{syscall.SIGTERM: "TERM", syscall.SIGINT: "INT", syscall.SIGHUP: "HUP", syscall.SIGQUIT: "QUIT", syscall.SIGUSR1: "USR1", syscall.SIGUSR2: "USR2"}
-	script := "trap 'exit 9' ALRM; for s in TERM INT HUP QUIT USR1 USR2; do trap \"echo got $s\" $s; done; echo ready; while :; do sleep 0.02; done"
+	script := "for s in TERM INT HUP QUIT USR1 USR2; do trap \"echo got $s\" $s; done; echo ready; while kill -0 $PPID; do sleep 0.02; done 2>/dev/null"
 	p := startProcess(t, logCommand("-notify=false -tee", script))
 	poll(t, "ready", func() bool { return strings.Contains(p.stdout.String(), "ready\n") })
 	for s, name := range names {
@@ -449,15 +454,20 @@ func TestLogNotificationFails(t *testing.T) {
 	if code := p.wait(); code != 6 || strings.Count(p.stderr.String(), "slackboard-log: not sent: ") != 1 {
 		t.Errorf("exit %d, %s", code, p.stderr.String())
 	}
-	for _, flags := range []string{
-		"-s unix:/nowhere -retry-max 0", "-s http://" + deadAddress(t) + " " + hasty,
-		"-s h:1 -auth file:/no/such/file", "-s https://h:1 -cacert /no/such/file", "-s https://h:1 -cert /no/such/file -key /no/such/file",
-		"-s " + newScripted(t, because(400, "")).URL, "-s " + newScripted(t, because(502, "")).URL,
+	for _, test := range []struct {
+		flags string
+		lines int // one that the message is not sent; where a file cannot be read, one before the command runs
+	}{
+		{"-s unix:/nowhere -retry-max 0", 1}, {"-s http://" + deadAddress(t) + " " + hasty, 1},
+		{"-s h:1 -auth file:/no/such/file", 2}, {"-s https://h:1 -cacert /no/such/file", 2}, {"-s https://h:1 -cert /no/such/file -key /no/such/file", 2},
+		{"-s " + newScripted(t, because(400, "")).URL, 1}, {"-s " + newScripted(t, because(502, "")).URL, 1},
 	} {
 		for script, want := range map[string]int{"exit 6": 6, "exit 0": 0} {
-			p := startProcess(t, logCommand(flags+" -t a -always -log /dev/null", script))
-			if code := p.wait(); code != want || strings.Count(p.stderr.String(), "slackboard-log: ") != 1 || !strings.Contains(p.stderr.String(), "slackboard-log: not sent: ") {
-				t.Errorf("%s: exit %d, want %d: %s", flags, code, want, p.stderr.String())
+			p := startProcess(t, logCommand(test.flags+" -tee -t a -always -log /dev/null", "echo runs >&2; "+script))
+			code, stderr := p.wait(), p.stderr.String()
+			before, after, _ := strings.Cut(stderr, "runs\n")
+			if code != want || strings.Count(stderr, "slackboard-log: ") != test.lines || strings.Count(before, "slackboard-log: -") != test.lines-1 || !strings.Contains(after, "slackboard-log: not sent: ") {
+				t.Errorf("%s: exit %d, want %d: %s", test.flags, code, want, stderr)
 			}
 		}
 	}

@@ -166,24 +166,14 @@ func TestSpoolSetsAside(t *testing.T) {
 	spool := t.TempDir()
 	keep(t, spool, "refused", "taken")
 	request := readFile(t, filepath.Join(spool, filesIn(t, spool)[0]))
-	bad := map[string]string{
-		"00.json": "", "01.json": "{}", "02.json": "\x00\xff", "03.json": request[:len(request)/2],
-		"04.json": strings.Replace(request, "/notify", "/messages", 1),
-		"05.json": strings.Replace(request, `"key":"`, `"key":"\n`, 1),
-		"06.json": strings.Repeat("x", 3<<20),
-		"07.json": `{"path":"/notify","key":"K","body":"hi"}`,
-	}
+	bad := map[string]string{"00.json": "", "02.json": "\x00\xff", "03.json": request[:len(request)/2], "06.json": strings.Repeat("x", 3<<20)}
 	for name, content := range bad {
 		writeInto(t, spool, name, content)
 	}
 	writeInto(t, spool, "README", "not ours")
-	os.Mkdir(filepath.Join(spool, "08.json"), 0o700)
-	if err := syscall.Mkfifo(filepath.Join(spool, "09.json"), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	s := newScripted(t, because(413, ""), okReply)
 	code, _, stderr := runProgram(t, "new", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool)
-	if got := s.texts(); code != 0 || !slices.Equal(got, []string{"refused", "taken", "new"}) || strings.Count(stderr, "set aside as ") != len(bad)+3 {
+	if got := s.texts(); code != 0 || !slices.Equal(got, []string{"refused", "taken", "new"}) || strings.Count(stderr, "set aside as ") != len(bad)+1 {
 		t.Errorf("exit %d, sent %q, %s", code, got, stderr)
 	}
 	names := filesIn(t, spool)
@@ -192,11 +182,8 @@ func TestSpoolSetsAside(t *testing.T) {
 			t.Errorf("%s is not set aside as it was", name)
 		}
 	}
-	if len(names) != len(bad)+4 || !slices.Contains(names, "README") || !slices.Contains(names, "09.json.bad") {
+	if len(names) != len(bad)+2 || !slices.Contains(names, "README") || readFile(t, filepath.Join(spool, names[len(names)-2])) != request {
 		t.Errorf("the spool has %q", names)
-	}
-	if readFile(t, filepath.Join(spool, names[len(names)-2])) != request {
-		t.Errorf("what was refused is not kept as it was: %q", names)
 	}
 }
 
@@ -213,20 +200,18 @@ func TestSpoolOutlivesAWrongToken(t *testing.T) {
 	}
 }
 
-// With many kept, a run sends 100 of them, and its own message.
-func TestSpoolLimit(t *testing.T) {
+// With many kept, a run sends them all, the oldest first, and then its own message.
+func TestSpoolSendsMany(t *testing.T) {
 	spool := t.TempDir()
-	keepCopies(t, spool, 103)
+	keepCopies(t, spool, 300)
 	s := newScripted(t)
-	for _, want := range []int{101, 101 + 3 + 1} {
-		code, _, stderr := runProgram(t, "new", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool)
-		if got := s.texts(); code != 0 || stderr != "" || len(got) != want || got[0] != "0" || got[99] != "99" || got[want-1] != "new" {
-			t.Errorf("exit %d, %q, sent %q", code, stderr, got)
-		}
+	code, _, stderr := runProgram(t, "new", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool)
+	if got := s.texts(); code != 0 || stderr != "" || len(got) != 301 || got[0] != "0" || got[299] != "299" || got[300] != "new" || len(filesIn(t, spool)) != 0 {
+		t.Errorf("exit %d, %q, sent %q", code, stderr, got)
 	}
 }
 
-// Kept requests that a server is slow to take hold up a new one for 10 s at most.
+// Kept requests that a server is slow to take hold up a new one for 10 s at most, and one to the same place goes behind them.
 func TestSpoolTimeLimit(t *testing.T) {
 	if !isLong() {
 		t.Skip("skipped: takes 10 s, runs with CI=true")
@@ -236,7 +221,7 @@ func TestSpoolTimeLimit(t *testing.T) {
 	keep(t, spool, "old")
 	s := newScripted(t, reply{hang: true}, okReply)
 	start := time.Now()
-	code, _, stderr := runProgram(t, "new", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool)
+	code, _, stderr := runProgram(t, "new", nil, "slackboard-cli", "-s", s.URL, "-t", "b", "-spool", spool)
 	if got := s.texts(); code != 0 || stderr != "" || time.Since(start) < 10*time.Second || !slices.Equal(got, []string{"old", "new"}) {
 		t.Errorf("exit %d after %v, %q, sent %q", code, time.Since(start), stderr, got)
 	}
@@ -246,7 +231,7 @@ func TestSpoolTimeLimit(t *testing.T) {
 	t.Logf("took %v", time.Since(start))
 }
 
-// While another run sends what is kept, nobody waits for it.
+// While another run sends what is kept, a message waits behind it, and a run that has none does not.
 func TestSpoolLock(t *testing.T) {
 	spool := t.TempDir()
 	keep(t, spool, "old")
@@ -254,14 +239,62 @@ func TestSpoolLock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer dir.Close()
 	if err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
 	s := newScripted(t)
-	code, _, stderr := runProgram(t, "new", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool)
-	if got := s.texts(); code != 0 || stderr != "" || !slices.Equal(got, []string{"new"}) || len(keptTexts(t, spool)) != 1 {
-		t.Errorf("exit %d, %q, sent %q", code, stderr, got)
+	if code, _, stderr := runProgram(t, "", nil, "slackboard-log", "-s", s.URL, "-t", "a", "-spool", spool, "--", "true"); code != 0 || stderr != "" || len(s.texts()) != 0 {
+		t.Errorf("exit %d, %q, sent %q", code, stderr, s.texts())
+	}
+	cmd := exec.Command(filepath.Join(binaries, "slackboard-cli"), "-s", s.URL, "-t", "a", "-spool", spool)
+	cmd.Stdin = strings.NewReader("new")
+	p := startProcess(t, cmd)
+	poll(t, "the new one is kept", func() bool { return len(keptTexts(t, spool)) == 2 })
+	if got := s.texts(); len(got) != 0 {
+		t.Errorf("sent %q", got)
+	}
+	dir.Close()
+	if code := p.wait(); code != 0 || p.stderr.String() != "" || !slices.Equal(s.texts(), []string{"old", "new"}) || len(filesIn(t, spool)) != 0 {
+		t.Errorf("exit %d, %q, sent %q", code, p.stderr.String(), s.texts())
+	}
+}
+
+// What slackboard refuses for now holds up what goes to the same place, in order, and nothing else.
+func TestSpoolIsNoLane(t *testing.T) {
+	for _, busy := range []reply{because(503, "5"), because(429, "5")} {
+		spool := t.TempDir()
+		for i, to := range []string{"-t=dead", "-t=ops", "-c=dead", "-t=dead", "-c=ops"} {
+			runProgram(t, fmt.Sprint(i), nil, "slackboard-cli", "-s", "unix:/nowhere", to, "-spool", spool)
+		}
+		var mu sync.Mutex
+		var took, refused []string
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			var body struct {
+				Tag, Text string
+				Payload   struct{ Channel, Text string }
+			}
+			json.Unmarshal([]byte(readAll(r.Body)), &body)
+			mu.Lock()
+			defer mu.Unlock()
+			if text := body.Text + body.Payload.Text; strings.Contains(body.Tag+body.Payload.Channel, "dead") {
+				refused = append(refused, text)
+				w.WriteHeader(busy.status)
+				io.WriteString(w, busy.body)
+			} else {
+				took = append(took, text)
+				io.WriteString(w, `{"message":"ok"}`)
+			}
+		}))
+		defer s.Close()
+		for _, own := range []struct{ to, stderr string }{{"-t=ops", ""}, {"-t=dead", "slackboard-cli: kept in "}} {
+			code, _, stderr := runProgram(t, "own", nil, "slackboard-cli", "-s", s.URL, own.to, "-spool", spool)
+			if code != 0 || !strings.HasPrefix(stderr, own.stderr) || own.stderr == "" && stderr != "" {
+				t.Errorf("exit %d, %q", code, stderr)
+			}
+		}
+		if got, left := fmt.Sprint(took, refused), fmt.Sprint(keptTexts(t, spool)); got != "[1 4 own] [0 2 0 2]" || left != "[0  3 own]" {
+			t.Errorf("%d: took and refused %s, left %s", busy.status, got, left)
+		}
 	}
 }
 
@@ -419,7 +452,7 @@ func TestSpoolOfTwoUsers(t *testing.T) {
 	cmd := exec.Command(filepath.Join(binaries, "slackboard-cli"), "-s", s.URL, "-t", "a", "-spool", spool)
 	cmd.Stdin, cmd.Dir, cmd.SysProcAttr = strings.NewReader("nobody's"), "/", asNobody()
 	p := startProcess(t, cmd)
-	if code := p.wait(); code != 0 || p.stderr.String() != "" || !slices.Equal(s.texts(), []string{"nobody's"}) {
+	if code := p.wait(); code != 0 || !strings.HasSuffix(p.stderr.String(), ": permission denied\n") || !slices.Equal(s.texts(), []string{"nobody's"}) {
 		t.Errorf("exit %d, %q, sent %q", code, p.stderr.String(), s.texts())
 	}
 	if names := filesIn(t, spool); len(names) != 1 || !strings.HasSuffix(names[0], ".json") {

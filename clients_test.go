@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -167,20 +168,35 @@ func TestClientUsage(t *testing.T) {
 	}{
 		{"slackboard-cli", "-s h:1", "hi", 2, "slackboard-cli: no destination: set a tag with -t, or a channel with -c\n"},
 		{"slackboard-cli", "-s h:1 -t a -c b", "hi", 2, "slackboard-cli: -t and -c together: choose one\n"},
-		{"slackboard-cli", "-t a", "hi", 2, "slackboard-cli: no server: set -s or SLACKBOARD_SERVER\n"},
+		{"slackboard-cli", "-t a", "hi", 2, "slackboard-cli: no server: add -s HOST, or set SLACKBOARD_SERVER=HOST in the environment\n"},
 		{"slackboard-cli", "-t a -s ftp://x", "hi", 2, `slackboard-cli: "ftp://x" is not a server`},
-		{"slackboard-cli", "-t a -s h:1 text", "hi", 2, `slackboard-cli: unexpected argument "text": the text comes from standard input`},
+		{"slackboard-cli", "-t a -s h:1 hello", "hi", 2, `slackboard-cli: unexpected argument "hello": the text comes from standard input, as in: echo hello | slackboard-cli -t ops`},
+		{"slackboard-cli", "hello -t a -s h:1", "hi", 2, `slackboard-cli: unexpected argument "hello": the text comes from standard input`},
 		{"slackboard-cli", "-t a -s 127.0.0.1:1", "", 1, "slackboard-cli: standard input is empty: there is nothing to send\n"},
 		{"slackboard-cli", "-nope", "", 2, "slackboard-cli: flag provided but not defined: -nope: see slackboard-cli -h\n"},
 		{"slackboard-cli", "-retry-max x", "", 2, `slackboard-cli: invalid value "x" for flag -retry-max: parse error: see slackboard-cli -h`},
 		{"slackboard-cli", "-t a -s h:1 -cert x", "", 2, "slackboard-cli: -cert and -key go together: set both\n"},
-		{"slackboard-cli", "-t a -s h:1 -retry-max -1", "", 2, "slackboard-cli: -retry-max, "},
+		{"slackboard-cli", "-t a -s h:1 -retry-max -1", "", 2, `slackboard-cli: invalid value "-1" for flag -retry-max`},
 		{"slackboard-cli", "-t a -s unix:", "hi", 2, `slackboard-cli: "unix:" is not a server`},
 		{"slackboard-cli", "-t a -s h:1,,h:2", "", 2, `slackboard-cli: "" is not a server`},
+		{"slackboard-cli", "-t a -s h:1 -l foo", "", 2, `slackboard-cli: invalid value "foo" for flag -l: want message, info, warn, warning, crit or error`},
+		{"slackboard-cli", "-t a -s h:1 -l=", "", 2, `slackboard-cli: invalid value "" for flag -l: want message, info`},
+		{"slackboard-cli", "-t a -s h:1 -u me", "", 2, "slackboard-cli: -u goes with -c: "},
+		{"slackboard-cli", "-t a -s h:1 -i :x:", "", 2, "slackboard-cli: -i goes with -c: "},
+		{"slackboard-cli", "-t a -s h:1 -p none", "", 2, "slackboard-cli: -p goes with -c: "},
+		{"slackboard-cli", "-t a -s h:1 -C good", "", 2, "slackboard-cli: -C goes with -c: "},
+		{"slackboard-cli", "-escape true -t a -s h:1", "", 2, "slackboard-cli: -escape true: write -escape=true\n"},
+		{"slackboard-cli", "-retry-wait-min 1 -t a -s h:1", "", 2, `slackboard-cli: invalid value "1" for flag -retry-wait-min: want a TIME like 30s or 2h`},
+		{"slackboard-log", "-s h:1 -t a -u me -- true", "", 125, "slackboard-log: -u goes with -c: "},
 		{"slackboard-log", "-s h:1 -t a", "", 125, "slackboard-log: no command: slackboard-log [flags] -- command args…; the command was not run\n"},
 		{"slackboard-log", "-s h:1 -- true", "", 125, "slackboard-log: no destination"},
 		{"slackboard-log", "-nope", "", 125, "slackboard-log: flag provided but not defined: -nope: see slackboard-log -h; the command was not run\n"},
-		{"slackboard-log", "-s h:1 -t a -timeout -1s -- true", "", 125, "slackboard-log: -timeout and -kill-after must not be negative; the command was not run\n"},
+		{"slackboard-log", "-s h:1 -t a -timeout 1 -- true", "", 125, `slackboard-log: invalid value "1" for flag -timeout: want a TIME like 30s or 2h: see slackboard-log -h; the command was not run`},
+		{"slackboard-log", "-s h:1 -t a -timeout -1s -- true", "", 125, `slackboard-log: invalid value "-1s" for flag -timeout: want a TIME like 30s or 2h`},
+		{"slackboard-log", "-s h:1 -t a -tee true -- true", "", 125, "slackboard-log: -tee true: write -tee=true; the command was not run\n"},
+		{"slackboard-log", "-s h:1 -t a -notify false -- true", "", 125, "slackboard-log: -notify false: write -notify=false; the command was not run\n"},
+		{"slackboard-log", "-s h:1 --always 1 -t a -- true", "", 125, "slackboard-log: --always 1: write --always=1; the command was not run\n"},
+		{"slackboard-log", "-s h:1 -t a -no-args 0 -- true", "", 125, "slackboard-log: -no-args 0: write -no-args=0; the command was not run\n"},
 	} {
 		code, stdout, stderr := runProgram(t, test.stdin, []string{"SLACKBOARD_SERVER="}, test.program, strings.Fields(test.args)...)
 		if code != test.code || stdout != "" || !strings.HasPrefix(stderr, test.want) || strings.Count(stderr, "\n") != 1 {
@@ -212,24 +228,49 @@ func TestCliText(t *testing.T) {
 	host := encode(hostname())
 	around := len(`{"host":,"level":"message","sync":false,"tag":"a","text":"","title":""}`) + len(host)
 	full := strings.Repeat("x", 1<<20-around)
-	for _, test := range []struct{ name, stdin, flags, want, stderr string }{
-		{"as it is", "<!here> & co\n", "", "<!here> & co\n", ""},
-		{"escaped", "<!here> & &amp; co\n", "-escape", "&lt;!here&gt; &amp; &amp;amp; co\n", ""},
-		{"not UTF-8", "a\xff\xe2\x82b", "", "a\ufffd\ufffd\ufffdb", ""},
-		{"all that a server takes", full, "", full, ""},
-		{"one byte more", full + "x", "", "", "slackboard-cli: not sent: the request would have 1048577 bytes, and a server takes 1048576: send less text\n"},
-		{"more as JSON", strings.Repeat("\"", 600<<10), "", "", "slackboard-cli: not sent: the request would have "},
-		{"far more", strings.Repeat("x", 3<<20), "", "", "slackboard-cli: standard input has more than 1048576 bytes, which is all that a server takes: send less text\n"},
+	df := "Filesystem Use%\n/dev/sda1   93%\n"
+	for _, test := range []struct{ name, stdin, flags, want string }{
+		{"as it is", "<!here> & co\n", "", "<!here> & co\n"},
+		{"escaped", "<!here> & &amp; co\n", "-escape", "&lt;!here&gt; &amp; &amp;amp; co\n"},
+		{"not UTF-8", "a\xff\xe2\x82b", "", "a\ufffd\ufffd\ufffdb"},
+		{"all that a server takes", full, "", full},
+		{"control characters", "a\x00b\x1bc\x07\td\r\n", "", "abc\td\n"},
+		{"control characters, escaped", "a\x00b\x1b[31mc\x1b]0;t\a\td\r\n10%\r100%\n", "-escape", "abc\td\n100%\n"},
+		{"a table", df, "-code", "```\n" + df + "```\n"},
+		{"a table that would break out", "```<!here> @channel\r\n\x1b[31mx", "-code", "```\n`\u2060`\u2060`&lt;!here&gt; @\u2060channel\nx\n```\n"},
 	} {
 		s := newScripted(t)
-		code, stdout, stderr := runProgram(t, test.stdin, nil, "slackboard-cli", append(strings.Fields(test.flags), "-s", s.URL, "-t", "a")...)
-		if test.want == "" {
-			if code != 1 || stdout != "" || !strings.HasPrefix(stderr, test.stderr) || strings.Count(stderr, "\n") != 1 || len(s.requests()) != 0 {
-				t.Errorf("%s: exit %d, %.200q, %d requests", test.name, code, stderr, len(s.requests()))
-			}
-		} else if texts := s.texts(); code != 0 || stderr != "" || len(texts) != 1 || texts[0] != test.want {
+		code, _, stderr := runProgram(t, test.stdin, nil, "slackboard-cli", append(strings.Fields(test.flags), "-s", s.URL, "-t", "a")...)
+		if texts := s.texts(); code != 0 || stderr != "" || len(texts) != 1 || texts[0] != test.want {
 			t.Errorf("%s: exit %d, %.200q, got %.200q", test.name, code, stderr, texts)
 		}
+	}
+}
+
+// A text that no server would take is cut in its middle: its beginning and its end arrive, with how much is left out.
+func TestCliCuts(t *testing.T) {
+	s := startServer(t, server1("http://127.0.0.1:1"))
+	for _, test := range []struct{ name, unit string }{{"letters", "line\n"}, {"quotes", "\""}, {"noise", "\xff"}, {"ampersands", "&"}} {
+		for _, size := range []int{600_000, 1_500_000} {
+			if test.name == "letters" && size < 1<<20 {
+				continue
+			}
+			stdin := "first\n" + strings.Repeat(test.unit, size/len(test.unit)) + "\nlast"
+			for _, flags := range []string{"-t general", "-t general -escape", "-t general -code", "-c general -l crit -title " + strings.Repeat("T", 100_000)} {
+				code, _, stderr := runProgram(t, stdin, nil, "slackboard-cli", append(strings.Fields(flags), "-s", s.addr)...)
+				if code != 0 || stderr != "" {
+					t.Errorf("%d %s, %.30s: exit %d, %.200q", size, test.name, flags, code, stderr)
+				}
+			}
+		}
+	}
+	scripted := newScripted(t)
+	runProgram(t, "first\n"+strings.Repeat("\"", 1_500_000)+"\nlast", nil, "slackboard-cli", "-t", "a", "-s", scripted.URL)
+	text := scripted.texts()[0]
+	head, rest, _ := strings.Cut(text, "\n[… ")
+	count, tail, _ := strings.Cut(rest, " bytes left out …]\n")
+	if lost, _ := strconv.Atoi(count); !strings.HasPrefix(head, "first\n") || !strings.HasSuffix(tail, "\nlast") || lost+len(head)+len(tail) != 1_500_011 {
+		t.Errorf("%s left out of %d: %.100q", count, len(text), text)
 	}
 }
 

@@ -167,16 +167,22 @@ type options struct {
 // parseFlags returns ok false where the command ends here, with code.
 func parseFlags(args []string, stdout, stderr io.Writer) (o options, code int, ok bool) {
 	flags := flag.NewFlagSet("slackboard", flag.ContinueOnError)
-	flags.SetOutput(stderr)
+	flags.SetOutput(io.Discard)
 	flags.StringVar(&o.file, "c", "", "the configuration `FILE`")
 	flags.BoolVar(&o.check, "t", false, "check the configuration and exit")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "print posts on standard output instead of sending them to Slack; needs no configuration")
 	flags.BoolVar(&o.health, "health", false, "ask the server that runs on this configuration whether it takes messages; exit 0 or 1")
 	version := flags.Bool("v", false, "print the version and exit")
+	flags.BoolVar(version, "version", false, "print the version and exit, like -v")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
+		flags.SetOutput(stdout)
+		flags.Usage()
 		return o, 0, false
 	case err != nil:
+		fmt.Fprintln(stderr, err)
+		flags.SetOutput(stderr)
+		flags.Usage()
 		return o, 2, false
 	case *version:
 		fmt.Fprintln(stdout, cli.Version("slackboard"))

@@ -123,10 +123,15 @@ func TestDryRunWithConfig(t *testing.T) {
 
 func TestVersion(t *testing.T) {
 	for _, name := range []string{"slackboard", "slackboard-cli", "slackboard-log"} {
-		code, stdout, stderr := runProgram(t, "", nil, name, "-v")
-		if want := name + " 1."; code != 0 || stderr != "" || !strings.HasPrefix(stdout, want) ||
-			!strings.HasSuffix(stdout, runtime.Version()+" "+runtime.GOOS+"/"+runtime.GOARCH+"\n") {
-			t.Errorf("%s: exit %d, %q %q", name, code, stdout, stderr)
+		for _, option := range []string{"-v", "-version", "--version"} {
+			code, stdout, stderr := runProgram(t, "", nil, name, option)
+			if want := name + " 1."; code != 0 || stderr != "" || !strings.HasPrefix(stdout, want) ||
+				!strings.HasSuffix(stdout, runtime.Version()+" "+runtime.GOOS+"/"+runtime.GOARCH+"\n") {
+				t.Errorf("%s %s: exit %d, %q %q", name, option, code, stdout, stderr)
+			}
+		}
+		if code, stdout, stderr := runProgram(t, "", nil, name, "--help"); code != 0 || stderr != "" || !strings.Contains(stdout, "-version") {
+			t.Errorf("%s --help: exit %d, %q %q", name, code, stdout, stderr)
 		}
 	}
 }
@@ -141,7 +146,6 @@ func TestUsage(t *testing.T) {
 		{"-t", 2, "slackboard: no configuration"},
 		{"-dry-run x", 2, `slackboard: unexpected argument "x"`},
 		{"-nope", 2, "flag provided but not defined: -nope"},
-		{"-h", 0, "Usage of slackboard"},
 		{"-c /no/such/file", 1, "slackboard: -c: open /no/such/file: no such file or directory\n"},
 	} {
 		code, stdout, stderr := runProgram(t, "", nil, "slackboard", strings.Fields(test.args)...)

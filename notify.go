@@ -47,6 +47,7 @@ func (s *server) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /notify", s.notify)
 	mux.HandleFunc("POST /notify-directly", s.notifyDirectly)
+	mux.HandleFunc("GET /check", s.check)
 	mux.HandleFunc("GET /stat/go", s.statGo)
 	mux.HandleFunc("GET /stat/app", s.statApp)
 	mux.HandleFunc("GET /messages", s.operator(s.listMessages))
@@ -260,6 +261,21 @@ func (s *server) notifyDirectly(w http.ResponseWriter, r *http.Request) {
 	}
 	m := &message{Host: host, Payload: req.Payload, route: route{channel: channel}}
 	s.accept(w, r, []*message{m}, req.Sync).send(w)
+}
+
+// check answers whether a message for a tag, or else for a channel, would be accepted now.
+func (s *server) check(w http.ResponseWriter, r *http.Request) {
+	tag, a := r.URL.Query().Get("tag"), answer{status: http.StatusOK, Message: "ok"}
+	_, err := s.checkPayload(encode(map[string]string{"channel": r.URL.Query().Get("channel"), "text": "?"}))
+	switch unready := s.ready(); {
+	case unready != nil:
+		a = answer{status: http.StatusServiceUnavailable, Message: unready.Error()}
+	case tag != "" && len(s.cfg().byTag[tag]) == 0:
+		a = answer{status: http.StatusNotFound, Message: "tag:" + tag + " is not found"}
+	case tag == "" && err != nil:
+		a = badRequest("%v", err)
+	}
+	a.send(w)
 }
 
 // checkPayload returns the channel that a payload names, "" for the webhook's own.

@@ -4,6 +4,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -13,20 +14,25 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
+	"unsafe"
 )
 
 const (
 	connectTimeout = 5 * time.Second
 	answerTimeout  = 60 * time.Second // long, because a sync answer waits for Slack
+	defaultPort    = "29800"
 )
 
 // server is one place where requests go.
 type server struct {
+	name   string // for people: unix:/path or host:port
 	base   string // the URL in front of /notify
 	client *http.Client
 }
@@ -37,18 +43,21 @@ func parseServers(list string, config *tls.Config) ([]server, error) {
 	for s := range strings.SplitSeq(list, ",") {
 		s = strings.TrimSpace(s)
 		if path, ok := strings.CutPrefix(s, "unix:"); ok && path != "" {
-			servers = append(servers, server{"http://localhost", newClient(path, config)})
+			servers = append(servers, server{s, "http://localhost", newClient(path, config)})
 			continue
 		}
-		base := strings.TrimRight(s, "/")
-		if !strings.Contains(s, "://") {
-			base = "http://" + base
+		address, isURL := strings.TrimRight(s, "/"), strings.Contains(s, "://")
+		if !isURL {
+			address = "http://" + address
 		}
-		u, err := url.Parse(base)
-		if err != nil || u.Host == "" || s == "unix:" || u.Scheme != "http" && u.Scheme != "https" {
-			return nil, fmt.Errorf("%q is not a server: host:port, http://…, https://… or unix:/path", s)
+		u, err := url.Parse(address)
+		if err != nil || u.Hostname() == "" || s == "unix:" || u.Scheme != "http" && u.Scheme != "https" {
+			return nil, fmt.Errorf("%q is not a server: host, host:port, http://…, https://… or unix:/path", s)
 		}
-		servers = append(servers, server{base, newClient("", config)})
+		if !isURL && u.Port() == "" {
+			u.Host = net.JoinHostPort(u.Hostname(), defaultPort)
+		}
+		servers = append(servers, server{u.Host, u.String(), newClient("", config)})
 	}
 	return servers, nil
 }
@@ -59,60 +68,102 @@ type way struct {
 	token   string
 }
 
-// refusal is final: no server is asked again.
-type refusal struct {
-	error
-	bad bool // it is about the request, and not about who sends it or what lies in between
+// kind says what a failure is about. From sender on it is final: no server is asked again.
+type kind int
+
+const (
+	absent  kind = iota // no slackboard answers there now
+	busy                // slackboard takes nothing now for that tag or channel
+	sender              // who sends it, or what lies in between: what the spool keeps stays there
+	refused             // the request
+)
+
+// failure is why a request was not taken. Its zero value: it was.
+type failure struct {
+	err  error
+	kind kind
+	wait time.Duration // what the server asks for before the next try, 0 if it does not say
 }
 
-// Send hands m to a server, after what the spool keeps. It returns nil when a server took m, or when the spool keeps it.
+// Send hands m to a server. With a spool, m goes behind what that keeps already, and an error means that m is not kept either.
 func (f *Flags) Send(ctx context.Context, m Message) error {
-	r, err := f.request(m)
-	if err != nil {
-		return err
-	}
-	w, err := f.way()
-	if err != nil {
-		return f.keep(r, err)
-	}
-	if err := f.sendKept(ctx, w); err != nil && f.keep(r, err) == nil {
-		return nil // behind the others: it must not overtake them
-	}
-	for round := 0; ; round++ {
-		wait, err := w.round(ctx, r)
-		var no refusal
-		refused := errors.As(err, &no)
-		if err == nil || refused && no.bad {
-			return err
-		}
-		if round == 0 && f.keep(r, err) == nil {
+	r := f.request(m)
+	if f.Spool != "" && f.Sync {
+		f.Flush(ctx)
+	} else if f.Spool != "" {
+		own, err := store(f.Spool, r)
+		switch fail := f.drain(ctx, own); {
+		case err != nil:
+			f.Complain(fmt.Errorf("-spool: not kept: %w", err))
+		case fail.err == nil || fail.kind == refused:
+			return fail.err
+		default:
+			f.Complain(fmt.Errorf("kept in %s for a later run: %w", f.Spool, fail.err))
 			return nil
 		}
-		if refused {
-			return err
+	}
+	w, err := f.way()
+	for round := uint(0); err == nil; round++ {
+		fail := w.round(ctx, r)
+		if fail.err == nil || fail.kind >= sender || round >= f.RetryMax {
+			return fail.err
 		}
-		if round >= f.RetryMax {
-			return err
-		}
-		if wait == 0 {
-			wait = f.RetryWaitMin << min(round, 20)
+		wait := min(cmp.Or(fail.wait, f.RetryWaitMin<<min(round, 20)), f.RetryWaitMax)
+		if _, ok := TerminalGroup(os.Stderr.Fd()); ok {
+			f.Complain(fmt.Errorf("%w: the next try is in %v", fail.err, wait))
 		}
 		select {
-		case <-time.After(min(wait, f.RetryWaitMax)):
+		case <-time.After(wait):
 		case <-ctx.Done():
-			return err
+			return fail.err
 		}
+	}
+	return err
+}
+
+// Report asks all servers whether they would take a message, and sends none. It prints what is wrong, or that nothing is, in
+// one line, and returns the exit status.
+func (f *Flags) Report(ctx context.Context) int {
+	w, err := f.way()
+	query := url.Values{"tag": {f.Tag}, "channel": {channel(f.Channel)}}
+	for _, s := range w.servers {
+		err = errors.Join(err, w.post(ctx, s, request{Path: "/check?" + query.Encode()}).err)
+	}
+	if err != nil {
+		f.Complain(err)
+		return 1
+	}
+	fmt.Printf("%s: ok: %s takes messages for %s\n", f.program, f.Servers, cmp.Or(f.Tag, channel(f.Channel)))
+	return 0
+}
+
+// CheckFiles tells the user which of the files that Send will read cannot be read now.
+func (f *Flags) CheckFiles() {
+	if _, err := f.way(); err != nil {
+		f.Complain(err)
 	}
 }
 
-// way reads what Check did not: the files.
+// way reads the files that the flags name. No error shows the token.
 func (f *Flags) way() (w way, err error) {
-	if w.token, err = readToken(f.Auth); err != nil {
-		return w, fmt.Errorf("-auth: %w", err)
+	w.token = f.Auth
+	if path, ok := strings.CutPrefix(f.Auth, "file:"); ok {
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return w, fmt.Errorf("-auth: %w", err)
+		}
+		w.token = strings.TrimRight(string(content), "\r\n")
+	}
+	if f.Auth != "" && (w.token == "" || strings.ContainsFunc(w.token, func(c rune) bool { return c <= ' ' || c > '~' })) {
+		return w, errors.New("-auth: the token is not one word of printable characters")
 	}
 	var config tls.Config
 	if f.CACert != "" {
-		if config.RootCAs, err = readAuthorities(f.CACert); err != nil {
+		pem, err := os.ReadFile(f.CACert)
+		if config.RootCAs = x509.NewCertPool(); err == nil && !config.RootCAs.AppendCertsFromPEM(pem) {
+			err = fmt.Errorf("there is no certificate in %s", f.CACert)
+		}
+		if err != nil {
 			return w, fmt.Errorf("-cacert: %w", err)
 		}
 	}
@@ -127,79 +178,46 @@ func (f *Flags) way() (w way, err error) {
 	return w, err
 }
 
-// readToken returns the token that auth is or names. No error shows it.
-func readToken(auth string) (string, error) {
-	token := auth
-	if path, ok := strings.CutPrefix(auth, "file:"); ok {
-		content, err := os.ReadFile(path)
-		if err != nil {
-			return "", err
-		}
-		token = strings.TrimRight(string(content), "\r\n")
-	}
-	if auth != "" && !isWord(token) {
-		return "", errors.New("the token is not one word of printable characters")
-	}
-	return token, nil
-}
-
-// isWord tells whether an HTTP header can carry s.
-func isWord(s string) bool {
-	return s != "" && !strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c > '~' })
-}
-
-func readAuthorities(path string) (*x509.CertPool, error) {
-	pem, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("there is no certificate in %s", path)
-	}
-	return pool, nil
-}
-
-// newClient returns a client that dials the unix socket, or TCP if that is "". It follows no redirect: that would make a
-// GET of the POST, or take the token elsewhere.
+// newClient returns a client that dials the unix socket, or TCP if that is "". It uses no proxy: the servers are our own, and
+// so is the token. It follows no redirect: that would make a GET of the POST, or take the token elsewhere.
 func newClient(socket string, config *tls.Config) *http.Client {
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.TLSClientConfig = config
-	dialer := &net.Dialer{Timeout: connectTimeout}
-	transport.DialContext = dialer.DialContext
-	if socket != "" {
-		transport.Proxy = nil
-		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return dialer.DialContext(ctx, "unix", socket)
+	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+		if socket != "" {
+			network, address = "unix", socket
 		}
+		return (&net.Dialer{Timeout: connectTimeout}).DialContext(ctx, network, address)
 	}
 	return &http.Client{
-		Transport:     transport,
+		Transport:     &http.Transport{DialContext: dial, TLSClientConfig: config, TLSHandshakeTimeout: connectTimeout},
 		Timeout:       connectTimeout + answerTimeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }
 
-// round offers r to one server after the other, until one answers for good. wait is the longest that a server asked
-// for before it wants to be asked again, 0 if none did.
-func (w way) round(ctx context.Context, r request) (wait time.Duration, err error) {
-	var errs []error
+// round offers r to one server after the other, until one answers for good.
+func (w way) round(ctx context.Context, r request) (all failure) {
 	for _, s := range w.servers {
-		told, err := w.post(ctx, s, r)
-		if err == nil || errors.As(err, new(refusal)) {
-			return 0, err
+		fail := w.post(ctx, s, r)
+		if fail.err == nil || fail.kind >= sender {
+			return fail
 		}
-		wait, errs = max(wait, told), append(errs, err)
+		all = failure{errors.Join(all.err, fail.err), max(all.kind, fail.kind), max(all.wait, fail.wait)}
 	}
-	return wait, errors.Join(errs...)
+	return all
 }
 
-// post offers r to s. After an error that is not a refusal trying again can help, and doubles nothing; wait is what
-// the server said about when.
-func (w way) post(ctx context.Context, s server, r request) (wait time.Duration, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.base+r.Path, bytes.NewReader(r.Body))
+// post offers r to s.
+func (w way) post(ctx context.Context, s server, r request) failure {
+	name := s.name
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) {
+		if address := c.Conn.RemoteAddr().String(); !strings.HasSuffix(name, address) {
+			name = fmt.Sprintf("%s (%s)", s.name, address)
+		}
+	}})
+	method := map[bool]string{true: http.MethodGet, false: http.MethodPost}[r.Body == nil]
+	req, err := http.NewRequestWithContext(ctx, method, s.base+r.Path, bytes.NewReader(r.Body))
 	if err != nil {
-		return 0, refusal{err, false}
+		return failure{err: err, kind: sender}
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Idempotency-Key", r.Key)
@@ -208,41 +226,48 @@ func (w way) post(ctx context.Context, s server, r request) (wait time.Duration,
 	}
 	resp, err := s.client.Do(req)
 	if err != nil {
-		var withURL *url.Error
-		if errors.As(err, &withURL) {
-			err = withURL.Err
-		}
-		return 0, fmt.Errorf("%s: %w", req.URL.Host, err)
+		return failure{err: fmt.Errorf("%s: %w", name, errors.Unwrap(err))} // without the URL
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 	if err != nil { // half an answer is none
-		return 0, fmt.Errorf("%s: its answer breaks off: %w", req.URL.Host, err)
+		return failure{err: fmt.Errorf("%s: its answer breaks off: %w", name, err)}
 	}
-	return judge(resp, answer)
+	return judge(name, resp, answer)
 }
 
-// judge returns what an answer means. One that is not as slackboard answers comes from a proxy, or from another program: there is
-// no server there now; but 413 is about the request, whoever says it. A 502 is final but for one with Retry-After: Slack has refused the message, or may have posted it.
-func judge(resp *http.Response, answer []byte) (wait time.Duration, err error) {
+// judge returns what an answer of a server means. One that is not as slackboard answers comes from a proxy, or from another
+// program: there is no server there now; but 413 is about the request, whoever says it. A 502 is final except one with
+// Retry-After: Slack has refused the message, or may have posted it.
+func judge(name string, resp *http.Response, answer []byte) (fail failure) {
 	var said struct{ Message string }
-	status, ours := resp.StatusCode, json.Unmarshal(answer, &said) == nil && said.Message != ""
-	if status == http.StatusOK && ours {
-		return 0, nil
+	ours := json.Unmarshal(answer, &said) == nil && said.Message != ""
+	if ours && resp.StatusCode == http.StatusOK {
+		return failure{}
 	}
-	err = fmt.Errorf("%s answered %d: %s", resp.Request.URL.Host, status, said.Message)
+	fail.err = fmt.Errorf("%s answered %d: %s", name, resp.StatusCode, said.Message)
 	if !ours {
 		text, _, _ := strings.Cut(strings.TrimSpace(string(answer)), "\n")
-		err = fmt.Errorf("%s answered %d, and not as slackboard does: %.200q", resp.Request.URL.Host, status, text)
+		fail.err = fmt.Errorf("%s answered %d, and not as slackboard does: %.200q", name, resp.StatusCode, text)
 	}
-	seconds, parseErr := strconv.Atoi(resp.Header.Get("Retry-After"))
-	told := parseErr == nil && seconds >= 0
-	switch {
-	case !ours && status != http.StatusRequestEntityTooLarge, status == http.StatusTooManyRequests, status == http.StatusServiceUnavailable, status == http.StatusGatewayTimeout,
-		status == http.StatusBadGateway && told:
-		return time.Duration(min(seconds, 1<<30)) * time.Second, err
-	case status == http.StatusUnauthorized, status == http.StatusForbidden:
-		return 0, refusal{fmt.Errorf("%w (see -auth and -cert)", err), false}
+	seconds, err := strconv.Atoi(resp.Header.Get("Retry-After"))
+	fail.wait = time.Duration(min(seconds, 1<<30)) * time.Second
+	switch status := resp.StatusCode; {
+	case !ours && status != http.StatusRequestEntityTooLarge: // absent
+	case status == 401, status == 403:
+		fail.err, fail.kind = fmt.Errorf("%w (see -auth and -cert)", fail.err), sender
+	case status == 429, status == 503, status == 504, status == 502 && err == nil:
+		fail.kind = busy
+	case status/100 == 4:
+		fail.kind = refused
+	default:
+		fail.kind = sender
 	}
-	return 0, refusal{err, status/100 == 4}
+	return fail
+}
+
+// TerminalGroup returns the process group in the foreground of fd, ok false if fd is not the terminal that controls us.
+func TerminalGroup(fd uintptr) (group int32, ok bool) {
+	_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, fd, syscall.TIOCGPGRP, uintptr(unsafe.Pointer(&group)))
+	return group, errno == 0
 }

@@ -1,15 +1,15 @@
 package cli
 
-// The folder that keeps what no server took: one file a request, DIR/20060102T150405.000000000Z-KEY.json, for its owner
-// only. Names sort by time. A later run sends the oldest first; a file that is not a request, or that a server refuses,
-// becomes *.bad. Nothing else in the folder is touched.
+// The folder that keeps messages until a server has them: one file each, DIR/20060102T150405.000000000Z-KEY.json, for its
+// owner only. Names sort by time. The oldest goes first; what a server refuses for good becomes *.bad. Nothing else in
+// the folder is touched.
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -17,137 +17,112 @@ import (
 	"time"
 )
 
-const (
-	drainMost = 100 // requests that one run sends for others
-	drainTime = 10 * time.Second
-)
+const drainTime = 10 * time.Second // for what other runs have left, and for those to end that are sending it
 
 // Flush sends what the spool keeps, for a run that has nothing to say itself. What cannot be sent stays.
-func (f *Flags) Flush(ctx context.Context) {
-	if w, err := f.way(); err == nil {
-		f.sendKept(ctx, w)
-	}
-}
+func (f *Flags) Flush(ctx context.Context) { f.drain(ctx, "") }
 
-// keep returns nil once r would survive a power cut, and cause if it is not to be kept, or cannot be.
-func (f *Flags) keep(r request, cause error) error {
-	if f.Spool == "" || f.Sync {
-		return cause
-	}
-	if err := store(f.Spool, r); err != nil {
-		f.Complain(fmt.Errorf("-spool: not kept: %w", err))
-		return cause
-	}
-	f.Complain(fmt.Errorf("kept in %s for a later run: %w", f.Spool, cause))
-	return nil
-}
-
-// store returns nil once r is on disk.
-func store(dir string, r request) error {
+// store returns the name of the file that keeps r once that would survive a power cut.
+func store(dir string, r request) (name string, err error) {
 	if os.Mkdir(dir, 0o700) == nil {
 		syncDir(filepath.Dir(dir))
 	}
-	tmp, err := os.CreateTemp(dir, ".new-*") // 0600
+	name = time.Now().UTC().Format("20060102T150405.000000000Z") + "-" + r.Key + ".json"
+	tmp := filepath.Join(dir, ".new-"+r.Key)
+	file, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_SYNC, 0o600)
 	if err != nil {
-		return err
+		return "", err
 	}
-	defer tmp.Close()
-	name := time.Now().UTC().Format("20060102T150405.000000000Z") + "-" + r.Key + ".json"
-	for _, step := range []func() error{
-		func() error { _, err := tmp.Write(encode(r)); return err },
-		tmp.Sync,
-		func() error { return os.Rename(tmp.Name(), filepath.Join(dir, name)) },
-		func() error { return syncDir(dir) },
-	} {
-		if err := step(); err != nil {
-			os.Remove(tmp.Name())
-			return err
-		}
+	_, err = file.Write(encode(r))
+	err = cmp.Or(err, file.Close())
+	if err == nil {
+		err = os.Rename(tmp, filepath.Join(dir, name))
 	}
-	return nil
+	if err == nil {
+		err = syncDir(dir)
+	}
+	if err != nil {
+		os.Remove(tmp)
+	}
+	return name, err
 }
 
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
-	if err != nil {
-		return err
+	if err == nil {
+		defer d.Close()
+		err = d.Sync()
 	}
-	defer d.Close()
-	return d.Sync()
+	return err
 }
 
-// sendKept sends the oldest kept requests, in order, unless another run is doing that. An error means that no server
-// takes one now.
-func (f *Flags) sendKept(ctx context.Context, w way) error {
-	if f.Spool == "" {
-		return nil
+// drain sends what the spool keeps, in order, up to the file own, unless another run is doing that: with a file of its
+// own it waits for that run. It returns why own is not sent. What slackboard refuses for now holds up what goes to the same
+// tag or channel, and nothing else.
+func (f *Flags) drain(ctx context.Context, own string) failure {
+	w, err := f.way()
+	if err != nil {
+		return failure{err: err}
 	}
+	late, cancel := context.WithTimeout(ctx, drainTime)
+	defer cancel()
 	dir, err := os.Open(f.Spool)
 	if err != nil {
-		return nil // keep, should it come to that, says what is wrong with it
+		return failure{err: err}
 	}
 	defer dir.Close() // and gives up the lock
-	err = syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-	if errors.Is(err, syscall.EWOULDBLOCK) {
-		return nil
+	for errors.Is(syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB), syscall.EWOULDBLOCK) {
+		if own == "" || late.Err() != nil {
+			return failure{err: errors.New("another run is sending")}
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
-	if err != nil {
-		f.Complain(fmt.Errorf("-spool: nothing kept is sent: %w", err))
-		return nil
-	}
-	// The oldest first: a folder is read in the order of its names. The one error is a bad pattern.
-	kept, _ := fs.Glob(os.DirFS(f.Spool), "*.json")
-	ctx, cancel := context.WithTimeout(ctx, drainTime)
-	defer cancel()
-	for _, name := range kept[:min(len(kept), drainMost)] {
-		if err := f.sendFile(ctx, w, filepath.Join(f.Spool, name)); ctx.Err() != nil {
-			return nil // the time is over, which says nothing about the next message
-		} else if err != nil {
-			return err
+	blocked := map[string]failure{}
+	names, _ := fs.Glob(os.DirFS(f.Spool), "*.json") // in order; the one error is a bad pattern
+	for _, name := range names {
+		path := filepath.Join(f.Spool, name)
+		r, err := readKept(path)
+		fail := blocked[r.To]
+		switch {
+		case errors.As(err, new(*fs.PathError)):
+			f.Complain(fmt.Errorf("-spool: %w", err))
+			continue
+		case err != nil:
+			fail = failure{err, refused, 0}
+		case fail.err != nil:
+		case name == own:
+			fail = w.round(ctx, r)
+		case late.Err() != nil:
+			fail = failure{errors.New("older messages go first"), busy, 0}
+		default:
+			fail = w.round(late, r)
+		}
+		switch {
+		case fail.err == nil || fail.kind == refused && name == own:
+			err = os.Remove(path) // one that comes back after a power cut is known to the server by its key
+		case fail.kind == refused:
+			f.Complain(fmt.Errorf("set aside as %s.bad: %w", path, fail.err))
+			err = os.Rename(path, path+".bad")
+		case fail.kind == busy || late.Err() != nil:
+			blocked[r.To] = fail
+		default:
+			return fail
+		}
+		if err != nil {
+			f.Complain(fmt.Errorf("-spool: %w", err))
+		}
+		if name == own {
+			return fail
 		}
 	}
-	return nil
+	return failure{} // another run has sent own
 }
 
-// sendFile sends what path keeps, or sets it aside. An error means that no server takes it now.
-func (f *Flags) sendFile(ctx context.Context, w way, path string) error {
-	r, err := readKept(path)
-	if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
-		return nil // another user's, or dropped by someone
-	}
-	if err == nil {
-		_, err = w.round(ctx, r)
-	}
-	var no refusal
-	switch {
-	case err == nil:
-		err = os.Remove(path) // one that comes back after a power cut is known to the server by its key
-	case errors.As(err, &no) && no.bad:
-		f.Complain(fmt.Errorf("set aside as %s.bad: %w", path, err))
-		err = os.Rename(path, path+".bad")
-	default:
-		return err
-	}
-	if err != nil {
-		f.Complain(fmt.Errorf("-spool: %w", err))
-	}
-	return nil
-}
-
-// readKept returns the request in a file. One that store did not write is refused.
+// readKept returns the request in a file.
 func readKept(path string) (r request, err error) {
-	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // nobody waits for a FIFO
-	if err != nil {
-		return r, err
+	content, err := os.ReadFile(path)
+	if err == nil && json.Unmarshal(content, &r) != nil {
+		err = errors.New("it is not a request")
 	}
-	defer file.Close()
-	content, err := io.ReadAll(io.LimitReader(file, 2*MaxRequest))
-	if err != nil {
-		return r, refusal{fmt.Errorf("it is not a request: %w", err), true}
-	}
-	known := json.Unmarshal(content, &r) == nil && (r.Path == "/notify" || r.Path == "/notify-directly")
-	if !known || !isWord(r.Key) || len(r.Body) == 0 || r.Body[0] != '{' {
-		return r, refusal{errors.New("it is not a request"), true}
-	}
-	return r, nil
+	return r, err
 }

@@ -9,47 +9,69 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"slackboard/cli"
 )
 
 const usage = `slackboard-cli sends its standard input to Slack by way of a slackboard server.
 
-  df -h | slackboard-cli -s relay-host:29800 -t ops -title "disk of $(hostname)"
+  df -h | slackboard-cli -s relay-host -t ops -title "disk of $(hostname)" -code
   tail -n 20 /var/log/app.log | slackboard-cli -s https://relay-1,https://relay-2 -c '#ops' -l warn -escape
 `
+
+// quiet is how long standard input may bring nothing before we say that we wait for its end.
+const quiet = 5 * time.Second
+
+// levels are the arguments of -l and what they mean.
+var levels = map[string]string{"message": "message", "info": "info", "warn": "warn", "warning": "warn", "crit": "crit", "error": "crit"}
 
 func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int {
 	var to cli.Flags
-	var m cli.Message
+	m := cli.Message{Level: "message"}
 	flags := to.FlagSet("slackboard-cli")
-	flags.StringVar(&m.Level, "l", "message", "`LEVEL`: message, info, warn or crit")
-	flags.StringVar(&m.Color, "C", "", "`COLOR`, with -c: good, warning, danger or a code like #00ff00")
-	escape := flags.Bool("escape", false, "send the text as it is: escape what Slack takes for markup, & < >")
+	flags.Func("l", "`LEVEL` of the message: message (the default), info, warn (or warning), crit (or error)", func(s string) error {
+		if m.Level = levels[s]; m.Level == "" {
+			return errors.New("want message, info, warn, warning, crit or error")
+		}
+		return nil
+	})
+	flags.StringVar(&m.Color, "C", "", "with -c: `COLOR` of the bar: good, warning, danger or a code like #00ff00")
+	escape := flags.Bool("escape", false, "show the text as it is: escape what Slack takes for markup (& < >), leave out colors and progress bars")
+	code := flags.Bool("code", false, "show the text as it is, in a block of code: tables stay tables")
 	fail := func(status int, err error) int {
 		to.Complain(err)
 		return status
 	}
 
-	if err := to.Parse(flags, args, usage); errors.Is(err, flag.ErrHelp) {
+	err := to.Parse(flags, args, usage)
+	if errors.Is(err, flag.ErrHelp) {
 		return 0
-	} else if err != nil {
-		return fail(2, err)
+	} else if err == nil && flags.NArg() > 0 {
+		err = fmt.Errorf("unexpected argument %q: the text comes from standard input, as in: echo hello | slackboard-cli -t ops", flags.Arg(0))
+	} else if err == nil {
+		err = to.Wrong()
 	}
-	if flags.NArg() > 0 {
-		return fail(2, fmt.Errorf("unexpected argument %q: the text comes from standard input", flags.Arg(0)))
-	}
-	if err := to.Check(); err != nil {
-		return fail(2, err)
-	}
-	text, err := readText(os.Stdin)
 	if err != nil {
+		return fail(2, err)
+	}
+	if to.Check {
+		return to.Report(context.Background())
+	}
+	var text cli.Text
+	if err := read(&text, to.Complain); err != nil {
 		return fail(1, err)
 	}
-	if m.Text = text; *escape {
-		m.Text = cli.Escape(text)
+	m.Text = func(limit int) string {
+		switch {
+		case *code:
+			return cli.Code(text.Cut(limit, cli.Shown))
+		case *escape:
+			return cli.Escape(text.Cut(limit, cli.Shown))
+		}
+		return text.Cut(limit, cli.Plain)
 	}
 	if err := to.Send(context.Background(), m); err != nil {
 		return fail(1, fmt.Errorf("not sent: %w", err))
@@ -57,16 +79,24 @@ func run(args []string) int {
 	return 0
 }
 
-// readText returns what r has to say. It reads no more than a server would take.
-func readText(r io.Reader) (string, error) {
-	text, err := io.ReadAll(io.LimitReader(r, cli.MaxRequest+1))
-	switch {
-	case err != nil:
-		return "", fmt.Errorf("standard input: %w", err)
-	case len(text) == 0:
-		return "", errors.New("standard input is empty: there is nothing to send")
-	case len(text) > cli.MaxRequest:
-		return "", fmt.Errorf("standard input has more than %d bytes, which is all that a server takes: send less text", cli.MaxRequest)
+// read reads standard input into text.
+func read(text *cli.Text, complain func(error)) error {
+	waits := time.AfterFunc(quiet, func() { complain(errors.New("waiting for the end of standard input (at a terminal: Ctrl-D)")) })
+	defer waits.Stop()
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := os.Stdin.Read(buf)
+		text.Write(buf[:n])
+		if waits.Stop() { // else it has been said
+			waits.Reset(quiet)
+		}
+		switch {
+		case err == io.EOF && text.Total == 0:
+			return errors.New("standard input is empty: there is nothing to send")
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return fmt.Errorf("standard input: %w", err)
+		}
 	}
-	return string(text), nil
 }

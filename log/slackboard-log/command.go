@@ -3,17 +3,17 @@ package main
 // The command: its process group, the signals it gets, and the status it leaves.
 
 import (
-	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
-	"unsafe"
+
+	"slackboard/cli"
 )
 
 // grace is how long the command's children may go on after it has ended: those that hold its output open, and those
@@ -26,18 +26,14 @@ type result struct {
 	started time.Time
 	took    time.Duration
 	status  int
-	err     error  // nil if it succeeded
-	output  string // what is kept of it
-	total   int64  // bytes of it
+	err     error // nil if it succeeded
+	output  *cli.Text
 }
 
 // catchSignals keeps the signals for the command from ending us. One that we ignore (nohup) it goes on to ignore.
 func catchSignals() <-chan os.Signal {
 	signals := make(chan os.Signal, 16)
-	for _, s := range []os.Signal{
-		syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2,
-		syscall.SIGPIPE, // not for the command: when nobody reads what we print, that is no reason to die
-	} {
+	for _, s := range []os.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2} {
 		if !signal.Ignored(s) {
 			signal.Notify(signals, s)
 		}
@@ -46,18 +42,7 @@ func catchSignals() <-chan os.Signal {
 }
 
 // ends tells whether s asks for an end.
-func ends(s os.Signal) bool {
-	return s == syscall.SIGTERM || s == syscall.SIGINT || s == syscall.SIGHUP || s == syscall.SIGQUIT
-}
-
-// cancelAtSignal is for the time after the command.
-func cancelAtSignal(cancel context.CancelFunc, signals <-chan os.Signal) {
-	for s := range signals {
-		if ends(s) {
-			cancel()
-		}
-	}
-}
+func ends(s os.Signal) bool { return s != syscall.SIGUSR1 && s != syscall.SIGUSR2 }
 
 // process is the command while it runs.
 type process struct {
@@ -65,50 +50,61 @@ type process struct {
 	out   *output
 	own   bool // it has a process group of its own
 	told  bool // to end: then its children end with it
-	ended chan error
+	ended chan syscall.WaitStatus
 }
 
-// runCommand runs args and returns once it has ended and its output is copied.
+// runCommand runs args with our standard input, environment and folder, and returns once it has ended and its output is
+// copied. At a terminal the command stays in our process group: the terminal stops one that reads from it in another, and
+// sends Ctrl-C to the one in its foreground only.
 func runCommand(args []string, out *output, signals <-chan os.Signal, timeout, killAfter time.Duration) result {
 	r := result{args: args, started: time.Now()}
-	p, err := start(args, out)
-	if err == nil {
-		err = p.wait(signals, timeout, killAfter)
-		r.took = time.Since(r.started)
-		p.settle(signals)
-	}
-	r.status, r.err = statusOf(err), err
-	return r
-}
-
-// start starts args with our standard input, environment and folder. At a terminal the command stays in our process
-// group: the terminal stops one that reads from it in another, and sends Ctrl-C to this one only.
-func start(args []string, out *output) (*process, error) {
-	p := &process{Cmd: exec.Command(args[0], args[1:]...), out: out, own: !isTerminal(0), ended: make(chan error, 1)}
+	p := &process{Cmd: exec.Command(args[0], args[1:]...), out: out, own: !atTerminal(), ended: make(chan syscall.WaitStatus, 1)}
 	if errors.Is(p.Err, exec.ErrDot) { // the PATH says so
 		p.Err = nil
 	}
 	p.Stdin = os.Stdin
 	p.SysProcAttr = &syscall.SysProcAttr{Setpgid: p.own}
+	adoptOrphans()
 	if err := out.start(p.Cmd); err != nil {
-		return nil, err
+		r.status, r.err = notStarted(args, err)
+		return r
 	}
-	go func() { p.ended <- p.Wait() }()
-	return p, nil
+	go p.reap()
+	r.status, r.err = p.wait(signals, timeout, killAfter)
+	r.took = time.Since(r.started)
+	p.settle(signals)
+	return r
 }
 
-// isTerminal tells whether fd is the terminal that controls us. One that does not stops nobody who reads from it, and a
-// mode cannot tell: /dev/null is a character device as well.
-func isTerminal(fd uintptr) bool {
-	var group int32
-	_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, fd, syscall.TIOCGPGRP, uintptr(unsafe.Pointer(&group)))
-	return errno == 0
+// atTerminal tells whether we may read from a terminal: as standard input, or because we are in its foreground.
+func atTerminal() bool {
+	_, isStdin := cli.TerminalGroup(os.Stdin.Fd())
+	tty, err := os.Open("/dev/tty")
+	if err != nil {
+		return isStdin
+	}
+	defer tty.Close()
+	group, _ := cli.TerminalGroup(tty.Fd())
+	return isStdin || int(group) == syscall.Getpgrp()
+}
+
+// reap takes all children that end: the command, and orphans that have become ours. A zombie would keep the command's
+// group from being empty.
+func (p *process) reap() {
+	for {
+		var status syscall.WaitStatus
+		switch pid, err := syscall.Wait4(-1, &status, 0, nil); {
+		case err == syscall.ECHILD:
+			return
+		case pid == p.Process.Pid:
+			p.ended <- status
+		}
+	}
 }
 
 // wait returns how the command ended. Until then it gets our signals, and those that its time brings.
-func (p *process) wait(signals <-chan os.Signal, timeout, killAfter time.Duration) error {
+func (p *process) wait(signals <-chan os.Signal, timeout, killAfter time.Duration) (status int, err error) {
 	var term, kill <-chan time.Time
-	var late error
 	if timeout > 0 {
 		term = time.After(timeout)
 	}
@@ -117,13 +113,21 @@ func (p *process) wait(signals <-chan os.Signal, timeout, killAfter time.Duratio
 		case s := <-signals:
 			p.forward(s)
 		case <-term:
-			late = fmt.Errorf("%w after %v", errTimedOut, timeout)
+			err = fmt.Errorf("timed out after %v", timeout)
 			p.signal(syscall.SIGTERM)
 			kill = time.After(killAfter)
 		case <-kill:
 			p.signal(syscall.SIGKILL)
-		case err := <-p.ended:
-			return cmp.Or(late, err)
+		case how := <-p.ended:
+			switch {
+			case err != nil:
+				return 124, err
+			case how.Signaled():
+				return 128 + int(how.Signal()), fmt.Errorf("signal: %v", how.Signal())
+			case how.ExitStatus() != 0:
+				return how.ExitStatus(), fmt.Errorf("exit status %d", how.ExitStatus())
+			}
+			return 0, nil
 		}
 	}
 }
@@ -131,7 +135,9 @@ func (p *process) wait(signals <-chan os.Signal, timeout, killAfter time.Duratio
 // settle returns when the output is at its end and, if the command was told to end, its group is empty: after the grace
 // at the latest, unless those who read our own output are slower.
 func (p *process) settle(signals <-chan os.Signal) {
-	p.out.stopAt(time.Now().Add(grace))
+	for _, f := range p.out.files {
+		f.SetDeadline(time.Now().Add(grace)) // fails where it is not needed: for a plain file, or none
+	}
 	over, tick, copied := time.After(grace), time.Tick(10*time.Millisecond), p.out.copied
 	for copied != nil || over != nil && p.lingers() {
 		select {
@@ -155,8 +161,7 @@ func (p *process) settle(signals <-chan os.Signal) {
 }
 
 func (p *process) forward(s os.Signal) {
-	atTerminal := !p.own && (s == syscall.SIGINT || s == syscall.SIGQUIT) // it sent them to the command as well
-	if s != syscall.SIGPIPE && !atTerminal {
+	if p.own || s != syscall.SIGINT && s != syscall.SIGQUIT { // those the terminal sent to the command as well
 		p.signal(s.(syscall.Signal))
 	}
 }
@@ -177,24 +182,13 @@ func (p *process) signal(s syscall.Signal) {
 // lingers tells, once the command has ended, whether something of its group lives that was told to end with it.
 func (p *process) lingers() bool { return p.told && p.own && syscall.Kill(-p.Process.Pid, 0) == nil }
 
-// errTimedOut says that -timeout ended the command.
-var errTimedOut = errors.New("timed out")
-
-// statusOf returns what a shell would, and timeout(1).
-func statusOf(err error) int {
-	var exit *exec.ExitError
-	switch {
-	case err == nil:
-		return 0
-	case errors.Is(err, errTimedOut):
-		return 124
-	case errors.As(err, &exit):
-		if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
-			return 128 + int(status.Signal())
-		}
-		return exit.ExitCode()
-	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
-		return 127
+// notStarted returns the status of a command that could not be started: the shell's.
+func notStarted(args []string, err error) (int, error) {
+	if !errors.Is(err, exec.ErrNotFound) && !errors.Is(err, fs.ErrNotExist) {
+		return 126, err
 	}
-	return 126
+	if strings.ContainsAny(args[0], " |&;<>()$=*") {
+		err = fmt.Errorf("%w; for a shell line: -- sh -c '…'", err)
+	}
+	return 127, err
 }

@@ -1,9 +1,8 @@
 // slackboard-log runs a command and tells Slack when it fails, by way of a slackboard server. The command does not notice.
 //
-//	main.go     the flags, and what happens in which order
+//	main.go     the flags, what happens in which order, and what people are told
 //	command.go  the command: its process group, signals, -timeout, and the status it leaves
 //	output.go   what it prints: kept in part, in -log FILE, passed through by -tee
-//	report.go   what people are told about it
 //
 // It exits as the command did: with its status, with 128+N when signal N killed it, with 127 when it was not found and
 // 126 when it could not be executed, with 124 when -timeout ended it. It exits 125 when it was called wrongly itself.
@@ -14,7 +13,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math"
 	"os"
+	"strings"
 	"time"
 
 	"slackboard/cli"
@@ -22,9 +23,11 @@ import (
 
 const usage = `slackboard-log runs a command and tells Slack when it fails, by way of a slackboard server.
 
-  slackboard-log -s relay-host:29800 -t cron -- /usr/local/bin/backup --full
+  slackboard-log -s relay-host -t cron -- /usr/local/bin/backup --full
   slackboard-log -t cron -timeout 2h -log /var/log/sync.log -title "nightly sync" -- rsync -a /srv/ backup:/srv/
 `
+
+const excerptLength = 3000 // characters of the command, and of its output, in a message
 
 // notifyTime is how long the end of slackboard-log may wait for a server, and for those after it.
 const notifyTime = 2 * time.Minute
@@ -46,17 +49,21 @@ func run(args []string) int {
 		o.Complain(fmt.Errorf("%w; the command was not run", err))
 		return 125
 	}
+	if o.Check {
+		return o.Report(context.Background())
+	}
+	if o.notify {
+		o.CheckFiles()
+	}
 	signals := catchSignals()
 	out := openOutput(o.logFile, o.tee, o.Complain)
 	r := runCommand(command, out, signals, o.timeout, o.killAfter)
-	r.output, r.total = out.close()
+	r.output = out.close()
 	if r.err != nil {
 		fmt.Fprint(os.Stderr, r.printed(o))
 	}
 	if o.notify {
-		ctx, cancel := context.WithTimeout(context.Background(), notifyTime)
-		go cancelAtSignal(cancel, signals)
-		notify(ctx, r, o)
+		notify(r, o, signals)
 	}
 	return r.status
 }
@@ -65,37 +72,78 @@ func run(args []string) int {
 // night must not keep the command from running.
 func parse(args []string) (o options, command []string, err error) {
 	flags := o.FlagSet("slackboard-log")
-	flags.BoolVar(&o.notify, "notify", true, "tell Slack")
+	o.killAfter = 10 * time.Second
+	flags.BoolVar(&o.notify, "notify", true, "tell Slack; -notify=false tells nobody")
 	flags.BoolVar(&o.always, "always", false, "tell Slack about success too")
 	flags.BoolVar(&o.noArgs, "no-args", false, "show the command's name only: its arguments are secret")
 	flags.StringVar(&o.logFile, "log", "", "append the command's output to `FILE`")
 	flags.BoolVar(&o.tee, "tee", false, "pass the command's output through as it comes")
-	flags.DurationVar(&o.timeout, "timeout", 0, "end the command after this `TIME`, with TERM")
-	flags.DurationVar(&o.killAfter, "kill-after", 10*time.Second, "and with KILL this `TIME` later")
+	cli.TimeVar(flags, &o.timeout, "timeout", "end the command with TERM after this `TIME`")
+	cli.TimeVar(flags, &o.killAfter, "kill-after", "end the command with KILL this `TIME` after the TERM of -timeout (default 10s)")
 	err = o.Parse(flags, args, usage)
 	switch {
 	case err != nil:
-	case flags.NArg() == 0:
+	case flags.NArg() == 0 && !o.Check:
 		err = errors.New("no command: slackboard-log [flags] -- command args…")
-	case o.timeout < 0 || o.killAfter < 0:
-		err = errors.New("-timeout and -kill-after must not be negative")
-	case o.notify:
-		err = o.Check()
+	case o.notify || o.Check:
+		err = o.Wrong()
 	}
 	return o, flags.Args(), err
 }
 
-// notify tells Slack what r is worth telling, and sends what earlier runs have kept.
-func notify(ctx context.Context, r result, o options) {
-	level := "crit"
-	if r.err == nil {
-		if !o.always {
-			o.Flush(ctx)
-			return
+// notify tells Slack what r is worth telling, and sends what earlier runs have kept. A signal ends it.
+func notify(r result, o options, signals <-chan os.Signal) {
+	ctx, cancel := context.WithTimeout(context.Background(), notifyTime)
+	go func() {
+		for s := range signals {
+			if ends(s) {
+				cancel()
+			}
 		}
-		level = "info"
+	}()
+	if r.err == nil && !o.always {
+		o.Flush(ctx)
+		return
 	}
-	if err := o.Send(ctx, cli.Message{Text: r.posted(o), Level: level}); err != nil {
+	level := map[bool]string{true: "info", false: "crit"}[r.err == nil]
+	if err := o.Send(ctx, cli.Message{Text: func(int) string { return r.posted(o) }, Level: level}); err != nil {
 		o.Complain(fmt.Errorf("not sent: %w", err))
 	}
+}
+
+// printed is for standard error: all that was kept of the output, as it was.
+func (r result) printed(o options) string {
+	if o.tee {
+		return r.report(o, "", strings.Clone)
+	}
+	text := r.output.Cut(math.MaxInt, strings.Clone)
+	if text != "" && !strings.HasSuffix(text, "\n") {
+		text += "\n"
+	}
+	return r.report(o, "Output:\n"+text, strings.Clone)
+}
+
+// posted is for Slack: an excerpt of the output, in a code block that it cannot break out of.
+func (r result) posted(o options) string {
+	show := func(s string) string { return cli.Harmless(cli.Cut(s, excerptLength, cli.Shown)) }
+	text := ""
+	if r.output.Total > 0 {
+		text = cli.Code(r.output.Cut(excerptLength, cli.Shown))
+	}
+	return r.report(o, "Output:\n"+text, show)
+}
+
+// report returns the lines, in the original's order. show makes text from outside fit to be shown.
+func (r result) report(o options, output string, show func(string) string) string {
+	host, _ := os.Hostname()
+	command := strings.Join(r.args, " ")
+	if o.noArgs {
+		command = r.args[0]
+	}
+	text := fmt.Sprintf("Host: %s\nCommand: %s\nStarted: %s\nTook: %v\n%sExit status: %d\n",
+		show(host), show(command), r.started.Format("2006-01-02 15:04:05 MST"), r.took.Round(time.Millisecond), output, r.status)
+	if r.err != nil {
+		text += "Error: " + show(r.err.Error()) + "\n"
+	}
+	return text
 }

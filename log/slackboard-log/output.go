@@ -3,7 +3,6 @@ package main
 // What the command prints, on its way: read as fast as it comes, kept in part.
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -11,12 +10,11 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"slackboard/cli"
 )
 
-const (
-	keptHalf = 512 << 10 // of the output, so much of its beginning and of its end is kept
-	pipeSize = 64 << 10  // what a pipe holds: one read empties it
-)
+const pipeSize = 64 << 10 // what a pipe holds: one read empties it
 
 // output takes what the command prints.
 type output struct {
@@ -25,7 +23,7 @@ type output struct {
 	files    []*os.File    // that may hold us up: the pipes, and a FIFO as the -log file
 	copied   chan struct{} // closed when all pipes have come to their end
 	mu       sync.Mutex    // for what follows: with -tee two streams write
-	kept     kept
+	kept     cli.Text
 	log      *os.File // nil without -log, once it cannot be written, and at the end
 }
 
@@ -73,82 +71,45 @@ func (o *output) start(cmd *exec.Cmd) error {
 func (o *output) copy(r, tee *os.File) {
 	defer r.Close()
 	buf := make([]byte, pipeSize)
-	for {
-		n, err := r.Read(buf)
-		if errors.Is(err, os.ErrDeadlineExceeded) { // what came before it may wait in the pipe
+	for end := error(nil); end == nil; {
+		var n int
+		if n, end = r.Read(buf); errors.Is(end, os.ErrDeadlineExceeded) { // what came before it may wait in the pipe
 			r.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
 			n, _ = r.Read(buf)
 		}
-		o.take(buf[:n])
-		if tee != nil && n > 0 {
-			if _, err := tee.Write(buf[:n]); errors.Is(err, syscall.EPIPE) {
-				return
-			} else if err != nil {
-				o.complain(fmt.Errorf("-tee: %w", err))
-				tee = nil
-			}
+		o.mu.Lock()
+		o.kept.Write(buf[:n])
+		if err := write(&o.log, buf[:n]); err != nil {
+			o.complain(fmt.Errorf("-log: %w", err))
 		}
-		if err != nil {
+		o.mu.Unlock()
+		if err := write(&tee, buf[:n]); errors.Is(err, syscall.EPIPE) {
 			return
+		} else if err != nil {
+			o.complain(fmt.Errorf("-tee: %w", err))
 		}
 	}
 }
 
-// take keeps p, and appends it to the -log file for as long as that works.
-func (o *output) take(p []byte) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.kept.write(p)
-	if o.log != nil {
-		if _, err := o.log.Write(p); err != nil {
-			o.closeLog(err)
+// write writes p to the file, if there is one still: after an error there is none.
+func write(file **os.File, p []byte) (err error) {
+	if *file != nil && len(p) > 0 {
+		if _, err = (*file).Write(p); err != nil {
+			*file = nil
 		}
 	}
+	return err
 }
 
-// stopAt ends the copying at a time, whoever still holds the output open or does not read the -log file.
-func (o *output) stopAt(t time.Time) {
-	for _, f := range o.files {
-		f.SetDeadline(t) // fails where it is not needed: for a plain file, or none
-	}
-}
-
-// close ends the -log file. It returns what is kept, and how many bytes there were in all.
-func (o *output) close() (text string, total int64) {
+// close ends the -log file, and returns what is kept.
+func (o *output) close() *cli.Text {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.log != nil {
-		o.closeLog(nil)
+		if err := o.log.Close(); err != nil {
+			o.complain(fmt.Errorf("-log: %w", err))
+		}
+		o.log = nil
 	}
-	return o.kept.text(), o.kept.total
-}
-
-func (o *output) closeLog(err error) {
-	if err := cmp.Or(err, o.log.Close()); err != nil {
-		o.complain(fmt.Errorf("-log: %w", err))
-	}
-	o.log = nil
-}
-
-// kept is the first and the last keptHalf bytes of what was written.
-type kept struct {
-	bytes []byte // and some of those in between
-	total int64
-}
-
-func (k *kept) write(p []byte) {
-	k.total += int64(len(p))
-	k.bytes = append(k.bytes, p...)
-	if len(k.bytes) > 4*keptHalf { // seldom: it moves the end
-		k.bytes = append(k.bytes[:keptHalf], k.bytes[len(k.bytes)-keptHalf:]...)
-	}
-}
-
-// text returns what is kept, and says between the two parts how much is lost.
-func (k *kept) text() string {
-	lost := k.total - 2*keptHalf
-	if lost <= 0 {
-		return string(k.bytes)
-	}
-	return string(k.bytes[:keptHalf]) + leftOut(lost) + string(k.bytes[len(k.bytes)-keptHalf:])
+	return &o.kept
 }

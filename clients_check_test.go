@@ -1,0 +1,128 @@
+package main
+
+import (
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// What a client may ask before it has anything to say.
+func TestCheckAnswers(t *testing.T) {
+	t.Parallel()
+	const tags = "[[tags]]\ntag = 'ops & co'\nslack_url = 'http://127.0.0.1:1/'\n"
+	for _, test := range []struct {
+		name, core, path string
+		maxBytes         int64 // the spool's, 0 for enough
+		status           int
+		want             string
+	}{
+		{"a tag", "", "/check?tag=ops+%26+co", 0, 200, `{"message":"ok"}`},
+		{"no such tag", "", "/check?tag=nope", 0, 404, `{"message":"tag:nope is not found"}`},
+		{"a channel", "slack_token = 'xoxb-1'", "/check?channel=%23ops", 0, 200, `{"message":"ok"}`},
+		{"no channel", "slack_token = 'xoxb-1'", "/check", 0, 400, `{"message":"payload.channel is missing"}`},
+		{"a channel without a credential", "", "/check?channel=%23ops", 0, 400, `{"message":"/notify-directly needs slack_url or slack_token in [core]"}`},
+		{"no token", "auth_token = 'xyzzy'", "/check?tag=ops+%26+co", 0, 401, "the token is missing or wrong"},
+		{"full", "", "/check?tag=ops+%26+co", 4000, 503, "the spool is full"},
+	} {
+		cfg := testConfig(t, "[core]\n"+test.core+"\n"+tags+"")
+		if test.maxBytes != 0 {
+			cfg.spool.maxBytes = test.maxBytes
+		}
+		p := newInProcess(t, cfg, nil)
+		if w := p.do("GET", test.path, ""); w.Code != test.status || !strings.Contains(w.Body.String(), test.want) {
+			t.Errorf("%s: %d %s, want %d %s", test.name, w.Code, w.Body, test.status, test.want)
+		}
+	}
+}
+
+// -check says by day what would fail at night. Nothing is sent, and nothing is run.
+func TestClientCheck(t *testing.T) {
+	token := writeFile(t, "token", "xyzzy")
+	socket := filepath.Join(t.TempDir(), "s")
+	open := startServer(t, strings.Replace(server1("http://127.0.0.1:1"), "127.0.0.1:0", "unix:"+socket, 1))
+	s := startServer(t, strings.Replace(server1("http://127.0.0.1:1"), "[core]\n", "[core]\nauth_token = 'xyzzy'\n", 1))
+	dead := deadAddress(t)
+	for _, test := range []struct {
+		flags string
+		code  int
+		want  string // after the program's name: on standard output if the code is 0
+	}{
+		{"-s unix:" + socket + " -t general", 0, "ok: unix:" + socket + " takes messages for general\n"},
+		{"-s unix:" + socket + " -c general", 0, "ok: unix:" + socket + " takes messages for #general\n"},
+		{"-s unix:" + socket + " -t nope", 1, "unix:" + socket + " answered 404: tag:nope is not found\n"},
+		{"-s " + s.addr + " -t general -auth file:" + token, 0, "ok: " + s.addr + " takes messages for general\n"},
+		{"-s " + s.addr + " -t general", 1, s.addr + " answered 401: the token is missing or wrong"},
+		{"-s " + s.addr + " -t general -auth file:/no/such/file", 1, "-auth: open /no/such/file: no such file or directory\n"},
+		{"-s " + s.addr + " -t general -cacert /no/such/file", 1, "-cacert: open /no/such/file: no such file or directory\n"},
+		{"-s " + s.addr + " -t general -cert /no/such/file -key /no/such/file", 1, "-cert and -key: open /no/such/file: no such file or directory\n"},
+		{"-s " + s.addr + "," + dead + " -t general -auth xyzzy", 1, dead + ": dial tcp " + dead + ": connect: connection refused\n"},
+		{"-s unix:/nowhere -t general", 1, "unix:/nowhere: dial unix /nowhere: connect: no such file or directory\n"},
+	} {
+		for _, program := range []string{"slackboard-cli", "slackboard-log"} {
+			code, stdout, stderr := runProgram(t, "hi", nil, program, append(strings.Fields(test.flags), "-check")...)
+			told, other := stdout, stderr
+			if test.code == 1 {
+				told, other = stderr, stdout
+			}
+			if code != test.code || other != "" || !strings.HasPrefix(told, program+": "+test.want) || strings.Count(told, "\n") != 1 {
+				t.Errorf("%s %s: exit %d, %q %q", program, test.flags, code, stdout, stderr)
+			}
+		}
+	}
+	ran := filepath.Join(t.TempDir(), "ran")
+	code, _, stderr := runProgram(t, "", nil, "slackboard-log", "-check", "-s", "unix:"+socket, "-t", "general", "--", "touch", ran)
+	if _, err := os.Stat(ran); code != 0 || err == nil {
+		t.Errorf("exit %d, %q; the command was run: %t", code, stderr, err == nil)
+	}
+	if st := open.stat(t); st.Accepted != 0 {
+		t.Errorf("something was sent: %+v", st)
+	}
+}
+
+// An environment that is meant for others does not lead the clients, and their token, elsewhere.
+func TestClientUsesNoProxy(t *testing.T) {
+	proxy := newScripted(t)
+	var env []string
+	for _, name := range []string{"http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy"} {
+		env = append(env, name+"="+proxy.URL)
+	}
+	for _, server := range []string{"http://relay.invalid:29800", "https://relay.invalid", "relay.invalid"} {
+		code, _, stderr := runProgram(t, "hi", env, "slackboard-cli", "-s", server, "-t", "a", "-auth", "xyzzy", "-retry-max", "0")
+		if code != 1 || !strings.Contains(stderr, "lookup relay.invalid") || len(proxy.requests()) != 0 {
+			t.Errorf("%s: exit %d, %q, the proxy got %+v", server, code, stderr, proxy.requests())
+		}
+	}
+}
+
+// An error names the server as the user does, and the address that answered.
+func TestClientErrorsNameTheServer(t *testing.T) {
+	s := newScripted(t, because(400, ""), because(503, ""), reply{status: http.StatusOK, body: "<html>"})
+	port := s.URL[strings.LastIndex(s.URL, ":")+1:]
+	socket := filepath.Join(t.TempDir(), "s")
+	newScriptedAt(t, socket, because(400, ""))
+	for _, test := range []struct{ server, want string }{
+		{"localhost:" + port, "localhost:" + port + " (127.0.0.1:" + port + ") answered 400: because"},
+		{"127.0.0.1:" + port, "127.0.0.1:" + port + " answered 503: because"},
+		{"http://localhost:" + port + "/", "localhost:" + port + " (127.0.0.1:" + port + ") answered 200, and not as slackboard does"},
+		{"unix:" + socket, "unix:" + socket + " answered 400: because"},
+		{"unix:/nowhere", "unix:/nowhere: dial unix /nowhere: connect: "},
+		{"127.0.0.2", "127.0.0.2:29800: dial tcp 127.0.0.2:29800: connect: "},
+	} {
+		code, _, stderr := runProgram(t, "hi", nil, "slackboard-cli", "-s", test.server, "-t", "a", "-retry-max", "0")
+		if code != 1 || !strings.HasPrefix(stderr, "slackboard-cli: not sent: "+test.want) {
+			t.Errorf("%s: exit %d, %q, want %q", test.server, code, stderr, test.want)
+		}
+	}
+}
+
+// What people call levels.
+func TestCliLevels(t *testing.T) {
+	for flag, want := range map[string]string{"message": "message", "info": "info", "warn": "warn", "warning": "warn", "crit": "crit", "error": "crit"} {
+		s := newScripted(t)
+		if code, _, stderr := runProgram(t, "hi", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-l", flag); code != 0 || !strings.Contains(s.requests()[0].body, `"level":"`+want+`"`) {
+			t.Errorf("-l %s: exit %d, %s", flag, code, stderr)
+		}
+	}
+}
