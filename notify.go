@@ -1,21 +1,27 @@
 package main
 
-// HTTP in: the route table; a message is decoded, checked, and accepted or posted at once. Both endpoints end in accept.
+// HTTP in: the route table; the one place where a body is read; a message is decoded, checked, and accepted or posted at
+// once. Every way in ends in accept.
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 )
@@ -36,6 +42,7 @@ type server struct {
 	access   io.Writer // one line a request
 	hostname string
 	large    chan struct{} // holds a token for each large body that is in hand
+	requests requestCounts
 	gc       gcSample
 }
 
@@ -45,8 +52,8 @@ func (s *server) cfg() *config { return s.deliver.cfg.Load() }
 // handler is the route table.
 func (s *server) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /notify", s.notify)
-	mux.HandleFunc("POST /notify-directly", s.notifyDirectly)
+	mux.HandleFunc("POST /notify", s.takes(s.notify, answer.send))
+	mux.HandleFunc("POST /notify-directly", s.takes(s.notifyDirectly, answer.send))
 	mux.HandleFunc("GET /check", s.check)
 	mux.HandleFunc("GET /stat/go", s.statGo)
 	mux.HandleFunc("GET /stat/app", s.statApp)
@@ -69,17 +76,59 @@ func (s *server) handler() http.Handler {
 	guarded := s.guarded(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start, res := time.Now(), &response{ResponseWriter: w, status: http.StatusOK}
-		if strings.Contains(r.URL.Path, "//") { // the original's clients post to //notify
-			r.URL.Path = path.Clean(r.URL.Path)
-		}
-		defer func() {
-			if res.large != nil {
-				<-res.large
-			}
-		}()
+		tidyPath(r)
 		guarded.ServeHTTP(res, r)
+		if r.Pattern == "" { // it was refused before its route was looked up
+			_, r.Pattern = mux.Handler(r)
+		}
+		s.requests.add(r.Pattern, res.status)
 		s.logAccess(start, res, r)
 	})
+}
+
+// tidyPath removes doubled slashes, as the original's clients send them in //notify, and the slash at the end of what
+// is posted to.
+func tidyPath(r *http.Request) {
+	given := r.URL.EscapedPath()
+	if !strings.Contains(given, "//") && (r.Method != http.MethodPost || !strings.HasSuffix(given, "/")) {
+		return
+	}
+	tidy := path.Clean("/" + given)
+	if decoded, err := url.PathUnescape(tidy); err == nil {
+		r.URL.Path, r.URL.RawPath = decoded, tidy
+	}
+}
+
+// requestCounts counts requests by the pattern of their route and the status of the answer.
+type requestCounts struct {
+	mu sync.Mutex
+	n  map[requestKind]int64
+}
+
+type requestKind struct {
+	pattern string
+	status  int
+}
+
+func (c *requestCounts) add(pattern string, status int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.n == nil {
+		c.n = map[requestKind]int64{}
+	}
+	c.n[requestKind{pattern, status}]++
+}
+
+// each calls f for every count, in order.
+func (c *requestCounts) each(f func(route string, status int, n int64)) {
+	c.mu.Lock()
+	n := maps.Clone(c.n)
+	c.mu.Unlock()
+	for _, k := range slices.SortedFunc(maps.Keys(n), func(a, b requestKind) int {
+		return cmp.Or(cmp.Compare(a.pattern, b.pattern), cmp.Compare(a.status, b.status))
+	}) {
+		f(k.pattern, k.status, n[k])
+	}
 }
 
 // answerUnknown answers what no pattern matches: 405 where another method would, else 404.
@@ -105,7 +154,6 @@ type response struct {
 	status    int
 	tag, host string
 	ids       []string
-	large     chan struct{} // not nil: it holds a token for the body
 }
 
 func (r *response) WriteHeader(status int) {
@@ -137,8 +185,15 @@ func (a answer) send(w http.ResponseWriter) {
 	w.Write(encodeLine(a))
 }
 
+// Error makes an answer the error of a handler that cannot go on.
+func (a answer) Error() string { return a.Message }
+
 func badRequest(format string, args ...any) answer {
 	return answer{status: http.StatusBadRequest, Message: fmt.Sprintf(format, args...)}
+}
+
+func malformed(err error) answer {
+	return answer{status: http.StatusBadRequest, Message: "Request-body is malformed", Detail: err.Error()}
 }
 
 // accessLine has the original's keys first.
@@ -165,102 +220,128 @@ func (s *server) logAccess(start time.Time, res *response, r *http.Request) {
 	}))
 }
 
-// decode reads the one JSON document that the body has to be into v. It answers and returns false if it is not.
-// The Content-Type is not looked at: curl -d and fluentd send JSON as a form.
-func (s *server) decode(w http.ResponseWriter, r *http.Request, v any) bool {
+// submission is what a way in makes of a request's body.
+type submission struct {
+	to       string // the tag or the channel, for the access log
+	host     string // the sender's, as it says
+	messages []*message
+	sync     bool
+}
+
+// takes is the way of every message from the request to accept. The body is read, bounded and checked here, before
+// decode gets it; send writes the answer, whoever gives it. A large body holds one of a few tokens until its messages
+// are stored or, with sync, until it is decoded: a post may take long.
+func (s *server) takes(decode func(body []byte) (submission, error), send func(answer, http.ResponseWriter)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		giveBack := func() {}
+		defer func() { giveBack() }()
+		body, err := readBody(w, r, func() bool {
+			select {
+			case s.large <- struct{}{}:
+				giveBack = sync.OnceFunc(func() { <-s.large })
+				return true
+			case <-time.After(largeWait):
+				return false
+			}
+		})
+		var sub submission
+		if err == nil {
+			sub, err = decode(body)
+			s.noteSender(w, r, &sub)
+		}
+		var refusal answer
+		if errors.As(err, &refusal) {
+			send(refusal, w)
+			return
+		}
+		if sub.sync {
+			giveBack()
+		}
+		send(s.accept(w, r, sub.messages, sub.sync), w)
+	}
+}
+
+// readBody returns the body of r: valid UTF-8, at most bodyLimit bytes. It asks for room once the body turns out to be
+// large. Its errors are answers.
+func readBody(w http.ResponseWriter, r *http.Request, room func() bool) ([]byte, error) {
 	tooLarge := answer{status: http.StatusRequestEntityTooLarge, Message: fmt.Sprintf("Request-body is larger than %d bytes", bodyLimit)}
+	if coding := r.Header.Get("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") {
+		w.Header().Set("Accept-Encoding", "identity") // RFC 9110, 15.5.16
+		return nil, answer{status: http.StatusUnsupportedMediaType, Message: "Request-body is compressed (Content-Encoding: " + coding + "): send it uncompressed"}
+	}
 	if r.ContentLength > bodyLimit {
 		w.Header().Set("Connection", "close")
-		tooLarge.send(w)
-		return false
+		return nil, tooLarge
 	}
 	buffer := bytes.NewBuffer(make([]byte, 0, min(max(r.ContentLength, 0), small)+bytes.MinRead))
 	reader := http.MaxBytesReader(w, r.Body, bodyLimit)
 	n, err := buffer.ReadFrom(io.LimitReader(reader, small))
 	if err == nil && n == small {
-		select {
-		case s.large <- struct{}{}:
-			if res, ok := w.(*response); ok {
-				res.large = s.large
-			}
-		case <-time.After(largeWait):
+		if !room() {
 			w.Header().Set("Connection", "close")
-			answer{status: http.StatusServiceUnavailable, retryAfter: time.Second, Message: "too many large requests at the same time"}.send(w)
-			return false
+			return nil, answer{status: http.StatusServiceUnavailable, retryAfter: time.Second, Message: "too many large requests at the same time"}
 		}
 		buffer.Grow(int(max(r.ContentLength-n, 0)) + bytes.MinRead)
 		_, err = buffer.ReadFrom(reader)
 	}
-	body := buffer.Bytes()
 	var limit *http.MaxBytesError
 	switch {
 	case errors.As(err, &limit):
 		w.Header().Set("Connection", "close")
-		tooLarge.send(w)
-		return false
+		return nil, tooLarge
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		answer{status: http.StatusRequestTimeout, Message: "Request-body did not arrive in time"}.send(w)
-		return false
-	case err == nil && !utf8.Valid(body):
+		return nil, answer{status: http.StatusRequestTimeout, Message: "Request-body did not arrive in time"}
+	case err != nil:
+		return nil, malformed(err)
+	}
+	body := bytes.TrimPrefix(buffer.Bytes(), []byte("\ufeff")) // a byte order mark
+	if !utf8.Valid(body) {
 		body = bytes.ToValidUTF8(body, []byte("\ufffd"))
-		fallthrough
-	case err == nil:
-		err = json.Unmarshal(body, v)
 	}
-	if err != nil {
-		answer{status: http.StatusBadRequest, Message: "Request-body is malformed", Detail: err.Error()}.send(w)
-		return false
-	}
-	return true
+	return body, nil
 }
 
-// notify accepts a message for a tag.
-func (s *server) notify(w http.ResponseWriter, r *http.Request) {
+// notify decodes a message for a tag. The Content-Type is not looked at: curl -d and fluentd send JSON as a form.
+func (s *server) notify(body []byte) (sub submission, err error) {
 	var req struct {
 		Tag, Host, Text, Level, Title string
 		Sync                          bool
 	}
-	if !s.decode(w, r, &req) {
-		return
+	if err := json.Unmarshal(body, &req); err != nil {
+		return sub, malformed(err)
 	}
-	host := s.noteSender(w, r, req.Tag, req.Host)
+	sub.to, sub.host, sub.sync = req.Tag, req.Host, req.Sync
 	entries := s.cfg().byTag[req.Tag]
 	switch {
 	case req.Tag == "":
-		badRequest("tag is missing").send(w)
-		return
+		return sub, badRequest("tag is missing")
 	case len(entries) == 0:
-		badRequest("tag:%s is not found", req.Tag).send(w)
-		return
+		return sub, badRequest("tag:%s is not found", req.Tag)
 	case strings.TrimSpace(req.Text) == "" && strings.TrimSpace(req.Title) == "":
-		badRequest("text is missing").send(w)
-		return
+		return sub, badRequest("text is missing")
 	}
-	var messages []*message
 	for i := range entries {
-		messages = append(messages, &message{Host: host, Level: req.Level, Title: req.Title, Text: req.Text, route: route{tag: req.Tag, index: i}})
+		sub.messages = append(sub.messages, &message{Level: req.Level, Title: req.Title, Text: req.Text, route: route{tag: req.Tag, index: i}})
 	}
-	s.accept(w, r, messages, req.Sync).send(w)
+	return sub, nil
 }
 
-// notifyDirectly accepts a payload for Slack.
-func (s *server) notifyDirectly(w http.ResponseWriter, r *http.Request) {
+// notifyDirectly decodes a payload for Slack.
+func (s *server) notifyDirectly(body []byte) (sub submission, err error) {
 	var req struct {
 		Payload json.RawMessage
 		Host    string
 		Sync    bool
 	}
-	if !s.decode(w, r, &req) {
-		return
+	if err := json.Unmarshal(body, &req); err != nil {
+		return sub, malformed(err)
 	}
-	channel, err := s.checkPayload(req.Payload)
-	host := s.noteSender(w, r, channel, req.Host)
-	if err != nil {
-		badRequest("%v", err).send(w)
-		return
+	sub.host, sub.sync = req.Host, req.Sync
+	if sub.to, err = s.checkPayload(req.Payload); err != nil {
+		return sub, badRequest("%v", err)
 	}
-	m := &message{Host: host, Payload: req.Payload, route: route{channel: channel}}
-	s.accept(w, r, []*message{m}, req.Sync).send(w)
+	sub.messages = []*message{{Payload: req.Payload, route: route{channel: sub.to}}}
+	return sub, nil
 }
 
 // check answers whether a message for a tag, or else for a channel, would be accepted now.
@@ -305,18 +386,20 @@ func (s *server) checkPayload(raw json.RawMessage) (channel string, err error) {
 	return channel, nil
 }
 
-// noteSender returns the sender's host, its address where it does not say, and notes both for the access log.
-func (s *server) noteSender(w http.ResponseWriter, r *http.Request, to, host string) string {
-	if host == "" {
+// noteSender notes for the messages and the access log who sends them: the host that it names, else its address.
+func (s *server) noteSender(w http.ResponseWriter, r *http.Request, sub *submission) {
+	if sub.host == "" {
 		var err error
-		if host, _, err = net.SplitHostPort(r.RemoteAddr); err != nil {
-			host = s.hostname // the other end of a unix socket
+		if sub.host, _, err = net.SplitHostPort(r.RemoteAddr); err != nil {
+			sub.host = s.hostname // the other end of a unix socket
 		}
 	}
-	if res, ok := w.(*response); ok {
-		res.tag, res.host = to, host
+	for _, m := range sub.messages {
+		m.Host = sub.host
 	}
-	return host
+	if res, ok := w.(*response); ok {
+		res.tag, res.host = sub.to, sub.host
+	}
 }
 
 // accept takes responsibility for messages, or with sync posts them now and answers what became of them. The same key

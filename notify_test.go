@@ -4,9 +4,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 	"unicode/utf8"
 )
 
@@ -88,6 +92,8 @@ func TestOriginal(t *testing.T) {
 			`{"channel":"#second","username":"slackboard","icon_emoji":":clipboard:","text":"hi","parse":"full"}`}},
 		{"long text", "/notify", `{"tag":"defaults","text":"` + text + `"}`, 200, "ok",
 			[]string{`{"channel":"#random","username":"slackboard","icon_emoji":":clipboard:","text":"` + strings.ReplaceAll(cutText, "\n", `\n`) + `","parse":"full"}`}},
+		{"a byte order mark", "/notify", "\ufeff" + `{"tag":"defaults","text":"hi"}`, 200, "ok",
+			[]string{`{"channel":"#random","username":"slackboard","icon_emoji":":clipboard:","text":"hi","parse":"full"}`}},
 		{"bad UTF-8", "/notify", "{\"tag\":\"defaults\",\"text\":\"a\xffb\"}", 200, "ok",
 			[]string{`{"channel":"#random","username":"slackboard","icon_emoji":":clipboard:","text":"a�b","parse":"full"}`}},
 
@@ -192,6 +198,9 @@ func TestMethodsAndPaths(t *testing.T) {
 		{"GET", "/app/config", 200, ""},
 		{"GET", "/ui/", 200, ""},
 		{"POST", "//notify", 400, ""}, // the original's clients, given a server with a trailing slash
+		{"POST", "/notify/", 400, ""},
+		{"POST", "/notify-directly//", 400, ""},
+		{"GET", "/notify/", 404, ""},
 	} {
 		w := p.do(test.method, test.path, "")
 		if w.Code != test.status || w.Header().Get("Allow") != test.allow {
@@ -213,6 +222,59 @@ func TestHugeBodyIsNotRead(t *testing.T) {
 	if w.Code != 413 || w.Header().Get("Connection") != "close" {
 		t.Errorf("got %d, Connection %q, want 413, close", w.Code, w.Header().Get("Connection"))
 	}
+}
+
+// A compressed body is refused, unread, in words that say so.
+func TestCompressedBody(t *testing.T) {
+	p := newInProcess(t, dryRunConfig(), &recorder{})
+	for coding, want := range map[string]int{"gzip": 415, "br": 415, "gzip, identity": 415, "identity": 200, "Identity": 200} {
+		r := httptest.NewRequest("POST", "/notify", strings.NewReader(notifyBody("general", 1, false)))
+		r.Header.Set("Content-Encoding", coding)
+		w := newRecorderFor(p, r)
+		if w.Code != want || want == 415 && (!strings.Contains(w.Body.String(), "compressed (Content-Encoding: "+coding+")") || w.Header().Get("Accept-Encoding") != "identity") {
+			t.Errorf("%s: %d %v %s", coding, w.Code, w.Header(), w.Body)
+		}
+	}
+}
+
+func TestRequestCounts(t *testing.T) {
+	p := newInProcess(t, testConfig(t, withCore(hookAndTags, "auth_token = 'x'")), &recorder{})
+	for range 3 {
+		p.do("GET", "/healthz", "")
+	}
+	p.do("POST", "//notify", "")
+	p.do("GET", "/messages/0123", "")
+	p.do("GET", "/no/such/path", "")
+	var got []string
+	p.requests.each(func(route string, status int, n int64) { got = append(got, fmt.Sprintln(route, status, n)) })
+	want := []string{"/ 401 1\n", "GET /healthz 200 3\n", "GET /messages/{id} 401 1\n", "POST /notify 401 1\n"}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// Large messages that are being posted with sync leave room for other large requests.
+func TestLargeSyncHoldsNoRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newInProcess(t, testConfig(t, hookAndTags), &recorder{script: func(int, recorded) outcome {
+			time.Sleep(20 * time.Second)
+			return outcome{class: delivered}
+		}})
+		body := `{"tag":"a","text":"` + strings.Repeat("x", 2*small) + `","sync":`
+		var posting sync.WaitGroup
+		for range maxLarge {
+			posting.Go(func() { p.do("POST", "/notify", body+"true}") })
+		}
+		synctest.Wait()
+		start := time.Now()
+		if w := p.do("POST", "/notify", body+"false}"); w.Code != 200 || time.Since(start) > time.Second {
+			t.Errorf("%d after %v: %s", w.Code, time.Since(start), w.Body)
+		}
+		posting.Wait()
+		if len(p.large) != 0 {
+			t.Errorf("%d tokens were not given back", len(p.large))
+		}
+	})
 }
 
 type unreadable struct{ t *testing.T }
