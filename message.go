@@ -7,9 +7,16 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+)
+
+const (
+	nameLimit  = 255 // characters of a host, a level or a tag; bytes of a channel
+	titleLimit = 1000
 )
 
 // message is what a client handed in: for a tag the text with its level and title, else a payload for Slack. It lies in
@@ -29,23 +36,39 @@ type message struct {
 	route   route
 	seq     uint64
 	queued  int64       // Unix ms: when it was put into the spool, the last time
-	body    []byte      // as JSON, once it was encoded
+	body    []byte      // as JSON, from behind the id on, once it was encoded
 	stored  int64       // what it takes of max_bytes, once that is known
 	charged destination // whose share of max_bytes that is, while it is being accepted
 	resent  bool        // it was a dead letter
 }
 
-// encoded returns m as it lies in the spool.
-func (m *message) encoded() []byte {
+const idHead = `{"id":"`
+
+// encode encodes all but the id, once.
+func (m *message) encode() {
 	if m.body == nil {
-		m.body = encode(m)
+		m.body = encode(m)[len(idHead)+len(m.ID):]
 	}
-	return m.body
+}
+
+// shareBody encodes messages that differ in nothing but id and route: however many there are, their text is there once.
+func shareBody(messages []*message) {
+	for _, m := range messages {
+		m.body = messages[0].body
+		m.encode()
+	}
+}
+
+// encoded returns m as it lies in the spool, in a slice of its own.
+func (m *message) encoded() []byte {
+	m.encode()
+	return slices.Concat([]byte(idHead), []byte(m.ID), m.body)
 }
 
 func (m *message) size() int64 {
 	if m.stored == 0 {
-		m.stored = recordSize(len(m.route.String()), len(m.encoded()))
+		m.encode()
+		m.stored = recordSize(len(m.route.String()), len(idHead)+len(m.ID)+len(m.body))
 	}
 	return m.stored
 }
@@ -71,6 +94,30 @@ func (m *message) again() *message {
 	copied := m.buried(0, "")
 	copied.resent = true
 	return copied
+}
+
+// endsLine tells whether c could begin a new line, or do worse to a terminal or a line protocol.
+func endsLine(c rune) bool { return unicode.IsControl(c) || c == '\u2028' || c == '\u2029' }
+
+// cleaned returns s without control characters, cut to limit characters. White space becomes blanks.
+func cleaned(s string, limit int) string {
+	s = strings.Map(func(c rune) rune {
+		switch {
+		case !endsLine(c):
+			return c
+		case unicode.IsSpace(c):
+			return ' '
+		}
+		return -1
+	}, s)
+	n := 0
+	for at := range s {
+		if n == limit {
+			return strings.Clone(s[:at]) // a part of s would keep all of it
+		}
+		n++
+	}
+	return s
 }
 
 func newID() string {

@@ -310,19 +310,19 @@ func (s *server) notify(body []byte) (sub submission, err error) {
 	if err := json.Unmarshal(body, &req); err != nil {
 		return sub, malformed(err)
 	}
-	sub.to, sub.host, sub.sync = req.Tag, req.Host, req.Sync
-	entries := s.cfg().byTag[req.Tag]
+	sub.to, sub.host, sub.sync = cleaned(req.Tag, nameLimit), req.Host, req.Sync
+	entries := s.cfg().byTag[sub.to]
 	switch {
-	case req.Tag == "":
+	case sub.to == "":
 		return sub, badRequest("tag is missing")
 	case len(entries) == 0:
-		return sub, badRequest("tag:%s is not found", req.Tag)
+		return sub, badRequest("tag:%s is not found", sub.to)
 	case strings.TrimSpace(req.Text) == "" && strings.TrimSpace(req.Title) == "":
 		return sub, badRequest("text is missing")
 	}
-	for i := range entries {
-		sub.messages = append(sub.messages, &message{Level: req.Level, Title: req.Title, Text: req.Text, route: route{tag: req.Tag, index: i}})
-	}
+	sub.addressed(len(entries), message{
+		Level: cleaned(req.Level, nameLimit), Title: cleaned(req.Title, titleLimit), Text: req.Text,
+	})
 	return sub, nil
 }
 
@@ -337,8 +337,12 @@ func (s *server) notifyDirectly(body []byte) (sub submission, err error) {
 		return sub, malformed(err)
 	}
 	sub.host, sub.sync = req.Host, req.Sync
-	if sub.to, err = s.checkPayload(req.Payload); err != nil {
-		return sub, badRequest("%v", err)
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(req.Payload, &fields) != nil || fields == nil {
+		return sub, badRequest("payload is missing, or not a JSON object")
+	}
+	if sub.to, err = s.checkDirect(fields); err != nil {
+		return sub, err
 	}
 	sub.messages = []*message{{Payload: req.Payload, route: route{channel: sub.to}}}
 	return sub, nil
@@ -346,48 +350,73 @@ func (s *server) notifyDirectly(body []byte) (sub submission, err error) {
 
 // check answers whether a message for a tag, or else for a channel, would be accepted now.
 func (s *server) check(w http.ResponseWriter, r *http.Request) {
-	tag, a := r.URL.Query().Get("tag"), answer{status: http.StatusOK, Message: "ok"}
-	_, err := s.checkPayload(encode(map[string]string{"channel": r.URL.Query().Get("channel"), "text": "?"}))
+	tag, channel := r.URL.Query().Get("tag"), encode(r.URL.Query().Get("channel"))
+	a := answer{status: http.StatusOK, Message: "ok"}
+	_, err := s.checkDirect(map[string]json.RawMessage{"channel": channel, "text": encode("?")})
 	switch unready := s.ready(); {
 	case unready != nil:
 		a = answer{status: http.StatusServiceUnavailable, Message: unready.Error()}
 	case tag != "" && len(s.cfg().byTag[tag]) == 0:
 		a = answer{status: http.StatusNotFound, Message: "tag:" + tag + " is not found"}
 	case tag == "" && err != nil:
-		a = badRequest("%v", err)
+		a = err.(answer)
 	}
 	a.send(w)
 }
 
-// checkPayload returns the channel that a payload names, "" for the webhook's own.
-func (s *server) checkPayload(raw json.RawMessage) (channel string, err error) {
-	var fields map[string]json.RawMessage
-	if json.Unmarshal(raw, &fields) != nil || fields == nil {
-		return "", errors.New("payload is missing, or not a JSON object")
+// checkDirect returns the channel that a payload goes straight to, "" for the webhook's own.
+func (s *server) checkDirect(fields map[string]json.RawMessage) (channel string, err error) {
+	channel, err = checkPayload(fields)
+	switch {
+	case err != nil:
+	case s.cfg().credential() == (credential{}):
+		err = badRequest("/notify-directly needs slack_url or slack_token in [core]")
+	case channel == "" && s.cfg().core.token != (secret{}):
+		err = badRequest("payload.channel is missing")
 	}
-	if value := fields["channel"]; value != nil && json.Unmarshal(value, &channel) != nil {
-		return "", errors.New("payload.channel is not a string")
-	}
-	says := func(key string) bool {
-		var text string
-		if json.Unmarshal(fields[key], &text) == nil {
-			return strings.TrimSpace(text) != ""
+	return channel, err
+}
+
+// checkPayload returns the channel that a payload names, "" for the webhook's own. A payload that Slack would never take is refused here,
+// while its sender listens.
+func checkPayload(fields map[string]json.RawMessage) (channel string, err error) {
+	var text string
+	for key, into := range map[string]*string{"channel": &channel, "text": &text} {
+		if value := fields[key]; value != nil && json.Unmarshal(value, into) != nil {
+			return channel, badRequest("payload.%s is not a string", key)
 		}
-		return fields[key] != nil && string(fields[key]) != "[]"
+	}
+	says := strings.TrimSpace(text) != ""
+	for _, key := range []string{"blocks", "attachments"} {
+		switch value := string(fields[key]); {
+		case value == "" || value == "null":
+		case value[0] != '[':
+			return channel, badRequest("payload.%s is not an array", key)
+		default:
+			says = says || strings.TrimSpace(value[1:len(value)-1]) != ""
+		}
 	}
 	switch {
-	case !says("text") && !says("blocks") && !says("attachments"):
-		return channel, errors.New("payload has neither text nor blocks nor attachments")
-	case s.cfg().credential() == (credential{}):
-		return channel, errors.New("/notify-directly needs slack_url or slack_token in [core]")
-	case channel == "" && s.cfg().core.token != (secret{}):
-		return channel, errors.New("payload.channel is missing")
+	case len(channel) > nameLimit || strings.ContainsFunc(channel, endsLine):
+		return channel, badRequest("payload.channel is longer than %d bytes or has a control character in it", nameLimit)
+	case !says:
+		return channel, badRequest("payload has neither text nor blocks nor attachments")
 	}
 	return channel, nil
 }
 
+// addressed adds a message for each of the entries of the tag sub.to. They share their text.
+func (sub *submission) addressed(entries int, m message) {
+	for i := range entries {
+		to := m
+		to.route = route{tag: sub.to, index: i}
+		sub.messages = append(sub.messages, &to)
+	}
+}
+
 // noteSender notes for the messages and the access log who sends them: the host that it names, else its address.
 func (s *server) noteSender(w http.ResponseWriter, r *http.Request, sub *submission) {
+	sub.host = cleaned(sub.host, nameLimit)
 	if sub.host == "" {
 		var err error
 		if sub.host, _, err = net.SplitHostPort(r.RemoteAddr); err != nil {
@@ -398,7 +427,7 @@ func (s *server) noteSender(w http.ResponseWriter, r *http.Request, sub *submiss
 		m.Host = sub.host
 	}
 	if res, ok := w.(*response); ok {
-		res.tag, res.host = sub.to, sub.host
+		res.tag, res.host = cleaned(sub.to, nameLimit), sub.host
 	}
 }
 
@@ -423,6 +452,7 @@ func (s *server) accept(w http.ResponseWriter, r *http.Request, messages []*mess
 	if wait := s.qpsDelay(len(messages)); wait > 0 {
 		return answer{status: http.StatusTooManyRequests, retryAfter: wait, Message: "too many messages wait for slack: qps delays them by more than max_delay_duration"}
 	}
+	shareBody(messages)
 	if err := s.deliver.store(messages); err != nil {
 		return answer{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second, Message: "message is not stored: " + err.Error()}
 	}

@@ -82,6 +82,13 @@ func TestOriginal(t *testing.T) {
 		{"warn", "/notify", `{"tag":"general","host":"web-01","text":"hi","level":"warn"}`, 200, "ok", []string{attached("#ffdd00", "", "hi")}},
 		{"crit and title", "/notify", `{"tag":"general","host":"web-01","text":"hi","level":"crit","title":"T"}`, 200, "ok", []string{attached("#ff0000", "T", "hi")}},
 		{"title", "/notify", `{"tag":"general","host":"web-01","text":"hi","title":"T"}`, 200, "ok", []string{attached("", "T", "hi")}},
+		{"words for levels", "/notify", `{"tag":"general","host":"web-01","text":"hi","level":"WARNING"}`, 200, "ok", []string{attached("#ffdd00", "", "hi")}},
+		{"error", "/notify", `{"tag":"general","host":"web-01","text":"hi","level":"error"}`, 200, "ok", []string{attached("#ff0000", "", "hi")}},
+		{"ok", "/notify", `{"tag":"general","host":"web-01","text":"hi","level":"ok"}`, 200, "ok", []string{attached("#00ff00", "", "hi")}},
+		{"control characters", "/notify", `{"tag":"gen\u0000eral","host":"we\u0007b-01\u0085","text":"hi","level":"cr\u001bit","title":"T\nU\u0085V"}`, 200, "ok",
+			[]string{strings.Replace(attached("#ff0000", "T U V", "hi"), "web-01", "web-01 ", 1)}},
+		{"a long host", "/notify", `{"tag":"general","host":"` + strings.Repeat("é", 300) + `","text":"hi","title":"T"}`, 200, "ok",
+			[]string{strings.Replace(attached("", "T", "hi"), "web-01", strings.Repeat("é", 255), 1)}},
 		{"title alone", "/notify", `{"tag":"general","host":"web-01","title":"T"}`, 200, "ok", []string{attached("", "T", "")}},
 		{"no host: the address", "/notify", `{"tag":"general","text":"hi","title":"T"}`, 200, "ok",
 			[]string{strings.Replace(attached("", "T", "hi"), "web-01", "192.0.2.1", 1)}},
@@ -125,6 +132,12 @@ func TestOriginal(t *testing.T) {
 		{"direct: null", "/notify-directly", `{"payload":null}`, 400, "payload is missing, or not a JSON object", nil},
 		{"direct: a list", "/notify-directly", `{"payload":[]}`, 400, "payload is missing, or not a JSON object", nil},
 		{"direct: nothing to say", "/notify-directly", `{"payload":{"channel":"#c","text":"","blocks":[],"attachments":null}}`, 400, "payload has neither text nor blocks nor attachments", nil},
+		{"direct: text of a wrong type", "/notify-directly", `{"payload":{"channel":"#c","text":5}}`, 400, "payload.text is not a string", nil},
+		{"direct: blocks of a wrong type", "/notify-directly", `{"payload":{"channel":"#c","text":"x","blocks":{"type":"section"}}}`, 400, "payload.blocks is not an array", nil},
+		{"direct: attachments of a wrong type", "/notify-directly", `{"payload":{"channel":"#c","attachments":"x"}}`, 400, "payload.attachments is not an array", nil},
+		{"direct: empty lists", "/notify-directly", `{"payload":{"channel":"#c","blocks":[ ],"attachments":[]}}`, 400, "payload has neither text nor blocks nor attachments", nil},
+		{"direct: a channel of two lines", "/notify-directly", `{"payload":{"channel":"#c\nMAINPID=1","text":"x"}}`, 400, "payload.channel is longer than 255 bytes or has a control character in it", nil},
+		{"direct: a long channel", "/notify-directly", `{"payload":{"channel":"` + strings.Repeat("é", 128) + `","text":"x"}}`, 400, "payload.channel is longer than 255 bytes or has a control character in it", nil},
 		{"direct: channel of a wrong type", "/notify-directly", `{"payload":{"channel":5,"text":"x"}}`, 400, "payload.channel is not a string", nil},
 		{"too large", "/notify", `{"tag":"general","text":"` + strings.Repeat("x", bodyLimit) + `"}`, 413, "Request-body is larger than 1048576 bytes", nil},
 	} {
@@ -318,6 +331,43 @@ func TestAccessLog(t *testing.T) {
 		}
 		if ids, _ := got["ids"].([]any); len(ids) != 1 || got["duration_ms"] == nil || got["time"] == nil {
 			t.Errorf("line %d: ids, duration_ms or time is missing in %v", i, got)
+		}
+	}
+}
+
+// However long or strange names are, a request is one short line.
+func TestAccessLogLine(t *testing.T) {
+	p := newInProcess(t, dryRunConfig(), &recorder{})
+	long := strings.Repeat("x", 100_000)
+	p.do("POST", "/notify", `{"tag":"no\nsuch\u0085`+long+`","host":"a\nb\u2028c`+long+`","text":"x"}`)
+	p.do("POST", "/notify-directly", `{"payload":{"channel":"#c\nd`+long+`","text":"x"}}`)
+	log := p.out.String()
+	if len(log) > 4000 || strings.Count(log, "\n") != 2 || strings.ContainsAny(log, "\u0085\u2028\x00") || !strings.Contains(log, `"tag":"no such x`) {
+		t.Errorf("%d bytes: %.5000q", len(log), log)
+	}
+}
+
+func TestCleaned(t *testing.T) {
+	for given, want := range map[string]string{
+		"": "", "web-01": "web-01", "a\r\nb\tc": "a  b c", "a\x00\x1b\x7f\u009fb": "ab", "a\u0085b\u2028c\u2029d": "a b c d",
+		"ééééééé": "ééééééé", "éééééééé": "ééééééé", "\x00ééééééé": "ééééééé", "日本語日本語日本": "日本語日本語日",
+	} {
+		if got := cleaned(given, 7); got != want {
+			t.Errorf("%q: got %q, want %q", given, got, want)
+		}
+	}
+}
+
+// Messages for several entries of a tag differ in id and route alone: they share the rest as it lies in the spool.
+func TestSharedBody(t *testing.T) {
+	var messages []*message
+	for i := range 3 {
+		messages = append(messages, &message{ID: newID(), Host: "h", Text: "text", route: route{tag: "a", index: i}})
+	}
+	shareBody(messages)
+	for _, m := range messages {
+		if want := string(encode(m)); string(m.encoded()) != want || &m.body[0] != &messages[0].body[0] || m.size() != recordSize(len(m.route.String()), len(want)) {
+			t.Errorf("%s, %d bytes, want %s", m.encoded(), m.size(), want)
 		}
 	}
 }
