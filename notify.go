@@ -43,6 +43,7 @@ type server struct {
 	hostname string
 	large    chan struct{} // holds a token for each large body that is in hand
 	requests requestCounts
+	answered keyedAnswers
 	gc       gcSample
 }
 
@@ -431,24 +432,39 @@ func (s *server) noteSender(w http.ResponseWriter, r *http.Request, sub *submiss
 	}
 }
 
-// accept takes responsibility for messages, or with sync posts them now and answers what became of them. The same key
-// again is answered as the first time.
+// accept takes responsibility for messages, which differ in id and route alone, or with sync posts them now and answers
+// what became of them. The same key again is answered as the first time.
 func (s *server) accept(w http.ResponseWriter, r *http.Request, messages []*message, sync bool) answer {
 	key := r.Header.Get("Idempotency-Key")
 	for _, m := range messages {
 		m.ID, m.queued = newID(), time.Now().UnixMilli()
-		if key != "" && !sync {
+		if key != "" {
 			m.ID = keyedID(key, m.route)
 		}
 	}
+	do := func() answer { return s.store(messages) }
 	if sync {
 		limit := s.cfg().delayLimit()
 		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(limit + postTimeout + 10*time.Second))
-		return s.acceptNow(messages, limit)
+		do = func() answer { return s.acceptNow(messages, limit) }
 	}
-	if s.spool.seen(messages) {
-		return answer{status: http.StatusOK, Message: "ok", IDs: ids(messages)}
+	var a answer
+	switch {
+	case key == "":
+		a = do()
+	case s.spool.seen(messages):
+		a.status = http.StatusOK
+	default:
+		a = s.answered.once(messages[0].ID, do)
 	}
+	if a.status == http.StatusOK {
+		a.Message, a.IDs = "ok", ids(messages)
+	}
+	return a
+}
+
+// store answers 200 once messages are on disk.
+func (s *server) store(messages []*message) answer {
 	if wait := s.qpsDelay(len(messages)); wait > 0 {
 		return answer{status: http.StatusTooManyRequests, retryAfter: wait, Message: "too many messages wait for slack: qps delays them by more than max_delay_duration"}
 	}
@@ -456,7 +472,59 @@ func (s *server) accept(w http.ResponseWriter, r *http.Request, messages []*mess
 	if err := s.deliver.store(messages); err != nil {
 		return answer{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second, Message: "message is not stored: " + err.Error()}
 	}
-	return answer{status: http.StatusOK, Message: "ok", IDs: ids(messages)}
+	return answer{status: http.StatusOK}
+}
+
+// keyedAnswers are what the last requests with an Idempotency-Key were answered: of a post with sync, the spool knows
+// nothing.
+type keyedAnswers struct {
+	mu    sync.Mutex
+	byID  map[string]*keyedAnswer
+	order []*keyedAnswer // the oldest first, keysKept at most
+}
+
+type keyedAnswer struct {
+	answer
+	id    string        // of the request's first message
+	known chan struct{} // closed once there is an answer
+}
+
+const keysKept = 16_384
+
+// once does what a request asks for and returns the answer. If another request for id was first, it waits for its answer
+// and returns that. An answer that invites to try again is forgotten: nothing was done.
+func (k *keyedAnswers) once(id string, do func() answer) answer {
+	k.mu.Lock()
+	a := k.byID[id]
+	if a != nil {
+		k.mu.Unlock()
+		<-a.known
+		return a.answer
+	}
+	a = &keyedAnswer{id: id, known: make(chan struct{})}
+	if k.byID == nil {
+		k.byID = map[string]*keyedAnswer{}
+	}
+	k.byID[id] = a
+	if k.order = append(k.order, a); len(k.order) > keysKept {
+		k.forget(k.order[0])
+		k.order = k.order[1:]
+	}
+	k.mu.Unlock()
+	defer close(a.known)
+	if a.answer = do(); a.retryAfter > 0 {
+		k.mu.Lock()
+		k.forget(a)
+		k.mu.Unlock()
+	}
+	return a.answer
+}
+
+// forget lets the next request for the id of a be done. k.mu is held.
+func (k *keyedAnswers) forget(a *keyedAnswer) {
+	if k.byID[a.id] == a {
+		delete(k.byID, a.id)
+	}
 }
 
 // qpsDelay returns how much longer than max_delay_duration n more messages would take, 0 if they would not.
@@ -483,19 +551,22 @@ func (s *server) acceptNow(messages []*message, limit time.Duration) answer {
 		}
 	}
 	if len(failed) == 0 {
-		return answer{status: http.StatusOK, Message: "ok", IDs: ids(messages)}
+		return answer{status: http.StatusOK}
 	}
 	a := answer{status: http.StatusTooManyRequests, Message: "failed to post message to slack: " + failed[0].reason}
-	again := len(failed) == len(messages)
+	again, unsure := len(failed) == len(messages), false
 	for _, o := range failed {
 		if !o.limited {
 			a.status = http.StatusBadGateway
 		}
-		again = again && o.class == retry && !o.unsure
+		again, unsure = again && o.class == retry && !o.unsure, unsure || o.unsure
 		a.retryAfter = max(a.retryAfter, o.wait, time.Second)
 	}
 	if !again {
 		a.status, a.retryAfter = http.StatusBadGateway, 0
+	}
+	if unsure {
+		a.Detail = "it may have been posted all the same"
 	}
 	return a
 }

@@ -290,6 +290,92 @@ func TestLargeSyncHoldsNoRoom(t *testing.T) {
 	})
 }
 
+// A request with sync and a key that comes again is answered as the first time, and posts nothing. Where nothing was
+// posted, and the answer says to try again, it is posted then.
+func TestKeyWithSync(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		first   outcome
+		status  int
+		detail  string
+		posts   int // of two requests one after the other
+		second  int
+		delayed bool // the post takes long: the second request comes meanwhile
+	}{
+		{"delivered", outcome{class: delivered}, 200, "", 1, 200, false},
+		{"delivered in a moment", outcome{class: delivered}, 200, "", 1, 200, true},
+		{"refused", outcome{class: badContent, reason: "invalid_blocks"}, 502, "", 1, 502, false},
+		{"perhaps posted", outcome{class: retry, reason: "no answer", unsure: true}, 502, "it may have been posted all the same", 1, 502, false},
+		{"perhaps posted in a moment", outcome{class: retry, reason: "no answer", unsure: true}, 502, "it may have been posted all the same", 1, 502, true},
+		{"not posted", outcome{class: retry, reason: "connection refused"}, 502, "", 2, 200, false},
+		{"limited", outcome{class: retry, limited: true, wait: time.Second}, 429, "", 2, 200, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				posts := 0
+				p := newInProcess(t, testConfig(t, hookAndTags), &recorder{script: func(n int, _ recorded) outcome {
+					if posts = n; n > 1 {
+						return outcome{class: delivered}
+					}
+					if test.delayed {
+						time.Sleep(5 * time.Second)
+					}
+					return test.first
+				}})
+				ask := func(key string, sync bool) (int, answer) {
+					r := httptest.NewRequest("POST", "/notify", strings.NewReader(notifyBody("a", 1, sync)))
+					r.Header.Set("Idempotency-Key", key)
+					w := newRecorderFor(p, r)
+					var a answer
+					json.Unmarshal(w.Body.Bytes(), &a)
+					return w.Code, a
+				}
+				var first, second answer
+				var status, again int
+				var asking sync.WaitGroup
+				asking.Go(func() { status, first = ask("key", true) })
+				if !test.delayed {
+					asking.Wait()
+					time.Sleep(2 * time.Second)
+				}
+				synctest.Wait()
+				again, second = ask("key", true)
+				asking.Wait()
+				if status != test.status || first.Detail != test.detail || posts != test.posts || again != test.second {
+					t.Errorf("got %d %+v, then %d %+v, with %d posts", status, first, again, second, posts)
+				}
+				if status == again && !reflect.DeepEqual(first, second) {
+					t.Errorf("got %+v, then %+v", first, second)
+				}
+				if status, a := ask("key", false); status != again || !reflect.DeepEqual(a, second) || posts != test.posts {
+					t.Errorf("without sync: %d %+v, %d posts", status, a, posts)
+				}
+				if status, a := ask("other", true); status != 200 || posts != test.posts+1 || fmt.Sprint(a.IDs) == fmt.Sprint(second.IDs) {
+					t.Errorf("another key: %d %+v, %d posts", status, a, posts)
+				}
+			})
+		})
+	}
+}
+
+// The keys that are remembered are the last keysKept.
+func TestKeysAreForgotten(t *testing.T) {
+	var k keyedAnswers
+	done := 0
+	do := func() answer { done++; return answer{status: 200} }
+	for i := range keysKept + 10 {
+		k.once(fmt.Sprint(i), do)
+	}
+	again := func() answer { done++; return answer{status: 503, retryAfter: time.Second} }
+	k.once("10", again)
+	if done != keysKept+10 {
+		t.Errorf("the oldest of %d keys is forgotten", keysKept)
+	}
+	if k.once("9", again); done != keysKept+11 || len(k.byID) != keysKept-1 || len(k.order) != keysKept {
+		t.Errorf("%d keys are kept after %d requests", len(k.byID), done)
+	}
+}
+
 type unreadable struct{ t *testing.T }
 
 func (u unreadable) Read([]byte) (int, error) {
