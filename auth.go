@@ -56,8 +56,11 @@ func (s *server) operator(h http.HandlerFunc) http.HandlerFunc {
 // fromHere tells whether r comes from this machine, and not through a proxy or from a page that a name of someone else's
 // has led here (DNS rebinding).
 func fromHere(r *http.Request) bool {
-	if r.Header["X-Forwarded-For"] != nil || r.Header["Forwarded"] != nil { // an empty one may stand before the proxy's own
-		return false
+	for name := range r.Header { // an empty one may stand before the proxy's own
+		name = strings.ToLower(name)
+		if name == "via" || strings.Contains(name, "forwarded") || strings.HasSuffix(name, "-ip") || strings.HasSuffix(name, "-external-address") {
+			return false
+		}
 	}
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {

@@ -138,7 +138,8 @@ func TestOperatorFromElsewhere(t *testing.T) {
 
 // A proxy may add its line behind one that the client has sent.
 func TestForwardedBehindAnEmptyLine(t *testing.T) {
-	for _, name := range []string{"X-Forwarded-For", "Forwarded"} {
+	for _, name := range []string{"X-Forwarded-For", "Forwarded", "Via", "X-Real-Ip", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded", "X-Original-Forwarded-For",
+		"Forwarded-For", "True-Client-Ip", "X-Client-Ip", "X-Cluster-Client-Ip", "Cf-Connecting-Ip", "Fastly-Client-Ip", "X-Envoy-External-Address", "x_forwarded_for"} {
 		r := httptest.NewRequest("GET", "/messages", nil)
 		r.RemoteAddr, r.Host = "127.0.0.1:1234", "localhost"
 		if !fromHere(r) {
