@@ -1,8 +1,9 @@
 package main
 
-// Who may ask: those with the token, no page of another site, and for messages an operator.
+// Who may ask: senders, who may post; operators, who may do everything; nobody from a page of another site.
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"crypto/subtle"
 	"net"
@@ -10,36 +11,75 @@ import (
 	"strings"
 )
 
-// guarded lets requests through to h that may pass. All may see /healthz and /readyz.
+// identity is who asks, by the token that the request brings.
+type identity struct {
+	sender   string // the name of one that may only post
+	posts    bool
+	operator bool
+}
+
+// open tells whether there is no token to bring.
+func (c *config) open() bool { return c.core.authToken == (secret{}) && len(c.senders) == 0 }
+
+// identify returns whose token it is. All tokens are compared, whichever is the right one, in a time that does not depend on
+// what is in them.
+func (c *config) identify(token string) identity {
+	who := identity{posts: c.open(), operator: c.core.authToken == (secret{})}
+	got := sha256.Sum256([]byte(token))
+	is := func(s secret) bool {
+		want := sha256.Sum256([]byte(s.reveal()))
+		return subtle.ConstantTimeCompare(got[:], want[:]) == 1 && s != (secret{})
+	}
+	for _, s := range c.senders {
+		if is(s.token) {
+			who = identity{sender: s.name, posts: true}
+		}
+	}
+	if is(c.core.authToken) {
+		who = identity{posts: true, operator: true}
+	}
+	return who
+}
+
+// tokenOf returns the token in the path or the header of r, "" if there is none.
+func tokenOf(r *http.Request) string {
+	_, token, ok := r.BasicAuth()
+	if scheme, bearer, _ := strings.Cut(r.Header.Get("Authorization"), " "); !ok && strings.EqualFold(scheme, "Bearer") {
+		token = strings.TrimSpace(bearer)
+	}
+	return cmp.Or(r.PathValue("token"), token)
+}
+
+// guarded lets requests through to h that may pass. All may see /healthz and /readyz. What brings messages passes:
+// takes asks who may post, since the token may be in the path or the body.
 func (s *server) guarded(h http.Handler) http.Handler {
 	var crossOrigin http.CrossOriginProtection
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		open := r.URL.Path == "/healthz" || r.URL.Path == "/readyz"
-		switch err := crossOrigin.Check(r); {
+		who := s.cfg().identify(tokenOf(r))
+		if res, ok := w.(*response); ok {
+			res.sender = who.sender
+		}
+		err := crossOrigin.Check(r)
+		switch path := r.URL.Path; {
 		case err != nil:
 			answer{status: http.StatusForbidden, Message: "a page of another site must not do this: " + err.Error()}.send(w)
-		case !open && !s.cfg().admits(r):
-			s.stats.refuse()
-			w.Header().Set("WWW-Authenticate", `Basic realm="slackboard", charset="UTF-8"`)
-			answer{status: http.StatusUnauthorized, Message: "the token is missing or wrong: send it as Authorization: Bearer TOKEN, or as the password"}.send(w)
+		case path == "/healthz", path == "/readyz", path == "/notify", path == "/notify-directly", path == "/check" && who.posts:
+			h.ServeHTTP(w, r)
+		case who.sender != "":
+			answer{status: http.StatusForbidden, Message: "the token of sender " + who.sender + " may post, and nothing else: this needs the auth_token"}.send(w)
+		case !who.operator, path == "/check":
+			s.unauthorized(w).send(w)
 		default:
 			h.ServeHTTP(w, r)
 		}
 	})
 }
 
-// admits tells whether r brings the token, if there has to be one. It takes as long for a wrong one, however wrong.
-func (c *config) admits(r *http.Request) bool {
-	if c.core.authToken == (secret{}) {
-		return true
-	}
-	_, token, ok := r.BasicAuth()
-	if !ok {
-		scheme, bearer, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-		token, ok = strings.TrimSpace(bearer), strings.EqualFold(scheme, "Bearer")
-	}
-	got, want := sha256.Sum256([]byte(token)), sha256.Sum256([]byte(c.core.authToken.reveal()))
-	return subtle.ConstantTimeCompare(got[:], want[:]) == 1 && ok
+// unauthorized counts a request without a token that will do, and returns what it is answered.
+func (s *server) unauthorized(w http.ResponseWriter) answer {
+	s.stats.refuse()
+	w.Header().Set("WWW-Authenticate", `Basic realm="slackboard", charset="UTF-8"`)
+	return answer{status: http.StatusUnauthorized, Message: "the token is missing or wrong: send it as Authorization: Bearer TOKEN, or as the password"}
 }
 
 // operator lets requests through that bring the token or, where there is none, come from this machine itself.

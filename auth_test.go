@@ -379,3 +379,93 @@ func (w *deadlineWriter) SetWriteDeadline(at time.Time) error { w.deadline = at;
 func (w *deadlineWriter) Header() http.Header                 { return http.Header{} }
 func (w *deadlineWriter) Write(b []byte) (int, error)         { return len(b), nil }
 func (w *deadlineWriter) WriteHeader(int)                     {}
+
+const twoSenders = `
+[[senders]]
+name = "ci"
+token = "C1"
+[[senders]]
+name = "web"
+token = "0ld"
+[[senders]]
+name = "web"
+token = "N3w"
+`
+
+// askAs makes a request with a Bearer token, if there is one.
+func (p *inProcess) askAs(token, method, path, body string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	if token != "" {
+		r.Header.Set("Authorization", "Bearer "+token)
+	}
+	return newRecorderFor(p, r)
+}
+
+// Senders may post, operators may do everything; where there is a token to bring, nobody posts without one.
+func TestSenders(t *testing.T) {
+	reads := []string{"GET /stat/app", "GET /stat/go", "GET /config/app", "GET /ui/", "GET /", "GET /metrics", "GET /debug/vars", "GET /messages?state=dead", "GET /messages/0",
+		"POST /messages/retry?tag=a", "POST /messages/0/retry", "DELETE /messages?state=dead&tag=a", "DELETE /messages/0", "GET /nothing"}
+	posts := []string{"POST /notify", "POST /notify/", "POST /notify-directly"}
+	const passes = 0 // instead of a status
+	for _, test := range []struct {
+		name, toml, token string
+		post, read        int
+	}{
+		{"senders and operators, an operator", withCore(hookAndTags, "auth_token = '0P'") + twoSenders, "0P", passes, passes},
+		{"senders and operators, a sender", withCore(hookAndTags, "auth_token = '0P'") + twoSenders, "C1", passes, 403},
+		{"senders and operators, nobody", withCore(hookAndTags, "auth_token = '0P'") + twoSenders, "", 401, 401},
+		{"senders and operators, a sender with a blank", withCore(hookAndTags, "auth_token = '0P'") + twoSenders, "C1 ", passes, 403},
+		{"senders, the old token", hookAndTags + twoSenders, "0ld", passes, 403},
+		{"senders, the new token", hookAndTags + twoSenders, "N3w", passes, 403},
+		{"senders, nobody", hookAndTags + twoSenders, "", 401, passes},
+		{"senders, a stranger", hookAndTags + twoSenders, "x", 401, passes},
+		{"operators, nobody", withCore(hookAndTags, "auth_token = '0P'"), "", 401, 401},
+		{"no tokens", hookAndTags, "", passes, passes},
+		{"no tokens, one is brought", hookAndTags, "x", passes, passes},
+	} {
+		p := newInProcess(t, testConfig(t, test.toml), &recorder{})
+		for want, requests := range map[*int][]string{&test.post: posts, &test.read: reads} {
+			for _, request := range requests {
+				method, path, _ := strings.Cut(request, " ")
+				w := p.askAs(test.token, method, "http://localhost"+path, `{"tag":"a","text":"x","payload":{"text":"x"}}`)
+				refused := w.Code == 401 || w.Code == 403 && !strings.Contains(w.Body.String(), "own host only") // httptest's requests come from elsewhere
+				if refused != (*want != passes) || refused && w.Code != *want {
+					t.Errorf("%s: %s: %d %s", test.name, request, w.Code, w.Body)
+				}
+			}
+		}
+		for _, path := range []string{"/healthz", "/readyz"} {
+			if w := p.askAs(test.token, "GET", path, ""); w.Code != 200 {
+				t.Errorf("%s: %s: %d", test.name, path, w.Code)
+			}
+		}
+		if w := p.askAs(test.token, "GET", "/check", ""); (w.Code == 401) != (test.post == 401) || w.Code == 403 {
+			t.Errorf("%s: /check: %d", test.name, w.Code)
+		}
+	}
+}
+
+// A sender's name stands in the access log and with the message; no token does.
+func TestSenderIsNamed(t *testing.T) {
+	p := newInProcess(t, testConfig(t, withCore(hookAndTags, "auth_token = '0P3RATOR'")+twoSenders), &recorder{script: down})
+	p.askAs("N3w", "POST", "/notify", notifyBody("a", 1, false))
+	p.askAs("0P3RATOR", "POST", "/notify", notifyBody("a", 2, false))
+	p.askAs("C1", "POST", "/notify-directly", `{"payload":{"channel":"#c","text":"3"}}`)
+	p.askAs("C1", "GET", "/config/app", "")
+	stored := ""
+	files, _ := filepath.Glob(filepath.Join(p.cfg().spool.dir, "*"))
+	for _, file := range files {
+		stored += readFile(t, file)
+	}
+	if strings.Count(stored, `"sender":`) != 2 || !strings.Contains(stored, `"sender":"web"`) || !strings.Contains(stored, `"sender":"ci"`) {
+		t.Errorf("the spool has %s", stored)
+	}
+	log := p.out.String()
+	lines := strings.Split(log, "\n")
+	if !strings.Contains(lines[0], `"sender":"web"`) || strings.Contains(lines[1], "sender") || !strings.Contains(lines[2], `"sender":"ci"`) || !strings.Contains(lines[3], `"sender":"ci"`) {
+		t.Errorf("the access log is %s", log)
+	}
+	if all := log + stored + p.logs.String(); strings.Contains(all, "N3w") || strings.Contains(all, "0P3RATOR") || strings.Contains(all, `C1`) {
+		t.Errorf("a token shows: %s", all)
+	}
+}

@@ -76,7 +76,7 @@ func inherited(n int) (listeners []net.Listener, err error) {
 
 // exposed tells whether anybody on the network may post.
 func exposed(cfg *config, listeners []net.Listener) bool {
-	open := cfg.core.authToken == (secret{}) && cfg.core.tlsClientCA == ""
+	open := cfg.open() && cfg.core.tlsClientCA == ""
 	return open && slices.ContainsFunc(listeners, func(l net.Listener) bool {
 		at, ok := l.Addr().(*net.TCPAddr)
 		return ok && !at.IP.IsLoopback()

@@ -53,8 +53,8 @@ func (s *server) cfg() *config { return s.deliver.cfg.Load() }
 // handler is the route table.
 func (s *server) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /notify", s.takes(s.notify, answer.send))
-	mux.HandleFunc("POST /notify-directly", s.takes(s.notifyDirectly, answer.send))
+	mux.HandleFunc("POST /notify", s.takes(wayIn{decode: s.notify, send: answer.send}))
+	mux.HandleFunc("POST /notify-directly", s.takes(wayIn{decode: s.notifyDirectly, send: answer.send}))
 	mux.HandleFunc("GET /check", s.check)
 	mux.HandleFunc("GET /stat/go", s.statGo)
 	mux.HandleFunc("GET /stat/app", s.statApp)
@@ -152,9 +152,9 @@ func answerUnknown(mux *http.ServeMux, w http.ResponseWriter, r *http.Request) {
 // response keeps for the access log what was answered.
 type response struct {
 	http.ResponseWriter
-	status    int
-	tag, host string
-	ids       []string
+	status            int
+	tag, host, sender string
+	ids               []string
 }
 
 func (r *response) WriteHeader(status int) {
@@ -209,6 +209,7 @@ type accessLine struct {
 	Tag           string   `json:"tag"` // or the channel
 	Host          string   `json:"host"`
 	Status        int      `json:"status"`
+	Sender        string   `json:"sender,omitempty"`
 	IDs           []string `json:"ids,omitempty"`
 	DurationMS    float64  `json:"duration_ms"`
 }
@@ -217,26 +218,43 @@ func (s *server) logAccess(start time.Time, res *response, r *http.Request) {
 	s.access.Write(encodeLine(accessLine{
 		Type: "accepted-request", Time: start.Format(time.RFC3339Nano), RemoteAddr: r.RemoteAddr, URI: r.RequestURI,
 		Method: r.Method, Proto: r.Proto, ContentLength: r.ContentLength, Tag: res.tag, Host: res.host,
-		Status: res.status, IDs: res.ids, DurationMS: float64(time.Since(start).Microseconds()) / 1000,
+		Status: res.status, Sender: res.sender, IDs: res.ids, DurationMS: float64(time.Since(start).Microseconds()) / 1000,
 	}))
+}
+
+// wayIn is a kind of request that brings messages.
+type wayIn struct {
+	decode      func(r *http.Request, body []byte) (submission, error) // an error is an answer
+	send        func(answer, http.ResponseWriter)
+	tokenInBody bool // it may be there
 }
 
 // submission is what a way in makes of a request's body.
 type submission struct {
 	to       string // the tag or the channel, for the access log
 	host     string // the sender's, as it says
+	token    string // that was in the body
 	messages []*message
 	sync     bool
 }
 
-// takes is the way of every message from the request to accept. The body is read, bounded and checked here, before
-// decode gets it; send writes the answer, whoever gives it. A large body holds one of a few tokens until its messages
-// are stored or, with sync, until it is decoded: a post may take long.
-func (s *server) takes(decode func(body []byte) (submission, error), send func(answer, http.ResponseWriter)) http.HandlerFunc {
+// takes is the way of every message from the request to accept. The body is read, bounded and checked here, before it
+// is decoded. A large body holds one of a few tokens until its messages are stored or, with sync, until it is decoded:
+// a post may take long.
+func (s *server) takes(in wayIn) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		token := tokenOf(r)
+		who := s.cfg().identify(token)
+		if !who.posts && (token != "" || !in.tokenInBody) {
+			in.send(s.unauthorized(w), w)
+			return
+		}
 		giveBack := func() {}
 		defer func() { giveBack() }()
 		body, err := readBody(w, r, func() bool {
+			if !who.posts && len(s.large) >= maxLarge/2 { // strangers leave room for those who may post
+				return false
+			}
 			select {
 			case s.large <- struct{}{}:
 				giveBack = sync.OnceFunc(func() { <-s.large })
@@ -247,18 +265,24 @@ func (s *server) takes(decode func(body []byte) (submission, error), send func(a
 		})
 		var sub submission
 		if err == nil {
-			sub, err = decode(body)
-			s.noteSender(w, r, &sub)
+			sub, err = in.decode(r, body)
+			if !who.posts {
+				who = s.cfg().identify(sub.token)
+			}
+			if !who.posts {
+				err = s.unauthorized(w)
+			}
+			s.noteSender(w, r, &sub, who)
 		}
 		var refusal answer
 		if errors.As(err, &refusal) {
-			send(refusal, w)
+			in.send(refusal, w)
 			return
 		}
 		if sub.sync {
 			giveBack()
 		}
-		send(s.accept(w, r, sub.messages, sub.sync), w)
+		in.send(s.accept(w, r, sub.messages, sub.sync), w)
 	}
 }
 
@@ -303,7 +327,7 @@ func readBody(w http.ResponseWriter, r *http.Request, room func() bool) ([]byte,
 }
 
 // notify decodes a message for a tag. The Content-Type is not looked at: curl -d and fluentd send JSON as a form.
-func (s *server) notify(body []byte) (sub submission, err error) {
+func (s *server) notify(_ *http.Request, body []byte) (sub submission, err error) {
 	var req struct {
 		Tag, Host, Text, Level, Title string
 		Sync                          bool
@@ -328,7 +352,7 @@ func (s *server) notify(body []byte) (sub submission, err error) {
 }
 
 // notifyDirectly decodes a payload for Slack.
-func (s *server) notifyDirectly(body []byte) (sub submission, err error) {
+func (s *server) notifyDirectly(_ *http.Request, body []byte) (sub submission, err error) {
 	var req struct {
 		Payload json.RawMessage
 		Host    string
@@ -415,20 +439,21 @@ func (sub *submission) addressed(entries int, m message) {
 	}
 }
 
-// noteSender notes for the messages and the access log who sends them: the host that it names, else its address.
-func (s *server) noteSender(w http.ResponseWriter, r *http.Request, sub *submission) {
-	sub.host = cleaned(sub.host, nameLimit)
-	if sub.host == "" {
+// noteSender notes for the messages and the access log who sends them: whose token it is, and the host that the request
+// names, else its address.
+func (s *server) noteSender(w http.ResponseWriter, r *http.Request, sub *submission, who identity) {
+	host := cleaned(sub.host, nameLimit)
+	if host == "" {
 		var err error
-		if sub.host, _, err = net.SplitHostPort(r.RemoteAddr); err != nil {
-			sub.host = s.hostname // the other end of a unix socket
+		if host, _, err = net.SplitHostPort(r.RemoteAddr); err != nil {
+			host = s.hostname // the other end of a unix socket
 		}
 	}
 	for _, m := range sub.messages {
-		m.Host = sub.host
+		m.Host, m.Sender = host, who.sender
 	}
 	if res, ok := w.(*response); ok {
-		res.tag, res.host = cleaned(sub.to, nameLimit), sub.host
+		res.tag, res.host, res.sender = cleaned(sub.to, nameLimit), host, who.sender
 	}
 }
 
