@@ -63,7 +63,7 @@ func (s *server) guarded(h http.Handler) http.Handler {
 		switch path := r.URL.Path; {
 		case err != nil:
 			answer{status: http.StatusForbidden, Message: "a page of another site must not do this: " + err.Error()}.send(w)
-		case path == "/healthz", path == "/readyz", path == "/notify", path == "/notify-directly", path == "/check" && who.posts:
+		case path == "/healthz", path == "/readyz", path == "/check" && who.posts, isWayIn(path):
 			h.ServeHTTP(w, r)
 		case who.sender != "":
 			answer{status: http.StatusForbidden, Message: "the token of sender " + who.sender + " may post, and nothing else: this needs the auth_token"}.send(w)
@@ -75,11 +75,16 @@ func (s *server) guarded(h http.Handler) http.Handler {
 	})
 }
 
+// isWayIn tells whether messages come in at a path.
+func isWayIn(path string) bool {
+	return path == "/notify" || path == "/notify-directly" || strings.HasPrefix(path, "/services/") || strings.HasPrefix(path, "/api/")
+}
+
 // unauthorized counts a request without a token that will do, and returns what it is answered.
 func (s *server) unauthorized(w http.ResponseWriter) answer {
 	s.stats.refuse()
 	w.Header().Set("WWW-Authenticate", `Basic realm="slackboard", charset="UTF-8"`)
-	return answer{status: http.StatusUnauthorized, Message: "the token is missing or wrong: send it as Authorization: Bearer TOKEN, or as the password"}
+	return answer{status: http.StatusUnauthorized, code: "invalid_auth", Message: "the token is missing or wrong: send it as Authorization: Bearer TOKEN, or as the password"}
 }
 
 // operator lets requests through that bring the token or, where there is none, come from this machine itself.

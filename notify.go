@@ -55,6 +55,11 @@ func (s *server) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /notify", s.takes(wayIn{decode: s.notify, send: answer.send}))
 	mux.HandleFunc("POST /notify-directly", s.takes(wayIn{decode: s.notifyDirectly, send: answer.send}))
+	mux.HandleFunc("POST /services/{tag}", s.takes(wayIn{decode: s.webhook, send: answer.sendAsWebhook}))
+	mux.HandleFunc("POST /services/{tag}/{token...}", s.takes(wayIn{decode: s.webhook, send: answer.sendAsWebhook}))
+	mux.HandleFunc("POST /api/chat.postMessage", s.takes(wayIn{decode: s.postMessage, send: answer.sendAsAPI, tokenInBody: true}))
+	mux.HandleFunc("POST /api/auth.test", s.takes(wayIn{decode: s.authTest, send: answer.sendAsAPI, tokenInBody: true}))
+	mux.HandleFunc("/api/", unknownMethod)
 	mux.HandleFunc("GET /check", s.check)
 	mux.HandleFunc("GET /stat/go", s.statGo)
 	mux.HandleFunc("GET /stat/app", s.statApp)
@@ -72,7 +77,7 @@ func (s *server) handler() http.Handler {
 	mux.HandleFunc("GET /app/config", s.configApp) // its name in 0.6
 	mux.HandleFunc("GET /ui/", s.page)
 	mux.Handle("GET /{$}", http.RedirectHandler("/ui/", http.StatusFound))
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { answerUnknown(mux, w, r) })
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { s.answerUnknown(mux, w, r) })
 
 	guarded := s.guarded(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -133,7 +138,7 @@ func (c *requestCounts) each(f func(route string, status int, n int64)) {
 }
 
 // answerUnknown answers what no pattern matches: 405 where another method would, else 404.
-func answerUnknown(mux *http.ServeMux, w http.ResponseWriter, r *http.Request) {
+func (s *server) answerUnknown(mux *http.ServeMux, w http.ResponseWriter, r *http.Request) {
 	var allow []string
 	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodDelete} {
 		other := &http.Request{Method: method, URL: r.URL, Host: r.Host}
@@ -142,7 +147,7 @@ func answerUnknown(mux *http.ServeMux, w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if len(allow) == 0 {
-		answer{status: http.StatusNotFound, Message: "there is nothing at " + r.URL.Path}.send(w)
+		answer{status: http.StatusNotFound, Message: "there is nothing at " + s.shownURI(r)}.send(w)
 		return
 	}
 	w.Header().Set("Allow", strings.Join(allow, ", "))
@@ -171,19 +176,22 @@ type answer struct {
 	IDs     []string `json:"ids,omitempty"` // of what was accepted, one for each destination
 
 	status     int
+	code       string        // Slack's word for it, if it has one
 	retryAfter time.Duration // 0 where trying again cannot help, or could double a message
 }
 
-func (a answer) send(w http.ResponseWriter) {
+func (a answer) send(w http.ResponseWriter) { a.write(w, "application/json", encodeLine(a)) }
+
+func (a answer) write(w http.ResponseWriter, contentType string, body []byte) {
 	if res, ok := w.(*response); ok {
 		res.ids = a.IDs
 	}
 	if a.retryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(a.retryAfter.Seconds()))))
 	}
-	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Type", contentType)
 	w.WriteHeader(a.status)
-	w.Write(encodeLine(a))
+	w.Write(body)
 }
 
 // Error makes an answer the error of a handler that cannot go on.
@@ -191,6 +199,13 @@ func (a answer) Error() string { return a.Message }
 
 func badRequest(format string, args ...any) answer {
 	return answer{status: http.StatusBadRequest, Message: fmt.Sprintf(format, args...)}
+}
+
+// badPayload says what is wrong with a payload, to programs that know Slack in its word.
+func badPayload(code, format string, args ...any) answer {
+	a := badRequest(format, args...)
+	a.code = code
+	return a
 }
 
 func malformed(err error) answer {
@@ -216,7 +231,7 @@ type accessLine struct {
 
 func (s *server) logAccess(start time.Time, res *response, r *http.Request) {
 	s.access.Write(encodeLine(accessLine{
-		Type: "accepted-request", Time: start.Format(time.RFC3339Nano), RemoteAddr: r.RemoteAddr, URI: r.RequestURI,
+		Type: "accepted-request", Time: start.Format(time.RFC3339Nano), RemoteAddr: r.RemoteAddr, URI: cleaned(s.shownURI(r), bodyLimit),
 		Method: r.Method, Proto: r.Proto, ContentLength: r.ContentLength, Tag: res.tag, Host: res.host,
 		Status: res.status, Sender: res.sender, IDs: res.ids, DurationMS: float64(time.Since(start).Microseconds()) / 1000,
 	}))
@@ -282,6 +297,10 @@ func (s *server) takes(in wayIn) http.HandlerFunc {
 		if sub.sync {
 			giveBack()
 		}
+		if len(sub.messages) == 0 { // a question
+			in.send(answer{status: http.StatusOK, Message: "ok"}, w)
+			return
+		}
 		in.send(s.accept(w, r, sub.messages, sub.sync), w)
 	}
 }
@@ -332,7 +351,7 @@ func (s *server) notify(_ *http.Request, body []byte) (sub submission, err error
 		Tag, Host, Text, Level, Title string
 		Sync                          bool
 	}
-	if err := json.Unmarshal(body, &req); err != nil {
+	if err := json.Unmarshal(asJSON(body), &req); err != nil {
 		return sub, malformed(err)
 	}
 	sub.to, sub.host, sub.sync = cleaned(req.Tag, nameLimit), req.Host, req.Sync
@@ -358,7 +377,7 @@ func (s *server) notifyDirectly(_ *http.Request, body []byte) (sub submission, e
 		Host    string
 		Sync    bool
 	}
-	if err := json.Unmarshal(body, &req); err != nil {
+	if err := json.Unmarshal(asJSON(body), &req); err != nil {
 		return sub, malformed(err)
 	}
 	sub.host, sub.sync = req.Host, req.Sync
@@ -375,16 +394,15 @@ func (s *server) notifyDirectly(_ *http.Request, body []byte) (sub submission, e
 
 // check answers whether a message for a tag, or else for a channel, would be accepted now.
 func (s *server) check(w http.ResponseWriter, r *http.Request) {
-	tag, channel := r.URL.Query().Get("tag"), encode(r.URL.Query().Get("channel"))
-	a := answer{status: http.StatusOK, Message: "ok"}
-	_, err := s.checkDirect(map[string]json.RawMessage{"channel": channel, "text": encode("?")})
+	tag, a := r.URL.Query().Get("tag"), answer{status: http.StatusOK, Message: "ok"}
+	_, err := s.checkDirect(map[string]json.RawMessage{"channel": encode(r.URL.Query().Get("channel")), "text": encode("?")})
 	switch unready := s.ready(); {
 	case unready != nil:
 		a = answer{status: http.StatusServiceUnavailable, Message: unready.Error()}
 	case tag != "" && len(s.cfg().byTag[tag]) == 0:
 		a = answer{status: http.StatusNotFound, Message: "tag:" + tag + " is not found"}
-	case tag == "" && err != nil:
-		a = err.(answer)
+	case tag == "":
+		errors.As(err, &a)
 	}
 	a.send(w)
 }
@@ -395,20 +413,21 @@ func (s *server) checkDirect(fields map[string]json.RawMessage) (channel string,
 	switch {
 	case err != nil:
 	case s.cfg().credential() == (credential{}):
-		err = badRequest("/notify-directly needs slack_url or slack_token in [core]")
+		err = badPayload("channel_not_found", "/notify-directly needs slack_url or slack_token in [core]")
 	case channel == "" && s.cfg().core.token != (secret{}):
-		err = badRequest("payload.channel is missing")
+		err = badPayload("channel_not_found", "payload.channel is missing")
 	}
 	return channel, err
 }
 
-// checkPayload returns the channel that a payload names, "" for the webhook's own. A payload that Slack would never take is refused here,
-// while its sender listens.
+// checkPayload returns the channel that a payload names. What Slack would never take is refused here, while its sender
+// listens.
 func checkPayload(fields map[string]json.RawMessage) (channel string, err error) {
 	var text string
-	for key, into := range map[string]*string{"channel": &channel, "text": &text} {
+	for i, into := range []*string{&channel, &text} {
+		key := [...]string{"channel", "text"}[i]
 		if value := fields[key]; value != nil && json.Unmarshal(value, into) != nil {
-			return channel, badRequest("payload.%s is not a string", key)
+			return channel, badPayload("invalid_payload", "payload.%s is not a string", key)
 		}
 	}
 	says := strings.TrimSpace(text) != ""
@@ -416,16 +435,16 @@ func checkPayload(fields map[string]json.RawMessage) (channel string, err error)
 		switch value := string(fields[key]); {
 		case value == "" || value == "null":
 		case value[0] != '[':
-			return channel, badRequest("payload.%s is not an array", key)
+			return channel, badPayload("invalid_"+key, "payload.%s is not an array", key)
 		default:
 			says = says || strings.TrimSpace(value[1:len(value)-1]) != ""
 		}
 	}
 	switch {
 	case len(channel) > nameLimit || strings.ContainsFunc(channel, endsLine):
-		return channel, badRequest("payload.channel is longer than %d bytes or has a control character in it", nameLimit)
+		return channel, badPayload("channel_not_found", "payload.channel is longer than %d bytes or has a control character in it", nameLimit)
 	case !says:
-		return channel, badRequest("payload has neither text nor blocks nor attachments")
+		return channel, badPayload("no_text", "payload has neither text nor blocks nor attachments")
 	}
 	return channel, nil
 }

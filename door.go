@@ -1,0 +1,177 @@
+package main
+
+// The ways in for programs that know Slack only: its incoming webhooks, and what of its Web API posts messages.
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// webhook decodes what is posted to an incoming webhook, for the tag in the path: a payload, alone or as the field
+// payload of a form. https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks/
+func (s *server) webhook(r *http.Request, body []byte) (sub submission, err error) {
+	tag := r.PathValue("tag")
+	entries := len(s.cfg().byTag[tag])
+	if entries == 0 { // nor is it noted for the log: it may be a token in the wrong place
+		return sub, answer{status: http.StatusNotFound, code: "no_service"}
+	}
+	sub.to = tag
+	fields, err := payloadFields(body)
+	if isForm(body) {
+		fields, err = payloadFields(fields["payload"])
+	}
+	if err != nil {
+		return sub, err
+	}
+	delete(fields, "channel") // the tag has one
+	takeToken(fields)
+	if _, err := checkPayload(fields); err != nil {
+		return sub, err
+	}
+	sub.addressed(entries, message{Payload: encode(fields), Plain: true})
+	return sub, nil
+}
+
+// postMessage decodes a message for a channel: https://docs.slack.dev/reference/methods/chat.postMessage/
+func (s *server) postMessage(_ *http.Request, body []byte) (sub submission, err error) {
+	fields, err := payloadFields(body)
+	if err != nil {
+		return sub, err
+	}
+	sub.token = takeToken(fields)
+	if sub.to, err = s.checkDirect(fields); err != nil {
+		return sub, err
+	}
+	sub.messages = []*message{{Payload: encode(fields), Plain: true, route: route{channel: sub.to}}}
+	return sub, nil
+}
+
+// authTest decodes the question whether a token will do: https://docs.slack.dev/reference/methods/auth.test/
+func (s *server) authTest(_ *http.Request, body []byte) (sub submission, _ error) {
+	if fields, err := payloadFields(body); err == nil {
+		sub.token = takeToken(fields)
+	}
+	return sub, nil
+}
+
+// unknownMethod answers all else of the Web API.
+func unknownMethod(w http.ResponseWriter, _ *http.Request) {
+	badPayload("unknown_method", "").sendAsAPI(w)
+}
+
+func payloadFields(body []byte) (fields map[string]json.RawMessage, err error) {
+	if json.Unmarshal(asJSON(body), &fields) != nil || fields == nil {
+		return nil, badPayload("invalid_payload", "the payload is not a JSON object")
+	}
+	return fields, nil
+}
+
+// takeToken takes the token out of a payload: it must not lie in the spool.
+func takeToken(fields map[string]json.RawMessage) (token string) {
+	json.Unmarshal(fields["token"], &token)
+	delete(fields, "token")
+	return token
+}
+
+// isForm tells a form from JSON. The Content-Type does not: curl -d and fluentd send JSON as a form.
+func isForm(body []byte) bool {
+	key, _, found := bytes.Cut(body, []byte("="))
+	return found && len(key) > 0 && strings.Trim(string(key), "abcdefghijklmnopqrstuvwxyz_") == ""
+}
+
+// asJSON returns the JSON object that a form stands for, and JSON as it is. Fields that are objects, lists or true and
+// false to Slack are so here; all others are text, without the control characters that would take six bytes each.
+func asJSON(body []byte) []byte {
+	if !isForm(body) {
+		return body
+	}
+	fields := map[string]json.RawMessage{}
+	for pair := range strings.SplitSeq(string(body), "&") {
+		key, value, _ := strings.Cut(pair, "=")
+		if text, err := url.QueryUnescape(value); err == nil { // else it is as it was typed: curl -d "text=100% full"
+			value = strings.ToValidUTF8(text, "\ufffd")
+		}
+		switch flag, err := strconv.ParseBool(value); key {
+		case "payload", "blocks", "attachments", "metadata":
+			if json.Valid([]byte(value)) {
+				fields[key] = json.RawMessage(value)
+				continue
+			}
+		case "sync", "as_user", "link_names", "mrkdwn", "reply_broadcast", "unfurl_links", "unfurl_media":
+			if err == nil {
+				fields[key] = encode(flag)
+				continue
+			}
+		}
+		fields[key] = encode(strings.Map(func(c rune) rune {
+			if c < ' ' && c != '\n' && c != '\r' && c != '\t' {
+				return -1
+			}
+			return c
+		}, value))
+	}
+	return encode(fields)
+}
+
+// sendAsWebhook answers in a word, as text.
+func (a answer) sendAsWebhook(w http.ResponseWriter) {
+	if a.status == http.StatusUnauthorized {
+		a.status, a.code = http.StatusForbidden, "invalid_token"
+	}
+	a.neverLimited().write(w, "text/plain", []byte(cmp.Or(a.code, a.Message)))
+}
+
+// sendAsAPI answers as JSON, with status 200 to what Slack would refuse as well.
+func (a answer) sendAsAPI(w http.ResponseWriter) {
+	reply := struct {
+		OK      bool   `json:"ok"`
+		Channel string `json:"channel,omitempty"`
+		Error   string `json:"error,omitempty"`
+	}{OK: a.status == http.StatusOK}
+	if res, ok := w.(*response); ok && reply.OK {
+		reply.Channel = res.tag
+	}
+	switch a.code {
+	case "invalid_payload": // a webhook's word
+		a.code = "invalid_arguments"
+	case "":
+		a.code = a.Message
+	}
+	if !reply.OK {
+		reply.Error = a.code
+	}
+	if a.status == http.StatusBadRequest || a.status == http.StatusUnauthorized {
+		a.status = http.StatusOK
+	}
+	a.neverLimited().write(w, "application/json", encode(reply))
+}
+
+// neverLimited turns a 429 into a 503: at the one Alertmanager gives a message up, at the other it tries again.
+func (a answer) neverLimited() answer {
+	if a.status == http.StatusTooManyRequests {
+		a.status = http.StatusServiceUnavailable
+	}
+	return a
+}
+
+// shownURI returns what may be seen of the URI of r. Programs that know Slack only have their token in it, or even one of
+// Slack's: of such a path its first part is shown, and which tag or method it names.
+func (s *server) shownURI(r *http.Request) string {
+	shown, rest, more := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	name, _, behind := strings.Cut(rest, "/")
+	switch {
+	case shown == "api", shown == "services" && s.cfg().byTag[name] != nil:
+		shown, more = shown+"/"+name, behind
+	case shown != "services" && r.Pattern != "/":
+		return r.RequestURI
+	}
+	if more {
+		shown += "/" + masked
+	}
+	return "/" + shown
+}
