@@ -21,8 +21,8 @@ type identity struct {
 // open tells whether there is no token to bring.
 func (c *config) open() bool { return c.core.authToken == (secret{}) && len(c.senders) == 0 }
 
-// identify returns whose token it is. All tokens are compared, whichever is the right one, in a time that does not depend on
-// what is in them.
+// identify returns whose token it is. All tokens are compared, whichever is the right one, in a time that does not
+// depend on what is in them.
 func (c *config) identify(token string) identity {
 	who := identity{posts: c.open(), operator: c.core.authToken == (secret{})}
 	got := sha256.Sum256([]byte(token))
@@ -55,55 +55,59 @@ func tokenOf(r *http.Request) string {
 func (s *server) guarded(h http.Handler) http.Handler {
 	var crossOrigin http.CrossOriginProtection
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		who := s.cfg().identify(tokenOf(r))
-		if res, ok := w.(*response); ok {
-			res.sender = who.sender
+		path := r.URL.Path
+		open := path == "/healthz" || path == "/readyz" || path == "/notify" || path == "/notify-directly" ||
+			strings.HasPrefix(path, "/services/") || strings.HasPrefix(path, "/api/")
+		if err := crossOrigin.Check(r); err != nil {
+			refusal := "a page of another site must not do this: " + err.Error()
+			answer{status: http.StatusForbidden, Message: refusal}.send(w)
+			return
 		}
-		err := crossOrigin.Check(r)
-		switch path := r.URL.Path; {
-		case err != nil:
-			answer{status: http.StatusForbidden, Message: "a page of another site must not do this: " + err.Error()}.send(w)
-		case path == "/healthz", path == "/readyz", path == "/check" && who.posts, isWayIn(path):
+		var who identity
+		if !open {
+			who = s.cfg().identify(tokenOf(r))
+			w.(*response).sender = who.sender
+		}
+		switch {
+		case open, path == "/check" && who.posts, path != "/check" && who.operator:
 			h.ServeHTTP(w, r)
 		case who.sender != "":
-			answer{status: http.StatusForbidden, Message: "the token of sender " + who.sender + " may post, and nothing else: this needs the auth_token"}.send(w)
-		case !who.operator, path == "/check":
-			s.unauthorized(w).send(w)
+			refusal := "the token of sender " + who.sender + " may post, and nothing else: this needs the auth_token"
+			answer{status: http.StatusForbidden, Message: refusal}.send(w)
 		default:
-			h.ServeHTTP(w, r)
+			s.unauthorized(w).send(w)
 		}
 	})
-}
-
-// isWayIn tells whether messages come in at a path.
-func isWayIn(path string) bool {
-	return path == "/notify" || path == "/notify-directly" || strings.HasPrefix(path, "/services/") || strings.HasPrefix(path, "/api/")
 }
 
 // unauthorized counts a request without a token that will do, and returns what it is answered.
 func (s *server) unauthorized(w http.ResponseWriter) answer {
 	s.stats.refuse()
 	w.Header().Set("WWW-Authenticate", `Basic realm="slackboard", charset="UTF-8"`)
-	return answer{status: http.StatusUnauthorized, code: "invalid_auth", Message: "the token is missing or wrong: send it as Authorization: Bearer TOKEN, or as the password"}
+	how := "the token is missing or wrong: send it as Authorization: Bearer TOKEN, or as the password"
+	return answer{status: http.StatusUnauthorized, code: "invalid_auth", Message: how}
 }
 
 // operator lets requests through that bring the token or, where there is none, come from this machine itself.
 func (s *server) operator(h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if s.cfg().core.authToken == (secret{}) && !fromHere(r) {
-			answer{status: http.StatusForbidden, Message: "messages are shown to the server's own host only: ask from there, as http://localhost:PORT/ or over the unix socket; or set auth_token"}.send(w)
+			refusal := "messages are shown to the server's own host only: " +
+				"ask from there, as http://localhost:PORT/ or over the unix socket; or set auth_token"
+			answer{status: http.StatusForbidden, Message: refusal}.send(w)
 			return
 		}
 		h(w, r)
 	}
 }
 
-// fromHere tells whether r comes from this machine, and not through a proxy or from a page that a name of someone else's
-// has led here (DNS rebinding).
+// fromHere tells whether r comes from this machine, and not through a proxy or from a page that a name of someone
+// else's has led here (DNS rebinding).
 func fromHere(r *http.Request) bool {
 	for name := range r.Header { // an empty one may stand before the proxy's own
 		name = strings.ToLower(name)
-		if name == "via" || strings.Contains(name, "forwarded") || strings.HasSuffix(name, "-ip") || strings.HasSuffix(name, "-external-address") {
+		if name == "via" || strings.Contains(name, "forwarded") ||
+			strings.HasSuffix(name, "-ip") || strings.HasSuffix(name, "-external-address") {
 			return false
 		}
 	}

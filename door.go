@@ -66,9 +66,52 @@ func unknownMethod(w http.ResponseWriter, _ *http.Request) {
 
 func payloadFields(body []byte) (fields map[string]json.RawMessage, err error) {
 	if json.Unmarshal(asJSON(body), &fields) != nil || fields == nil {
-		return nil, badPayload("invalid_payload", "the payload is not a JSON object")
+		return nil, badPayload("invalid_payload", "payload is missing, or not a JSON object")
 	}
 	return fields, nil
+}
+
+// checkDirect returns the channel that a payload goes straight to, "" for the webhook's own.
+func (s *server) checkDirect(fields map[string]json.RawMessage) (channel string, err error) {
+	channel, err = checkPayload(fields)
+	switch {
+	case err != nil:
+	case s.cfg().credential() == (credential{}):
+		err = badPayload("channel_not_found", "/notify-directly needs slack_url or slack_token in [core]")
+	case channel == "" && s.cfg().core.token != (secret{}):
+		err = badPayload("channel_not_found", "payload.channel is missing")
+	}
+	return channel, err
+}
+
+// checkPayload returns the channel that a payload names. What Slack would never take is refused here, while its sender
+// listens.
+func checkPayload(fields map[string]json.RawMessage) (channel string, err error) {
+	var text, markdown string
+	for i, into := range []*string{&channel, &text, &markdown} {
+		key := [...]string{"channel", "text", "markdown_text"}[i]
+		if value := fields[key]; value != nil && json.Unmarshal(value, into) != nil {
+			return channel, badPayload("invalid_payload", "payload.%s is not a string", key)
+		}
+	}
+	says := strings.TrimSpace(text+markdown) != ""
+	for _, key := range []string{"blocks", "attachments"} {
+		switch value := string(fields[key]); {
+		case value == "" || value == "null":
+		case value[0] != '[':
+			return channel, badPayload("invalid_"+key, "payload.%s is not an array", key)
+		default:
+			says = says || strings.TrimSpace(value[1:len(value)-1]) != ""
+		}
+	}
+	switch {
+	case len(channel) > nameLimit || strings.ContainsFunc(channel, endsLine):
+		return channel, badPayload("channel_not_found",
+			"payload.channel is longer than %d bytes or has a control character in it", nameLimit)
+	case !says:
+		return channel, badPayload("no_text", "payload has neither text nor blocks nor attachments")
+	}
+	return channel, nil
 }
 
 // takeToken takes the token out of a payload: it must not lie in the spool.
@@ -81,7 +124,7 @@ func takeToken(fields map[string]json.RawMessage) (token string) {
 // isForm tells a form from JSON. The Content-Type does not: curl -d and fluentd send JSON as a form.
 func isForm(body []byte) bool {
 	key, _, found := bytes.Cut(body, []byte("="))
-	return found && len(key) > 0 && strings.Trim(string(key), "abcdefghijklmnopqrstuvwxyz_") == ""
+	return found && len(key) > 0 && len(bytes.Trim(key, "abcdefghijklmnopqrstuvwxyz_")) == 0
 }
 
 // asJSON returns the JSON object that a form stands for, and JSON as it is. Fields that are objects, lists or true and
@@ -133,17 +176,13 @@ func (a answer) sendAsAPI(w http.ResponseWriter) {
 		Channel string `json:"channel,omitempty"`
 		Error   string `json:"error,omitempty"`
 	}{OK: a.status == http.StatusOK}
-	if res, ok := w.(*response); ok && reply.OK {
-		reply.Channel = res.tag
-	}
-	switch a.code {
-	case "invalid_payload": // a webhook's word
-		a.code = "invalid_arguments"
-	case "":
-		a.code = a.Message
-	}
-	if !reply.OK {
-		reply.Error = a.code
+	switch {
+	case reply.OK:
+		reply.Channel = w.(*response).tag
+	case a.code == "invalid_payload": // a webhook's word
+		reply.Error = "invalid_arguments"
+	default:
+		reply.Error = cmp.Or(a.code, a.Message)
 	}
 	if a.status == http.StatusBadRequest || a.status == http.StatusUnauthorized {
 		a.status = http.StatusOK
@@ -159,8 +198,8 @@ func (a answer) neverLimited() answer {
 	return a
 }
 
-// shownURI returns what may be seen of the URI of r. Programs that know Slack only have their token in it, or even one of
-// Slack's: of such a path its first part is shown, and which tag or method it names.
+// shownURI returns what may be seen of the URI of r. Programs that know Slack only have their token in it, or even one
+// of Slack's: of such a path its first part is shown, and which tag or method it names.
 func (s *server) shownURI(r *http.Request) string {
 	shown, rest, more := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	name, _, behind := strings.Cut(rest, "/")

@@ -86,6 +86,7 @@ func TestDoor(t *testing.T) {
 		{"slack-go, PostMessage", "POST /api/chat.postMessage HTTP/1.1\nContent-Type: application/x-www-form-urlencoded\n\nattachments=" + url.QueryEscape(`[{"text":"a","blocks":null}]`) + "&channel=C0123456789&link_names=1&mrkdwn=false&text=true&token=S3NDER",
 			doc, `{"ok":true,"channel":"C0123456789"}`, []string{`{"channel":"C0123456789","attachments":[{"text":"a","blocks":null}],"link_names":true,"mrkdwn":false,"text":"true"}`}},
 		{"slack-go asks", "POST /api/auth.test HTTP/1.1\nContent-Type: application/x-www-form-urlencoded\n\ntoken=S3NDER", doc, `{"ok":true}`, nil},
+		{"text as markdown", "POST /api/chat.postMessage HTTP/1.1\nAuthorization: Bearer S3NDER\n\nchannel=C1&markdown_text=**hi**", doc, `{"ok":true,"channel":"C1"}`, []string{`{"channel":"C1","markdown_text":"**hi**"}`}},
 		{"a token in JSON", "POST /api/chat.postMessage HTTP/1.1\n\n" + `{"token":"S3NDER","channel":"#x","text":"hi"}`, doc, `{"ok":true,"channel":"#x"}`, []string{`{"channel":"#x","text":"hi"}`}},
 		{"GitLab", "POST /services/ops/S3NDER HTTP/1.1\nContent-Type: application/x-www-form-urlencoded\n\n" + gitlab,
 			text, "ok", []string{`{"channel":"#ops","username":"GitLab","icon_url":"https://gitlab/i.png","text":"pushed to <https://gitlab/x|main> & é","attachments":[{"color":"#345","text":"+1 -1"}]}`}},

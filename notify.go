@@ -1,24 +1,22 @@
 package main
 
-// HTTP in: the route table; the one place where a body is read; a message is decoded, checked, and accepted or posted at
-// once. Every way in ends in accept.
+// HTTP in: the route table; a body is read in one place; a message is decoded, checked, and accepted or posted at once.
+// Every way in ends in accept.
 
 import (
 	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
+	"expvar"
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"math"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"path"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -53,12 +51,12 @@ func (s *server) cfg() *config { return s.deliver.cfg.Load() }
 // handler is the route table.
 func (s *server) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /notify", s.takes(wayIn{decode: s.notify, send: answer.send}))
-	mux.HandleFunc("POST /notify-directly", s.takes(wayIn{decode: s.notifyDirectly, send: answer.send}))
-	mux.HandleFunc("POST /services/{tag}", s.takes(wayIn{decode: s.webhook, send: answer.sendAsWebhook}))
-	mux.HandleFunc("POST /services/{tag}/{token...}", s.takes(wayIn{decode: s.webhook, send: answer.sendAsWebhook}))
-	mux.HandleFunc("POST /api/chat.postMessage", s.takes(wayIn{decode: s.postMessage, send: answer.sendAsAPI, tokenInBody: true}))
-	mux.HandleFunc("POST /api/auth.test", s.takes(wayIn{decode: s.authTest, send: answer.sendAsAPI, tokenInBody: true}))
+	mux.HandleFunc("POST /notify", s.takes(wayIn{s.notify, answer.send, false}))
+	mux.HandleFunc("POST /notify-directly", s.takes(wayIn{s.notifyDirectly, answer.send, false}))
+	mux.HandleFunc("POST /services/{tag}", s.takes(wayIn{s.webhook, answer.sendAsWebhook, false}))
+	mux.HandleFunc("POST /services/{tag}/{token...}", s.takes(wayIn{s.webhook, answer.sendAsWebhook, false}))
+	mux.HandleFunc("POST /api/chat.postMessage", s.takes(wayIn{s.postMessage, answer.sendAsAPI, true}))
+	mux.HandleFunc("POST /api/auth.test", s.takes(wayIn{s.authTest, answer.sendAsAPI, true}))
 	mux.HandleFunc("/api/", unknownMethod)
 	mux.HandleFunc("GET /check", s.check)
 	mux.HandleFunc("GET /stat/go", s.statGo)
@@ -82,7 +80,9 @@ func (s *server) handler() http.Handler {
 	guarded := s.guarded(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start, res := time.Now(), &response{ResponseWriter: w, status: http.StatusOK}
-		tidyPath(r)
+		if u := r.URL; strings.Contains(u.Path, "//") || r.Method == http.MethodPost && strings.HasSuffix(u.Path, "/") {
+			u.Path, u.RawPath = path.Clean(u.Path), path.Clean(u.RawPath) // the original's clients post to //notify
+		}
 		guarded.ServeHTTP(res, r)
 		if r.Pattern == "" { // it was refused before its route was looked up
 			_, r.Pattern = mux.Handler(r)
@@ -92,49 +92,18 @@ func (s *server) handler() http.Handler {
 	})
 }
 
-// tidyPath removes doubled slashes, as the original's clients send them in //notify, and the slash at the end of what
-// is posted to.
-func tidyPath(r *http.Request) {
-	given := r.URL.EscapedPath()
-	if !strings.Contains(given, "//") && (r.Method != http.MethodPost || !strings.HasSuffix(given, "/")) {
-		return
-	}
-	tidy := path.Clean("/" + given)
-	if decoded, err := url.PathUnescape(tidy); err == nil {
-		r.URL.Path, r.URL.RawPath = decoded, tidy
-	}
-}
-
 // requestCounts counts requests by the pattern of their route and the status of the answer.
-type requestCounts struct {
-	mu sync.Mutex
-	n  map[requestKind]int64
-}
+type requestCounts struct{ n expvar.Map }
 
-type requestKind struct {
-	pattern string
-	status  int
-}
+func (c *requestCounts) add(pattern string, status int) { c.n.Add(strconv.Itoa(status)+" "+pattern, 1) }
 
-func (c *requestCounts) add(pattern string, status int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.n == nil {
-		c.n = map[requestKind]int64{}
-	}
-	c.n[requestKind{pattern, status}]++
-}
-
-// each calls f for every count, in order.
+// each calls f for every count, in a fixed order.
 func (c *requestCounts) each(f func(route string, status int, n int64)) {
-	c.mu.Lock()
-	n := maps.Clone(c.n)
-	c.mu.Unlock()
-	for _, k := range slices.SortedFunc(maps.Keys(n), func(a, b requestKind) int {
-		return cmp.Or(cmp.Compare(a.pattern, b.pattern), cmp.Compare(a.status, b.status))
-	}) {
-		f(k.pattern, k.status, n[k])
-	}
+	c.n.Do(func(count expvar.KeyValue) {
+		code, route, _ := strings.Cut(count.Key, " ")
+		status, _ := strconv.Atoi(code)
+		f(route, status, count.Value.(*expvar.Int).Value())
+	})
 }
 
 // answerUnknown answers what no pattern matches: 405 where another method would, else 404.
@@ -151,7 +120,8 @@ func (s *server) answerUnknown(mux *http.ServeMux, w http.ResponseWriter, r *htt
 		return
 	}
 	w.Header().Set("Allow", strings.Join(allow, ", "))
-	answer{status: http.StatusMethodNotAllowed, Message: r.Method + " is not allowed here: use " + strings.Join(allow, " or ")}.send(w)
+	use := r.Method + " is not allowed here: use " + strings.Join(allow, " or ")
+	answer{status: http.StatusMethodNotAllowed, Message: use}.send(w)
 }
 
 // response keeps for the access log what was answered.
@@ -183,9 +153,7 @@ type answer struct {
 func (a answer) send(w http.ResponseWriter) { a.write(w, "application/json", encodeLine(a)) }
 
 func (a answer) write(w http.ResponseWriter, contentType string, body []byte) {
-	if res, ok := w.(*response); ok {
-		res.ids = a.IDs
-	}
+	w.(*response).ids = a.IDs
 	if a.retryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(a.retryAfter.Seconds()))))
 	}
@@ -231,9 +199,10 @@ type accessLine struct {
 
 func (s *server) logAccess(start time.Time, res *response, r *http.Request) {
 	s.access.Write(encodeLine(accessLine{
-		Type: "accepted-request", Time: start.Format(time.RFC3339Nano), RemoteAddr: r.RemoteAddr, URI: cleaned(s.shownURI(r), bodyLimit),
-		Method: r.Method, Proto: r.Proto, ContentLength: r.ContentLength, Tag: res.tag, Host: res.host,
-		Status: res.status, Sender: res.sender, IDs: res.ids, DurationMS: float64(time.Since(start).Microseconds()) / 1000,
+		Type: "accepted-request", Time: start.Format(time.RFC3339Nano), RemoteAddr: r.RemoteAddr,
+		URI: cleaned(s.shownURI(r), bodyLimit), Method: r.Method, Proto: r.Proto, ContentLength: r.ContentLength,
+		Tag: res.tag, Host: res.host, Status: res.status, Sender: res.sender, IDs: res.ids,
+		DurationMS: float64(time.Since(start).Microseconds()) / 1000,
 	}))
 }
 
@@ -279,7 +248,9 @@ func (s *server) takes(in wayIn) http.HandlerFunc {
 			}
 		})
 		var sub submission
-		if err == nil {
+		if err != nil {
+			w.Header().Set("Connection", "close") // some of the body may not have been read
+		} else {
 			sub, err = in.decode(r, body)
 			if !who.posts {
 				who = s.cfg().identify(sub.token)
@@ -289,41 +260,40 @@ func (s *server) takes(in wayIn) http.HandlerFunc {
 			}
 			s.noteSender(w, r, &sub, who)
 		}
-		var refusal answer
-		if errors.As(err, &refusal) {
-			in.send(refusal, w)
-			return
-		}
-		if sub.sync {
+		a := answer{status: http.StatusOK, Message: "ok"} // to a question
+		switch {
+		case err != nil:
+			a = err.(answer)
+		case sub.sync:
 			giveBack()
+			fallthrough
+		case len(sub.messages) > 0:
+			a = s.accept(w, r, sub.messages, sub.sync)
 		}
-		if len(sub.messages) == 0 { // a question
-			in.send(answer{status: http.StatusOK, Message: "ok"}, w)
-			return
-		}
-		in.send(s.accept(w, r, sub.messages, sub.sync), w)
+		in.send(a, w)
 	}
 }
 
 // readBody returns the body of r: valid UTF-8, at most bodyLimit bytes. It asks for room once the body turns out to be
 // large. Its errors are answers.
 func readBody(w http.ResponseWriter, r *http.Request, room func() bool) ([]byte, error) {
-	tooLarge := answer{status: http.StatusRequestEntityTooLarge, Message: fmt.Sprintf("Request-body is larger than %d bytes", bodyLimit)}
-	if coding := r.Header.Get("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") {
+	tooLarge := fmt.Sprintf("Request-body is larger than %d bytes", bodyLimit)
+	coding := r.Header.Get("Content-Encoding")
+	switch {
+	case coding != "" && !strings.EqualFold(coding, "identity"):
 		w.Header().Set("Accept-Encoding", "identity") // RFC 9110, 15.5.16
-		return nil, answer{status: http.StatusUnsupportedMediaType, Message: "Request-body is compressed (Content-Encoding: " + coding + "): send it uncompressed"}
-	}
-	if r.ContentLength > bodyLimit {
-		w.Header().Set("Connection", "close")
-		return nil, tooLarge
+		coding = "Request-body is compressed (Content-Encoding: " + coding + "): send it uncompressed"
+		return nil, answer{status: http.StatusUnsupportedMediaType, Message: coding}
+	case r.ContentLength > bodyLimit:
+		return nil, answer{status: http.StatusRequestEntityTooLarge, Message: tooLarge}
 	}
 	buffer := bytes.NewBuffer(make([]byte, 0, min(max(r.ContentLength, 0), small)+bytes.MinRead))
 	reader := http.MaxBytesReader(w, r.Body, bodyLimit)
 	n, err := buffer.ReadFrom(io.LimitReader(reader, small))
 	if err == nil && n == small {
 		if !room() {
-			w.Header().Set("Connection", "close")
-			return nil, answer{status: http.StatusServiceUnavailable, retryAfter: time.Second, Message: "too many large requests at the same time"}
+			busy := "too many large requests at the same time"
+			return nil, answer{status: http.StatusServiceUnavailable, retryAfter: time.Second, Message: busy}
 		}
 		buffer.Grow(int(max(r.ContentLength-n, 0)) + bytes.MinRead)
 		_, err = buffer.ReadFrom(reader)
@@ -331,8 +301,7 @@ func readBody(w http.ResponseWriter, r *http.Request, room func() bool) ([]byte,
 	var limit *http.MaxBytesError
 	switch {
 	case errors.As(err, &limit):
-		w.Header().Set("Connection", "close")
-		return nil, tooLarge
+		return nil, answer{status: http.StatusRequestEntityTooLarge, Message: tooLarge}
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, answer{status: http.StatusRequestTimeout, Message: "Request-body did not arrive in time"}
 	case err != nil:
@@ -381,72 +350,28 @@ func (s *server) notifyDirectly(_ *http.Request, body []byte) (sub submission, e
 		return sub, malformed(err)
 	}
 	sub.host, sub.sync = req.Host, req.Sync
-	var fields map[string]json.RawMessage
-	if json.Unmarshal(req.Payload, &fields) != nil || fields == nil {
-		return sub, badRequest("payload is missing, or not a JSON object")
-	}
-	if sub.to, err = s.checkDirect(fields); err != nil {
-		return sub, err
+	fields, err := payloadFields(req.Payload)
+	if err == nil {
+		sub.to, err = s.checkDirect(fields)
 	}
 	sub.messages = []*message{{Payload: req.Payload, route: route{channel: sub.to}}}
-	return sub, nil
+	return sub, err
 }
 
 // check answers whether a message for a tag, or else for a channel, would be accepted now.
 func (s *server) check(w http.ResponseWriter, r *http.Request) {
-	tag, a := r.URL.Query().Get("tag"), answer{status: http.StatusOK, Message: "ok"}
-	_, err := s.checkDirect(map[string]json.RawMessage{"channel": encode(r.URL.Query().Get("channel")), "text": encode("?")})
+	tag, channel := r.URL.Query().Get("tag"), encode(r.URL.Query().Get("channel"))
+	a := answer{status: http.StatusOK, Message: "ok"}
+	_, err := s.checkDirect(map[string]json.RawMessage{"channel": channel, "text": encode("?")})
 	switch unready := s.ready(); {
 	case unready != nil:
 		a = answer{status: http.StatusServiceUnavailable, Message: unready.Error()}
 	case tag != "" && len(s.cfg().byTag[tag]) == 0:
 		a = answer{status: http.StatusNotFound, Message: "tag:" + tag + " is not found"}
-	case tag == "":
-		errors.As(err, &a)
+	case tag == "" && err != nil:
+		a = err.(answer)
 	}
 	a.send(w)
-}
-
-// checkDirect returns the channel that a payload goes straight to, "" for the webhook's own.
-func (s *server) checkDirect(fields map[string]json.RawMessage) (channel string, err error) {
-	channel, err = checkPayload(fields)
-	switch {
-	case err != nil:
-	case s.cfg().credential() == (credential{}):
-		err = badPayload("channel_not_found", "/notify-directly needs slack_url or slack_token in [core]")
-	case channel == "" && s.cfg().core.token != (secret{}):
-		err = badPayload("channel_not_found", "payload.channel is missing")
-	}
-	return channel, err
-}
-
-// checkPayload returns the channel that a payload names. What Slack would never take is refused here, while its sender
-// listens.
-func checkPayload(fields map[string]json.RawMessage) (channel string, err error) {
-	var text string
-	for i, into := range []*string{&channel, &text} {
-		key := [...]string{"channel", "text"}[i]
-		if value := fields[key]; value != nil && json.Unmarshal(value, into) != nil {
-			return channel, badPayload("invalid_payload", "payload.%s is not a string", key)
-		}
-	}
-	says := strings.TrimSpace(text) != ""
-	for _, key := range []string{"blocks", "attachments"} {
-		switch value := string(fields[key]); {
-		case value == "" || value == "null":
-		case value[0] != '[':
-			return channel, badPayload("invalid_"+key, "payload.%s is not an array", key)
-		default:
-			says = says || strings.TrimSpace(value[1:len(value)-1]) != ""
-		}
-	}
-	switch {
-	case len(channel) > nameLimit || strings.ContainsFunc(channel, endsLine):
-		return channel, badPayload("channel_not_found", "payload.channel is longer than %d bytes or has a control character in it", nameLimit)
-	case !says:
-		return channel, badPayload("no_text", "payload has neither text nor blocks nor attachments")
-	}
-	return channel, nil
 }
 
 // addressed adds a message for each of the entries of the tag sub.to. They share their text.
@@ -471,9 +396,8 @@ func (s *server) noteSender(w http.ResponseWriter, r *http.Request, sub *submiss
 	for _, m := range sub.messages {
 		m.Host, m.Sender = host, who.sender
 	}
-	if res, ok := w.(*response); ok {
-		res.tag, res.host, res.sender = cleaned(sub.to, nameLimit), host, who.sender
-	}
+	res := w.(*response)
+	res.tag, res.host, res.sender = cleaned(sub.to, nameLimit), host, who.sender
 }
 
 // accept takes responsibility for messages, which differ in id and route alone, or with sync posts them now and answers
@@ -502,7 +426,10 @@ func (s *server) accept(w http.ResponseWriter, r *http.Request, messages []*mess
 		a = s.answered.once(messages[0].ID, do)
 	}
 	if a.status == http.StatusOK {
-		a.Message, a.IDs = "ok", ids(messages)
+		a.Message = "ok"
+		for _, m := range messages {
+			a.IDs = append(a.IDs, m.ID)
+		}
 	}
 	return a
 }
@@ -510,65 +437,55 @@ func (s *server) accept(w http.ResponseWriter, r *http.Request, messages []*mess
 // store answers 200 once messages are on disk.
 func (s *server) store(messages []*message) answer {
 	if wait := s.qpsDelay(len(messages)); wait > 0 {
-		return answer{status: http.StatusTooManyRequests, retryAfter: wait, Message: "too many messages wait for slack: qps delays them by more than max_delay_duration"}
+		tooMany := "too many messages wait for slack: qps delays them by more than max_delay_duration"
+		return answer{status: http.StatusTooManyRequests, retryAfter: wait, Message: tooMany}
 	}
 	shareBody(messages)
 	if err := s.deliver.store(messages); err != nil {
-		return answer{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second, Message: "message is not stored: " + err.Error()}
+		why := "message is not stored: " + err.Error()
+		return answer{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second, Message: why}
 	}
 	return answer{status: http.StatusOK}
 }
 
-// keyedAnswers are what the last requests with an Idempotency-Key were answered: of a post with sync, the spool knows
-// nothing.
+// keyedAnswers remembers what requests with an Idempotency-Key were answered, since the spool knows nothing of a post
+// with sync: the last keysKept of them, and no more than twice as many.
 type keyedAnswers struct {
-	mu    sync.Mutex
-	byID  map[string]*keyedAnswer
-	order []*keyedAnswer // the oldest first, keysKept at most
+	mu         sync.Mutex
+	young, old map[string]*keyedAnswer // by the id of the request's first message
 }
 
 type keyedAnswer struct {
 	answer
-	id    string        // of the request's first message
 	known chan struct{} // closed once there is an answer
 }
 
 const keysKept = 16_384
 
-// once does what a request asks for and returns the answer. If another request for id was first, it waits for its answer
-// and returns that. An answer that invites to try again is forgotten: nothing was done.
+// once does what a request asks for and returns the answer. If another request for id was first, it waits for the
+// answer to that. An answer that invites to try again is forgotten: nothing was done.
 func (k *keyedAnswers) once(id string, do func() answer) answer {
 	k.mu.Lock()
-	a := k.byID[id]
+	a := cmp.Or(k.young[id], k.old[id])
 	if a != nil {
 		k.mu.Unlock()
 		<-a.known
 		return a.answer
 	}
-	a = &keyedAnswer{id: id, known: make(chan struct{})}
-	if k.byID == nil {
-		k.byID = map[string]*keyedAnswer{}
+	if k.young == nil || len(k.young) == keysKept {
+		k.young, k.old = map[string]*keyedAnswer{}, k.young
 	}
-	k.byID[id] = a
-	if k.order = append(k.order, a); len(k.order) > keysKept {
-		k.forget(k.order[0])
-		k.order = k.order[1:]
-	}
+	a = &keyedAnswer{known: make(chan struct{})}
+	k.young[id] = a
 	k.mu.Unlock()
 	defer close(a.known)
 	if a.answer = do(); a.retryAfter > 0 {
 		k.mu.Lock()
-		k.forget(a)
+		delete(k.young, id)
+		delete(k.old, id)
 		k.mu.Unlock()
 	}
 	return a.answer
-}
-
-// forget lets the next request for the id of a be done. k.mu is held.
-func (k *keyedAnswers) forget(a *keyedAnswer) {
-	if k.byID[a.id] == a {
-		delete(k.byID, a.id)
-	}
 }
 
 // qpsDelay returns how much longer than max_delay_duration n more messages would take, 0 if they would not.
@@ -613,14 +530,6 @@ func (s *server) acceptNow(messages []*message, limit time.Duration) answer {
 		a.Detail = "it may have been posted all the same"
 	}
 	return a
-}
-
-func ids(messages []*message) []string {
-	ids := make([]string, len(messages))
-	for i, m := range messages {
-		ids[i] = m.ID
-	}
-	return ids
 }
 
 // configApp shows the running configuration, with secrets masked.

@@ -260,7 +260,7 @@ func TestRequestCounts(t *testing.T) {
 	p.do("GET", "/no/such/path", "")
 	var got []string
 	p.requests.each(func(route string, status int, n int64) { got = append(got, fmt.Sprintln(route, status, n)) })
-	want := []string{"/ 401 1\n", "GET /healthz 200 3\n", "GET /messages/{id} 401 1\n", "POST /notify 401 1\n"}
+	want := []string{"GET /healthz 200 3\n", "/ 401 1\n", "GET /messages/{id} 401 1\n", "POST /notify 401 1\n"}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
@@ -358,21 +358,22 @@ func TestKeyWithSync(t *testing.T) {
 	}
 }
 
-// The keys that are remembered are the last keysKept.
+// The keys that are remembered are the last keysKept, and not many more.
 func TestKeysAreForgotten(t *testing.T) {
 	var k keyedAnswers
 	done := 0
 	do := func() answer { done++; return answer{status: 200} }
-	for i := range keysKept + 10 {
+	for i := range 5 * keysKept / 2 {
 		k.once(fmt.Sprint(i), do)
 	}
-	again := func() answer { done++; return answer{status: 503, retryAfter: time.Second} }
-	k.once("10", again)
-	if done != keysKept+10 {
-		t.Errorf("the oldest of %d keys is forgotten", keysKept)
+	for i := range keysKept {
+		k.once(fmt.Sprint(5*keysKept/2-1-i), do)
 	}
-	if k.once("9", again); done != keysKept+11 || len(k.byID) != keysKept-1 || len(k.order) != keysKept {
-		t.Errorf("%d keys are kept after %d requests", len(k.byID), done)
+	if done != 5*keysKept/2 {
+		t.Errorf("%d of the last keys are forgotten", done-5*keysKept/2)
+	}
+	if k.once("0", do); done != 5*keysKept/2+1 || len(k.young)+len(k.old) > 2*keysKept {
+		t.Errorf("%d and %d keys are kept", len(k.young), len(k.old))
 	}
 }
 
