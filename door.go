@@ -121,10 +121,13 @@ func takeToken(fields map[string]json.RawMessage) (token string) {
 	return token
 }
 
+const formFields = 100 // at most: what has more, for the memory that they take, is no form
+
 // isForm tells a form from JSON. The Content-Type does not: curl -d and fluentd send JSON as a form.
 func isForm(body []byte) bool {
 	key, _, found := bytes.Cut(body, []byte("="))
-	return found && len(key) > 0 && len(bytes.Trim(key, "abcdefghijklmnopqrstuvwxyz_")) == 0
+	isName := len(key) > 0 && len(bytes.Trim(key, "abcdefghijklmnopqrstuvwxyz_")) == 0
+	return found && isName && bytes.Count(body, []byte("&")) < formFields
 }
 
 // asJSON returns the JSON object that a form stands for, and JSON as it is. Fields that are objects, lists or true and

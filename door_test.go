@@ -186,6 +186,7 @@ func TestDoorRefuses(t *testing.T) {
 		{"API: no text", api(`{"channel":"#x"}`), 200, `{"ok":false,"error":"no_text"}`},
 		{"API: blocks are no list", api("channel=%23x&blocks=%7B%7D"), 200, `{"ok":false,"error":"invalid_blocks"}`},
 		{"API: blocks are no JSON", api("channel=%23x&blocks=%5B&text=x"), 200, `{"ok":false,"error":"invalid_blocks"}`},
+		{"API: a form with too many fields", api("channel=%23x&text=x" + strings.Repeat("&a=b", formFields)), 200, `{"ok":false,"error":"invalid_arguments"}`},
 		{"API: malformed", api(`{"channel":`), 200, `{"ok":false,"error":"invalid_arguments"}`},
 		{"API: compressed", "POST /api/chat.postMessage HTTP/1.1\nAuthorization: Bearer S3NDER\nContent-Encoding: br\n\nx", 415, `{"ok":false,"error":"Request-body is compressed…`},
 		{"a page of another site", webhook("ops/S3NDER HTTP/1.1\nOrigin: http://evil.invalid\nsec-fetch-mode: cors", `{"text":"x"}`), 403, `{"message":"a page of another site…`},
