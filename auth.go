@@ -25,6 +25,9 @@ func (c *config) open() bool { return c.core.authToken == (secret{}) && len(c.se
 // depend on what is in them.
 func (c *config) identify(token string) identity {
 	who := identity{posts: c.open(), operator: c.core.authToken == (secret{})}
+	if who.posts {
+		return who
+	}
 	got := sha256.Sum256([]byte(token))
 	is := func(s secret) bool {
 		want := sha256.Sum256([]byte(s.reveal()))
