@@ -12,6 +12,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 )
 
 // doorConfig has a tag with a face of its own, one with the defaults and two channels, and a sender.
@@ -99,6 +100,7 @@ func TestDoor(t *testing.T) {
 		{"Grafana", "POST /services/ops HTTP/1.1\nAuthorization: Bearer S3NDER\nContent-Type: application/json\nUser-Agent: Grafana\n\n" + `{"attachments":[{"color":"#D63232","fallback":"f","fields":[],"footer":"Grafana v11","text":"**Firing**","title":"t","ts":1}]}`,
 			text, "ok", []string{`{` + relay + `,"attachments":[{"color":"#D63232","fallback":"f","fields":[],"footer":"Grafana v11","text":"**Firing**","title":"t","ts":1}]}`}},
 		{"the operators' token", "POST /services/ops/0PERATOR HTTP/1.1\n\n" + `{"text":"hi"}`, text, "ok", []string{`{` + relay + `,"text":"hi"}`}},
+		{"a channel and a token that are not asked for", "POST /services/ops/S3NDER HTTP/1.1\n\n" + `{"text":"hi","channel":["x"],"token":"S3NDER"}`, text, "ok", []string{`{` + relay + `,"text":"hi"}`}},
 		{"a slash at the end", "POST /services/ops/S3NDER/ HTTP/1.1\n\n" + `{"text":"hi"}`, text, "ok", []string{`{` + relay + `,"text":"hi"}`}},
 		{"a tag with a slash", "POST /services/with%2Fslash/S3NDER/ HTTP/1.1\n\n" + `{"text":"hi","username":"u","icon_url":"http://i/"}`, text, "ok", []string{`{"channel":"#slash","text":"hi","username":"u","icon_url":"http://i/"}`}},
 		{"two channels", "POST /services/two/S3NDER HTTP/1.1\n\n" + `{"text":"hi","username":"u","icon_emoji":":i:"}`, text, "ok",
@@ -116,7 +118,7 @@ func TestDoor(t *testing.T) {
 			}
 			posted, want := map[string]bool{}, map[string]bool{}
 			for _, d := range slack.waitForPosts(t, before+len(test.posts))[before:] {
-				posted[normal(t, d.body)] = true
+				posted[normal(t, d.body)] = utf8.ValidString(d.body)
 			}
 			for _, post := range test.posts {
 				want[normal(t, post)] = true
@@ -236,6 +238,26 @@ func TestDoorIsFull(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Who has not shown a token yet leaves room for large requests of those who have.
+func TestStrangersLeaveRoom(t *testing.T) {
+	p := newInProcess(t, testConfig(t, fmt.Sprintf(doorConfig, "http://127.0.0.1:1")), &recorder{})
+	for range maxLarge / 2 {
+		p.large <- struct{}{}
+	}
+	body := "token=S3NDER&channel=%23x&text=" + strings.Repeat("x", 2*small)
+	for _, test := range []struct {
+		head   string
+		status int
+	}{{"", 503}, {"\nAuthorization: Bearer S3NDER", 200}} {
+		if w := p.replay(t, "POST /api/chat.postMessage HTTP/1.1"+test.head+"\n\n"+body); w.Code != test.status || (w.Header().Get("Retry-After") == "") != (w.Code == 200) {
+			t.Errorf("%q: %d %s", test.head, w.Code, w.Body)
+		}
+	}
+	if len(p.large) != maxLarge/2 {
+		t.Errorf("%d tokens are taken", len(p.large))
+	}
 }
 
 // Without tokens in the configuration whatever stands for one will do: -dry-run.
