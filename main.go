@@ -9,7 +9,8 @@
 //	toml.go     the reader of the TOML subset that it is written in
 //	listen.go   where the server listens: ports, sockets, TLS, systemd
 //	notify.go   HTTP in: the route table; decode, check, accept
-//	auth.go     who may ask
+//	door.go     the ways in for programs that know Slack only: /services/TAG, /api/chat.postMessage
+//	auth.go     who may post, who may operate
 //	message.go  a message, and its route
 //	spool.go    the queue on disk: one writer, group commit (sync_*.go: fdatasync)
 //	load.go     what an earlier process left in it; carry.go, records move to new files
