@@ -54,7 +54,12 @@ func TestClientExamples(t *testing.T) {
 	if !isNightly || strings.Contains(job, "%") {
 		t.Fatalf("the crontab's last line is %q", table[len(table)-1])
 	}
-	script := "set -a\n" + strings.Join(table[:len(table)-1], "\n") + "\n" + job
+	before := "set -a\n" + strings.Join(table[:len(table)-2], "\n") + "\n"
+	check, isDaily := strings.CutPrefix(table[len(table)-2], "0 9 * * * ")
+	if run(before+check, 1); !isDaily || !strings.HasPrefix(check, "slackboard-log -check ") { // one of the two servers is dead
+		t.Errorf("the crontab does not begin with a check, but with %q", check)
+	}
+	script := before + job
 	if told := run(script, 127); !strings.Contains(told, "Command: backup --full\n") {
 		t.Errorf("without a backup: told %q", told)
 	}

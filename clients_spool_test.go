@@ -200,26 +200,13 @@ func TestSpoolOutlivesAWrongToken(t *testing.T) {
 	}
 }
 
-// With many kept, a run sends 100 of them. Its own message goes at once if none of the rest goes to the same place.
-func TestSpoolLimit(t *testing.T) {
+// With many kept, a run sends them all, the oldest first, and then its own message.
+func TestSpoolSendsMany(t *testing.T) {
 	spool := t.TempDir()
-	keepCopies(t, spool, 103)
+	keepCopies(t, spool, 300)
 	s := newScripted(t)
-	for i, test := range []struct {
-		tag       string
-		sent      int
-		last      string
-		remaining int
-	}{{"a", 100, "99", 4}, {"b", 105, "new 1", 0}} {
-		code, _, stderr := runProgram(t, fmt.Sprint("new ", i), nil, "slackboard-cli", "-s", s.URL, "-t", test.tag, "-spool", spool)
-		got, left := s.texts(), keptTexts(t, spool)
-		if code != 0 || strings.Contains(stderr, ": older messages go first\n") != (i == 0) || len(got) != test.sent || got[0] != "0" || got[99] != "99" || got[test.sent-1] != test.last || len(left) != test.remaining {
-			t.Errorf("exit %d, %q, sent %q, left %q", code, stderr, got, left)
-		}
-	}
-	keepCopies(t, spool, 103)
-	code, _, stderr := runProgram(t, "at once", nil, "slackboard-cli", "-s", s.URL, "-t", "b", "-spool", spool)
-	if got := s.texts()[105:]; code != 0 || stderr != "" || len(got) != 101 || got[100] != "at once" || len(keptTexts(t, spool)) != 3 {
+	code, _, stderr := runProgram(t, "new", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool)
+	if got := s.texts(); code != 0 || stderr != "" || len(got) != 301 || got[0] != "0" || got[299] != "299" || got[300] != "new" || len(filesIn(t, spool)) != 0 {
 		t.Errorf("exit %d, %q, sent %q", code, stderr, got)
 	}
 }

@@ -66,7 +66,7 @@ func (f *Flags) FlagSet(program string) *flag.FlagSet {
 	fs.StringVar(&f.Markup, "p", "full", "with -c: Slack's parse `MODE`, full or none")
 	fs.StringVar(&f.Title, "title", "", "`TITLE` above the text")
 	fs.BoolVar(&f.Sync, "sync", false, "wait until Slack has the message; -spool does not keep it")
-	fs.BoolVar(&f.Check, "check", false, "send nothing: say whether the servers would take a message, exit 0 or 1")
+	fs.BoolVar(&f.Check, "check", false, "send and run nothing: say whether the servers would take a message, exit 0 or 1")
 	fs.UintVar(&f.RetryMax, "retry-max", 4, "try the servers again this `NUMBER` of times")
 	TimeVar(fs, &f.RetryWaitMin, "retry-wait-min", "`TIME` to wait before the servers are tried again; it doubles each time (default 1s)")
 	TimeVar(fs, &f.RetryWaitMax, "retry-wait-max", "the longest `TIME` to wait before the servers are tried again (default 10s)")

@@ -70,12 +70,13 @@ func (f *Flags) body(m Message, text string) map[string]any {
 // channel puts # in front of a channel's name. Ids of channels, direct messages, groups and users stay as they are,
 // and so do @names.
 func channel(name string) string {
+	isName := name != "" && !strings.HasPrefix(name, "#") && !strings.HasPrefix(name, "@")
 	isID := len(name) >= 9 && strings.ContainsRune("CDGU", rune(name[0])) &&
 		strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789") == ""
-	if isID || strings.HasPrefix(name, "#") || strings.HasPrefix(name, "@") {
-		return name
+	if isName && !isID {
+		return "#" + name
 	}
-	return "#" + name
+	return name
 }
 
 // encode returns v as JSON. Bytes that are not UTF-8 become U+FFFD; & < > stay one byte each.

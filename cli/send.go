@@ -88,19 +88,18 @@ type failure struct {
 // Send hands m to a server. With a spool, m goes behind what that keeps already, and an error means that m is not kept either.
 func (f *Flags) Send(ctx context.Context, m Message) error {
 	r := f.request(m)
-	if f.Spool != "" {
-		own, err := "", error(nil)
-		if !f.Sync {
-			if own, err = store(f.Spool, r); err != nil {
-				f.Complain(fmt.Errorf("-spool: not kept: %w", err))
-			}
-		}
-		fail := f.drain(ctx, own)
-		if own != "" && fail.err != nil && fail.kind != refused {
+	if f.Spool != "" && f.Sync {
+		f.Flush(ctx)
+	} else if f.Spool != "" {
+		own, err := store(f.Spool, r)
+		switch fail := f.drain(ctx, own); {
+		case err != nil:
+			f.Complain(fmt.Errorf("-spool: not kept: %w", err))
+		case fail.err == nil || fail.kind == refused:
+			return fail.err
+		default:
 			f.Complain(fmt.Errorf("kept in %s for a later run: %w", f.Spool, fail.err))
 			return nil
-		} else if own != "" {
-			return fail.err
 		}
 	}
 	w, err := f.way()
@@ -126,10 +125,7 @@ func (f *Flags) Send(ctx context.Context, m Message) error {
 // one line, and returns the exit status.
 func (f *Flags) Report(ctx context.Context) int {
 	w, err := f.way()
-	query := url.Values{"tag": {f.Tag}}
-	if f.Tag == "" {
-		query = url.Values{"channel": {channel(f.Channel)}}
-	}
+	query := url.Values{"tag": {f.Tag}, "channel": {channel(f.Channel)}}
 	for _, s := range w.servers {
 		err = errors.Join(err, w.post(ctx, s, request{Path: "/check?" + query.Encode()}).err)
 	}
@@ -185,12 +181,11 @@ func (f *Flags) way() (w way, err error) {
 // newClient returns a client that dials the unix socket, or TCP if that is "". It uses no proxy: the servers are our own, and
 // so is the token. It follows no redirect: that would make a GET of the POST, or take the token elsewhere.
 func newClient(socket string, config *tls.Config) *http.Client {
-	dialer := &net.Dialer{Timeout: connectTimeout}
-	dial := dialer.DialContext
-	if socket != "" {
-		dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return dialer.DialContext(ctx, "unix", socket)
+	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+		if socket != "" {
+			network, address = "unix", socket
 		}
+		return (&net.Dialer{Timeout: connectTimeout}).DialContext(ctx, network, address)
 	}
 	return &http.Client{
 		Transport:     &http.Transport{DialContext: dial, TLSClientConfig: config, TLSHandshakeTimeout: connectTimeout},
@@ -219,10 +214,7 @@ func (w way) post(ctx context.Context, s server, r request) failure {
 			name = fmt.Sprintf("%s (%s)", s.name, address)
 		}
 	}})
-	method := http.MethodPost
-	if r.Body == nil {
-		method = http.MethodGet
-	}
+	method := map[bool]string{true: http.MethodGet, false: http.MethodPost}[r.Body == nil]
 	req, err := http.NewRequestWithContext(ctx, method, s.base+r.Path, bytes.NewReader(r.Body))
 	if err != nil {
 		return failure{err: err, kind: sender}
@@ -234,45 +226,37 @@ func (w way) post(ctx context.Context, s server, r request) failure {
 	}
 	resp, err := s.client.Do(req)
 	if err != nil {
-		if withURL := (*url.Error)(nil); errors.As(err, &withURL) {
-			err = withURL.Err
-		}
-		return failure{err: fmt.Errorf("%s: %w", name, err)}
+		return failure{err: fmt.Errorf("%s: %w", name, errors.Unwrap(err))} // without the URL
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 	if err != nil { // half an answer is none
 		return failure{err: fmt.Errorf("%s: its answer breaks off: %w", name, err)}
 	}
-	fail := judge(resp, answer)
-	if fail.err != nil {
-		fail.err = fmt.Errorf("%s %w", name, fail.err)
-	}
-	return fail
+	return judge(name, resp, answer)
 }
 
-// judge returns what an answer means. One that is not as slackboard answers comes from a proxy, or from another program:
-// there is no server there now; but 413 is about the request, whoever says it. A 502 is final except one with
+// judge returns what an answer of a server means. One that is not as slackboard answers comes from a proxy, or from another
+// program: there is no server there now; but 413 is about the request, whoever says it. A 502 is final except one with
 // Retry-After: Slack has refused the message, or may have posted it.
-func judge(resp *http.Response, answer []byte) failure {
+func judge(name string, resp *http.Response, answer []byte) (fail failure) {
 	var said struct{ Message string }
-	status, ours := resp.StatusCode, json.Unmarshal(answer, &said) == nil && said.Message != ""
-	fail := failure{err: fmt.Errorf("answered %d: %s", status, said.Message)}
+	ours := json.Unmarshal(answer, &said) == nil && said.Message != ""
+	if ours && resp.StatusCode == http.StatusOK {
+		return failure{}
+	}
+	fail.err = fmt.Errorf("%s answered %d: %s", name, resp.StatusCode, said.Message)
 	if !ours {
 		text, _, _ := strings.Cut(strings.TrimSpace(string(answer)), "\n")
-		fail.err = fmt.Errorf("answered %d, and not as slackboard does: %.200q", status, text)
+		fail.err = fmt.Errorf("%s answered %d, and not as slackboard does: %.200q", name, resp.StatusCode, text)
 	}
 	seconds, err := strconv.Atoi(resp.Header.Get("Retry-After"))
 	fail.wait = time.Duration(min(seconds, 1<<30)) * time.Second
-	switch {
-	case ours && status == http.StatusOK:
-		return failure{}
-	case !ours && status != http.StatusRequestEntityTooLarge:
-		fail.kind = absent
-	case status == http.StatusUnauthorized, status == http.StatusForbidden:
+	switch status := resp.StatusCode; {
+	case !ours && status != http.StatusRequestEntityTooLarge: // absent
+	case status == 401, status == 403:
 		fail.err, fail.kind = fmt.Errorf("%w (see -auth and -cert)", fail.err), sender
-	case status == http.StatusTooManyRequests, status == http.StatusServiceUnavailable, status == http.StatusGatewayTimeout,
-		status == http.StatusBadGateway && err == nil:
+	case status == 429, status == 503, status == 504, status == 502 && err == nil:
 		fail.kind = busy
 	case status/100 == 4:
 		fail.kind = refused

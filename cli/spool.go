@@ -5,6 +5,7 @@ package cli
 // the folder is touched.
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,10 +17,7 @@ import (
 	"time"
 )
 
-const (
-	drainMost = 100 // requests that one run sends for others
-	drainTime = 10 * time.Second
-)
+const drainTime = 10 * time.Second // for what other runs have left, and for those to end that are sending it
 
 // Flush sends what the spool keeps, for a run that has nothing to say itself. What cannot be sent stays.
 func (f *Flags) Flush(ctx context.Context) { f.drain(ctx, "") }
@@ -29,33 +27,33 @@ func store(dir string, r request) (name string, err error) {
 	if os.Mkdir(dir, 0o700) == nil {
 		syncDir(filepath.Dir(dir))
 	}
-	tmp, err := os.CreateTemp(dir, ".new-*") // 0600
+	name = time.Now().UTC().Format("20060102T150405.000000000Z") + "-" + r.Key + ".json"
+	tmp := filepath.Join(dir, ".new-"+r.Key)
+	file, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_SYNC, 0o600)
 	if err != nil {
 		return "", err
 	}
-	defer tmp.Close()
-	name = time.Now().UTC().Format("20060102T150405.000000000Z") + "-" + r.Key + ".json"
-	for _, step := range []func() error{
-		func() error { _, err := tmp.Write(encode(r)); return err },
-		tmp.Sync,
-		func() error { return os.Rename(tmp.Name(), filepath.Join(dir, name)) },
-		func() error { return syncDir(dir) },
-	} {
-		if err := step(); err != nil {
-			os.Remove(tmp.Name())
-			return "", err
-		}
+	_, err = file.Write(encode(r))
+	err = cmp.Or(err, file.Close())
+	if err == nil {
+		err = os.Rename(tmp, filepath.Join(dir, name))
 	}
-	return name, nil
+	if err == nil {
+		err = syncDir(dir)
+	}
+	if err != nil {
+		os.Remove(tmp)
+	}
+	return name, err
 }
 
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
-	if err != nil {
-		return err
+	if err == nil {
+		defer d.Close()
+		err = d.Sync()
 	}
-	defer d.Close()
-	return d.Sync()
+	return err
 }
 
 // drain sends what the spool keeps, in order, up to the file own, unless another run is doing that: with a file of its
@@ -68,76 +66,56 @@ func (f *Flags) drain(ctx context.Context, own string) failure {
 	}
 	late, cancel := context.WithTimeout(ctx, drainTime)
 	defer cancel()
-	unlock, err := lock(late, f.Spool, own != "")
+	dir, err := os.Open(f.Spool)
 	if err != nil {
 		return failure{err: err}
 	}
-	defer unlock()
-	blocked, sent := map[string]failure{}, 0
+	defer dir.Close() // and gives up the lock
+	for errors.Is(syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB), syscall.EWOULDBLOCK) {
+		if own == "" || late.Err() != nil {
+			return failure{err: errors.New("another run is sending")}
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	blocked := map[string]failure{}
 	names, _ := fs.Glob(os.DirFS(f.Spool), "*.json") // in order; the one error is a bad pattern
 	for _, name := range names {
 		path := filepath.Join(f.Spool, name)
 		r, err := readKept(path)
-		if errors.As(err, new(*fs.PathError)) {
-			f.Complain(fmt.Errorf("-spool: %w", err))
-			continue
-		}
 		fail := blocked[r.To]
 		switch {
+		case errors.As(err, new(*fs.PathError)):
+			f.Complain(fmt.Errorf("-spool: %w", err))
+			continue
 		case err != nil:
-			fail = failure{err: err, kind: refused}
+			fail = failure{err, refused, 0}
 		case fail.err != nil:
 		case name == own:
 			fail = w.round(ctx, r)
-		case sent == drainMost || late.Err() != nil:
-			fail = failure{err: errors.New("older messages go first"), kind: busy}
+		case late.Err() != nil:
+			fail = failure{errors.New("older messages go first"), busy, 0}
 		default:
-			sent++
 			fail = w.round(late, r)
 		}
 		switch {
-		case fail.err == nil || fail.kind == refused:
-			f.drop(path, fail, name == own)
+		case fail.err == nil || fail.kind == refused && name == own:
+			err = os.Remove(path) // one that comes back after a power cut is known to the server by its key
+		case fail.kind == refused:
+			f.Complain(fmt.Errorf("set aside as %s.bad: %w", path, fail.err))
+			err = os.Rename(path, path+".bad")
 		case fail.kind == busy || late.Err() != nil:
 			blocked[r.To] = fail
 		default:
 			return fail
+		}
+		if err != nil {
+			f.Complain(fmt.Errorf("-spool: %w", err))
 		}
 		if name == own {
 			return fail
 		}
 	}
 	return failure{} // another run has sent own
-}
-
-// drop ends what path keeps: it is sent, or refused. Of its own message the user is told by the caller.
-func (f *Flags) drop(path string, fail failure, own bool) {
-	err := error(nil)
-	if fail.err == nil || own {
-		err = os.Remove(path) // one that comes back after a power cut is known to the server by its key
-	} else {
-		f.Complain(fmt.Errorf("set aside as %s.bad: %w", path, fail.err))
-		err = os.Rename(path, path+".bad")
-	}
-	if err != nil {
-		f.Complain(fmt.Errorf("-spool: %w", err))
-	}
-}
-
-// lock keeps other runs from sending until unlock. While another one is sending, lock waits until ctx is done, or not at all.
-func lock(ctx context.Context, dir string, wait bool) (unlock func() error, err error) {
-	d, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	for errors.Is(syscall.Flock(int(d.Fd()), syscall.LOCK_EX|syscall.LOCK_NB), syscall.EWOULDBLOCK) {
-		if !wait || ctx.Err() != nil {
-			d.Close()
-			return nil, errors.New("another run is sending")
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	return d.Close, nil
 }
 
 // readKept returns the request in a file.

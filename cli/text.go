@@ -19,13 +19,12 @@ type Text struct {
 	Total int64  // of all bytes
 }
 
-func (t *Text) Write(p []byte) (int, error) {
+func (t *Text) Write(p []byte) {
 	t.Total += int64(len(p))
 	t.bytes = append(t.bytes, p...)
 	if len(t.bytes) > 4*keptHalf { // seldom: it moves the end
 		t.bytes = append(t.bytes[:keptHalf], t.bytes[len(t.bytes)-keptHalf:]...)
 	}
-	return len(p), nil
 }
 
 // Cut returns the text as clean makes it: its first and last lines, with how much is left out in between, if that has more

@@ -3,7 +3,6 @@ package main
 // The command: its process group, the signals it gets, and the status it leaves.
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -34,9 +33,7 @@ type result struct {
 // catchSignals keeps the signals for the command from ending us. One that we ignore (nohup) it goes on to ignore.
 func catchSignals() <-chan os.Signal {
 	signals := make(chan os.Signal, 16)
-	for _, s := range []os.Signal{
-		syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2,
-	} {
+	for _, s := range []os.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2} {
 		if !signal.Ignored(s) {
 			signal.Notify(signals, s)
 		}
@@ -45,18 +42,7 @@ func catchSignals() <-chan os.Signal {
 }
 
 // ends tells whether s asks for an end.
-func ends(s os.Signal) bool {
-	return s == syscall.SIGTERM || s == syscall.SIGINT || s == syscall.SIGHUP || s == syscall.SIGQUIT
-}
-
-// cancelAtSignal is for the time after the command.
-func cancelAtSignal(cancel context.CancelFunc, signals <-chan os.Signal) {
-	for s := range signals {
-		if ends(s) {
-			cancel()
-		}
-	}
-}
+func ends(s os.Signal) bool { return s != syscall.SIGUSR1 && s != syscall.SIGUSR2 }
 
 // process is the command while it runs.
 type process struct {
@@ -67,23 +53,11 @@ type process struct {
 	ended chan syscall.WaitStatus
 }
 
-// runCommand runs args and returns once it has ended and its output is copied.
+// runCommand runs args with our standard input, environment and folder, and returns once it has ended and its output is
+// copied. At a terminal the command stays in our process group: the terminal stops one that reads from it in another, and
+// sends Ctrl-C to the one in its foreground only.
 func runCommand(args []string, out *output, signals <-chan os.Signal, timeout, killAfter time.Duration) result {
 	r := result{args: args, started: time.Now()}
-	p, err := start(args, out)
-	if err != nil {
-		r.status, r.err = notStarted(args, err)
-		return r
-	}
-	r.status, r.err = p.wait(signals, timeout, killAfter)
-	r.took = time.Since(r.started)
-	p.settle(signals)
-	return r
-}
-
-// start starts args with our standard input, environment and folder. At a terminal the command stays in our process
-// group: the terminal stops one that reads from it in another, and sends Ctrl-C to the one in its foreground only.
-func start(args []string, out *output) (*process, error) {
 	p := &process{Cmd: exec.Command(args[0], args[1:]...), out: out, own: !atTerminal(), ended: make(chan syscall.WaitStatus, 1)}
 	if errors.Is(p.Err, exec.ErrDot) { // the PATH says so
 		p.Err = nil
@@ -92,24 +66,26 @@ func start(args []string, out *output) (*process, error) {
 	p.SysProcAttr = &syscall.SysProcAttr{Setpgid: p.own}
 	adoptOrphans()
 	if err := out.start(p.Cmd); err != nil {
-		return nil, err
+		r.status, r.err = notStarted(args, err)
+		return r
 	}
 	go p.reap()
-	return p, nil
+	r.status, r.err = p.wait(signals, timeout, killAfter)
+	r.took = time.Since(r.started)
+	p.settle(signals)
+	return r
 }
 
 // atTerminal tells whether we may read from a terminal: as standard input, or because we are in its foreground.
 func atTerminal() bool {
-	if _, ok := cli.TerminalGroup(os.Stdin.Fd()); ok {
-		return true
-	}
+	_, isStdin := cli.TerminalGroup(os.Stdin.Fd())
 	tty, err := os.Open("/dev/tty")
 	if err != nil {
-		return false
+		return isStdin
 	}
 	defer tty.Close()
-	group, ok := cli.TerminalGroup(tty.Fd())
-	return ok && int(group) == syscall.Getpgrp()
+	group, _ := cli.TerminalGroup(tty.Fd())
+	return isStdin || int(group) == syscall.Getpgrp()
 }
 
 // reap takes all children that end: the command, and orphans that have become ours. A zombie would keep the command's
@@ -159,7 +135,9 @@ func (p *process) wait(signals <-chan os.Signal, timeout, killAfter time.Duratio
 // settle returns when the output is at its end and, if the command was told to end, its group is empty: after the grace
 // at the latest, unless those who read our own output are slower.
 func (p *process) settle(signals <-chan os.Signal) {
-	p.out.stopAt(time.Now().Add(grace))
+	for _, f := range p.out.files {
+		f.SetDeadline(time.Now().Add(grace)) // fails where it is not needed: for a plain file, or none
+	}
 	over, tick, copied := time.After(grace), time.Tick(10*time.Millisecond), p.out.copied
 	for copied != nil || over != nil && p.lingers() {
 		select {

@@ -3,7 +3,6 @@ package main
 // What the command prints, on its way: read as fast as it comes, kept in part.
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -72,44 +71,34 @@ func (o *output) start(cmd *exec.Cmd) error {
 func (o *output) copy(r, tee *os.File) {
 	defer r.Close()
 	buf := make([]byte, pipeSize)
-	for {
-		n, err := r.Read(buf)
-		if errors.Is(err, os.ErrDeadlineExceeded) { // what came before it may wait in the pipe
+	for end := error(nil); end == nil; {
+		var n int
+		if n, end = r.Read(buf); errors.Is(end, os.ErrDeadlineExceeded) { // what came before it may wait in the pipe
 			r.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
 			n, _ = r.Read(buf)
 		}
-		o.take(buf[:n])
-		if tee != nil && n > 0 {
-			if _, err := tee.Write(buf[:n]); errors.Is(err, syscall.EPIPE) {
-				return
-			} else if err != nil {
-				o.complain(fmt.Errorf("-tee: %w", err))
-				tee = nil
-			}
+		o.mu.Lock()
+		o.kept.Write(buf[:n])
+		if err := write(&o.log, buf[:n]); err != nil {
+			o.complain(fmt.Errorf("-log: %w", err))
 		}
-		if err != nil {
+		o.mu.Unlock()
+		if err := write(&tee, buf[:n]); errors.Is(err, syscall.EPIPE) {
 			return
+		} else if err != nil {
+			o.complain(fmt.Errorf("-tee: %w", err))
 		}
 	}
 }
 
-// take keeps p, and appends it to the -log file for as long as that works.
-func (o *output) take(p []byte) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.kept.Write(p)
-	if o.log != nil {
-		if _, err := o.log.Write(p); err != nil {
-			o.closeLog(err)
+// write writes p to the file, if there is one still: after an error there is none.
+func write(file **os.File, p []byte) (err error) {
+	if *file != nil && len(p) > 0 {
+		if _, err = (*file).Write(p); err != nil {
+			*file = nil
 		}
 	}
-}
-
-// stopAt ends the copying at a time, whoever still holds the output open or does not read the -log file.
-func (o *output) stopAt(t time.Time) {
-	for _, f := range o.files {
-		f.SetDeadline(t) // fails where it is not needed: for a plain file, or none
-	}
+	return err
 }
 
 // close ends the -log file, and returns what is kept.
@@ -117,14 +106,10 @@ func (o *output) close() *cli.Text {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.log != nil {
-		o.closeLog(nil)
+		if err := o.log.Close(); err != nil {
+			o.complain(fmt.Errorf("-log: %w", err))
+		}
+		o.log = nil
 	}
 	return &o.kept
-}
-
-func (o *output) closeLog(err error) {
-	if err := cmp.Or(err, o.log.Close()); err != nil {
-		o.complain(fmt.Errorf("-log: %w", err))
-	}
-	o.log = nil
 }
