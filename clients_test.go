@@ -266,7 +266,11 @@ func TestCliCuts(t *testing.T) {
 	}
 	scripted := newScripted(t)
 	runProgram(t, "first\n"+strings.Repeat("\"", 1_500_000)+"\nlast", nil, "slackboard-cli", "-t", "a", "-s", scripted.URL)
-	text := scripted.texts()[0]
+	texts := scripted.texts()
+	if len(texts) != 1 {
+		t.Fatalf("%d texts arrive", len(texts))
+	}
+	text := texts[0]
 	head, rest, _ := strings.Cut(text, "\n[… ")
 	count, tail, _ := strings.Cut(rest, " bytes left out …]\n")
 	if lost, _ := strconv.Atoi(count); !strings.HasPrefix(head, "first\n") || !strings.HasSuffix(tail, "\nlast") || lost+len(head)+len(tail) != 1_500_011 {

@@ -48,17 +48,18 @@ type Flags struct {
 	RetryWaitMin, RetryWaitMax time.Duration
 }
 
-// FlagSet returns the flags of a program, which adds its own to them. No default comes from the environment: the usage shows
-// defaults, and one is secret.
+// FlagSet returns the flags of a program, which adds its own to them. No default comes from the environment: the
+// usage shows defaults, and one is secret.
 func (f *Flags) FlagSet(program string) *flag.FlagSet {
 	f.program, f.RetryWaitMin, f.RetryWaitMax = program, time.Second, 10*time.Second
 	fs := flag.NewFlagSet(program, flag.ContinueOnError)
-	fs.StringVar(&f.Servers, "s", "", "the `SERVERS`, comma separated, tried in turn: host (port 29800), host:port, http://…, https://… or unix:/path (default $SLACKBOARD_SERVER)")
-	fs.StringVar(&f.Auth, "auth", "", "the `TOKEN` to send, or file:PATH to read it from (default $SLACKBOARD_AUTH_TOKEN)")
+	fs.StringVar(&f.Servers, "s", "", "the `SERVERS`, comma separated, tried in turn: "+
+		"host (port 29800), host:port, http://…, https://… or unix:/path (default $SLACKBOARD_SERVER)")
+	fs.StringVar(&f.Auth, "auth", "", "the `TOKEN`, or file:PATH to read it from (default $SLACKBOARD_AUTH_TOKEN)")
 	fs.StringVar(&f.CACert, "cacert", "", "for https: trust the authorities in this `FILE` instead of the system's")
 	fs.StringVar(&f.Cert, "cert", "", "for https: `FILE` with the certificate to show to the server, with -key")
 	fs.StringVar(&f.Key, "key", "", "for https: `FILE` with the key of -cert")
-	fs.StringVar(&f.Spool, "spool", "", "`DIR` that keeps each message until a server has it (default $SLACKBOARD_SPOOL)")
+	fs.StringVar(&f.Spool, "spool", "", "`DIR` to keep a message in until a server has it (default $SLACKBOARD_SPOOL)")
 	fs.StringVar(&f.Tag, "t", "", "send to this `TAG`")
 	fs.StringVar(&f.Channel, "c", "", "send to this `CHANNEL`, without a tag")
 	fs.StringVar(&f.Username, "u", "slackboard", "with -c: the `NAME` to post under")
@@ -66,10 +67,10 @@ func (f *Flags) FlagSet(program string) *flag.FlagSet {
 	fs.StringVar(&f.Markup, "p", "full", "with -c: Slack's parse `MODE`, full or none")
 	fs.StringVar(&f.Title, "title", "", "`TITLE` above the text")
 	fs.BoolVar(&f.Sync, "sync", false, "wait until Slack has the message; -spool does not keep it")
-	fs.BoolVar(&f.Check, "check", false, "send and run nothing: say whether the servers would take a message, exit 0 or 1")
+	fs.BoolVar(&f.Check, "check", false, "send and run nothing: say whether the servers would take a message")
 	fs.UintVar(&f.RetryMax, "retry-max", 4, "try the servers again this `NUMBER` of times")
-	TimeVar(fs, &f.RetryWaitMin, "retry-wait-min", "`TIME` to wait before the servers are tried again; it doubles each time (default 1s)")
-	TimeVar(fs, &f.RetryWaitMax, "retry-wait-max", "the longest `TIME` to wait before the servers are tried again (default 10s)")
+	TimeVar(fs, &f.RetryWaitMin, "retry-wait-min", "`TIME` before the second try; it doubles each time (default 1s)")
+	TimeVar(fs, &f.RetryWaitMax, "retry-wait-max", "the longest `TIME` between two tries (default 10s)")
 	return fs
 }
 
@@ -119,8 +120,10 @@ func (f *Flags) misread(fs *flag.FlagSet, args []string) (err error) {
 		}
 	})
 	if rest := fs.Args(); len(rest) > 1 && strings.HasPrefix(rest[1], "-") && len(rest) < len(args) {
-		before, isBool := args[len(args)-len(rest)-1], map[string]bool{"true": true, "false": true, "1": true, "0": true}
-		if of := fs.Lookup(strings.TrimLeft(before, "-")); of != nil && before[0] == '-' && isBool[of.DefValue] && isBool[rest[0]] {
+		isBool := map[string]bool{"true": true, "false": true, "1": true, "0": true}
+		before := args[len(args)-len(rest)-1]
+		of := fs.Lookup(strings.TrimLeft(before, "-"))
+		if of != nil && before[0] == '-' && isBool[of.DefValue] && isBool[rest[0]] {
 			err = fmt.Errorf("%s %s: write %[1]s=%[2]s", before, rest[0])
 		}
 	}

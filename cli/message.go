@@ -49,9 +49,13 @@ func (f *Flags) body(m Message, text string) map[string]any {
 	host, _ := os.Hostname()
 	title := Cut(f.Title, titleLimit, Plain)
 	if f.Tag != "" {
-		return map[string]any{"tag": f.Tag, "host": host, "text": text, "level": m.Level, "title": title, "sync": f.Sync}
+		return map[string]any{
+			"tag": f.Tag, "host": host, "text": text, "level": m.Level, "title": title, "sync": f.Sync,
+		}
 	}
-	payload := map[string]any{"channel": channel(f.Channel), "username": f.Username, "icon_emoji": f.Icon, "parse": f.Markup}
+	payload := map[string]any{
+		"channel": channel(f.Channel), "username": f.Username, "icon_emoji": f.Icon, "parse": f.Markup,
+	}
 	color := cmp.Or(m.Color, map[string]string{"info": "#00ff00", "warn": "#ffdd00", "crit": "#ff0000"}[m.Level])
 	if color == "" && title == "" {
 		payload["text"] = text
@@ -61,7 +65,8 @@ func (f *Flags) body(m Message, text string) map[string]any {
 			fallback = title + ": " + text
 		}
 		payload["attachments"] = []map[string]any{{
-			"color": color, "title": title, "text": text, "fallback": fallback, "footer": host, "mrkdwn_in": []string{"text"},
+			"color": color, "title": title, "text": text, "fallback": fallback,
+			"footer": host, "mrkdwn_in": []string{"text"},
 		}}
 	}
 	return map[string]any{"payload": payload, "host": host, "sync": f.Sync}

@@ -85,7 +85,8 @@ type failure struct {
 	wait time.Duration // what the server asks for before the next try, 0 if it does not say
 }
 
-// Send hands m to a server. With a spool, m goes behind what that keeps already, and an error means that m is not kept either.
+// Send hands m to a server. With a spool, m goes behind what that keeps already, and an error means that m is not
+// kept either.
 func (f *Flags) Send(ctx context.Context, m Message) error {
 	r := f.request(m)
 	if f.Spool != "" && f.Sync {
@@ -121,8 +122,8 @@ func (f *Flags) Send(ctx context.Context, m Message) error {
 	return err
 }
 
-// Report asks all servers whether they would take a message, and sends none. It prints what is wrong, or that nothing is, in
-// one line, and returns the exit status.
+// Report asks all servers whether they would take a message, and sends none. It prints what is wrong, or that nothing
+// is, in one line, and returns the exit status.
 func (f *Flags) Report(ctx context.Context) int {
 	w, err := f.way()
 	query := url.Values{"tag": {f.Tag}, "channel": {channel(f.Channel)}}
@@ -154,7 +155,8 @@ func (f *Flags) way() (w way, err error) {
 		}
 		w.token = strings.TrimRight(string(content), "\r\n")
 	}
-	if f.Auth != "" && (w.token == "" || strings.ContainsFunc(w.token, func(c rune) bool { return c <= ' ' || c > '~' })) {
+	isOdd := func(c rune) bool { return c <= ' ' || c > '~' }
+	if f.Auth != "" && (w.token == "" || strings.ContainsFunc(w.token, isOdd)) {
 		return w, errors.New("-auth: the token is not one word of printable characters")
 	}
 	var config tls.Config
@@ -178,8 +180,8 @@ func (f *Flags) way() (w way, err error) {
 	return w, err
 }
 
-// newClient returns a client that dials the unix socket, or TCP if that is "". It uses no proxy: the servers are our own, and
-// so is the token. It follows no redirect: that would make a GET of the POST, or take the token elsewhere.
+// newClient returns a client that dials the unix socket, or TCP if that is "". It uses no proxy: the servers are our
+// own, and so is the token. It follows no redirect: that would make a GET of the POST, or take the token elsewhere.
 func newClient(socket string, config *tls.Config) *http.Client {
 	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
 		if socket != "" {
@@ -236,9 +238,9 @@ func (w way) post(ctx context.Context, s server, r request) failure {
 	return judge(name, resp, answer)
 }
 
-// judge returns what an answer of a server means. One that is not as slackboard answers comes from a proxy, or from another
-// program: there is no server there now; but 413 is about the request, whoever says it. A 502 is final except one with
-// Retry-After: Slack has refused the message, or may have posted it.
+// judge returns what an answer of a server means. One that is not as slackboard answers comes from a proxy, or from
+// another program: there is no server there now; but 413 is about the request, whoever says it. A 502 is final except
+// one with Retry-After: Slack has refused the message, or may have posted it.
 func judge(name string, resp *http.Response, answer []byte) (fail failure) {
 	var said struct{ Message string }
 	ours := json.Unmarshal(answer, &said) == nil && said.Message != ""

@@ -1,8 +1,8 @@
 package cli
 
-// The folder that keeps messages until a server has them: one file each, DIR/20060102T150405.000000000Z-KEY.json, for its
-// owner only. Names sort by time. The oldest goes first; what a server refuses for good becomes *.bad. Nothing else in
-// the folder is touched.
+// The folder that keeps messages until a server has them: one file each, DIR/20060102T150405.000000000Z-KEY.json, for
+// its owner only. Names sort by time. The oldest goes first; what a server refuses for good becomes *.bad. Nothing
+// else in the folder is touched.
 
 import (
 	"cmp"
@@ -57,8 +57,8 @@ func syncDir(dir string) error {
 }
 
 // drain sends what the spool keeps, in order, up to the file own, unless another run is doing that: with a file of its
-// own it waits for that run. It returns why own is not sent. What slackboard refuses for now holds up what goes to the same
-// tag or channel, and nothing else.
+// own it waits for that run. It returns why own is not sent. What slackboard refuses for now holds up what goes to
+// the same tag or channel, and nothing else.
 func (f *Flags) drain(ctx context.Context, own string) failure {
 	w, err := f.way()
 	if err != nil {

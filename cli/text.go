@@ -1,10 +1,10 @@
 package cli
 
-// A text that may be of any length and hold anything, on its way to people: kept in part, cleaned, cut, and shown as it is.
+// A text that may be of any length and hold anything, on its way to people: kept in part, cleaned, cut, and shown as
+// it is.
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -27,8 +27,8 @@ func (t *Text) Write(p []byte) {
 	}
 }
 
-// Cut returns the text as clean makes it: its first and last lines, with how much is left out in between, if that has more
-// than limit characters or not all is kept.
+// Cut returns the text as clean makes it: its first and last lines, with how much is left out in between, if that has
+// more than limit characters or not all is kept.
 func (t *Text) Cut(limit int, clean func(string) string) string {
 	head, tail := string(t.bytes), ""
 	isWhole := t.Total <= 2*keptHalf
@@ -105,8 +105,8 @@ func Shown(s string) string {
 	return b.String() + string(line)
 }
 
-// sequence returns the length of the escape sequence that s begins with, or of its first character: ECMA-48, 5.4 and 5.6,
-// and ECMA-35, 13.2.
+// sequence returns the length of the escape sequence that s begins with, or of its first character: ECMA-48, 5.4 and
+// 5.6, and ECMA-35, 13.2.
 func sequence(s string) int {
 	end, final := 1, byte('0')
 	switch {
@@ -127,7 +127,8 @@ func sequence(s string) int {
 	return end
 }
 
-// Escape returns text as Slack wants what is no markup: https://docs.slack.dev/messaging/formatting-message-text/#escaping
+// Escape returns text as Slack wants what is no markup:
+// https://docs.slack.dev/messaging/formatting-message-text/#escaping
 func Escape(text string) string {
 	return strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;").Replace(text)
 }
@@ -135,14 +136,16 @@ func Escape(text string) string {
 // Code returns s as a block of code, which s cannot end.
 func Code(s string) string { return "```\n" + strings.TrimSuffix(Harmless(s), "\n") + "\n```\n" }
 
-// Harmless returns s as valid UTF-8 that Slack shows as it is: escaped, and with a U+2060 (which shows nothing) where it
-// would ping everyone or end a code block.
+// Harmless returns s as valid UTF-8 that Slack shows as it is: escaped, and with a U+2060 (which shows nothing) where
+// it would ping everyone or end a code block.
 func Harmless(s string) string {
 	var b strings.Builder
 	for i, c := range s {
 		b.WriteRune(c)
-		pings := func(name string) bool { return len(s)-i > len(name) && strings.EqualFold(s[i+1:i+1+len(name)], name) }
-		if c == '@' && slices.ContainsFunc([]string{"channel", "here", "everyone"}, pings) || c == '`' && strings.HasPrefix(s[i+1:], "`") {
+		pings := func(name string) bool {
+			return c == '@' && len(s)-i > len(name) && strings.EqualFold(s[i+1:i+1+len(name)], name)
+		}
+		if c == '`' && s[i+1:] != "" && s[i+1] == '`' || pings("channel") || pings("here") || pings("everyone") {
 			b.WriteRune('\u2060')
 		}
 	}

@@ -24,7 +24,9 @@ const usage = `slackboard-cli sends its standard input to Slack by way of a slac
 const quiet = 5 * time.Second
 
 // levels are the arguments of -l and what they mean.
-var levels = map[string]string{"message": "message", "info": "info", "warn": "warn", "warning": "warn", "crit": "crit", "error": "crit"}
+var levels = map[string]string{
+	"message": "message", "info": "info", "warn": "warn", "warning": "warn", "crit": "crit", "error": "crit",
+}
 
 func main() { os.Exit(run(os.Args[1:])) }
 
@@ -32,14 +34,14 @@ func run(args []string) int {
 	var to cli.Flags
 	m := cli.Message{Level: "message"}
 	flags := to.FlagSet("slackboard-cli")
-	flags.Func("l", "`LEVEL` of the message: message (the default), info, warn (or warning), crit (or error)", func(s string) error {
+	flags.Func("l", "`LEVEL`: message (the default), info, warn or warning, crit or error", func(s string) error {
 		if m.Level = levels[s]; m.Level == "" {
 			return errors.New("want message, info, warn, warning, crit or error")
 		}
 		return nil
 	})
 	flags.StringVar(&m.Color, "C", "", "with -c: `COLOR` of the bar: good, warning, danger or a code like #00ff00")
-	escape := flags.Bool("escape", false, "show the text as it is: escape what Slack takes for markup (& < >), leave out colors and progress bars")
+	escape := flags.Bool("escape", false, "show the text as it is: & < > are no markup; leave out colors")
 	code := flags.Bool("code", false, "show the text as it is, in a block of code: tables stay tables")
 	fail := func(status int, err error) int {
 		to.Complain(err)
@@ -50,7 +52,8 @@ func run(args []string) int {
 	if errors.Is(err, flag.ErrHelp) {
 		return 0
 	} else if err == nil && flags.NArg() > 0 {
-		err = fmt.Errorf("unexpected argument %q: the text comes from standard input, as in: echo hello | slackboard-cli -t ops", flags.Arg(0))
+		err = fmt.Errorf("unexpected argument %q: the text comes from standard input, as in: "+
+			"echo hello | slackboard-cli -t ops", flags.Arg(0))
 	} else if err == nil {
 		err = to.Wrong()
 	}
@@ -81,7 +84,8 @@ func run(args []string) int {
 
 // read reads standard input into text.
 func read(text *cli.Text, complain func(error)) error {
-	waits := time.AfterFunc(quiet, func() { complain(errors.New("waiting for the end of standard input (at a terminal: Ctrl-D)")) })
+	say := errors.New("waiting for the end of standard input (at a terminal: Ctrl-D)")
+	waits := time.AfterFunc(quiet, func() { complain(say) })
 	defer waits.Stop()
 	buf := make([]byte, 64<<10)
 	for {

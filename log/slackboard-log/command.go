@@ -33,7 +33,9 @@ type result struct {
 // catchSignals keeps the signals for the command from ending us. One that we ignore (nohup) it goes on to ignore.
 func catchSignals() <-chan os.Signal {
 	signals := make(chan os.Signal, 16)
-	for _, s := range []os.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2} {
+	for _, s := range []os.Signal{
+		syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2,
+	} {
 		if !signal.Ignored(s) {
 			signal.Notify(signals, s)
 		}
@@ -54,11 +56,12 @@ type process struct {
 }
 
 // runCommand runs args with our standard input, environment and folder, and returns once it has ended and its output is
-// copied. At a terminal the command stays in our process group: the terminal stops one that reads from it in another, and
-// sends Ctrl-C to the one in its foreground only.
+// copied. At a terminal the command stays in our process group: the terminal stops one that reads from it in another,
+// and sends Ctrl-C to the one in its foreground only.
 func runCommand(args []string, out *output, signals <-chan os.Signal, timeout, killAfter time.Duration) result {
 	r := result{args: args, started: time.Now()}
-	p := &process{Cmd: exec.Command(args[0], args[1:]...), out: out, own: !atTerminal(), ended: make(chan syscall.WaitStatus, 1)}
+	p := &process{Cmd: exec.Command(args[0], args[1:]...), out: out, own: !atTerminal()}
+	p.ended = make(chan syscall.WaitStatus, 1)
 	if errors.Is(p.Err, exec.ErrDot) { // the PATH says so
 		p.Err = nil
 	}

@@ -1,4 +1,5 @@
-// slackboard-log runs a command and tells Slack when it fails, by way of a slackboard server. The command does not notice.
+// slackboard-log runs a command and tells Slack when it fails, by way of a slackboard server. The command does not
+// notice.
 //
 //	main.go     the flags, what happens in which order, and what people are told
 //	command.go  the command: its process group, signals, -timeout, and the status it leaves
@@ -79,7 +80,7 @@ func parse(args []string) (o options, command []string, err error) {
 	flags.StringVar(&o.logFile, "log", "", "append the command's output to `FILE`")
 	flags.BoolVar(&o.tee, "tee", false, "pass the command's output through as it comes")
 	cli.TimeVar(flags, &o.timeout, "timeout", "end the command with TERM after this `TIME`")
-	cli.TimeVar(flags, &o.killAfter, "kill-after", "end the command with KILL this `TIME` after the TERM of -timeout (default 10s)")
+	cli.TimeVar(flags, &o.killAfter, "kill-after", "end it with KILL this `TIME` after -timeout's TERM (default 10s)")
 	err = o.Parse(flags, args, usage)
 	switch {
 	case err != nil:
@@ -141,7 +142,8 @@ func (r result) report(o options, output string, show func(string) string) strin
 		command = r.args[0]
 	}
 	text := fmt.Sprintf("Host: %s\nCommand: %s\nStarted: %s\nTook: %v\n%sExit status: %d\n",
-		show(host), show(command), r.started.Format("2006-01-02 15:04:05 MST"), r.took.Round(time.Millisecond), output, r.status)
+		show(host), show(command), r.started.Format("2006-01-02 15:04:05 MST"), r.took.Round(time.Millisecond),
+		output, r.status)
 	if r.err != nil {
 		text += "Error: " + show(r.err.Error()) + "\n"
 	}

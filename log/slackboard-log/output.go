@@ -33,7 +33,8 @@ func openOutput(logFile string, tee bool, complain func(error)) *output {
 	if logFile != "" {
 		// O_NONBLOCK: a FIFO that nobody reads is an error, and does not hold up the command.
 		var err error
-		if o.log, err = os.OpenFile(logFile, os.O_APPEND|os.O_CREATE|os.O_WRONLY|syscall.O_NONBLOCK, 0o644); err != nil {
+		o.log, err = os.OpenFile(logFile, os.O_APPEND|os.O_CREATE|os.O_WRONLY|syscall.O_NONBLOCK, 0o644)
+		if err != nil {
 			complain(fmt.Errorf("-log: %w", err))
 		}
 		o.files = append(o.files, o.log)
@@ -66,8 +67,8 @@ func (o *output) start(cmd *exec.Cmd) error {
 	return cmd.Start()
 }
 
-// copy takes what r has until its end or its deadline. When nobody reads tee any more the command is told as it would be
-// without us: by SIGPIPE.
+// copy takes what r has until its end or its deadline. When nobody reads tee any more the command is told as it would
+// be without us: by SIGPIPE.
 func (o *output) copy(r, tee *os.File) {
 	defer r.Close()
 	buf := make([]byte, pipeSize)
