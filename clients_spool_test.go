@@ -292,9 +292,11 @@ func TestSpoolIsNoLane(t *testing.T) {
 				t.Errorf("exit %d, %q", code, stderr)
 			}
 		}
+		mu.Lock()
 		if got, left := fmt.Sprint(took, refused), fmt.Sprint(keptTexts(t, spool)); got != "[1 4 own] [0 2 0 2]" || left != "[0  3 own]" {
 			t.Errorf("%d: took and refused %s, left %s", busy.status, got, left)
 		}
+		mu.Unlock()
 	}
 }
 

@@ -221,19 +221,31 @@ func TestLogAsPID1(t *testing.T) {
 	if code := p.wait(); code != 7 {
 		t.Errorf("exit %d, %s", code, p.stderr.String())
 	}
-	start := time.Now()
-	p = startProcess(t, asPID1("-notify=false -timeout 100ms", "sh -c 'sleep 600' & sleep 600"))
-	if code, took := p.wait(), time.Since(start); code != 124 || took > 1900*time.Millisecond {
-		t.Errorf("exit %d after %v, %s", code, took, p.stderr.String())
+	endsAtOnce(t, func() *exec.Cmd { return asPID1("-notify=false -timeout 100ms", "sh -c 'sleep 600' & sleep 600") })
+}
+
+// endsAtOnce runs a command that the timeout ends: once out of five times it must not take the 2 s that what is left
+// of its group is waited for.
+func endsAtOnce(t *testing.T, command func() *exec.Cmd) {
+	t.Helper()
+	var took []time.Duration
+	for range 5 {
+		start := time.Now()
+		p := startProcess(t, command())
+		if code := p.wait(); code != 124 {
+			t.Fatalf("exit %d, %s", code, p.stderr.String())
+		}
+		if took = append(took, time.Since(start)); took[len(took)-1] < 2*time.Second {
+			return
+		}
 	}
+	t.Errorf("took %v", took)
 }
 
 // A timeout does not wait for zombies either where the parent of orphans reaps none, as here.
 func TestLogWaitsForNoZombie(t *testing.T) {
 	t.Parallel()
-	start := time.Now()
-	p := startProcess(t, logCommand("-notify=false -timeout 100ms", "sh -c 'sleep 600; true' & sleep 600"))
-	if code, took := p.wait(), time.Since(start); code != 124 || took > 1900*time.Millisecond {
-		t.Errorf("exit %d after %v, %s", code, took, p.stderr.String())
-	}
+	endsAtOnce(t, func() *exec.Cmd {
+		return logCommand("-notify=false -timeout 100ms", "sh -c 'sleep 600; true' & sleep 600")
+	})
 }
