@@ -66,29 +66,25 @@ type lane struct {
 	failing  bool      // the last post failed
 	err      string    // why, "" after a success
 	errSince time.Time // when that began
-	most     int       // attachments that the receiver takes in one post, 0: not known
-	mostTill time.Time // until then that is believed
+	most     int       // attachments that go into one post, since more were too much; 0: as the configuration says
+	mostTill time.Time // until then
 }
 
 // head is what is known of the first messages of a lane. After they have ended, that of the next ones is zero.
 type head struct {
 	attempts int
 	group    int       // messages that were posted together last; they stay together until that is settled
-	limits   int       // of the attempts, in a row, that met a rate limit without a time
-	broken   int       // likewise, whose answer broke off
+	broken   int       // of the attempts: their answers broke off
 	cut      bool      // it was too much for the receiver: it goes once more, cut
 	first    time.Time // attempt of this process
 	retryAt  time.Time // no attempt before
 	since    time.Time // it has had nothing but 5xx since then; zero: it has not
-	suspects int       // messages from the head on that were rejected together
-	halves   int       // attachments that these were
 }
 
 // account is a credential with its lanes: what pauses or cannot be reached does so for all of them.
 type account struct {
 	credential credential
 	line       [4][]*lane // by kind: those that are due, the one that is so longest first
-	flow       int        // messages that wait in lanes that do not fail
 	posting    int
 	failing    int       // of these, posts of lanes that failed last time
 	urgent     int64     // bytes of sync posts that wait
@@ -99,7 +95,6 @@ type account struct {
 	limited    bool      // it is a rate limit
 	failures   int       // to connect, in a row
 	errSince   time.Time // when these began
-	laneUntil  time.Time // the latest pause of one of its lanes
 	timer      *time.Timer
 	inRing     bool
 }
@@ -130,9 +125,6 @@ func (l *lane) insert(w waiter) {
 		at--
 	}
 	l.waiting = slices.Insert(l.waiting, at, w)
-	if !l.failing {
-		l.account.flow++
-	}
 }
 
 // remove takes n messages out of l, from the i-th on.
@@ -141,16 +133,7 @@ func (d *deliverer) remove(l *lane, i, n int) {
 		l.bytes -= w.size()
 		d.bytes -= w.size()
 	}
-	if l.waiting = slices.Delete(l.waiting, i, i+n); !l.failing {
-		l.account.flow -= n
-	}
-}
-
-func (l *lane) fails(fails bool) {
-	if l.failing != fails {
-		l.failing = fails
-		l.account.flow += map[bool]int{true: -1, false: 1}[fails] * len(l.waiting)
-	}
+	l.waiting = slices.Delete(l.waiting, i, i+n)
 }
 
 // name is how a person knows the destination.
@@ -244,16 +227,21 @@ func (d *deliverer) store(messages []*message) error {
 	d.stores--
 	d.changed.Broadcast()
 	for i, m := range messages {
-		if l := lanes[i]; err == nil && m.seq != 0 {
-			d.stats.stored(m)
-			l.insert(newWaiter(m.seq, m.size()))
-		} else { // or it was there before
-			l.bytes -= m.size()
-			d.bytes -= m.size()
+		if err != nil || m.seq == 0 { // 0: it was there before
+			d.giveBack(lanes[i], m)
+			continue
 		}
+		d.stats.stored(m)
+		lanes[i].insert(newWaiter(m.seq, m.size()))
 		d.schedule(lanes[i])
 	}
 	return err
+}
+
+func (d *deliverer) giveBack(l *lane, m *message) {
+	l.bytes -= m.size()
+	d.bytes -= m.size()
+	d.schedule(l)
 }
 
 // reserve makes room for messages and returns their lanes. Half of max_bytes is for one destination at most, so that
@@ -265,22 +253,18 @@ func (d *deliverer) reserve(messages []*message) (lanes []*lane, err error) {
 	for _, m := range messages {
 		to, _, _ := d.cfg.lookup(m.route) // an unknown tag is not an error here: post makes it a dead letter
 		l, n := d.lane(to), m.size()
-		if l.bytes+n > d.cfg.spool.maxBytes/2 {
-			err = fmt.Errorf("half of the spool waits for %s", to.name())
-		}
-		if d.bytes+n > d.cfg.spool.maxBytes {
-			err = d.fullError()
-		}
-		if err != nil {
-			for i, l := range lanes {
-				l.bytes -= messages[i].size()
-				d.bytes -= messages[i].size()
-			}
-			return nil, err
-		}
 		l.bytes += n
 		d.bytes += n
 		lanes = append(lanes, l)
+		if l.bytes > d.cfg.spool.maxBytes/2 {
+			err = fmt.Errorf("half of the spool waits for %s", to.name())
+		}
+	}
+	if err = cmp.Or(d.fullBy(0), err); err != nil {
+		for i, l := range lanes {
+			d.giveBack(l, messages[i])
+		}
+		return nil, err
 	}
 	d.stores++
 	return lanes, nil
@@ -290,14 +274,14 @@ func (d *deliverer) reserve(messages []*message) (lanes []*lane, err error) {
 func (d *deliverer) full() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.bytes+4096 > d.cfg.spool.maxBytes {
-		return d.fullError()
-	}
-	return nil
+	return d.fullBy(4096)
 }
 
-func (d *deliverer) fullError() error {
-	return fmt.Errorf("the spool is full: %d bytes wait for slack", d.bytes)
+func (d *deliverer) fullBy(more int64) error {
+	if d.bytes+more > d.cfg.spool.maxBytes {
+		return fmt.Errorf("the spool is full: %d bytes wait for slack", d.bytes)
+	}
+	return nil
 }
 
 // postNow posts m once, in the next turn of its lane. It does not wait for that longer than limit: then the outcome
@@ -385,12 +369,9 @@ func (d *deliverer) ahead(r route) (n int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	to, _, _ := d.cfg.lookup(r)
-	if l := d.lanes[to]; l != nil && l.failing {
-		n = len(l.waiting)
-	}
-	for _, a := range d.accounts {
-		if a.earned || a.credential == to.credential {
-			n += a.flow
+	for _, l := range d.lanes {
+		if l.to == to || !l.failing && (l.account.earned || l.to.credential == to.credential) {
+			n += len(l.waiting)
 		}
 	}
 	return n
@@ -486,21 +467,33 @@ func (d *deliverer) begin() {
 		}
 		a := d.ring[0]
 		d.ring, a.inRing = d.ring[1:], false
-		for k := range a.line {
-			if len(a.line[k]) == 0 || time.Until(a.until) > 0 {
-				continue
-			}
-			t := d.turnOf(a.line[k][0])
-			if !d.room(t) {
-				continue
-			}
-			a.line[k] = slices.Delete(a.line[k], 0, 1)
-			d.start(t)
+		if d.beginOf(a) {
 			misses = -1
-			break
 		}
 		d.join(a)
 	}
+}
+
+// beginOf gives a turn to one of the lanes of a. It returns false if none of them may have it.
+func (d *deliverer) beginOf(a *account) bool {
+	for k := range a.line {
+		for len(a.line[k]) > 0 && time.Until(a.until) <= 0 {
+			l := a.line[k][0]
+			due := len(l.urgent) > 0 || len(l.waiting) > 0 && time.Until(l.next()) <= 0 // nothing was dropped meanwhile
+			t := d.turnOf(l)
+			if due && !d.room(t) {
+				break
+			}
+			a.line[k] = slices.Delete(a.line[k], 0, 1)
+			l.inLine = false
+			if due {
+				d.start(t)
+				return true
+			}
+			d.schedule(l)
+		}
+	}
+	return false
 }
 
 // turn is one post of a lane, from its begin to its end.
@@ -521,9 +514,10 @@ type turn struct {
 // turnOf returns the next turn of l.
 func (d *deliverer) turnOf(l *lane) *turn {
 	t := &turn{lane: l, cfg: d.cfg, failing: l.failing, doubtful: l.failing || !l.account.earned}
-	if len(l.urgent) > 0 {
+	switch {
+	case len(l.urgent) > 0:
 		t.size = l.urgent[0].m.size()
-	} else {
+	case len(l.waiting) > 0:
 		t.size = l.waiting[0].size()
 	}
 	return t
@@ -560,7 +554,7 @@ func (d *deliverer) occupy(t *turn, by int) {
 func (d *deliverer) start(t *turn) {
 	l := t.lane
 	t.began = time.Now()
-	l.inLine, l.busy = false, true
+	l.busy = true
 	d.occupy(t, 1)
 	if qps := d.cfg.core.qps; qps > 0 {
 		d.nextPost = t.began.Add(time.Second / time.Duration(qps))
@@ -585,13 +579,9 @@ func (l *lane) together(t *turn) (messages, parts int) {
 	if l.most > 0 && l.mostTill.After(t.began) {
 		parts = min(parts, l.most)
 	}
-	switch {
-	case l.head.group > 0:
+	if l.head.group > 0 {
 		messages = l.head.group
-	case l.head.suspects > 0:
-		messages, parts = min(messages, l.head.suspects), min(parts, (l.head.halves+1)/2)
-	}
-	if parts == 1 {
+	} else if parts == 1 {
 		messages = 1
 	}
 	return messages, parts
@@ -741,7 +731,7 @@ func (d *deliverer) learn(t *turn, out outcome) {
 		a.until = now.Add(min(backOff(a.failures), longestProbe))
 		return
 	}
-	l.fails(out.class != delivered && out.class != badContent)
+	l.failing = out.class != delivered && out.class != badContent
 	switch {
 	case out.unreached:
 		a.earned = a.earned && a.worked.After(t.began) // it may be this lane alone
@@ -754,23 +744,22 @@ func (d *deliverer) learn(t *turn, out outcome) {
 	if out.class == delivered {
 		a.worked = now
 	}
-	until := now.Add(out.wait)
-	if out.limited && out.wait == 0 {
-		until = now.Add(unnamedPause(t.head.limits + 1))
-	}
-	switch {
-	case out.limited && a.credential.token != (secret{}):
+	until := now.Add(out.pause(t.head.attempts))
+	if out.limited && a.credential.token != (secret{}) {
 		if until.After(a.until) {
 			a.until, a.limited, a.err = until, true, "slack's rate limit, met by "+l.to.name()
 		}
-	case out.limited, out.wait > 0:
-		if until.After(l.turn) {
-			l.turn = until
-		}
-		if until.After(a.laneUntil) {
-			a.laneUntil = until
-		}
+	} else if until.After(l.turn) {
+		l.turn = until
 	}
+}
+
+// pause returns how long the answer to the n-th attempt asks to wait, 0 if it does not.
+func (o outcome) pause(n int) time.Duration {
+	if o.limited && o.wait == 0 {
+		return unnamedPause(max(n, 1)) // a sync post counts none
+	}
+	return o.wait
 }
 
 // verdict is what becomes of the messages of a post.
@@ -839,24 +828,17 @@ func (d *deliverer) settle(t *turn, g *merger, out outcome) (ends []ending) {
 		if l.err != "" {
 			d.log.Info("delivery works again", "id", first.ID, "to", first.route.String(), "attempts", h.attempts)
 		}
-		l.err = ""
-		l.head = head{suspects: max(0, h.suspects-n), halves: max(0, h.halves-p.parts)}
+		l.err, l.head = "", head{}
 		return endings(g.messages, fateDelivered, h.attempts, "")
 	case halve:
 		d.log.Warn("merged post rejected: its halves go next", "messages", n, "to", first.route.String(), "err", out.reason)
-		if l.head = (head{since: l.head.since}); out.tooMuch {
-			l.most, l.mostTill = (p.parts+1)/2, now.Add(smallerFor)
-		} else {
-			l.head.suspects, l.head.halves = n, p.parts
-		}
+		l.head = head{since: l.head.since}
+		l.most, l.mostTill = (p.parts+1)/2, now.Add(smallerFor)
 	case shorten:
 		d.log.Warn("too long for the receiver: it goes once more, cut", "id", first.ID, "to", first.route.String(), "err", out.reason)
 		l.head.cut, l.most = true, 0
 	case dead:
-		if l.err = ""; out.tooMuch { // of the head that is next, nothing is known
-			l.most = 0
-		}
-		l.head = head{}
+		l.err, l.head, l.most = "", head{}, 0 // of the head that is next, nothing is known
 		for _, m := range g.messages[:n] {
 			d.log.Error("dead letter", "id", m.ID, "to", m.route.String(), "attempts", h.attempts, "err", reason)
 		}
@@ -886,11 +868,9 @@ func (d *deliverer) postpone(l *lane, g *merger, out outcome) {
 	if out.class == badCredential || out.class == inBetween { // nobody but an operator can mend that
 		level = slog.LevelError
 	}
-	h.limits, h.broken = (h.limits+1)*number(out.limited), (h.broken+1)*number(out.broken)
-	if out.wait > 0 {
-		wait = out.wait
-	} else if out.limited {
-		wait = unnamedPause(h.limits)
+	h.broken += number(out.broken)
+	if pause := out.pause(h.attempts); pause > 0 {
+		wait = pause
 	}
 	l.deferHead(wait, out.reason, d.log, level)
 }

@@ -338,7 +338,7 @@ func (d *deliverer) dueNow(r route) {
 	if l.head.retryAt = (time.Time{}); !l.account.limited {
 		l.account.until = time.Time{}
 	}
-	l.fails(false)
+	l.failing = false
 	d.schedule(l)
 	d.join(l.account)
 	d.begin()

@@ -108,9 +108,13 @@ func (d *deliverer) rebuild(cfg *config, found func(r route, dead bool)) error {
 	d.cfg, d.lanes, d.ring, d.bytes, d.urgent = cfg, map[destination]*lane{}, nil, 0, 0
 	d.firstTurn = time.Now().Add(cfg.pace())
 	for _, a := range d.accounts {
-		a.line, a.flow, a.urgent, a.inRing = [4][]*lane{}, 0, 0, false
+		a.line, a.urgent, a.inRing = [4][]*lane{}, 0, false
 	}
+	paused := map[credential]time.Time{} // a webhook's pause holds for its other channels, too
 	for to, was := range old {
+		if was.turn.After(paused[to.credential]) {
+			paused[to.credential] = was.turn
+		}
 		l := d.lane(to)
 		l.turn, l.err, l.errSince, l.most, l.mostTill = was.turn, was.err, was.errSince, was.most, was.mostTill
 		for _, u := range was.urgent {
@@ -121,13 +125,12 @@ func (d *deliverer) rebuild(cfg *config, found func(r route, dead bool)) error {
 	for to, found := range waiting {
 		slices.Sort(found)
 		l := d.lane(to)
-		if l.waiting = found; old[to] == nil && l.account.laneUntil.After(l.turn) {
-			l.turn = l.account.laneUntil // a webhook's pause holds for its other channels, too
+		if l.waiting = found; old[to] == nil && paused[to.credential].After(l.turn) {
+			l.turn = paused[to.credential]
 		}
 		for _, w := range found {
 			l.bytes += w.size()
 		}
-		l.account.flow += len(found)
 		d.bytes += l.bytes
 	}
 	for _, l := range d.lanes {
