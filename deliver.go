@@ -725,7 +725,8 @@ func (d *deliverer) learn(t *turn, out outcome) {
 	if out.unreached && !out.unsure { // nobody can be reached: that is no lane's fault
 		if a.failures++; a.failures == 1 {
 			a.errSince = now
-			d.log.Warn("slack cannot be reached: what waits for it waits together", "to", l.to.name(), "err", out.reason)
+			d.log.Log(context.Background(), out.level(), "slack cannot be reached: what waits for it waits together",
+				"to", l.to.name(), "err", out.reason)
 		}
 		a.earned, a.err, a.limited = false, out.reason, false
 		a.until = now.Add(min(backOff(a.failures), longestProbe))
@@ -864,15 +865,20 @@ func (d *deliverer) postpone(l *lane, g *merger, out outcome) {
 	if out.unreached && !out.unsure {
 		return // its account waits
 	}
-	wait, level := backOff(h.attempts), slog.LevelWarn
-	if out.class == badCredential || out.class == inBetween { // nobody but an operator can mend that
-		level = slog.LevelError
-	}
+	wait := backOff(h.attempts)
 	h.broken += number(out.broken)
 	if pause := out.pause(h.attempts); pause > 0 {
 		wait = pause
 	}
-	l.deferHead(wait, out.reason, d.log, level)
+	l.deferHead(wait, out.reason, d.log, out.level())
+}
+
+// level is that of a post that failed: an error if nobody but an operator can mend it.
+func (o outcome) level() slog.Level {
+	if o.class == badCredential || o.class == inBetween {
+		return slog.LevelError
+	}
+	return slog.LevelWarn
 }
 
 // deferHead has the head of l tried again after wait. A reason is logged when it is new.
