@@ -58,6 +58,8 @@ const (
 	keysKept      = 16_384
 	lineLimit     = 8 << 20 // bytes; no message comes near that
 	probeEvery    = time.Second
+	spareName     = "spare"
+	newSpareName  = "spare.new"
 	headerSize    = len("9a0b3c4d 000000f3 ")
 )
 
@@ -107,9 +109,8 @@ type segment struct {
 }
 
 type spool struct {
-	dir     string
+	dir     *os.Root // the folder that was opened, even after another has taken its name
 	lock    *os.File
-	opened  os.FileInfo // of lock
 	log     *slog.Logger
 	sync    func(*os.File) error // syncData
 	history atomic.Int64         // bytes of the log that are kept for look-ups after all in them is done
@@ -316,25 +317,24 @@ func openSpool(dir string, log *slog.Logger) (*spool, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, err
 	}
 	s := &spool{
-		dir: dir, lock: lock, log: log, sync: syncData, wake: make(chan struct{}, 1), staged: map[uint64]bool{},
-		live: map[uint64]place{}, dead: map[uint64]place{}, segments: map[uint64]*segment{}, keys: map[string]uint64{}, trouble: map[string]string{}, quit: make(chan struct{}), ended: make(chan struct{}),
+		dir: root, log: log, sync: syncData, wake: make(chan struct{}, 1), staged: map[uint64]bool{},
+		live: map[uint64]place{}, dead: map[uint64]place{}, segments: map[uint64]*segment{}, keys: map[string]uint64{},
+		trouble: map[string]string{}, quit: make(chan struct{}), ended: make(chan struct{}),
 	}
-	if syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
+	s.lock, err = root.OpenFile("lock", os.O_RDWR|os.O_CREATE, 0o600)
+	if err == nil && syscall.Flock(int(s.lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
 		err = fmt.Errorf("%s is in use by another process", dir)
-	}
-	if err == nil {
-		s.opened, err = lock.Stat()
 	}
 	if err == nil {
 		err = s.load()
 	}
 	if err != nil {
-		lock.Close()
+		s.closeFiles()
 		return nil, err
 	}
 	return s, nil
@@ -342,19 +342,21 @@ func openSpool(dir string, log *slog.Logger) (*spool, error) {
 
 // load replays the log.
 func (s *spool) load() error {
-	names, err := filepath.Glob(filepath.Join(s.dir, "*.log"))
+	entries, err := fs.ReadDir(s.dir.FS(), ".")
 	if err != nil {
 		return err
 	}
 	var numbers []uint64
-	for _, name := range names {
-		number, err := strconv.ParseUint(strings.TrimSuffix(filepath.Base(name), ".log"), 10, 32)
+	for _, e := range entries {
+		name, isLog := strings.CutSuffix(e.Name(), ".log")
+		number, err := strconv.ParseUint(name, 10, 32)
 		switch {
-		case isOldFormat(name):
+		case !isLog:
+		case s.isOldFormat(e.Name()):
 			return fmt.Errorf("%s is of an earlier format, which this version does not read: let the version that wrote it "+
-				"deliver what waits, or set dir in [spool] to another folder", name)
-		case err != nil || number == 0 || s.path(number) != name:
-			s.log.Error("not a file of the spool: it is left alone", "file", name)
+				"deliver what waits, or set dir in [spool] to another folder", filepath.Join(s.dir.Name(), e.Name()))
+		case err != nil || number == 0 || fileName(number) != e.Name():
+			s.log.Error("not a file of the spool: it is left alone", "dir", s.dir.Name(), "file", e.Name())
 		default:
 			numbers = append(numbers, number)
 		}
@@ -380,21 +382,21 @@ func (s *spool) load() error {
 		s.bytes.Add(seg.size)
 	}
 	if n := s.damaged.Load(); n > 0 {
-		s.log.Error("the spool has damaged lines: their files are kept as *.bad", "lines", n, "dir", s.dir)
+		s.log.Error("the spool has damaged lines: their files are kept as *.bad", "lines", n, "dir", s.dir.Name())
 	}
-	if s.f, err = os.OpenFile(s.path(s.newest), os.O_RDWR, 0); err != nil {
+	if s.f, err = s.dir.OpenFile(fileName(s.newest), os.O_RDWR, 0); err != nil {
 		return err
 	}
-	s.suspect = s.sync(s.f) != nil // who wrote it may have been killed before that
+	s.suspect = cmp.Or(s.sync(s.f), s.syncDir()) != nil // who wrote it may have been killed before that
 	return nil
 }
 
 // isOldFormat tells a file of the spool's earlier format, whose lines begin with a status and a checksum.
-func isOldFormat(path string) bool {
-	if strings.HasPrefix(filepath.Base(path), "dead-") {
+func (s *spool) isOldFormat(name string) bool {
+	if strings.HasPrefix(name, "dead-") {
 		return true
 	}
-	f, err := os.Open(path)
+	f, err := s.dir.Open(name)
 	if err != nil {
 		return false
 	}
@@ -404,15 +406,12 @@ func isOldFormat(path string) bool {
 	return n == len(head) && (head[0] == 'P' || head[0] == 'D') && head[1] == ' ' && head[10] == ' '
 }
 
-func (s *spool) path(number uint64) string {
-	return filepath.Join(s.dir, fmt.Sprintf("%08d.log", number))
-}
-func (s *spool) sparePath() string { return filepath.Join(s.dir, "spare") }
+func fileName(segment uint64) string { return fmt.Sprintf("%08d.log", segment) }
 
 // walk calls f for every line of a segment. It returns where the last good line ends, where the file does but for its
 // zeros, and how many lines before the last good one are damaged.
 func (s *spool) walk(number uint64, f func(line)) (end, size int64, damaged int, err error) {
-	file, err := os.Open(s.path(number))
+	file, err := s.dir.Open(fileName(number))
 	if err != nil {
 		return 0, 0, 0, err
 	}
@@ -520,8 +519,13 @@ func (s *spool) run() {
 		s.commit(s.take())
 		s.clean()
 	}
+	s.closeFiles()
+}
+
+func (s *spool) closeFiles() {
 	s.f.Close()
 	s.lock.Close()
+	s.dir.Close()
 }
 
 // close ends run once what is queued is done, as far as the disk lets it, and releases the folder.
@@ -685,7 +689,7 @@ func (s *spool) report(what string, err error) {
 	switch {
 	case err == nil && was:
 		delete(s.trouble, what)
-		s.log.Error("it is over: "+what, "dir", s.dir)
+		s.log.Error("it is over: "+what, "dir", s.dir.Name())
 	case err != nil && err.Error() != before:
 		s.trouble[what] = err.Error()
 		s.log.Error(what, "err", err)
@@ -722,14 +726,19 @@ func (s *spool) prepare() (full, blocked error) {
 
 // folder returns an error where the folder that was opened is not there any more: what is written reaches nobody.
 func (s *spool) folder() error {
-	now, err := os.Stat(s.lock.Name())
-	if err == nil && !os.SameFile(s.opened, now) {
-		err = fmt.Errorf("%s was replaced: restart the server to use the new one", s.dir)
+	return cmp.Or(s.isThere(s.lock, "lock"), s.isThere(s.f, fileName(s.newest)))
+}
+
+func (s *spool) isThere(file *os.File, name string) error {
+	name = filepath.Join(s.dir.Name(), name)
+	there, err := os.Stat(name)
+	if err != nil {
+		return err
 	}
-	if err == nil {
-		_, err = os.Stat(s.path(s.newest))
+	if opened, err := file.Stat(); err != nil || !os.SameFile(opened, there) {
+		return fmt.Errorf("%s was replaced: restart the server to use the new one", name)
 	}
-	return err
+	return nil
 }
 
 // makeSpare makes the next segment, if there is none. What a crash left of one is written over: that needs no room.
@@ -737,9 +746,8 @@ func (s *spool) makeSpare() error {
 	if s.spare {
 		return nil
 	}
-	name := s.sparePath() + ".new"
-	os.Rename(s.sparePath(), name)
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE, 0o600)
+	s.dir.Rename(spareName, newSpareName)
+	f, err := s.dir.OpenFile(newSpareName, os.O_WRONLY|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
 	}
@@ -748,10 +756,10 @@ func (s *spool) makeSpare() error {
 		_, err = f.Write(zeros)
 	}
 	if err = cmp.Or(err, f.Truncate(segmentSize), s.sync(f)); err != nil {
-		os.Remove(name)
+		s.dir.Remove(newSpareName)
 		return err
 	}
-	err = os.Rename(name, s.sparePath())
+	err = s.dir.Rename(newSpareName, spareName)
 	s.spare = err == nil
 	return err
 }
@@ -761,19 +769,16 @@ func (s *spool) renew() error {
 	if !s.suspect {
 		return nil
 	}
-	name := s.sparePath() + ".new" // until it has a name of its own, makeSpare begins anew
-	f, err := os.OpenFile(s.sparePath(), os.O_RDWR, 0)
-	if err != nil {
-		s.spare = false
+	f, err := s.dir.OpenFile(spareName, os.O_RDWR, 0)
+	if s.spare = false; err != nil {
 		return err
 	}
-	s.spare = false
 	good := io.NewSectionReader(s.f, 0, s.segments[s.newest].size)
-	if err = os.Rename(s.sparePath(), name); err == nil {
+	if err = s.dir.Rename(spareName, newSpareName); err == nil { // after an error, makeSpare begins anew
 		_, err = io.Copy(f, good)
 	}
 	if err = cmp.Or(err, s.sync(f)); err == nil {
-		err = os.Rename(name, s.path(s.newest))
+		err = s.dir.Rename(newSpareName, fileName(s.newest))
 	}
 	if err != nil {
 		f.Close()
@@ -793,11 +798,11 @@ func (s *spool) roll() error {
 	if s.newest > 0 && s.segments[s.newest].size < rollAt {
 		return nil
 	}
-	f, err := os.OpenFile(s.sparePath(), os.O_RDWR, 0)
+	f, err := s.dir.OpenFile(spareName, os.O_RDWR, 0)
 	if s.spare = false; err != nil {
 		return err
 	}
-	if err := os.Rename(s.sparePath(), s.path(s.newest+1)); err != nil {
+	if err := s.dir.Rename(spareName, fileName(s.newest+1)); err != nil {
 		f.Close()
 		return err
 	}
@@ -817,7 +822,7 @@ func (s *spool) roll() error {
 }
 
 func (s *spool) syncDir() error {
-	d, err := os.Open(s.dir)
+	d, err := s.dir.Open(".")
 	if err != nil {
 		return err
 	}
@@ -864,12 +869,12 @@ func (s *spool) removeOldest() error {
 		}
 		s.carried = s.oldest
 	}
-	path, seg := s.path(s.oldest), s.segments[s.oldest]
+	name, seg := fileName(s.oldest), s.segments[s.oldest]
 	var err error
 	if seg.damaged > 0 {
-		err = os.Rename(path, strings.TrimSuffix(path, ".log")+".bad")
+		err = s.dir.Rename(name, strings.TrimSuffix(name, ".log")+".bad")
 	} else {
-		err = os.Remove(path)
+		err = s.dir.Remove(name)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -947,7 +952,7 @@ func (s *spool) where(seq uint64) (w, x place) {
 
 // readLine reads the line at p. errDamaged is for what was read and is no line; any other error says nothing about it.
 func (s *spool) readLine(p place) (line, error) {
-	f, err := os.Open(s.path(p.segment()))
+	f, err := s.dir.Open(fileName(p.segment()))
 	if err != nil {
 		return line{}, err
 	}
@@ -1033,7 +1038,7 @@ func (s *spool) each(f func(w line, dead bool)) error {
 // past calls f with the W and the D line of what is done, what ended last first, until f returns false.
 func (s *spool) past(f func(w, d line) bool) error {
 	for _, number := range s.numbers() {
-		data, err := os.ReadFile(s.path(number))
+		data, err := s.dir.ReadFile(fileName(number))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -1056,7 +1061,7 @@ func (s *spool) past(f func(w, d line) bool) error {
 func (s *spool) find(id string) (w, became line, err error) {
 	needle := []byte(`{"id":"` + id + `"`)
 	for _, number := range s.numbers() {
-		data, err := os.ReadFile(s.path(number))
+		data, err := s.dir.ReadFile(fileName(number))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return w, became, err
 		}

@@ -104,8 +104,7 @@ func FuzzSpoolFile(f *testing.F) {
 		if err := sp.each(func(line, bool) {}); err != nil {
 			t.Error(err)
 		}
-		sp.f.Close()
-		sp.lock.Close()
+		sp.closeFiles()
 	})
 }
 
@@ -515,7 +514,7 @@ func TestDamageWhileRunning(t *testing.T) {
 			p.do("POST", "/notify", notifyBody("a", i, false))
 		}
 		synctest.Wait()
-		path := p.spool.path(1)
+		path := filepath.Join(p.cfg().spool.dir, "00000001.log")
 		data := []byte(readFile(t, path))
 		at := bytes.Index(data, []byte(`"text":"1"`))
 		data[at+8] = 'X'
@@ -736,4 +735,93 @@ func TestSpellingsOfARoute(t *testing.T) {
 			t.Errorf("counters: %+v", st)
 		}
 	})
+}
+
+// The folder's name is a name, whatever characters are in it.
+func TestFolderOfAnyName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := testConfig(t, hookAndTags)
+		cfg.spool.dir = filepath.Join(t.TempDir(), "a [b]*?\\")
+		p := newInProcess(t, cfg, &recorder{script: down})
+		p.send(t, notifyBody("a", 1, false))
+		slack := &recorder{}
+		p.restart(t, hookAndTags, slack)
+		time.Sleep(time.Minute)
+		if got := slack.texts("#a"); got != "1" {
+			t.Errorf("after a restart: %q", got)
+		}
+	})
+}
+
+// The folder goes away while the server runs, and comes back: nothing is accepted meanwhile, and nothing is lost. What
+// lies in its place is not touched.
+func TestFolderGoesAway(t *testing.T) {
+	for name, away := range map[string]func(t *testing.T, dir string) (back func()){
+		"renamed": func(t *testing.T, dir string) func() {
+			os.Rename(dir, dir+".old")
+			return func() { os.Rename(dir+".old", dir) }
+		},
+		"replaced by an empty one": func(t *testing.T, dir string) func() {
+			os.Rename(dir, dir+".old")
+			os.Mkdir(dir, 0o700)
+			return func() { os.Remove(dir); os.Rename(dir+".old", dir) }
+		},
+		"replaced by another spool": func(t *testing.T, dir string) func() {
+			os.Rename(dir, dir+".old")
+			os.CopyFS(dir, os.DirFS(dir+".old"))
+			noise := bytes.Repeat([]byte("noise\n"), 1<<20)
+			os.WriteFile(filepath.Join(dir, "00000001.log"), noise, 0o600)
+			before := snapshot(t, dir)
+			return func() {
+				if after := snapshot(t, dir); !maps.Equal(before, after) {
+					t.Error("the other spool was touched")
+				}
+				os.Rename(dir, dir+".other")
+				os.Rename(dir+".old", dir)
+			}
+		},
+		"its file renamed": func(t *testing.T, dir string) func() {
+			name := filepath.Join(dir, "00000001.log")
+			os.Rename(name, name+".old")
+			return func() { os.Rename(name+".old", name) }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, hookAndTags, down, func(t *testing.T, p *inProcess, slack *recorder) {
+				p.send(t, notifyBody("a", 1, false))
+				p.send(t, notifyBody("b", 1, false))
+				time.Sleep(time.Minute)
+				back := away(t, p.cfg().spool.dir)
+				time.Sleep(probeEvery)
+				synctest.Wait()
+				if w := p.do("GET", "/readyz", ""); w.Code != 503 {
+					t.Errorf("after a second it is ready: %d %s", w.Code, w.Body)
+				}
+				for range 3 {
+					if w := p.do("POST", "/notify", notifyBody("b", 2, false)); w.Code != 503 || w.Header().Get("Retry-After") == "" {
+						t.Errorf("accepted into nothing: %d %s", w.Code, w.Body)
+					}
+				}
+				slack.mu.Lock()
+				slack.script = nil
+				slack.mu.Unlock()
+				time.Sleep(time.Hour)
+				if n := strings.Count(p.logs.String(), "the spool's folder is gone"); n != 1 {
+					t.Errorf("%d lines of log say so", n)
+				}
+				back()
+				time.Sleep(probeEvery)
+				synctest.Wait()
+				if w := p.do("GET", "/readyz", ""); w.Code != 200 {
+					t.Errorf("it is back, but not ready: %d %s", w.Code, w.Body)
+				}
+				p.send(t, notifyBody("b", 3, false))
+				time.Sleep(time.Hour)
+				if st := p.stat(t); st.Delivered != 3 || st.Damaged != 0 {
+					t.Errorf("counters: %+v", st)
+				}
+				p.holdsNothing(t)
+			})
+		})
+	}
 }
