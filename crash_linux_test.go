@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -359,5 +360,48 @@ func TestFileSizeLimitAtStart(t *testing.T) {
 	p := startProcess(t, c.command("sh", "-c", `ulimit -f 2048 && exec "$@"`, "sh"))
 	if code := p.wait(); code != 1 || !strings.Contains(p.stderr.String(), "file too large") || strings.Count(p.stderr.String(), "\n") != 1 {
 		t.Errorf("exit %d, %s", code, p.stderr.String())
+	}
+}
+
+// A full disk drains although its oldest segment is for a dead destination, as large as the room that is left.
+func TestFullDiskBehindADeadDestination(t *testing.T) {
+	for _, size := range []int{30, 200, 1000}[:rounds(3, 1)] {
+		s := openRunning(t, filepath.Join(smallDisk(t), "spool"))
+		dead := s.add(t, 13<<20/100_000, 100_000)
+		var others []uint64
+		c := &change{}
+		for s.do(c) == nil {
+			for _, m := range c.add {
+				others = append(others, m.seq)
+			}
+			c = &change{}
+			for range 500 {
+				c.add = append(c.add, &message{ID: newID(), Text: strings.Repeat("x", size), route: route{tag: "b"}})
+			}
+		}
+		ended := make(chan struct{})
+		go func() {
+			for some := range slices.Chunk(others, 100) {
+				s.end(fateDelivered, some...)
+			}
+			close(ended)
+		}()
+		poll(t, fmt.Sprintf("%d messages of %d bytes are recorded as delivered", len(others), size), func() bool {
+			select {
+			case <-ended:
+				return true
+			default:
+				return false
+			}
+		})
+		poll(t, "it takes messages again", func() bool { return s.health() == nil })
+		dead = append(dead, s.add(t, 10, 1000)...)
+		poll(t, "disk use falls", func() bool { return s.bytes.Load() < 2*segmentSize })
+		for _, seq := range dead {
+			if _, _, err := s.read(seq); err != nil {
+				t.Errorf("message %d: %v", seq, err)
+			}
+		}
+		s.close()
 	}
 }

@@ -54,7 +54,8 @@ const (
 	batchChanges  = 1024
 	batchBytes    = 1 << 20
 	rollAt        = segmentSize - 2*batchBytes // the rest is for what ends messages, should the disk be full
-	slackSegments = 2                          // see clean
+	carryLimit    = segmentSize - batchBytes   // then, what is carried forward leaves that to them
+	slackSegments = 2                          // see hasTooMuch
 	keysKept      = 16_384
 	lineLimit     = 8 << 20 // bytes; no message comes near that
 	probeEvery    = time.Second
@@ -66,6 +67,7 @@ const (
 var (
 	errGone    = errors.New("not there any more")
 	errDamaged = errors.New("the line is damaged")
+	errNoRoom  = errors.New("there is no room on the disk")
 )
 
 // place is where a line lies: a segment's number and an offset in it.
@@ -74,6 +76,8 @@ type place uint64
 func newPlace(segment uint64, offset int64) place { return place(segment<<32 | uint64(offset)) }
 func (p place) segment() uint64                   { return uint64(p >> 32) }
 func (p place) offset() int64                     { return int64(p & (1<<32 - 1)) }
+
+const lost place = 1 // of a line that was damaged when its segment was removed
 
 // Fates of a message, as they stand in its D line.
 const (
@@ -108,6 +112,11 @@ type segment struct {
 	damaged        int // lines
 }
 
+// liveBytes returns about how much of the segment is live.
+func (seg *segment) liveBytes() int64 {
+	return seg.size * int64(seg.live) / int64(max(seg.messages, 1))
+}
+
 type spool struct {
 	dir     *os.Root // the folder that was opened, even after another has taken its name
 	lock    *os.File
@@ -124,6 +133,8 @@ type spool struct {
 	keys     map[string]uint64 // ids made of idempotency keys: at least the newest keysKept, with their numbers
 	failed   error             // why nothing can be added, nil while it can
 
+	still sync.RWMutex // held by who looks at all that is live: nothing is carried forward meanwhile
+
 	// Owned by run:
 	newest, oldest uint64
 	f              *os.File // the newest segment
@@ -135,6 +146,7 @@ type spool struct {
 	buf            []byte
 	full           error             // what kept the last attempt from making room
 	carried        uint64            // the oldest segment, once what is live in it was carried forward
+	cleanAt        time.Time         // after an error, nothing is removed before
 	trouble        map[string]string // what was logged, and has not ended
 
 	bytes   atomic.Int64 // of all segments
@@ -289,7 +301,7 @@ func eachLine(b []byte, start place, final bool, f func(l line, n int), bad func
 			if !final && (length > len(rest) || len(rest) < headerSize) {
 				break
 			}
-			if length > 0 {
+			if length > 0 && length <= len(rest) && rest[length-1] == '\n' { // inside a text, none of these is
 				if _, n := parseLine(rest); n > 0 {
 					break
 				}
@@ -381,6 +393,7 @@ func (s *spool) load() error {
 		s.damaged.Add(int64(seg.damaged))
 		s.bytes.Add(seg.size)
 	}
+	maps.DeleteFunc(s.dead, func(seq uint64, _ place) bool { return s.live[seq] == 0 }) // their W lines are damaged
 	if n := s.damaged.Load(); n > 0 {
 		s.log.Error("the spool has damaged lines: their files are kept as *.bad", "lines", n, "dir", s.dir.Name())
 	}
@@ -450,19 +463,17 @@ func (s *spool) apply(l line) {
 	switch l.kind {
 	case 'W':
 		if known { // it was carried forward
-			s.segments[at.segment()].live--
+			s.segmentOf(at).live--
 		}
 		s.live[l.seq] = l.lies
-		s.segments[l.lies.segment()].messages++
-		s.segments[l.lies.segment()].live++
+		s.segmentOf(l.lies).messages++
+		s.segmentOf(l.lies).live++
 		s.forget(l.replaces)
-	case 'X':
-		if known {
-			s.dead[l.seq] = l.lies
-		}
+	case 'X': // its W line comes later, if that was carried forward
+		s.dead[l.seq] = l.lies
 	case 'D':
 		if known && l.reason == fateDamaged {
-			s.segments[at.segment()].damaged++
+			s.segmentOf(at).damaged++
 			s.damaged.Add(1)
 		}
 		s.forget(l.seq)
@@ -479,10 +490,18 @@ func (s *spool) apply(l line) {
 // forget takes a message that has ended out of the index.
 func (s *spool) forget(seq uint64) {
 	if at, ok := s.live[seq]; ok {
-		s.segments[at.segment()].live--
-		delete(s.live, seq)
-		delete(s.dead, seq)
+		s.segmentOf(at).live--
 	}
+	delete(s.live, seq)
+	delete(s.dead, seq)
+}
+
+// segmentOf returns the segment that p lies in, one that counts for nothing if it is lost.
+func (s *spool) segmentOf(p place) *segment {
+	if seg := s.segments[p.segment()]; seg != nil {
+		return seg
+	}
+	return &segment{}
 }
 
 // do has the writer make c, and returns when that is on disk: nil, or why nothing of it is.
@@ -650,11 +669,11 @@ func (s *spool) append(lines []line) error {
 			lines[i].place = lines[i-1].lies
 		}
 		b = lines[i].appendTo(b)
-		if i < len(lines)-1 && len(b) < batchBytes {
+		if i < len(lines)-1 && (len(b) < batchBytes || !s.spare) {
 			continue
 		}
-		if !s.spare && at+int64(len(b)) > segmentSize {
-			return cmp.Or(s.full, errors.New("no room")) // beyond it, writing could fail
+		if !s.spare && at+int64(len(b)) > segmentSize { // beyond it, writing could fail
+			return cmp.Or(s.full, errNoRoom)
 		}
 		if _, err = s.f.WriteAt(b, at); err != nil {
 			break
@@ -830,50 +849,66 @@ func (s *spool) syncDir() error {
 	return d.Sync()
 }
 
-// clean removes the oldest segment when all in it is done and the log is larger than what is kept for look-ups, or
-// when the log is larger than that, twice what is live, and some segments. On a full disk nothing is kept.
+// clean removes the oldest segments as long as there is more than has to be kept.
 func (s *spool) clean() {
-	for s.oldest < s.newest && !s.suspect {
-		oldest := s.segments[s.oldest]
-		if oldest == nil {
-			s.oldest++
-			continue
+	for s.oldest < s.newest && !s.suspect && !time.Now().Before(s.cleanAt) && s.folder() == nil && s.still.TryLock() {
+		done := s.segments[s.oldest] != nil && !s.hasTooMuch()
+		var err error
+		if !done {
+			err = s.removeOldest()
+			s.report("cleaning the spool fails", err)
 		}
-		keep := s.history.Load()
+		s.still.Unlock()
+		if err != nil {
+			s.cleanAt = time.Now().Add(probeEvery)
+		}
+		if done || err != nil {
+			return
+		}
 		if !s.spare {
-			keep = 0
-		}
-		if oldest.live > 0 {
-			for _, seg := range s.segments {
-				keep += 2 * seg.size * int64(seg.live) / int64(max(seg.messages, 1))
-			}
-			if s.spare {
-				keep += slackSegments * segmentSize
-			}
-		}
-		if s.bytes.Load() <= keep {
-			return
-		}
-		err := s.removeOldest()
-		if s.report("cleaning the spool fails", err); err != nil {
-			return
+			s.makeSpare() // with the room that there is now
 		}
 	}
 }
 
+// hasTooMuch tells whether the oldest segment has to go: when all in it is done, as soon as the log is larger than what
+// is kept for look-ups, else when it is larger than that, twice what is live, and some segments. On a full disk nothing
+// is kept for look-ups, and what is done makes room as soon as what is live in the oldest segment fits into the newest.
+func (s *spool) hasTooMuch() bool {
+	oldest, newest, live := s.segments[s.oldest], s.segments[s.newest], int64(0)
+	for _, seg := range s.segments {
+		live += seg.liveBytes()
+	}
+	switch {
+	case oldest.live == 0 && s.spare:
+		return s.bytes.Load() > s.history.Load()
+	case oldest.live == 0:
+		return true
+	case s.spare:
+		return s.bytes.Load() > s.history.Load()+2*live+slackSegments*segmentSize
+	}
+	return s.bytes.Load() > live+batchBytes && newest.size+oldest.liveBytes() < carryLimit
+}
+
 // removeOldest carries forward what is live in the oldest segment, then removes that.
 func (s *spool) removeOldest() error {
+	seg, name := s.segments[s.oldest], fileName(s.oldest)
+	if seg == nil {
+		s.oldest++
+		return nil
+	}
 	if s.carried != s.oldest {
 		if err := s.carryForward(); err != nil {
 			return err
 		}
 		s.carried = s.oldest
 	}
-	name, seg := fileName(s.oldest), s.segments[s.oldest]
-	var err error
-	if seg.damaged > 0 {
+	err := s.syncDir() // the one before does not come back: it holds what lines in this one have ended
+	switch {
+	case err != nil:
+	case seg.damaged > 0:
 		err = s.dir.Rename(name, strings.TrimSuffix(name, ".log")+".bad")
-	} else {
+	default:
 		err = s.dir.Remove(name)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -884,18 +919,21 @@ func (s *spool) removeOldest() error {
 	delete(s.segments, s.oldest)
 	s.mu.Unlock()
 	s.oldest++
-	return s.syncDir()
+	return nil
 }
 
-// carryForward appends again what is live in the oldest segment, and the keys that are remembered.
+// carryForward appends again the lines of the oldest segment that the index knows, and the keys that are remembered.
 func (s *spool) carryForward() error {
 	var lines []line
 	var failed error
-	size := int64(0)
+	size, oldest := int64(0), s.segments[s.oldest]
 	write := func() {
 		if s.spare && s.segments[s.newest].size >= rollAt {
 			failed = s.roll()
 			s.makeSpare() // if there is no room for it, the rest of the newest segment has to do
+		}
+		if !s.spare && oldest.live > 0 && s.segments[s.newest].size+size > carryLimit {
+			failed = errNoRoom
 		}
 		if failed == nil {
 			failed = s.append(lines)
@@ -903,20 +941,13 @@ func (s *spool) carryForward() error {
 		lines, size = nil, 0
 	}
 	_, _, _, err := s.walk(s.oldest, func(l line) {
-		key := isKeyed(l.id) && s.keys[l.id] == l.seq
 		switch {
 		case failed != nil:
 			return
-		case l.kind == 'W' && s.live[l.seq] == l.lies:
+		case l.kind == 'W' && s.live[l.seq] == l.lies, l.kind == 'X' && s.dead[l.seq] == l.lies:
 			l.route, l.body = bytes.Clone(l.route), bytes.Clone(l.body)
 			lines = append(lines, l)
-			if at, isDead := s.dead[l.seq]; isDead {
-				x, err := s.readLine(at)
-				failed = err
-				x.kind, x.seq = 'X', l.seq
-				lines = append(lines, x)
-			}
-		case key && (l.kind == 'W' || l.kind == 'K'):
+		case (l.kind == 'W' || l.kind == 'K') && isKeyed(l.id) && s.keys[l.id] == l.seq:
 			lines = append(lines, line{kind: 'K', seq: l.seq, id: l.id})
 		}
 		if size += l.size(); size >= batchBytes {
@@ -926,7 +957,18 @@ func (s *spool) carryForward() error {
 	if cmp.Or(err, failed) == nil {
 		write()
 	}
-	return cmp.Or(err, failed)
+	if cmp.Or(err, failed) != nil || oldest.live == 0 {
+		return cmp.Or(err, failed)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	oldest.damaged++ // since the start
+	for seq, at := range s.live {
+		if at.segment() == s.oldest {
+			s.live[seq] = lost
+		}
+	}
+	return nil
 }
 
 // seen tells whether all of messages were stored before, under their idempotency keys.
@@ -952,6 +994,9 @@ func (s *spool) where(seq uint64) (w, x place) {
 
 // readLine reads the line at p. errDamaged is for what was read and is no line; any other error says nothing about it.
 func (s *spool) readLine(p place) (line, error) {
+	if p == lost {
+		return line{}, errDamaged
+	}
 	f, err := s.dir.Open(fileName(p.segment()))
 	if err != nil {
 		return line{}, err
@@ -986,18 +1031,20 @@ func (s *spool) read(seq uint64) (w, x line, err error) {
 		if at == 0 {
 			return w, x, errGone
 		}
-		w, err = s.readLine(at)
-		if dead != 0 && err == nil {
-			if x, err = s.readLine(dead); err == errDamaged {
-				x, err = line{kind: 'X', reason: "its reason is damaged"}, nil
-			}
-		}
-		if err == nil && w.seq != seq {
+		if w, err = s.readLine(at); err == nil && w.seq != seq {
 			err = errDamaged
 		}
-		if now, deadNow := s.where(seq); err == nil || now == at && dead == deadNow {
-			return w, x, err
-		} // else it has just moved
+		var xErr error
+		if x = (line{}); err == nil && dead != 0 {
+			x, xErr = s.readLine(dead)
+		}
+		if now, deadNow := s.where(seq); now != at || deadNow != dead {
+			continue // it has just moved
+		}
+		if xErr == errDamaged || errors.Is(xErr, fs.ErrNotExist) {
+			x, xErr = line{kind: 'X', seq: seq, reason: "its reason is damaged"}, nil
+		}
+		return w, x, cmp.Or(err, xErr)
 	}
 }
 
@@ -1022,6 +1069,8 @@ func (s *spool) numbers() []uint64 {
 // each calls f for every message that waits or is a dead letter, in no order. What changes meanwhile may be missed.
 // f must not keep parts of the line.
 func (s *spool) each(f func(w line, dead bool)) error {
+	s.still.RLock()
+	defer s.still.RUnlock()
 	for _, number := range s.numbers() {
 		_, _, _, err := s.walk(number, func(l line) {
 			if w, x := s.where(l.seq); l.kind == 'W' && w == l.lies {

@@ -409,7 +409,7 @@ func TestCarryForward(t *testing.T) {
 	if !isLong() {
 		t.Skip("skipped: takes long, runs with CI=true")
 	}
-	inBubble(t, hookAndTags, func(n int, r recorded) outcome {
+	inBubble(t, hookAndTags+"[spool]\nhistory_bytes = 0\n", func(n int, r recorded) outcome {
 		if r.channel == "#a" {
 			return down(n, r)
 		}
@@ -823,5 +823,142 @@ func TestFolderGoesAway(t *testing.T) {
 				p.holdsNothing(t)
 			})
 		})
+	}
+}
+
+// openRunning opens a spool with its writer, and without a history.
+func openRunning(t testing.TB, dir string) *spool {
+	t.Helper()
+	s := openAlone(t, dir)
+	go s.run()
+	return s
+}
+
+// add stores n messages of so many bytes and returns their numbers.
+func (s *spool) add(t testing.TB, n, size int) (numbers []uint64) {
+	t.Helper()
+	c := &change{}
+	for range n {
+		c.add = append(c.add, &message{ID: newID(), Text: strings.Repeat("x", size), route: route{tag: "a"}})
+	}
+	if err := s.do(c); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range c.add {
+		numbers = append(numbers, m.seq)
+	}
+	return numbers
+}
+
+func (s *spool) end(fate string, numbers ...uint64) {
+	c := &change{}
+	for _, seq := range numbers {
+		c.end = append(c.end, ending{seq: seq, fate: fate, attempts: 2, reason: "because"})
+	}
+	s.do(c)
+}
+
+// pass has so many MB of messages delivered.
+func (s *spool) pass(t testing.TB, megabytes int) {
+	t.Helper()
+	for range megabytes {
+		s.end(fateDelivered, s.add(t, 1, 1_000_000)...)
+	}
+}
+
+// Who looks at all that is live finds each once, whatever is cleaned meanwhile: else a reload would forget a message.
+func TestEachWhileCleaning(t *testing.T) {
+	s := openRunning(t, t.TempDir())
+	defer s.close()
+	want := s.add(t, 100, 1000)
+	s.pass(t, 45) // it does not take much more until the first segment has to go
+	var got []uint64
+	err := s.each(func(w line, _ bool) {
+		if !slices.Contains(want, w.seq) {
+			return
+		}
+		if got = append(got, w.seq); len(got) == 1 {
+			s.pass(t, 20)
+		}
+	})
+	if slices.Sort(got); err != nil || !slices.Equal(got, want) {
+		t.Errorf("found %d of %d: %v", len(got), len(want), err)
+	}
+	first := s.oldest
+	s.pass(t, 2)
+	if s.numbers(); s.oldest == first { // and now it is
+		t.Error("nothing is cleaned: this shows nothing")
+	}
+}
+
+// A crash left a dead letter that was carried forward without its X line: that is not forgotten.
+func TestDeadLetterHalfCarried(t *testing.T) {
+	dir := t.TempDir()
+	w := func(seq int) string { return text(`W %d 0 5 tag:a/0 {"id":"i%[1]d","text":"%[1]d"}`, seq) }
+	for name, content := range map[string]string{
+		"00000001.log": w(1) + w(2) + text(`X 2 1 "b"`), "00000003.log": text(`X 1 4 "no_text"`), "00000009.log": w(1) + w(2) + text(`X 2 2 "b"`),
+	} {
+		os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600)
+	}
+	for range 2 {
+		s := openRunning(t, dir)
+		s.pass(t, 1)
+		poll(t, "the old ones are cleaned", func() bool { return slices.Equal(s.numbers(), []uint64{9}) })
+		for seq, attempts := range []int{1: 4, 2: 2} {
+			if _, x, err := s.read(uint64(seq)); seq > 0 && (err != nil || x.kind != 'X' || x.attempts != attempts) {
+				t.Errorf("dead letter %d: %+v, %v", seq, x, err)
+			}
+		}
+		s.close()
+	}
+}
+
+// Lines that are damaged while the server runs, and whose segment is cleaned then, are lost, and hold nobody up.
+func TestDamageBeforeCleaning(t *testing.T) {
+	dir := t.TempDir()
+	s := openRunning(t, dir)
+	numbers := s.add(t, 5, 100)
+	s.end(fateDead, numbers[3:]...)
+	name := filepath.Join(dir, "00000001.log")
+	data := []byte(readFile(t, name))
+	for i, line := range slices.Collect(bytes.Lines(data))[:7] {
+		if i == 1 || i == 3 || i == 6 { // messages 2 and 4, and why 5 is dead
+			line[30] ^= 1
+		}
+	}
+	os.WriteFile(name, data, 0o600)
+	s.pass(t, 60)
+	if s.numbers(); s.oldest == 1 {
+		t.Fatal("nothing is cleaned: this shows nothing")
+	}
+	for i, want := range []error{nil, errDamaged, nil, errDamaged, nil} {
+		w, x, err := s.read(numbers[i])
+		if err != want || err == nil && (w.seq != numbers[i] || i == 4 && x.reason != "its reason is damaged") {
+			t.Errorf("message %d: %+v %+v, %v", i, w, x, err)
+		}
+		s.end(fateDamaged, numbers[i])
+	}
+	if _, err := os.Stat(filepath.Join(dir, "00000001.bad")); err != nil {
+		t.Error("the damaged file is not kept:", err)
+	}
+	if n := s.damaged.Load(); n != 5 || len(s.live) != 0 {
+		t.Errorf("%d damaged, %d live", n, len(s.live))
+	}
+	s.close()
+}
+
+// What a message says is never taken for a line of the log, even where its own line is damaged.
+func TestLinesInsideTexts(t *testing.T) {
+	for _, inner := range []string{"D 1 5 dropped 1 1:0", "K 1 k0123456789abcde", `X 1 1 ":"`} {
+		body := []byte(text(`W 2 0 5 to:#c {"id":"2","payload":{"a %s":"","text":"2"}}`, strings.TrimSuffix(text("%s", inner), "\n")))
+		for i := range 18 {
+			log := []byte(text(`W 1 0 5 to:#c {"id":"1","text":"1"}`) + string(body) + text(`W 3 0 5 to:#c {"id":"3","text":"3"}`))
+			log[bytes.IndexByte(log, '\n')+1+i] ^= 1
+			got := ""
+			eachLine(log, newPlace(1, 0), true, func(l line, _ int) { got += fmt.Sprintf("%c%d ", l.kind, l.seq) }, func(int) {})
+			if got != "W1 W3 " {
+				t.Errorf("%q: byte %d is damaged, and it is read as %s", inner, i, got)
+			}
+		}
 	}
 }
