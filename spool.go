@@ -382,7 +382,7 @@ func (s *spool) load() error {
 		seg := &segment{}
 		s.segments[number] = seg
 		var end int64
-		if end, seg.size, seg.damaged, err = s.walk(number, s.apply); err != nil {
+		if end, seg.size, seg.damaged, err = s.measure(number, s.apply); err != nil {
 			return err
 		}
 		if number == s.newest { // what a crash tore is behind the last good line
@@ -421,9 +421,15 @@ func (s *spool) isOldFormat(name string) bool {
 
 func fileName(segment uint64) string { return fmt.Sprintf("%08d.log", segment) }
 
-// walk calls f for every line of a segment. It returns where the last good line ends, where the file does but for its
-// zeros, and how many lines before the last good one are damaged.
-func (s *spool) walk(number uint64, f func(line)) (end, size int64, damaged int, err error) {
+// walk calls f for every line of a segment. f must not keep parts of the line.
+func (s *spool) walk(number uint64, f func(line)) error {
+	_, _, _, err := s.measure(number, f)
+	return err
+}
+
+// measure does as walk. It returns where the last good line ends, where the file does without its zeros, and how many
+// lines before the last good one are damaged.
+func (s *spool) measure(number uint64, f func(line)) (end, size int64, damaged int, err error) {
 	file, err := s.dir.Open(fileName(number))
 	if err != nil {
 		return 0, 0, 0, err
@@ -537,6 +543,17 @@ func (s *spool) run() {
 		}
 		s.commit(s.take())
 		s.clean()
+	}
+	for batch := s.take(); len(batch) > 0; batch = s.take() {
+		if s.commit(batch); s.health() != nil {
+			break
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.queue {
+		c.err = s.failed
+		close(c.done)
 	}
 	s.closeFiles()
 }
@@ -940,7 +957,7 @@ func (s *spool) carryForward() error {
 		}
 		lines, size = nil, 0
 	}
-	_, _, _, err := s.walk(s.oldest, func(l line) {
+	err := s.walk(s.oldest, func(l line) {
 		switch {
 		case failed != nil:
 			return
@@ -1067,17 +1084,16 @@ func (s *spool) numbers() []uint64 {
 }
 
 // each calls f for every message that waits or is a dead letter, in no order. What changes meanwhile may be missed.
-// f must not keep parts of the line.
 func (s *spool) each(f func(w line, dead bool)) error {
 	s.still.RLock()
 	defer s.still.RUnlock()
 	for _, number := range s.numbers() {
-		_, _, _, err := s.walk(number, func(l line) {
+		err := s.walk(number, func(l line) {
 			if w, x := s.where(l.seq); l.kind == 'W' && w == l.lies {
 				f(l, x != 0)
 			}
 		})
-		if err != nil && !errors.Is(err, fs.ErrNotExist) { // that is removed meanwhile
+		if err != nil {
 			return err
 		}
 	}
@@ -1087,20 +1103,26 @@ func (s *spool) each(f func(w line, dead bool)) error {
 // past calls f with the W and the D line of what is done, what ended last first, until f returns false.
 func (s *spool) past(f func(w, d line) bool) error {
 	for _, number := range s.numbers() {
-		data, err := s.dir.ReadFile(fileName(number))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		for end := len(data); end > 0; {
-			start := bytes.LastIndexByte(data[:end-1], '\n') + 1
-			d, n := parseLine(data[start:end])
-			if end = start; n == 0 || d.kind != 'D' {
-				continue
+		var ends []place
+		err := s.walk(number, func(l line) {
+			if l.kind == 'D' {
+				ends = append(ends, l.lies)
 			}
-			w, err := s.readLine(d.place)
-			if err == nil && w.seq == d.seq && !f(w, d) { // else its segment is removed
+		})
+		for i := len(ends) - 1; i >= 0 && err == nil; i-- {
+			var w, d line
+			if d, err = s.readLine(ends[i]); err == nil {
+				w, err = s.readLine(d.place)
+			}
+			if err == nil && w.seq == d.seq && !f(w, d) {
 				return nil
 			}
+			if err == errDamaged || errors.Is(err, fs.ErrNotExist) { // its segment is removed
+				err = nil
+			}
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
 	}
 	return nil
@@ -1108,38 +1130,31 @@ func (s *spool) past(f func(w, d line) bool) error {
 
 // find returns the newest W line with an id, and the line that says what became of it: a zero one while it waits.
 func (s *spool) find(id string) (w, became line, err error) {
-	needle := []byte(`{"id":"` + id + `"`)
-	for _, number := range s.numbers() {
-		data, err := s.dir.ReadFile(fileName(number))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return w, became, err
-		}
-		for from := 0; ; from++ {
-			i := bytes.Index(data[from:], needle)
-			if i < 0 {
-				break
+	s.still.RLock()
+	defer s.still.RUnlock()
+	numbers, i, seq := s.numbers(), 0, uint64(0)
+	for ; i < len(numbers) && seq == 0 && err == nil; i++ {
+		err = s.walk(numbers[i], func(l line) {
+			if l.kind == 'W' && l.id == id {
+				seq = l.seq
 			}
-			from += i
-			start := bytes.LastIndexByte(data[:from], '\n') + 1
-			if l, n := parseLine(data[start:]); n > 0 && l.kind == 'W' && l.id == id {
-				w = l
+		})
+	}
+	if at, _ := s.where(seq); at != 0 && err == nil {
+		return s.read(seq)
+	}
+	for i--; i >= 0 && became.kind == 0 && err == nil; i-- {
+		err = s.walk(numbers[i], func(l line) {
+			if l.kind == 'D' && l.seq == seq {
+				became = line{kind: 'D', at: l.at, reason: l.reason, attempts: l.attempts, place: l.place}
 			}
-		}
-		if w.kind != 0 {
-			break
-		}
+		})
 	}
-	if at, _ := s.where(w.seq); at != 0 {
-		return s.read(w.seq)
-	}
-	err = s.past(func(_, d line) bool {
-		if d.seq == w.seq {
-			became = d
-		}
-		return became.kind == 0
-	})
 	if err == nil && became.kind == 0 {
 		err = errGone
+	}
+	if err == nil {
+		w, err = s.readLine(became.place)
 	}
 	return w, became, err
 }

@@ -806,7 +806,7 @@ func TestFolderGoesAway(t *testing.T) {
 				slack.script = nil
 				slack.mu.Unlock()
 				time.Sleep(time.Hour)
-				if n := strings.Count(p.logs.String(), "the spool's folder is gone"); n != 1 {
+				if n := strings.Count(p.logs.String(), "the spool's folder is gone"); n < 1 || n > 2 {
 					t.Errorf("%d lines of log say so", n)
 				}
 				back()
@@ -961,4 +961,183 @@ func TestLinesInsideTexts(t *testing.T) {
 			}
 		}
 	}
+}
+
+// listed returns the texts that GET /messages lists.
+func (p *inProcess) listed(t *testing.T, path string) string {
+	t.Helper()
+	var texts []string
+	for _, m := range p.list(t, path).Messages {
+		texts = append(texts, m.Text)
+	}
+	return strings.Join(texts, " ")
+}
+
+// What was delivered or dropped is found after a restart, in the list and by id, until the log is larger than
+// history_bytes.
+func TestHistory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const toml = hookAndTags + "[spool]\nhistory_bytes = 33554432\n"
+		slack := &recorder{script: func(n int, r recorded) outcome {
+			switch {
+			case r.channel == "#own" && n <= 2:
+				return outcome{class: retry, reason: "no"}
+			case r.channel == "#b":
+				return outcome{class: badContent, reason: "invalid_blocks"}
+			}
+			return outcome{class: delivered}
+		}}
+		p := newInProcess(t, testConfig(t, toml), slack)
+		start := time.Now().UTC()
+		for i := range 3 {
+			p.send(t, notifyBody("a", i, false))
+			time.Sleep(time.Second)
+		}
+		p.send(t, notifyBody("own", 3, false))
+		id := p.notifyWith(t, "key", "b", 4)[0]
+		time.Sleep(time.Minute)
+		if w := p.operator("DELETE", "/messages/"+id); w.Code != 200 {
+			t.Errorf("drop: %d %s", w.Code, w.Body)
+		}
+		dropped := time.Now().UTC()
+		time.Sleep(time.Minute)
+		check := func(what string) {
+			t.Helper()
+			if got := p.listed(t, "/messages?state=delivered"); got != "3 2 1 0" {
+				t.Errorf("%s: delivered %q", what, got)
+			}
+			if got := p.listed(t, "/messages?state=delivered&tag=a&limit=2"); got != "2 1" {
+				t.Errorf("%s: the last two of a: %q", what, got)
+			}
+			if got := p.listed(t, "/messages?state=dropped"); got != "4" {
+				t.Errorf("%s: dropped %q", what, got)
+			}
+			delivered := p.list(t, "/messages?state=delivered").Messages
+			if len(delivered) != 4 {
+				return
+			}
+			var m messageView
+			json.Unmarshal(p.operator("GET", "/messages/"+delivered[0].ID).Body.Bytes(), &m)
+			if m.State != "delivered" || m.Attempts != 3 || !m.AcceptedAt.Equal(start.Add(3*time.Second)) || m.DeliveredAt == nil || m.DeliveredAt.Before(m.AcceptedAt.Add(3*time.Second)) {
+				t.Errorf("%s: %+v", what, m)
+			}
+			m = messageView{}
+			json.Unmarshal(p.operator("GET", "/messages/"+id).Body.Bytes(), &m)
+			if m.State != "dropped" || m.DroppedAt == nil || !m.DroppedAt.Equal(dropped) || m.Attempts != 0 {
+				t.Errorf("%s: %+v", what, m)
+			}
+		}
+		check("at first")
+		p = p.restart(t, toml, slack)
+		check("after a restart")
+
+		most, big := int64(0), strings.Repeat("x", 1_000_000)
+		for range 60 {
+			p.send(t, `{"tag":"a","text":"`+big+`"}`)
+			time.Sleep(time.Second)
+			most = max(most, p.spool.bytes.Load())
+		}
+		if most > 34<<20 || most < 16<<20 {
+			t.Errorf("the log took %d bytes at most, want about history_bytes", most)
+		}
+		if w := p.operator("GET", "/messages/"+id); w.Code != 404 {
+			t.Errorf("it is cleaned, but found: %d %s", w.Code, w.Body)
+		}
+		if n := p.list(t, "/messages?state=delivered").Total; n < 15 || n > 40 {
+			t.Errorf("%d are found", n)
+		}
+		if again := p.notifyWith(t, "key", "b", 4); again[0] != id {
+			t.Errorf("its key is forgotten: %s, first %s", again[0], id)
+		}
+		p = p.restart(t, hookAndTags+"[spool]\nhistory_bytes = 0\n", slack)
+		p.send(t, notifyBody("a", 9, false))
+		time.Sleep(time.Minute)
+		if n := p.spool.bytes.Load(); n > segmentSize+1<<20 {
+			t.Errorf("without a history the log takes %d bytes", n)
+		}
+		p.stat(t)
+		p.holdsNothing(t)
+	})
+}
+
+// The same key, after it was forgotten, makes a message of its own, beside the dead letter that had it.
+func TestForgottenKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slack := &recorder{script: func(n int, r recorded) outcome {
+			if r.channel == "#b" {
+				return outcome{class: badContent, reason: "invalid_blocks"}
+			}
+			return outcome{class: delivered}
+		}}
+		p := newInProcess(t, testConfig(t, hookAndTags), slack)
+		id := p.notifyWith(t, "key", "b", 1)
+		time.Sleep(time.Minute)
+		var others []*message
+		for i := range 2 * keysKept {
+			others = append(others, &message{ID: fmt.Sprintf("k%015x", i), Text: "x", route: route{tag: "a"}})
+		}
+		for some := range slices.Chunk(others, 1000) {
+			c := &change{add: some}
+			p.spool.do(c)
+			for _, m := range some {
+				c.end = append(c.end, ending{seq: m.seq, fate: fateDelivered})
+			}
+			p.spool.do(&change{end: c.end})
+		}
+		if again := p.notifyWith(t, "key", "b", 2); again[0] != id[0] {
+			t.Fatalf("the same key, another id: %v, %v", id, again)
+		}
+		time.Sleep(time.Minute)
+		for restarts := range 3 {
+			if got := p.listed(t, "/messages?state=dead"); got != "2 1" {
+				t.Errorf("after %d restarts the dead letters are %q, want 2 1", restarts, got)
+			}
+			if st := p.stat(t); st.Dead != 2 {
+				t.Errorf("counters: %+v", st)
+			}
+			p = p.restart(t, hookAndTags, slack)
+		}
+		if w := p.operator("POST", "/messages/retry?tag=b"); !strings.Contains(w.Body.String(), `"count": 2`) {
+			t.Errorf("both sent again: %s", w.Body)
+		}
+		time.Sleep(time.Minute)
+		if got := p.listed(t, "/messages?state=dead"); got != "2 1" {
+			t.Errorf("sent again and refused again: %q", got)
+		}
+		p.stat(t)
+	})
+}
+
+// An error of reading says nothing about a line: its lane tries again later, and shows why.
+func TestReadErrors(t *testing.T) {
+	inBubble(t, hookAndTags, down, func(t *testing.T, p *inProcess, slack *recorder) {
+		for i := range 3 {
+			p.send(t, notifyBody("a", i, false))
+		}
+		time.Sleep(time.Second)
+		name := filepath.Join(p.cfg().spool.dir, "00000001.log")
+		os.Rename(name, name+".away")
+		os.Mkdir(name, 0o700) // to read it is an error
+		slack.mu.Lock()
+		slack.script = nil
+		slack.mu.Unlock()
+		time.Sleep(time.Hour)
+		st := p.stat(t)
+		if st.Waiting != 3 || st.Damaged != 0 || st.Tags[0].LastError == "" {
+			t.Errorf("unreadable: %+v", st)
+		}
+		if n := strings.Count(p.logs.String(), "reading the spool: "); n != 1 {
+			t.Errorf("%d lines of log", n)
+		}
+		if w := p.operator("GET", "/messages?state=delivered"); w.Code != 503 {
+			t.Errorf("the history cannot be read: %d %s", w.Code, w.Body)
+		}
+		os.Remove(name)
+		os.Rename(name+".away", name)
+		time.Sleep(time.Hour)
+		if st := p.stat(t); st.Delivered != 3 || st.Damaged != 0 {
+			t.Errorf("readable again: %+v", st)
+		}
+		p.holdsNothing(t)
+	})
 }
