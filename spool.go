@@ -120,6 +120,7 @@ func (seg *segment) liveBytes() int64 {
 type spool struct {
 	dir     *os.Root // the folder that was opened, even after another has taken its name
 	lock    *os.File
+	opened  os.FileInfo // of lock
 	log     *slog.Logger
 	sync    func(*os.File) error // syncData
 	history atomic.Int64         // bytes of the log that are kept for look-ups after all in them is done
@@ -341,6 +342,9 @@ func openSpool(dir string, log *slog.Logger) (*spool, error) {
 	s.lock, err = root.OpenFile("lock", os.O_RDWR|os.O_CREATE, 0o600)
 	if err == nil && syscall.Flock(int(s.lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
 		err = fmt.Errorf("%s is in use by another process", dir)
+	}
+	if err == nil {
+		s.opened, err = s.lock.Stat()
 	}
 	if err == nil {
 		err = s.load()
@@ -762,19 +766,14 @@ func (s *spool) prepare() (full, blocked error) {
 
 // folder returns an error where the folder that was opened is not there any more: what is written reaches nobody.
 func (s *spool) folder() error {
-	return cmp.Or(s.isThere(s.lock, "lock"), s.isThere(s.f, fileName(s.newest)))
-}
-
-func (s *spool) isThere(file *os.File, name string) error {
-	name = filepath.Join(s.dir.Name(), name)
-	there, err := os.Stat(name)
-	if err != nil {
-		return err
+	there, err := os.Stat(s.lock.Name())
+	if err == nil && !os.SameFile(s.opened, there) {
+		err = fmt.Errorf("%s was replaced: restart the server to use the new one", s.dir.Name())
 	}
-	if opened, err := file.Stat(); err != nil || !os.SameFile(opened, there) {
-		return fmt.Errorf("%s was replaced: restart the server to use the new one", name)
+	if err == nil {
+		_, err = s.dir.Stat(fileName(s.newest))
 	}
-	return nil
+	return err
 }
 
 // makeSpare makes the next segment, if there is none. What a crash left of one is written over: that needs no room.
@@ -788,10 +787,14 @@ func (s *spool) makeSpare() error {
 		return err
 	}
 	defer f.Close()
+	err = s.sync(f) // a disk that fails need not be given zeros every second
 	for at := 0; at < segmentSize && err == nil; at += len(zeros) {
 		_, err = f.Write(zeros)
 	}
-	if err = cmp.Or(err, f.Truncate(segmentSize), s.sync(f)); err != nil {
+	if err == nil {
+		err = cmp.Or(f.Truncate(segmentSize), s.sync(f))
+	}
+	if err != nil {
 		s.dir.Remove(newSpareName)
 		return err
 	}

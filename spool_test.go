@@ -2,11 +2,14 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -1139,5 +1142,312 @@ func TestReadErrors(t *testing.T) {
 			t.Errorf("readable again: %+v", st)
 		}
 		p.holdsNothing(t)
+	})
+}
+
+// model is what is known from outside about a server that is treated at random, in simulated time: what it promised,
+// and what its Slack took.
+type model struct {
+	t      *testing.T
+	mu     sync.Mutex
+	random *rand.Rand // of the test; Slack and the disk have one of their own
+	fate   *rand.Rand
+	calm   bool      // Slack takes all
+	broken time.Time // no sync succeeds before
+	epoch  int       // restarts
+	posts  int
+	took   map[modelMessage]modelPost
+	// In an epoch that ended before the disk did what was asked, the posts of a channel that came again:
+	doubled map[modelPost]map[int]bool
+	unclean map[int]bool
+	last    map[string]int // by tag and entry: the newest that came for the first time
+	next    int
+	acked   map[modelMessage]string // its tag
+	ids     map[string]modelMessage
+	keys    map[string]int
+	refused map[int]bool
+	again   map[int]bool // have been dead letters, or need not come in order
+	dropped map[modelMessage]bool
+}
+
+// modelMessage is a number and, since a tag may have two entries, the letter that its channel's name begins with.
+type modelMessage struct {
+	number int
+	entry  byte
+}
+
+type modelPost struct {
+	epoch, number int
+	channel       string
+}
+
+func (m *model) post(_ context.Context, _ credential, body []byte) outcome {
+	var p stormPost
+	if err := json.Unmarshal(body, &p); err != nil {
+		panic(err)
+	}
+	m.mu.Lock()
+	out, wait := outcome{class: delivered}, time.Duration(m.fate.IntN(3000))*time.Millisecond
+	if !m.calm && m.fate.IntN(3) == 0 {
+		out = []outcome{
+			{class: retry, reason: "status 500", status: 500}, {class: badContent, reason: "no_text"}, {class: badContent, tooMuch: true, reason: "too long"},
+			{class: badDestination, reason: "is_archived"}, {class: badCredential, reason: "token_revoked"}, {class: inBetween, reason: "a proxy"},
+			{class: retry, limited: true, wait: 3 * time.Second, reason: "rate limited"}, {class: retry, unreached: true, reason: "connection refused"},
+			{class: retry, unsure: true, reason: "timeout"}, {class: retry, broken: true, unsure: true, reason: "EOF"},
+		}[m.fate.IntN(10)]
+	}
+	m.mu.Unlock()
+	time.Sleep(wait)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if out.class != delivered {
+		return out
+	}
+	m.posts++
+	for _, text := range p.texts() {
+		var n int
+		fmt.Sscan(text, &n)
+		m.take(modelMessage{n, p.Channel[1]}, modelPost{m.epoch, m.posts, p.Channel})
+	}
+	return out
+}
+
+// take notes that Slack took msg.
+func (m *model) take(msg modelMessage, post modelPost) {
+	before, came := m.took[msg]
+	m.took[msg] = post
+	switch {
+	case m.refused[msg.number] || m.dropped[msg]:
+		m.t.Errorf("%v was refused (%v) or dropped, and is delivered", msg, m.refused[msg.number])
+	case came && before.epoch == post.epoch:
+		m.t.Errorf("%v is delivered twice: %+v, %+v", msg, before, post)
+	case came:
+		at := modelPost{epoch: before.epoch, channel: before.channel}
+		if m.doubled[at] == nil {
+			m.doubled[at] = map[int]bool{}
+		}
+		if m.doubled[at][before.number] = true; len(m.doubled[at]) > 1 || !m.unclean[before.epoch] {
+			m.t.Errorf("%v came again: %+v, %+v; epoch %d ended well: %v", msg, before, post, before.epoch, !m.unclean[before.epoch])
+		}
+	case !m.again[msg.number]:
+		lane := m.acked[msg] + string(msg.entry)
+		if m.last[lane] > msg.number {
+			m.t.Errorf("%s: %d came before %d", lane, m.last[lane], msg.number)
+		}
+		m.last[lane] = msg.number
+	}
+}
+
+// disk is what a sync does before it does anything.
+func (m *model) disk() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if time.Now().Before(m.broken) || !m.calm && m.fate.IntN(40) == 0 {
+		return errors.New("input/output error")
+	}
+	return nil
+}
+
+// accept posts a message for a tag, with a key or without.
+func (m *model) accept(p *inProcess, tag string, padding int) {
+	m.mu.Lock()
+	m.next++
+	n, key, isSync := m.next, "", m.random.IntN(30) == 0
+	entries := map[string]string{"ab": "ab", "own": "o"}[tag]
+	if entries == "" {
+		entries = tag[:1]
+	}
+	for _, e := range entries { // known before it can be posted
+		m.acked[modelMessage{n, byte(e)}] = tag
+	}
+	m.again[n] = isSync
+	m.mu.Unlock()
+	r := httptest.NewRequest("POST", "/notify", strings.NewReader(fmt.Sprintf(`{"tag":%q,"text":"%d %s","sync":%v}`, tag, n, strings.Repeat("x", padding), isSync)))
+	if m.random.IntN(3) == 0 && !isSync {
+		key = fmt.Sprint(tag, m.random.IntN(20))
+		r.Header.Set("Idempotency-Key", key)
+	}
+	w := newRecorderFor(p, r)
+	var a answer
+	json.Unmarshal(w.Body.Bytes(), &a)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	first, known := m.keys[key]
+	if w.Code != 200 || key != "" && known {
+		for _, e := range entries {
+			msg := modelMessage{n, byte(e)}
+			delete(m.acked, msg)
+			if _, came := m.took[msg]; came && !isSync {
+				m.t.Errorf("%v is delivered, but got %d", msg, w.Code)
+			}
+		}
+		m.refused[n] = !isSync
+	}
+	switch {
+	case w.Code == 200 && key != "" && known:
+		for i, id := range a.IDs {
+			if m.ids[id] != (modelMessage{first, entries[i]}) {
+				m.t.Errorf("key %s has the id %s, which is %v, not %d", key, id, m.ids[id], first)
+			}
+		}
+	case w.Code == 200:
+		for i, id := range a.IDs {
+			m.ids[id] = modelMessage{n, entries[i]}
+		}
+		if key != "" {
+			m.keys[key] = n
+		}
+	case w.Code != 503 && !isSync:
+		m.t.Errorf("got %d %s", w.Code, w.Body)
+	}
+}
+
+// operate does what operators do to a message or to the dead letters of a tag.
+func (m *model) operate(p *inProcess, tag string) {
+	state := []string{"dead", "waiting"}[m.random.IntN(2)]
+	found := p.list(m.t, "/messages?state="+state+"&tag="+tag).Messages
+	if len(found) == 0 {
+		return
+	}
+	v := found[m.random.IntN(len(found))]
+	method, path := "DELETE", "/messages/"+v.ID
+	switch m.random.IntN(4) {
+	case 0:
+		method, path = "POST", path+"/retry"
+	case 1:
+		method, path = "POST", "/messages/retry?tag="+tag
+	case 2:
+		if path = "/messages?state=dead&tag=" + tag; state != "dead" {
+			return
+		}
+	}
+	if method == "POST" && state == "dead" || strings.Contains(path, "?tag") {
+		m.loseTheirPlace(p, tag)
+	}
+	w := p.operator(method, path)
+	if w.Code >= 500 && w.Code != 503 || w.Code == 400 {
+		m.t.Errorf("%s %s: %d %s", method, path, w.Code, w.Body)
+	}
+	if method == "POST" || w.Code != 200 {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, v := range found {
+		if one := strings.HasSuffix(path, v.ID); one || path[9] == '?' {
+			msg := m.ids[v.ID]
+			if m.dropped[msg] = true; m.took[msg].number > 0 && m.took[msg].epoch == m.epoch {
+				m.t.Errorf("%v is dropped after it was delivered", msg)
+			}
+		}
+	}
+}
+
+// loseTheirPlace notes the dead letters of a tag: those that are sent again come behind others.
+func (m *model) loseTheirPlace(p *inProcess, tag string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, v := range p.list(m.t, "/messages?state=dead&tag="+tag).Messages {
+		m.again[m.ids[v.ID].number] = true
+	}
+}
+
+// Everything at random: whatever happens, nothing that was answered 200 is lost or comes again after it was recorded.
+func TestModel(t *testing.T) {
+	seed := time.Now().UnixNano()
+	if s := os.Getenv("SEED"); s != "" {
+		fmt.Sscan(s, &seed)
+	}
+	for i := range rounds(400, 20) {
+		if !t.Run(fmt.Sprint(i), func(t *testing.T) { runModel(t, uint64(seed)+uint64(i), (seed+int64(i))%10 == 0) }) {
+			t.Fatalf("SEED=%d shows it again", seed+int64(i))
+		}
+	}
+}
+
+func runModel(t *testing.T, seed uint64, large bool) {
+	variants := []string{hookAndTags, strings.ReplaceAll(hookAndTags, "#a", "#a2"), strings.Replace(hookAndTags, "batch = 1", "batch = 20", 1),
+		strings.ReplaceAll(strings.Replace(hookAndTags, "batch = 1", "batch = 5", 1), "#b", "#b2")}
+	for i := range variants {
+		variants[i] += "[spool]\nhistory_bytes = 0\n"
+	}
+	tags := []string{"a", "b", "ab", "own", "bot"}
+	synctest.Test(t, func(t *testing.T) {
+		m := &model{
+			t: t, random: rand.New(rand.NewPCG(seed, 1)), fate: rand.New(rand.NewPCG(seed, 2)), took: map[modelMessage]modelPost{}, doubled: map[modelPost]map[int]bool{},
+			unclean: map[int]bool{}, last: map[string]int{}, acked: map[modelMessage]string{}, ids: map[string]modelMessage{}, keys: map[string]int{},
+			refused: map[int]bool{}, again: map[int]bool{}, dropped: map[modelMessage]bool{},
+		}
+		disk := m.disk
+		p := newInProcess(t, testConfig(t, variants[0]), m)
+		p.disk.Store(&disk)
+		dir := p.cfg().spool.dir
+		breakFor := func(d time.Duration) { m.mu.Lock(); m.broken = time.Now().Add(d); m.mu.Unlock() }
+		restart := func() {
+			p.stop()
+			m.mu.Lock()
+			m.epoch++
+			m.mu.Unlock()
+			cfg := testConfig(t, variants[m.random.IntN(len(variants))])
+			cfg.spool.dir = dir
+			p = newInProcess(t, cfg, m)
+			p.disk.Store(&disk)
+		}
+		for range 200 {
+			tag, padding := tags[m.random.IntN(len(tags))], 0
+			if large {
+				padding = m.random.IntN(600_000)
+			}
+			switch n := m.random.IntN(100); {
+			case n < 60:
+				m.accept(p, tag, padding)
+			case n < 75:
+				time.Sleep(time.Duration(m.random.IntN(20_000)) * time.Millisecond)
+			case n < 77:
+				breakFor(time.Duration(m.random.IntN(5000)) * time.Millisecond)
+			case n < 82:
+				p.reload(t, variants[m.random.IntN(len(variants))])
+			case n < 84:
+				restart()
+			case n < 85:
+				m.mu.Lock()
+				m.unclean[m.epoch] = true
+				m.mu.Unlock()
+				breakFor(time.Minute)
+				restart()
+				breakFor(0)
+			default:
+				m.operate(p, tag)
+			}
+			if m.random.IntN(5) == 0 {
+				p.stat(t)
+			}
+		}
+		m.mu.Lock()
+		m.calm = true
+		m.mu.Unlock()
+		for _, tag := range tags {
+			time.Sleep(time.Hour)
+			m.loseTheirPlace(p, tag)
+			p.operator("POST", "/messages/retry?tag="+tag)
+			time.Sleep(time.Hour)
+		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		lost := 0
+		for msg := range m.acked {
+			if _, came := m.took[msg]; !came && !m.dropped[msg] {
+				t.Errorf("%v is lost", msg)
+				lost++
+			}
+		}
+		if st := p.stat(t); st.Waiting != 0 || st.Dead != 0 || st.Damaged != 0 {
+			t.Errorf("at the end: %+v", st)
+		}
+		p.holdsNothing(t)
+		if n := p.spool.bytes.Load(); n > segmentSize+1<<20 {
+			t.Errorf("all is done, and the log takes %d bytes", n)
+		}
+		t.Logf("seed %d: %d messages, %d accepted, %d dropped, %d restarts, %d posts doubled", seed, m.next, len(m.acked), len(m.dropped), m.epoch, len(m.doubled))
 	})
 }
