@@ -67,6 +67,7 @@ const (
 var (
 	errGone    = errors.New("not there any more")
 	errDamaged = errors.New("the line is damaged")
+	errClosed  = errors.New("the spool is closed")
 	errNoRoom  = errors.New("there is no room on the disk")
 )
 
@@ -133,6 +134,7 @@ type spool struct {
 	segments map[uint64]*segment
 	keys     map[string]uint64 // ids made of idempotency keys: at least the newest keysKept, with their numbers
 	failed   error             // why nothing can be added, nil while it can
+	closed   bool
 
 	still sync.RWMutex // held by who looks at all that is live: nothing is carried forward meanwhile
 
@@ -518,6 +520,10 @@ func (s *spool) segmentOf(p place) *segment {
 func (s *spool) do(c *change) error {
 	c.done = make(chan struct{})
 	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return errClosed
+	}
 	s.queue = append(s.queue, c)
 	s.mu.Unlock()
 	s.wakeUp()
@@ -555,8 +561,9 @@ func (s *spool) run() {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.closed = true
 	for _, c := range s.queue {
-		c.err = s.failed
+		c.err = errClosed
 		close(c.done)
 	}
 	s.closeFiles()

@@ -1451,3 +1451,213 @@ func runModel(t *testing.T, seed uint64, large bool) {
 		t.Logf("seed %d: %d messages, %d accepted, %d dropped, %d restarts, %d posts doubled", seed, m.next, len(m.acked), len(m.dropped), m.epoch, len(m.doubled))
 	})
 }
+
+// powerCuts is a spool whose disk loses its power again and again. It keeps what was synced and, of what was not, any
+// sectors. The segment that was removed last may come back.
+type powerCuts struct {
+	t      *testing.T
+	random *rand.Rand
+	s      *spool
+	dir    string
+	next   string // the folder as it is after the cut
+	cutAt  int    // syncs from now
+	synced []byte // of the newest segment
+	of     uint64 // its number
+	torn   int
+
+	mu    sync.Mutex
+	fates map[uint64]string // of what was acknowledged: "" waits, a fate, "?" while one is on its way
+	ids   map[uint64]string
+	keys  map[string]uint64
+}
+
+// sync cuts the power in time.
+func (p *powerCuts) sync(f *os.File) error {
+	s := p.s
+	if f != s.f || s.segments[s.newest] == nil {
+		return syncData(f)
+	}
+	if p.cutAt < 0 {
+		return errors.New("the power is off")
+	}
+	size := s.segments[s.newest].size
+	if p.of != s.newest {
+		p.of, p.synced = s.newest, nil
+	}
+	if int64(len(p.synced)) < size { // it was found at the start
+		p.synced = make([]byte, size)
+		f.ReadAt(p.synced, 0)
+	}
+	pending := make([]byte, 4<<20)
+	n, _ := f.ReadAt(pending, size)
+	now := append(p.synced[:size:size], bytes.TrimRight(pending[:n], "\x00")...)
+	if p.cutAt--; p.cutAt >= 0 {
+		p.synced = now
+		return syncData(f)
+	}
+	mixed := false
+	for at := int(size) &^ 511; at < len(now); at += 512 {
+		if from := max(at, int(size)); p.random.IntN(2) == 0 {
+			clear(now[from:min(at+512, len(now))])
+			mixed = true
+		}
+	}
+	if mixed {
+		p.torn++
+	}
+	for number := range s.segments {
+		if name := fileName(number); number != s.newest {
+			os.Link(filepath.Join(p.dir, name), filepath.Join(p.next, name))
+		}
+	}
+	if name := fileName(s.oldest - 1); p.random.IntN(2) == 0 {
+		os.Link(filepath.Join(p.dir, "old-"+name), filepath.Join(p.next, name))
+	}
+	os.WriteFile(filepath.Join(p.next, fileName(s.newest)), now, 0o600)
+	return errors.New("the power is off")
+}
+
+// produce does what lanes and operators do, until the power is off.
+func (p *powerCuts) produce(seed uint64) {
+	random := rand.New(rand.NewPCG(seed, 3))
+	for {
+		m := &message{ID: newID(), Text: strings.Repeat("x", random.IntN(100<<random.IntN(13))), route: route{tag: "a"}}
+		if random.IntN(3) == 0 {
+			m.ID = "k" + m.ID[1:]
+		}
+		if p.s.do(&change{add: []*message{m}}) != nil {
+			return
+		}
+		seq, fate := m.seq, ""
+		p.mu.Lock()
+		p.fates[seq], p.ids[seq] = "", m.ID
+		if isKeyed(m.ID) {
+			p.keys[m.ID] = seq
+		}
+		p.mu.Unlock()
+		for _, fate = range []string{fateDead, fateDelivered, fateDropped} {
+			if random.IntN(2) == 0 {
+				continue
+			}
+			p.set(seq, "?")
+			if p.s.do(&change{end: []ending{{seq: seq, fate: fate, attempts: 3, reason: "because"}}}) != nil {
+				return
+			}
+			if p.set(seq, fate); fate != fateDead {
+				break
+			}
+		}
+		if p.fate(seq) == fateDead && random.IntN(2) == 0 { // sent again
+			p.set(seq, "?")
+			again := &message{ID: m.ID, Text: m.Text, route: m.route, replaces: seq}
+			if p.s.do(&change{add: []*message{again}}) != nil {
+				return
+			}
+			p.set(seq, fateDropped)
+			p.mu.Lock()
+			p.fates[again.seq], p.ids[again.seq] = "", m.ID
+			p.mu.Unlock()
+		}
+	}
+}
+
+// endMost ends most of what is left from before, so that there is something to clean.
+func (p *powerCuts) endMost() {
+	p.mu.Lock()
+	c := &change{}
+	for seq := range p.fates {
+		if seq%8 != 0 {
+			p.fates[seq] = "?"
+			c.end = append(c.end, ending{seq: seq, fate: fateDropped})
+		}
+	}
+	p.mu.Unlock()
+	if p.s.do(c) == nil {
+		for _, e := range c.end {
+			p.set(e.seq, fateDropped)
+		}
+	}
+}
+
+func (p *powerCuts) set(seq uint64, fate string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.fates[seq] = fate
+}
+
+func (p *powerCuts) fate(seq uint64) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.fates[seq]
+}
+
+// check compares what is found after a cut with what was acknowledged before it.
+func (p *powerCuts) check(cut int) {
+	for seq, fate := range p.fates {
+		w, x, err := p.s.read(seq)
+		is := fateDelivered
+		switch {
+		case err == nil && x.kind == 0:
+			is = ""
+		case err == nil && x.attempts == 3 && x.reason == "because":
+			is = fateDead
+		case err != errGone:
+			p.t.Errorf("cut %d: message %d: %+v, %v", cut, seq, x, err)
+		}
+		if fate == fateDropped {
+			fate = fateDelivered
+		}
+		if fate != "?" && is != fate || err == nil && w.id != p.ids[seq] {
+			p.t.Errorf("cut %d: message %d, id %s, is acknowledged as %q; it is %q, id %s", cut, seq, p.ids[seq], fate, is, w.id)
+		}
+		p.fates[seq] = is
+		if is == fateDelivered {
+			delete(p.fates, seq) // its number may come again
+		}
+	}
+	for key, seq := range p.keys {
+		if p.s.keys[key] < seq {
+			p.t.Errorf("cut %d: the key of message %d is forgotten", cut, seq)
+		}
+	}
+}
+
+func TestPowerCutsInProcess(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	p := &powerCuts{
+		t: t, random: rand.New(rand.NewPCG(seed, 1)), fates: map[uint64]string{}, ids: map[uint64]string{}, keys: map[string]uint64{},
+	}
+	base, acknowledged := t.TempDir(), 0
+	p.dir = filepath.Join(base, "0")
+	removed := uint64(0)
+	for cut := range rounds(400, 20) {
+		p.s = openAlone(t, p.dir)
+		p.check(cut)
+		if p.next = filepath.Join(base, fmt.Sprint(cut+1)); os.Mkdir(p.next, 0o700) != nil || t.Failed() {
+			t.Fatal("that is enough")
+		}
+		for number := range p.s.segments { // so that one that is removed can come back
+			os.Link(filepath.Join(p.dir, fileName(number)), filepath.Join(p.dir, "old-"+fileName(number)))
+		}
+		p.cutAt, p.of, p.s.sync = 1+p.random.IntN(40), 0, p.sync
+		first := p.s.oldest
+		go p.s.run()
+		var producers sync.WaitGroup
+		producers.Go(p.endMost)
+		for i := range 16 {
+			producers.Go(func() { p.produce(seed + uint64(cut*16+i)) })
+		}
+		poll(t, "the power is cut", func() bool { return p.s.health() != nil && strings.Contains(p.s.health().Error(), "power") })
+		p.s.close()
+		producers.Wait()
+		removed += p.s.oldest - first
+		os.RemoveAll(p.dir)
+		p.dir = p.next
+		acknowledged = max(acknowledged, len(p.ids))
+	}
+	t.Logf("%d messages, %d keys, %d still known, %d cuts torn, %d segments removed", acknowledged, len(p.keys), len(p.fates), p.torn, removed)
+	if p.torn == 0 {
+		t.Error("nothing was torn: this shows nothing")
+	}
+}
