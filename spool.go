@@ -80,6 +80,42 @@ func (p place) offset() int64                     { return int64(p & (1<<32 - 1)
 
 const lost place = 1 // of a line that was damaged when its segment was removed
 
+// places is where lines lie, by their messages' numbers. A place takes 10 bytes where numbers are dense, 150 at most.
+type places map[uint64]*[16]place
+
+func (p places) at(seq uint64) place {
+	if some := p[seq/16]; some != nil {
+		return some[seq%16]
+	}
+	return 0
+}
+
+func (p places) set(seq uint64, at place) {
+	if p[seq/16] == nil {
+		p[seq/16] = new([16]place)
+	}
+	p[seq/16][seq%16] = at
+}
+
+func (p places) remove(seq uint64) {
+	if some := p[seq/16]; some != nil {
+		if some[seq%16] = 0; *some == ([16]place{}) {
+			delete(p, seq/16)
+		}
+	}
+}
+
+// change replaces each place by what f returns for it.
+func (p places) change(f func(seq uint64, at place) place) {
+	for n, some := range p {
+		for i, at := range some {
+			if at != 0 {
+				some[i] = f(n*16+uint64(i), at)
+			}
+		}
+	}
+}
+
 // Fates of a message, as they stand in its D line.
 const (
 	fateDelivered = "delivered"
@@ -129,9 +165,10 @@ type spool struct {
 	mu       sync.Mutex
 	queue    []*change
 	wake     chan struct{}
-	live     map[uint64]place // W lines of what waits or is a dead letter
-	dead     map[uint64]place // X lines of the dead letters
+	live     places // W lines of what waits or is a dead letter
+	dead     places // X lines of the dead letters
 	segments map[uint64]*segment
+	none     segment
 	keys     map[string]uint64 // ids made of idempotency keys: at least the newest keysKept, with their numbers
 	failed   error             // why nothing can be added, nil while it can
 	closed   bool
@@ -338,7 +375,7 @@ func openSpool(dir string, log *slog.Logger) (*spool, error) {
 	}
 	s := &spool{
 		dir: root, log: log, sync: syncData, wake: make(chan struct{}, 1), staged: map[uint64]bool{},
-		live: map[uint64]place{}, dead: map[uint64]place{}, segments: map[uint64]*segment{}, keys: map[string]uint64{},
+		live: places{}, dead: places{}, segments: map[uint64]*segment{}, keys: map[string]uint64{},
 		trouble: map[string]string{}, quit: make(chan struct{}), ended: make(chan struct{}),
 	}
 	s.lock, err = root.OpenFile("lock", os.O_RDWR|os.O_CREATE, 0o600)
@@ -399,7 +436,12 @@ func (s *spool) load() error {
 		s.damaged.Add(int64(seg.damaged))
 		s.bytes.Add(seg.size)
 	}
-	maps.DeleteFunc(s.dead, func(seq uint64, _ place) bool { return s.live[seq] == 0 }) // their W lines are damaged
+	s.dead.change(func(seq uint64, at place) place {
+		if s.live.at(seq) == 0 { // its W line is damaged
+			return 0
+		}
+		return at
+	})
 	if n := s.damaged.Load(); n > 0 {
 		s.log.Error("the spool has damaged lines: their files are kept as *.bad", "lines", n, "dir", s.dir.Name())
 	}
@@ -471,20 +513,18 @@ func (s *spool) measure(number uint64, f func(line)) (end, size int64, damaged i
 // apply does to the index what a line says: at the start for all there are, and then for each that was written.
 func (s *spool) apply(l line) {
 	s.seq = max(s.seq, l.seq)
-	at, known := s.live[l.seq]
+	at := s.live.at(l.seq)
 	switch l.kind {
 	case 'W':
-		if known { // it was carried forward
-			s.segmentOf(at).live--
-		}
-		s.live[l.seq] = l.lies
+		s.segmentOf(at).live-- // it was carried forward
+		s.live.set(l.seq, l.lies)
 		s.segmentOf(l.lies).messages++
 		s.segmentOf(l.lies).live++
 		s.forget(l.replaces)
 	case 'X': // its W line comes later, if that was carried forward
-		s.dead[l.seq] = l.lies
+		s.dead.set(l.seq, l.lies)
 	case 'D':
-		if known && l.reason == fateDamaged {
+		if at != 0 && l.reason == fateDamaged {
 			s.segmentOf(at).damaged++
 			s.damaged.Add(1)
 		}
@@ -501,19 +541,17 @@ func (s *spool) apply(l line) {
 
 // forget takes a message that has ended out of the index.
 func (s *spool) forget(seq uint64) {
-	if at, ok := s.live[seq]; ok {
-		s.segmentOf(at).live--
-	}
-	delete(s.live, seq)
-	delete(s.dead, seq)
+	s.segmentOf(s.live.at(seq)).live--
+	s.live.remove(seq)
+	s.dead.remove(seq)
 }
 
-// segmentOf returns the segment that p lies in, one that counts for nothing if it is lost.
+// segmentOf returns the segment that p lies in, one that counts for nothing where there is none.
 func (s *spool) segmentOf(p place) *segment {
 	if seg := s.segments[p.segment()]; seg != nil {
 		return seg
 	}
-	return &segment{}
+	return &s.none
 }
 
 // do has the writer make c, and returns when that is on disk: nil, or why nothing of it is.
@@ -646,18 +684,17 @@ func (s *spool) commit(batch []*change) {
 // stage adds the lines of c. What has ended before is left out, and so is a message whose key is known.
 func (s *spool) stage(lines []line, c *change) []line {
 	gone := func(seq uint64) bool {
-		_, ok := s.live[seq]
-		return !ok || s.staged[seq]
+		return s.live.at(seq) == 0 || s.staged[seq]
 	}
 	now := time.Now().UnixMilli()
 	for i := range c.end {
 		e := &c.end[i]
-		if _, isDead := s.dead[e.seq]; gone(e.seq) || isDead && e.fate == fateDead {
+		if gone(e.seq) || e.fate == fateDead && s.dead.at(e.seq) != 0 {
 			e.gone = true
 			continue
 		}
 		s.staged[e.seq] = true
-		l := line{kind: 'D', seq: e.seq, at: now, reason: e.fate, attempts: e.attempts, place: s.live[e.seq]}
+		l := line{kind: 'D', seq: e.seq, at: now, reason: e.fate, attempts: e.attempts, place: s.live.at(e.seq)}
 		if e.fate == fateDead {
 			l.kind, l.reason = 'X', e.reason
 		}
@@ -971,7 +1008,7 @@ func (s *spool) carryForward() error {
 		switch {
 		case failed != nil:
 			return
-		case l.kind == 'W' && s.live[l.seq] == l.lies, l.kind == 'X' && s.dead[l.seq] == l.lies:
+		case l.kind == 'W' && s.live.at(l.seq) == l.lies, l.kind == 'X' && s.dead.at(l.seq) == l.lies:
 			l.route, l.body = bytes.Clone(l.route), bytes.Clone(l.body)
 			lines = append(lines, l)
 		case (l.kind == 'W' || l.kind == 'K') && isKeyed(l.id) && s.keys[l.id] == l.seq:
@@ -990,11 +1027,12 @@ func (s *spool) carryForward() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	oldest.damaged++ // since the start
-	for seq, at := range s.live {
+	s.live.change(func(_ uint64, at place) place {
 		if at.segment() == s.oldest {
-			s.live[seq] = lost
+			return lost
 		}
-	}
+		return at
+	})
 	return nil
 }
 
@@ -1016,7 +1054,7 @@ func (s *spool) health() error {
 func (s *spool) where(seq uint64) (w, x place) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.live[seq], s.dead[seq]
+	return s.live.at(seq), s.dead.at(seq)
 }
 
 // readLine reads the line at p. errDamaged is for what was read and is no line; any other error says nothing about it.
