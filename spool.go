@@ -28,6 +28,7 @@ import (
 	"bytes"
 	"cmp"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -242,12 +243,18 @@ func (l *line) appendTo(b []byte) []byte {
 	case 'K':
 		b = append(append(b, ' '), l.id...)
 	}
-	hexadecimal := func(to []byte, n uint32) {
-		hex.Encode(to, []byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
-	}
-	hexadecimal(b[start+9:], uint32(len(b)-start-headerSize))
-	hexadecimal(b[start:], crc32.Checksum(b[start+9:], castagnoli))
+	var n [4]byte
+	binary.BigEndian.PutUint32(n[:], uint32(len(b)-start-headerSize))
+	hex.Encode(b[start+9:], n[:])
+	binary.BigEndian.PutUint32(n[:], crc32.Checksum(b[start+9:], castagnoli))
+	hex.Encode(b[start:], n[:])
 	return append(b, '\n')
+}
+
+func unhex(digits []byte) (uint32, error) {
+	var n [4]byte
+	_, err := hex.Decode(n[:], digits)
+	return binary.BigEndian.Uint32(n[:]), err
 }
 
 // lineLength returns how long the line that b begins with says it is, with its newline; 0 where no line begins.
@@ -255,7 +262,7 @@ func lineLength(b []byte) int {
 	if len(b) < headerSize || b[8] != ' ' || b[17] != ' ' {
 		return 0
 	}
-	n, err := strconv.ParseUint(string(b[9:17]), 16, 32)
+	n, err := unhex(b[9:17])
 	if err != nil || n > lineLimit {
 		return 0
 	}
@@ -267,8 +274,7 @@ func parseLine(b []byte) (l line, n int) {
 	if n = lineLength(b); n == 0 || n > len(b) {
 		return line{}, 0
 	}
-	sum, err := strconv.ParseUint(string(b[:8]), 16, 32)
-	if err != nil || crc32.Checksum(b[9:n-1], castagnoli) != uint32(sum) {
+	if sum, err := unhex(b[:8]); err != nil || crc32.Checksum(b[9:n-1], castagnoli) != sum {
 		return line{}, 0
 	}
 	rest, ok := b[headerSize:n-1], true
@@ -1191,7 +1197,7 @@ func (s *spool) find(id string) (w, became line, err error) {
 	if at, _ := s.where(seq); at != 0 && err == nil {
 		return s.read(seq)
 	}
-	for i--; i >= 0 && became.kind == 0 && err == nil; i-- {
+	for i--; seq != 0 && i >= 0 && became.kind == 0 && err == nil; i-- {
 		err = s.walk(numbers[i], func(l line) {
 			if l.kind == 'D' && l.seq == seq {
 				became = line{kind: 'D', at: l.at, reason: l.reason, attempts: l.attempts, place: l.place}
