@@ -185,19 +185,47 @@ func (c *crashTest) traced(output string, options ...string) *exec.Cmd {
 // The Nth time that a thread of the server makes the call, it fails.
 func TestInjectedErrors(t *testing.T) {
 	needsStrace(t)
-	for _, fault := range []struct{ call, errno string }{{"fdatasync", "EIO"}, {"pwrite64", "ENOSPC"}, {"pwrite64", "EIO"}} {
+	for _, fault := range []diskFault{{call: "fdatasync", errno: "EIO"}, {call: "pwrite64", errno: "ENOSPC"}, {call: "pwrite64", errno: "EIO"}} {
 		for n := range rounds(50, 3) {
-			t.Run(fmt.Sprintf("%s/%s/%d", fault.call, fault.errno, n+1), func(t *testing.T) { injectError(t, fault.call, fault.errno, n+1) })
+			fault.n = n + 1
+			t.Run(fault.String(), fault.inject)
+		}
+	}
+	// Those of a segment's begin and end, and of reading:
+	for _, fault := range []diskFault{{call: "renameat", errno: "EIO"}, {call: "unlinkat", errno: "EIO"}, {call: "fsync", errno: "EIO"},
+		{call: "openat", errno: "EMFILE", file: "spare.new"}, {call: "openat", errno: "EIO", file: "spare"}, {call: "pread64", errno: "EIO"}, {call: "openat", errno: "EMFILE", file: "00000001.log"}} {
+		for n := range rounds(6, 1) {
+			fault.n, fault.rolls = n+1+9*number(fault.file == "00000001.log"), true // the first ones are those of the start
+			t.Run(fault.String(), fault.inject)
 		}
 	}
 }
 
-func injectError(t *testing.T, call, errno string, n int) {
+// diskFault is an error that a call meets the nth time that a thread makes it.
+type diskFault struct {
+	call, errno, file string // file: only calls for it
+	n                 int
+	rolls             bool // with traffic that begins and removes segments
+}
+
+func (f diskFault) String() string { return fmt.Sprintf("%s%s/%s/%d", f.call, f.file, f.errno, f.n) }
+
+func (f diskFault) inject(t *testing.T) {
 	c := newCrashTest(t, 4)
-	c.down.Store(n%2 == 1) // then the spool alone has what was acknowledged
-	c.start().kill()       // a new spool is made without errors
+	if f.rolls {
+		c.history = "history_bytes = 0\n"
+		for _, s := range c.senders {
+			s.pad = strings.Repeat("x", 120<<10)
+		}
+	}
+	c.down.Store(f.n%2 == 1 && !f.rolls) // then the spool alone has what was acknowledged
+	c.start().kill()                     // a new spool is made without errors
 	trace := filepath.Join(t.TempDir(), "trace")
-	p := startServerIn(t, c.traced(trace, "-e", "trace="+call, "-e", fmt.Sprintf("inject=%s:error=%s:when=%d", call, errno, n)))
+	options := []string{"-e", "trace=" + f.call, "-e", fmt.Sprintf("inject=%s:error=%s:when=%d", f.call, f.errno, f.n)}
+	if f.file != "" {
+		options = append(options, "-P", f.file)
+	}
+	p := startServerIn(t, c.traced(trace, options...))
 	injected := func() int { return strings.Count(readFile(t, trace), "(INJECTED)") }
 	answered, after, refused := 0, 0, 0
 	c.load(p, func(ok, no int) bool {
@@ -209,7 +237,7 @@ func injectError(t *testing.T, call, errno string, n int) {
 		return after > 0 && ok >= after
 	}, func() {})
 	if after == 0 {
-		t.Fatalf("%d messages, and no %dth %s of a thread", answered, n, call)
+		t.Fatalf("%d messages, and no %dth %s of a thread", answered, f.n, f.call)
 	}
 	if c.down.Load() && refused == 0 {
 		t.Errorf("nothing but accepting can have failed, and nobody was refused: %s", readFile(t, trace))
