@@ -102,7 +102,7 @@ func newImageDisk(t *testing.T) *imageDisk {
 		}
 	}
 	d := &imageDisk{t, writeFile(t, "ext4", ""), t.TempDir()}
-	if err := os.Truncate(d.image, 64<<20); err != nil {
+	if err := os.Truncate(d.image, 128<<20); err != nil {
 		t.Fatal(err)
 	}
 	for _, command := range []string{"mkfs.ext4 -q -F " + d.image, "mount -o loop " + d.image + " " + d.dir} {
@@ -147,7 +147,10 @@ func (d *imageDisk) powerOn() {
 func TestPowerCut(t *testing.T) {
 	disk := newImageDisk(t)
 	c := newCrashTest(t, 16)
-	c.spool = filepath.Join(disk.dir, "spool")
+	c.spool, c.history = filepath.Join(disk.dir, "spool"), "history_bytes = 0\n"
+	for i, s := range c.senders { // so that segments come and go
+		s.pad = strings.Repeat("x", i<<12)
+	}
 	random := rand.New(rand.NewPCG(5, 6))
 	for round := range rounds(20, 2) {
 		c.down.Store(round%3 == 0) // so that much waits
