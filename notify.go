@@ -315,6 +315,7 @@ func (s *server) accept(w http.ResponseWriter, r *http.Request, messages []*mess
 		if key != "" && !sync {
 			m.ID = keyedID(key, m.route)
 		}
+		m.body = messages[0].encoded() // once for all destinations: it may be large
 	}
 	if sync {
 		limit := s.cfg().delayLimit()

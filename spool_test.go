@@ -1661,3 +1661,28 @@ func TestPowerCutsInProcess(t *testing.T) {
 		t.Error("nothing was torn: this shows nothing")
 	}
 }
+
+// A large message for many destinations is in memory once.
+func TestLargeMessageForMany(t *testing.T) {
+	toml := "[core]\nslack_url = 'http://hook.invalid/core'\n"
+	for i := range 100 {
+		toml += fmt.Sprintf("[[tags]]\ntag = 'a'\nchannel = '#a%d'\n", i)
+	}
+	p := newInProcess(t, testConfig(t, toml), &recorder{script: down})
+	body := `{"tag":"a","text":"` + strings.Repeat("x", 1_000_000) + `"}`
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	p.send(t, body)
+	runtime.ReadMemStats(&after)
+	if mb := (after.TotalAlloc - before.TotalAlloc) >> 20; mb > 60 {
+		t.Errorf("it took %d MB", mb)
+	} else {
+		t.Logf("it took %d MB", mb)
+	}
+	p.stop()
+	s := openAlone(t, p.cfg().spool.dir)
+	if n := len(s.live); n == 0 || s.segments[1].live != 100 {
+		t.Errorf("%+v", s.segments[1])
+	}
+	s.closeFiles()
+}
