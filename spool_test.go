@@ -1686,3 +1686,30 @@ func TestLargeMessageForMany(t *testing.T) {
 	}
 	s.closeFiles()
 }
+
+// A message that is being dropped while the configuration changes does not come back.
+func TestReloadWhileDropping(t *testing.T) {
+	inBubble(t, hookAndTags, down, func(t *testing.T, p *inProcess, slack *recorder) {
+		p.send(t, notifyBody("a", 1, false))
+		time.Sleep(time.Minute)
+		id := p.list(t, "/messages?state=waiting").Messages[0].ID
+		slow := func() error { time.Sleep(10 * time.Second); return nil }
+		p.disk.Store(&slow)
+		go func() {
+			if w := p.operator("DELETE", "/messages/"+id); w.Code != 200 {
+				t.Errorf("got %d %s", w.Code, w.Body)
+			}
+		}()
+		synctest.Wait()
+		slack.mu.Lock()
+		posts := len(slack.posts)
+		slack.script = nil
+		slack.mu.Unlock()
+		p.reload(t, hookAndTags)
+		time.Sleep(time.Hour)
+		if st := p.stat(t); st.Dropped != 1 || st.Delivered != 0 || len(slack.all()) != posts {
+			t.Errorf("%d posts, then %d: %+v", posts, len(slack.all()), st)
+		}
+		p.holdsNothing(t)
+	})
+}
