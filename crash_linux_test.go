@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -101,7 +102,7 @@ func newImageDisk(t *testing.T) *imageDisk {
 		}
 	}
 	d := &imageDisk{t, writeFile(t, "ext4", ""), t.TempDir()}
-	if err := os.Truncate(d.image, 64<<20); err != nil {
+	if err := os.Truncate(d.image, 128<<20); err != nil {
 		t.Fatal(err)
 	}
 	for _, command := range []string{"mkfs.ext4 -q -F " + d.image, "mount -o loop " + d.image + " " + d.dir} {
@@ -146,7 +147,10 @@ func (d *imageDisk) powerOn() {
 func TestPowerCut(t *testing.T) {
 	disk := newImageDisk(t)
 	c := newCrashTest(t, 16)
-	c.spool = filepath.Join(disk.dir, "spool")
+	c.spool, c.history = filepath.Join(disk.dir, "spool"), "history_bytes = 0\n"
+	for i, s := range c.senders { // so that segments come and go
+		s.pad = strings.Repeat("x", i<<12)
+	}
 	random := rand.New(rand.NewPCG(5, 6))
 	for round := range rounds(20, 2) {
 		c.down.Store(round%3 == 0) // so that much waits
@@ -184,19 +188,47 @@ func (c *crashTest) traced(output string, options ...string) *exec.Cmd {
 // The Nth time that a thread of the server makes the call, it fails.
 func TestInjectedErrors(t *testing.T) {
 	needsStrace(t)
-	for _, fault := range []struct{ call, errno string }{{"fdatasync", "EIO"}, {"pwrite64", "ENOSPC"}, {"pwrite64", "EIO"}} {
+	for _, fault := range []diskFault{{call: "fdatasync", errno: "EIO"}, {call: "pwrite64", errno: "ENOSPC"}, {call: "pwrite64", errno: "EIO"}} {
 		for n := range rounds(50, 3) {
-			t.Run(fmt.Sprintf("%s/%s/%d", fault.call, fault.errno, n+1), func(t *testing.T) { injectError(t, fault.call, fault.errno, n+1) })
+			fault.n = n + 1
+			t.Run(fault.String(), fault.inject)
+		}
+	}
+	// Those of a segment's begin and end, and of reading:
+	for _, fault := range []diskFault{{call: "renameat", errno: "EIO"}, {call: "unlinkat", errno: "EIO"}, {call: "fsync", errno: "EIO"},
+		{call: "openat", errno: "EMFILE", file: "spare.new"}, {call: "openat", errno: "EIO", file: "spare"}, {call: "pread64", errno: "EIO"}, {call: "openat", errno: "EMFILE", file: "00000001.log"}} {
+		for n := range rounds(6, 1) {
+			fault.n, fault.rolls = n+1+9*number(fault.file == "00000001.log"), true // the first ones are those of the start
+			t.Run(fault.String(), fault.inject)
 		}
 	}
 }
 
-func injectError(t *testing.T, call, errno string, n int) {
+// diskFault is an error that a call meets the nth time that a thread makes it.
+type diskFault struct {
+	call, errno, file string // file: only calls for it
+	n                 int
+	rolls             bool // with traffic that begins and removes segments
+}
+
+func (f diskFault) String() string { return fmt.Sprintf("%s%s/%s/%d", f.call, f.file, f.errno, f.n) }
+
+func (f diskFault) inject(t *testing.T) {
 	c := newCrashTest(t, 4)
-	c.down.Store(n%2 == 1) // then the spool alone has what was acknowledged
-	c.start().kill()       // a new spool is made without errors
+	if f.rolls {
+		c.history = "history_bytes = 0\n"
+		for _, s := range c.senders {
+			s.pad = strings.Repeat("x", 120<<10)
+		}
+	}
+	c.down.Store(f.n%2 == 1 && !f.rolls) // then the spool alone has what was acknowledged
+	c.start().kill()                     // a new spool is made without errors
 	trace := filepath.Join(t.TempDir(), "trace")
-	p := startServerIn(t, c.traced(trace, "-e", "trace="+call, "-e", fmt.Sprintf("inject=%s:error=%s:when=%d", call, errno, n)))
+	options := []string{"-e", "trace=" + f.call, "-e", fmt.Sprintf("inject=%s:error=%s:when=%d", f.call, f.errno, f.n)}
+	if f.file != "" {
+		options = append(options, "-P", f.file)
+	}
+	p := startServerIn(t, c.traced(trace, options...))
 	injected := func() int { return strings.Count(readFile(t, trace), "(INJECTED)") }
 	answered, after, refused := 0, 0, 0
 	c.load(p, func(ok, no int) bool {
@@ -208,7 +240,7 @@ func injectError(t *testing.T, call, errno string, n int) {
 		return after > 0 && ok >= after
 	}, func() {})
 	if after == 0 {
-		t.Fatalf("%d messages, and no %dth %s of a thread", answered, n, call)
+		t.Fatalf("%d messages, and no %dth %s of a thread", answered, f.n, f.call)
 	}
 	if c.down.Load() && refused == 0 {
 		t.Errorf("nothing but accepting can have failed, and nobody was refused: %s", readFile(t, trace))
@@ -359,5 +391,48 @@ func TestFileSizeLimitAtStart(t *testing.T) {
 	p := startProcess(t, c.command("sh", "-c", `ulimit -f 2048 && exec "$@"`, "sh"))
 	if code := p.wait(); code != 1 || !strings.Contains(p.stderr.String(), "file too large") || strings.Count(p.stderr.String(), "\n") != 1 {
 		t.Errorf("exit %d, %s", code, p.stderr.String())
+	}
+}
+
+// A full disk drains although its oldest segment is for a dead destination, as large as the room that is left.
+func TestFullDiskBehindADeadDestination(t *testing.T) {
+	for _, size := range []int{30, 200, 1000}[:rounds(3, 1)] {
+		s := openRunning(t, filepath.Join(smallDisk(t), "spool"))
+		dead := s.add(t, 13<<20/100_000, 100_000)
+		var others []uint64
+		c := &change{}
+		for s.do(c) == nil {
+			for _, m := range c.add {
+				others = append(others, m.seq)
+			}
+			c = &change{}
+			for range 500 {
+				c.add = append(c.add, &message{ID: newID(), Text: strings.Repeat("x", size), route: route{tag: "b"}})
+			}
+		}
+		ended := make(chan struct{})
+		go func() {
+			for some := range slices.Chunk(others, 100) {
+				s.end(fateDelivered, some...)
+			}
+			close(ended)
+		}()
+		poll(t, fmt.Sprintf("%d messages of %d bytes are recorded as delivered", len(others), size), func() bool {
+			select {
+			case <-ended:
+				return true
+			default:
+				return false
+			}
+		})
+		poll(t, "it takes messages again", func() bool { return s.health() == nil })
+		dead = append(dead, s.add(t, 10, 1000)...)
+		poll(t, "disk use falls", func() bool { return s.bytes.Load() < 2*segmentSize })
+		for _, seq := range dead {
+			if _, _, err := s.read(seq); err != nil {
+				t.Errorf("message %d: %v", seq, err)
+			}
+		}
+		s.close()
 	}
 }

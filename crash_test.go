@@ -310,6 +310,30 @@ func TestKill(t *testing.T) {
 	c.verify(0)
 }
 
+// As TestKill, with messages so large that segments begin and are removed all the time.
+func TestKillWhileCleaning(t *testing.T) {
+	c := newCrashTest(t, 8)
+	c.history = "history_bytes = 0\n"
+	for _, s := range c.senders {
+		s.pad = strings.Repeat("x", 100<<10)
+	}
+	random := rand.New(rand.NewPCG(7, 8))
+	for round := range rounds(40, 3) {
+		c.down.Store(round%5 == 2) // then they are carried forward
+		if random.IntN(2) == 0 {
+			p := startProcess(t, c.command())
+			<-time.After(time.Duration(random.IntN(40_000)) * time.Microsecond)
+			p.kill()
+		}
+		p := c.start()
+		c.load(p, accepted(1+random.IntN(400)), p.kill)
+	}
+	c.down.Store(false)
+	s := drained(t, c.start())
+	c.verify(0)
+	t.Logf("damaged: %d", s.Damaged)
+}
+
 func TestKillWhileSlackIsDown(t *testing.T) {
 	c := newCrashTest(t, 16)
 	for round := range rounds(10, 2) {

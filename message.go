@@ -35,7 +35,7 @@ type message struct {
 	seq      uint64 // its number in the spool
 	queued   int64  // Unix ms: when it was put into the spool, the last time
 	replaces uint64 // the number of the dead letter that it was
-	body     []byte // its JSON behind the id, once it was encoded: the same for all destinations of a tag
+	body     []byte // its JSON behind the id, once it was encoded: shared by all destinations of a tag
 }
 
 // encoded returns m as it lies in the spool, without {"id":"ID" in front.

@@ -381,9 +381,12 @@ func (d *deliverer) drop(r route, seq uint64) error {
 	}
 	d.remove(l, at, 1)
 	d.schedule(l)
+	d.stores++ // a reload waits, else it finds the message again
 	d.mu.Unlock()
 	end := ending{seq: seq, fate: fateDropped}
-	if err := d.spool.do(&change{end: []ending{end}}); err != nil {
+	err := d.spool.do(&change{end: []ending{end}})
+	d.locked(func() { d.stores--; d.changed.Broadcast() })
+	if err != nil {
 		return err
 	}
 	d.stats.count(r, end.counts())

@@ -412,6 +412,7 @@ func (s *server) accept(w http.ResponseWriter, r *http.Request, messages []*mess
 		if key != "" {
 			m.ID = keyedID(key, m.route)
 		}
+		m.body = messages[0].encoded() // once for all destinations: it may be large
 	}
 	do := func() answer { return s.store(messages) }
 	if sync {

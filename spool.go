@@ -28,6 +28,7 @@ import (
 	"bytes"
 	"cmp"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -54,16 +55,21 @@ const (
 	batchChanges  = 1024
 	batchBytes    = 1 << 20
 	rollAt        = segmentSize - 2*batchBytes // the rest is for what ends messages, should the disk be full
-	slackSegments = 2                          // see clean
+	carryLimit    = segmentSize - batchBytes   // then, what is carried forward leaves that to them
+	slackSegments = 2                          // see hasTooMuch
 	keysKept      = 16_384
 	lineLimit     = 8 << 20 // bytes; no message comes near that
 	probeEvery    = time.Second
+	spareName     = "spare"
+	newSpareName  = "spare.new"
 	headerSize    = len("9a0b3c4d 000000f3 ")
 )
 
 var (
 	errGone    = errors.New("not there any more")
 	errDamaged = errors.New("the line is damaged")
+	errClosed  = errors.New("the spool is closed")
+	errNoRoom  = errors.New("there is no room on the disk")
 )
 
 // place is where a line lies: a segment's number and an offset in it.
@@ -72,6 +78,44 @@ type place uint64
 func newPlace(segment uint64, offset int64) place { return place(segment<<32 | uint64(offset)) }
 func (p place) segment() uint64                   { return uint64(p >> 32) }
 func (p place) offset() int64                     { return int64(p & (1<<32 - 1)) }
+
+const lost place = 1 // of a line that was damaged when its segment was removed
+
+// places is where lines lie, by their messages' numbers. A place takes 10 bytes where numbers are dense, 150 at most.
+type places map[uint64]*[16]place
+
+func (p places) at(seq uint64) place {
+	if some := p[seq/16]; some != nil {
+		return some[seq%16]
+	}
+	return 0
+}
+
+func (p places) set(seq uint64, at place) {
+	if p[seq/16] == nil {
+		p[seq/16] = new([16]place)
+	}
+	p[seq/16][seq%16] = at
+}
+
+func (p places) remove(seq uint64) {
+	if some := p[seq/16]; some != nil {
+		if some[seq%16] = 0; *some == ([16]place{}) {
+			delete(p, seq/16)
+		}
+	}
+}
+
+// change replaces each place by what f returns for it.
+func (p places) change(f func(seq uint64, at place) place) {
+	for n, some := range p {
+		for i, at := range some {
+			if at != 0 {
+				some[i] = f(n*16+uint64(i), at)
+			}
+		}
+	}
+}
 
 // Fates of a message, as they stand in its D line.
 const (
@@ -106,8 +150,13 @@ type segment struct {
 	damaged        int // lines
 }
 
+// liveBytes returns about how much of the segment is live.
+func (seg *segment) liveBytes() int64 {
+	return seg.size * int64(seg.live) / int64(max(seg.messages, 1))
+}
+
 type spool struct {
-	dir     string
+	dir     *os.Root // the folder that was opened, even after another has taken its name
 	lock    *os.File
 	opened  os.FileInfo // of lock
 	log     *slog.Logger
@@ -117,11 +166,15 @@ type spool struct {
 	mu       sync.Mutex
 	queue    []*change
 	wake     chan struct{}
-	live     map[uint64]place // W lines of what waits or is a dead letter
-	dead     map[uint64]place // X lines of the dead letters
+	live     places // W lines of what waits or is a dead letter
+	dead     places // X lines of the dead letters
 	segments map[uint64]*segment
+	none     segment
 	keys     map[string]uint64 // ids made of idempotency keys: at least the newest keysKept, with their numbers
 	failed   error             // why nothing can be added, nil while it can
+	closed   bool
+
+	still sync.RWMutex // held by who looks at all that is live: nothing is carried forward meanwhile
 
 	// Owned by run:
 	newest, oldest uint64
@@ -134,6 +187,7 @@ type spool struct {
 	buf            []byte
 	full           error             // what kept the last attempt from making room
 	carried        uint64            // the oldest segment, once what is live in it was carried forward
+	cleanAt        time.Time         // after an error, nothing is removed before
 	trouble        map[string]string // what was logged, and has not ended
 
 	bytes   atomic.Int64 // of all segments
@@ -189,12 +243,18 @@ func (l *line) appendTo(b []byte) []byte {
 	case 'K':
 		b = append(append(b, ' '), l.id...)
 	}
-	hexadecimal := func(to []byte, n uint32) {
-		hex.Encode(to, []byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
-	}
-	hexadecimal(b[start+9:], uint32(len(b)-start-headerSize))
-	hexadecimal(b[start:], crc32.Checksum(b[start+9:], castagnoli))
+	var n [4]byte
+	binary.BigEndian.PutUint32(n[:], uint32(len(b)-start-headerSize))
+	hex.Encode(b[start+9:], n[:])
+	binary.BigEndian.PutUint32(n[:], crc32.Checksum(b[start+9:], castagnoli))
+	hex.Encode(b[start:], n[:])
 	return append(b, '\n')
+}
+
+func unhex(digits []byte) (uint32, error) {
+	var n [4]byte
+	_, err := hex.Decode(n[:], digits)
+	return binary.BigEndian.Uint32(n[:]), err
 }
 
 // lineLength returns how long the line that b begins with says it is, with its newline; 0 where no line begins.
@@ -202,7 +262,7 @@ func lineLength(b []byte) int {
 	if len(b) < headerSize || b[8] != ' ' || b[17] != ' ' {
 		return 0
 	}
-	n, err := strconv.ParseUint(string(b[9:17]), 16, 32)
+	n, err := unhex(b[9:17])
 	if err != nil || n > lineLimit {
 		return 0
 	}
@@ -214,8 +274,7 @@ func parseLine(b []byte) (l line, n int) {
 	if n = lineLength(b); n == 0 || n > len(b) {
 		return line{}, 0
 	}
-	sum, err := strconv.ParseUint(string(b[:8]), 16, 32)
-	if err != nil || crc32.Checksum(b[9:n-1], castagnoli) != uint32(sum) {
+	if sum, err := unhex(b[:8]); err != nil || crc32.Checksum(b[9:n-1], castagnoli) != sum {
 		return line{}, 0
 	}
 	rest, ok := b[headerSize:n-1], true
@@ -288,7 +347,7 @@ func eachLine(b []byte, start place, final bool, f func(l line, n int), bad func
 			if !final && (length > len(rest) || len(rest) < headerSize) {
 				break
 			}
-			if length > 0 {
+			if length > 0 && length <= len(rest) && rest[length-1] == '\n' { // inside a text, none of these is
 				if _, n := parseLine(rest); n > 0 {
 					break
 				}
@@ -316,25 +375,27 @@ func openSpool(dir string, log *slog.Logger) (*spool, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, err
 	}
 	s := &spool{
-		dir: dir, lock: lock, log: log, sync: syncData, wake: make(chan struct{}, 1), staged: map[uint64]bool{},
-		live: map[uint64]place{}, dead: map[uint64]place{}, segments: map[uint64]*segment{}, keys: map[string]uint64{}, trouble: map[string]string{}, quit: make(chan struct{}), ended: make(chan struct{}),
+		dir: root, log: log, sync: syncData, wake: make(chan struct{}, 1), staged: map[uint64]bool{},
+		live: places{}, dead: places{}, segments: map[uint64]*segment{}, keys: map[string]uint64{},
+		trouble: map[string]string{}, quit: make(chan struct{}), ended: make(chan struct{}),
 	}
-	if syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
+	s.lock, err = root.OpenFile("lock", os.O_RDWR|os.O_CREATE, 0o600)
+	if err == nil && syscall.Flock(int(s.lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
 		err = fmt.Errorf("%s is in use by another process", dir)
 	}
 	if err == nil {
-		s.opened, err = lock.Stat()
+		s.opened, err = s.lock.Stat()
 	}
 	if err == nil {
 		err = s.load()
 	}
 	if err != nil {
-		lock.Close()
+		s.closeFiles()
 		return nil, err
 	}
 	return s, nil
@@ -342,19 +403,21 @@ func openSpool(dir string, log *slog.Logger) (*spool, error) {
 
 // load replays the log.
 func (s *spool) load() error {
-	names, err := filepath.Glob(filepath.Join(s.dir, "*.log"))
+	entries, err := fs.ReadDir(s.dir.FS(), ".")
 	if err != nil {
 		return err
 	}
 	var numbers []uint64
-	for _, name := range names {
-		number, err := strconv.ParseUint(strings.TrimSuffix(filepath.Base(name), ".log"), 10, 32)
+	for _, e := range entries {
+		name, isLog := strings.CutSuffix(e.Name(), ".log")
+		number, err := strconv.ParseUint(name, 10, 32)
 		switch {
-		case isOldFormat(name):
+		case !isLog:
+		case s.isOldFormat(e.Name()):
 			return fmt.Errorf("%s is of an earlier format, which this version does not read: let the version that wrote it "+
-				"deliver what waits, or set dir in [spool] to another folder", name)
-		case err != nil || number == 0 || s.path(number) != name:
-			s.log.Error("not a file of the spool: it is left alone", "file", name)
+				"deliver what waits, or set dir in [spool] to another folder", filepath.Join(s.dir.Name(), e.Name()))
+		case err != nil || number == 0 || fileName(number) != e.Name():
+			s.log.Error("not a file of the spool: it is left alone", "dir", s.dir.Name(), "file", e.Name())
 		default:
 			numbers = append(numbers, number)
 		}
@@ -368,7 +431,7 @@ func (s *spool) load() error {
 		seg := &segment{}
 		s.segments[number] = seg
 		var end int64
-		if end, seg.size, seg.damaged, err = s.walk(number, s.apply); err != nil {
+		if end, seg.size, seg.damaged, err = s.measure(number, s.apply); err != nil {
 			return err
 		}
 		if number == s.newest { // what a crash tore is behind the last good line
@@ -379,22 +442,28 @@ func (s *spool) load() error {
 		s.damaged.Add(int64(seg.damaged))
 		s.bytes.Add(seg.size)
 	}
+	s.dead.change(func(seq uint64, at place) place {
+		if s.live.at(seq) == 0 { // its W line is damaged
+			return 0
+		}
+		return at
+	})
 	if n := s.damaged.Load(); n > 0 {
-		s.log.Error("the spool has damaged lines: their files are kept as *.bad", "lines", n, "dir", s.dir)
+		s.log.Error("the spool has damaged lines: their files are kept as *.bad", "lines", n, "dir", s.dir.Name())
 	}
-	if s.f, err = os.OpenFile(s.path(s.newest), os.O_RDWR, 0); err != nil {
+	if s.f, err = s.dir.OpenFile(fileName(s.newest), os.O_RDWR, 0); err != nil {
 		return err
 	}
-	s.suspect = s.sync(s.f) != nil // who wrote it may have been killed before that
+	s.suspect = cmp.Or(s.sync(s.f), s.syncDir()) != nil // who wrote it may have been killed before that
 	return nil
 }
 
 // isOldFormat tells a file of the spool's earlier format, whose lines begin with a status and a checksum.
-func isOldFormat(path string) bool {
-	if strings.HasPrefix(filepath.Base(path), "dead-") {
+func (s *spool) isOldFormat(name string) bool {
+	if strings.HasPrefix(name, "dead-") {
 		return true
 	}
-	f, err := os.Open(path)
+	f, err := s.dir.Open(name)
 	if err != nil {
 		return false
 	}
@@ -404,15 +473,18 @@ func isOldFormat(path string) bool {
 	return n == len(head) && (head[0] == 'P' || head[0] == 'D') && head[1] == ' ' && head[10] == ' '
 }
 
-func (s *spool) path(number uint64) string {
-	return filepath.Join(s.dir, fmt.Sprintf("%08d.log", number))
-}
-func (s *spool) sparePath() string { return filepath.Join(s.dir, "spare") }
+func fileName(segment uint64) string { return fmt.Sprintf("%08d.log", segment) }
 
-// walk calls f for every line of a segment. It returns where the last good line ends, where the file does but for its
-// zeros, and how many lines before the last good one are damaged.
-func (s *spool) walk(number uint64, f func(line)) (end, size int64, damaged int, err error) {
-	file, err := os.Open(s.path(number))
+// walk calls f for every line of a segment. f must not keep parts of the line.
+func (s *spool) walk(number uint64, f func(line)) error {
+	_, _, _, err := s.measure(number, f)
+	return err
+}
+
+// measure does as walk. It returns where the last good line ends, where the file does without its zeros, and how many
+// lines before the last good one are damaged.
+func (s *spool) measure(number uint64, f func(line)) (end, size int64, damaged int, err error) {
+	file, err := s.dir.Open(fileName(number))
 	if err != nil {
 		return 0, 0, 0, err
 	}
@@ -447,23 +519,19 @@ func (s *spool) walk(number uint64, f func(line)) (end, size int64, damaged int,
 // apply does to the index what a line says: at the start for all there are, and then for each that was written.
 func (s *spool) apply(l line) {
 	s.seq = max(s.seq, l.seq)
-	at, known := s.live[l.seq]
+	at := s.live.at(l.seq)
 	switch l.kind {
 	case 'W':
-		if known { // it was carried forward
-			s.segments[at.segment()].live--
-		}
-		s.live[l.seq] = l.lies
-		s.segments[l.lies.segment()].messages++
-		s.segments[l.lies.segment()].live++
+		s.segmentOf(at).live-- // it was carried forward
+		s.live.set(l.seq, l.lies)
+		s.segmentOf(l.lies).messages++
+		s.segmentOf(l.lies).live++
 		s.forget(l.replaces)
-	case 'X':
-		if known {
-			s.dead[l.seq] = l.lies
-		}
+	case 'X': // its W line comes later, if that was carried forward
+		s.dead.set(l.seq, l.lies)
 	case 'D':
-		if known && l.reason == fateDamaged {
-			s.segments[at.segment()].damaged++
+		if at != 0 && l.reason == fateDamaged {
+			s.segmentOf(at).damaged++
 			s.damaged.Add(1)
 		}
 		s.forget(l.seq)
@@ -479,17 +547,27 @@ func (s *spool) apply(l line) {
 
 // forget takes a message that has ended out of the index.
 func (s *spool) forget(seq uint64) {
-	if at, ok := s.live[seq]; ok {
-		s.segments[at.segment()].live--
-		delete(s.live, seq)
-		delete(s.dead, seq)
+	s.segmentOf(s.live.at(seq)).live--
+	s.live.remove(seq)
+	s.dead.remove(seq)
+}
+
+// segmentOf returns the segment that p lies in, one that counts for nothing where there is none.
+func (s *spool) segmentOf(p place) *segment {
+	if seg := s.segments[p.segment()]; seg != nil {
+		return seg
 	}
+	return &s.none
 }
 
 // do has the writer make c, and returns when that is on disk: nil, or why nothing of it is.
 func (s *spool) do(c *change) error {
 	c.done = make(chan struct{})
 	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return errClosed
+	}
 	s.queue = append(s.queue, c)
 	s.mu.Unlock()
 	s.wakeUp()
@@ -520,8 +598,25 @@ func (s *spool) run() {
 		s.commit(s.take())
 		s.clean()
 	}
+	for batch := s.take(); len(batch) > 0; batch = s.take() {
+		if s.commit(batch); s.health() != nil {
+			break
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	for _, c := range s.queue {
+		c.err = errClosed
+		close(c.done)
+	}
+	s.closeFiles()
+}
+
+func (s *spool) closeFiles() {
 	s.f.Close()
 	s.lock.Close()
+	s.dir.Close()
 }
 
 // close ends run once what is queued is done, as far as the disk lets it, and releases the folder.
@@ -595,18 +690,17 @@ func (s *spool) commit(batch []*change) {
 // stage adds the lines of c. What has ended before is left out, and so is a message whose key is known.
 func (s *spool) stage(lines []line, c *change) []line {
 	gone := func(seq uint64) bool {
-		_, ok := s.live[seq]
-		return !ok || s.staged[seq]
+		return s.live.at(seq) == 0 || s.staged[seq]
 	}
 	now := time.Now().UnixMilli()
 	for i := range c.end {
 		e := &c.end[i]
-		if _, isDead := s.dead[e.seq]; gone(e.seq) || isDead && e.fate == fateDead {
+		if gone(e.seq) || e.fate == fateDead && s.dead.at(e.seq) != 0 {
 			e.gone = true
 			continue
 		}
 		s.staged[e.seq] = true
-		l := line{kind: 'D', seq: e.seq, at: now, reason: e.fate, attempts: e.attempts, place: s.live[e.seq]}
+		l := line{kind: 'D', seq: e.seq, at: now, reason: e.fate, attempts: e.attempts, place: s.live.at(e.seq)}
 		if e.fate == fateDead {
 			l.kind, l.reason = 'X', e.reason
 		}
@@ -646,11 +740,11 @@ func (s *spool) append(lines []line) error {
 			lines[i].place = lines[i-1].lies
 		}
 		b = lines[i].appendTo(b)
-		if i < len(lines)-1 && len(b) < batchBytes {
+		if i < len(lines)-1 && (len(b) < batchBytes || !s.spare) {
 			continue
 		}
-		if !s.spare && at+int64(len(b)) > segmentSize {
-			return cmp.Or(s.full, errors.New("no room")) // beyond it, writing could fail
+		if !s.spare && at+int64(len(b)) > segmentSize { // beyond it, writing could fail
+			return cmp.Or(s.full, errNoRoom)
 		}
 		if _, err = s.f.WriteAt(b, at); err != nil {
 			break
@@ -685,7 +779,7 @@ func (s *spool) report(what string, err error) {
 	switch {
 	case err == nil && was:
 		delete(s.trouble, what)
-		s.log.Error("it is over: "+what, "dir", s.dir)
+		s.log.Error("it is over: "+what, "dir", s.dir.Name())
 	case err != nil && err.Error() != before:
 		s.trouble[what] = err.Error()
 		s.log.Error(what, "err", err)
@@ -722,12 +816,12 @@ func (s *spool) prepare() (full, blocked error) {
 
 // folder returns an error where the folder that was opened is not there any more: what is written reaches nobody.
 func (s *spool) folder() error {
-	now, err := os.Stat(s.lock.Name())
-	if err == nil && !os.SameFile(s.opened, now) {
-		err = fmt.Errorf("%s was replaced: restart the server to use the new one", s.dir)
+	there, err := os.Stat(s.lock.Name())
+	if err == nil && !os.SameFile(s.opened, there) {
+		err = fmt.Errorf("%s was replaced: restart the server to use the new one", s.dir.Name())
 	}
 	if err == nil {
-		_, err = os.Stat(s.path(s.newest))
+		_, err = s.dir.Stat(fileName(s.newest))
 	}
 	return err
 }
@@ -737,21 +831,24 @@ func (s *spool) makeSpare() error {
 	if s.spare {
 		return nil
 	}
-	name := s.sparePath() + ".new"
-	os.Rename(s.sparePath(), name)
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE, 0o600)
+	s.dir.Rename(spareName, newSpareName)
+	f, err := s.dir.OpenFile(newSpareName, os.O_WRONLY|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	err = s.sync(f) // a disk that fails need not be given zeros every second
 	for at := 0; at < segmentSize && err == nil; at += len(zeros) {
 		_, err = f.Write(zeros)
 	}
-	if err = cmp.Or(err, f.Truncate(segmentSize), s.sync(f)); err != nil {
-		os.Remove(name)
+	if err == nil {
+		err = cmp.Or(f.Truncate(segmentSize), s.sync(f))
+	}
+	if err != nil {
+		s.dir.Remove(newSpareName)
 		return err
 	}
-	err = os.Rename(name, s.sparePath())
+	err = s.dir.Rename(newSpareName, spareName)
 	s.spare = err == nil
 	return err
 }
@@ -761,19 +858,16 @@ func (s *spool) renew() error {
 	if !s.suspect {
 		return nil
 	}
-	name := s.sparePath() + ".new" // until it has a name of its own, makeSpare begins anew
-	f, err := os.OpenFile(s.sparePath(), os.O_RDWR, 0)
-	if err != nil {
-		s.spare = false
+	f, err := s.dir.OpenFile(spareName, os.O_RDWR, 0)
+	if s.spare = false; err != nil {
 		return err
 	}
-	s.spare = false
 	good := io.NewSectionReader(s.f, 0, s.segments[s.newest].size)
-	if err = os.Rename(s.sparePath(), name); err == nil {
+	if err = s.dir.Rename(spareName, newSpareName); err == nil { // after an error, makeSpare begins anew
 		_, err = io.Copy(f, good)
 	}
 	if err = cmp.Or(err, s.sync(f)); err == nil {
-		err = os.Rename(name, s.path(s.newest))
+		err = s.dir.Rename(newSpareName, fileName(s.newest))
 	}
 	if err != nil {
 		f.Close()
@@ -793,11 +887,11 @@ func (s *spool) roll() error {
 	if s.newest > 0 && s.segments[s.newest].size < rollAt {
 		return nil
 	}
-	f, err := os.OpenFile(s.sparePath(), os.O_RDWR, 0)
+	f, err := s.dir.OpenFile(spareName, os.O_RDWR, 0)
 	if s.spare = false; err != nil {
 		return err
 	}
-	if err := os.Rename(s.sparePath(), s.path(s.newest+1)); err != nil {
+	if err := s.dir.Rename(spareName, fileName(s.newest+1)); err != nil {
 		f.Close()
 		return err
 	}
@@ -817,7 +911,7 @@ func (s *spool) roll() error {
 }
 
 func (s *spool) syncDir() error {
-	d, err := os.Open(s.dir)
+	d, err := s.dir.Open(".")
 	if err != nil {
 		return err
 	}
@@ -825,51 +919,67 @@ func (s *spool) syncDir() error {
 	return d.Sync()
 }
 
-// clean removes the oldest segment when all in it is done and the log is larger than what is kept for look-ups, or
-// when the log is larger than that, twice what is live, and some segments. On a full disk nothing is kept.
+// clean removes the oldest segments as long as there is more than has to be kept.
 func (s *spool) clean() {
-	for s.oldest < s.newest && !s.suspect {
-		oldest := s.segments[s.oldest]
-		if oldest == nil {
-			s.oldest++
-			continue
+	for s.oldest < s.newest && !s.suspect && !time.Now().Before(s.cleanAt) && s.folder() == nil && s.still.TryLock() {
+		done := s.segments[s.oldest] != nil && !s.hasTooMuch()
+		var err error
+		if !done {
+			err = s.removeOldest()
+			s.report("cleaning the spool fails", err)
 		}
-		keep := s.history.Load()
+		s.still.Unlock()
+		if err != nil {
+			s.cleanAt = time.Now().Add(probeEvery)
+		}
+		if done || err != nil {
+			return
+		}
 		if !s.spare {
-			keep = 0
-		}
-		if oldest.live > 0 {
-			for _, seg := range s.segments {
-				keep += 2 * seg.size * int64(seg.live) / int64(max(seg.messages, 1))
-			}
-			if s.spare {
-				keep += slackSegments * segmentSize
-			}
-		}
-		if s.bytes.Load() <= keep {
-			return
-		}
-		err := s.removeOldest()
-		if s.report("cleaning the spool fails", err); err != nil {
-			return
+			s.makeSpare() // with the room that there is now
 		}
 	}
 }
 
+// hasTooMuch tells whether the oldest segment has to go: when all in it is done, as soon as the log is larger than what
+// is kept for look-ups, else when it is larger than that, twice what is live, and some segments. On a full disk nothing
+// is kept for look-ups, and what is done makes room as soon as what is live in the oldest segment fits into the newest.
+func (s *spool) hasTooMuch() bool {
+	oldest, newest, live := s.segments[s.oldest], s.segments[s.newest], int64(0)
+	for _, seg := range s.segments {
+		live += seg.liveBytes()
+	}
+	switch {
+	case oldest.live == 0 && s.spare:
+		return s.bytes.Load() > s.history.Load()
+	case oldest.live == 0:
+		return true
+	case s.spare:
+		return s.bytes.Load() > s.history.Load()+2*live+slackSegments*segmentSize
+	}
+	return s.bytes.Load() > live+batchBytes && newest.size+oldest.liveBytes() < carryLimit
+}
+
 // removeOldest carries forward what is live in the oldest segment, then removes that.
 func (s *spool) removeOldest() error {
+	seg, name := s.segments[s.oldest], fileName(s.oldest)
+	if seg == nil {
+		s.oldest++
+		return nil
+	}
 	if s.carried != s.oldest {
 		if err := s.carryForward(); err != nil {
 			return err
 		}
 		s.carried = s.oldest
 	}
-	path, seg := s.path(s.oldest), s.segments[s.oldest]
-	var err error
-	if seg.damaged > 0 {
-		err = os.Rename(path, strings.TrimSuffix(path, ".log")+".bad")
-	} else {
-		err = os.Remove(path)
+	err := s.syncDir() // the one before does not come back: it holds what lines in this one have ended
+	switch {
+	case err != nil:
+	case seg.damaged > 0:
+		err = s.dir.Rename(name, strings.TrimSuffix(name, ".log")+".bad")
+	default:
+		err = s.dir.Remove(name)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -879,39 +989,35 @@ func (s *spool) removeOldest() error {
 	delete(s.segments, s.oldest)
 	s.mu.Unlock()
 	s.oldest++
-	return s.syncDir()
+	return nil
 }
 
-// carryForward appends again what is live in the oldest segment, and the keys that are remembered.
+// carryForward appends again the lines of the oldest segment that the index knows, and the keys that are remembered.
 func (s *spool) carryForward() error {
 	var lines []line
 	var failed error
-	size := int64(0)
+	size, oldest := int64(0), s.segments[s.oldest]
 	write := func() {
 		if s.spare && s.segments[s.newest].size >= rollAt {
 			failed = s.roll()
 			s.makeSpare() // if there is no room for it, the rest of the newest segment has to do
+		}
+		if !s.spare && oldest.live > 0 && s.segments[s.newest].size+size > carryLimit {
+			failed = errNoRoom
 		}
 		if failed == nil {
 			failed = s.append(lines)
 		}
 		lines, size = nil, 0
 	}
-	_, _, _, err := s.walk(s.oldest, func(l line) {
-		key := isKeyed(l.id) && s.keys[l.id] == l.seq
+	err := s.walk(s.oldest, func(l line) {
 		switch {
 		case failed != nil:
 			return
-		case l.kind == 'W' && s.live[l.seq] == l.lies:
+		case l.kind == 'W' && s.live.at(l.seq) == l.lies, l.kind == 'X' && s.dead.at(l.seq) == l.lies:
 			l.route, l.body = bytes.Clone(l.route), bytes.Clone(l.body)
 			lines = append(lines, l)
-			if at, isDead := s.dead[l.seq]; isDead {
-				x, err := s.readLine(at)
-				failed = err
-				x.kind, x.seq = 'X', l.seq
-				lines = append(lines, x)
-			}
-		case key && (l.kind == 'W' || l.kind == 'K'):
+		case (l.kind == 'W' || l.kind == 'K') && isKeyed(l.id) && s.keys[l.id] == l.seq:
 			lines = append(lines, line{kind: 'K', seq: l.seq, id: l.id})
 		}
 		if size += l.size(); size >= batchBytes {
@@ -921,7 +1027,19 @@ func (s *spool) carryForward() error {
 	if cmp.Or(err, failed) == nil {
 		write()
 	}
-	return cmp.Or(err, failed)
+	if cmp.Or(err, failed) != nil || oldest.live == 0 {
+		return cmp.Or(err, failed)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	oldest.damaged++ // since the start
+	s.live.change(func(_ uint64, at place) place {
+		if at.segment() == s.oldest {
+			return lost
+		}
+		return at
+	})
+	return nil
 }
 
 // seen tells whether all of messages were stored before, under their idempotency keys.
@@ -942,12 +1060,15 @@ func (s *spool) health() error {
 func (s *spool) where(seq uint64) (w, x place) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.live[seq], s.dead[seq]
+	return s.live.at(seq), s.dead.at(seq)
 }
 
 // readLine reads the line at p. errDamaged is for what was read and is no line; any other error says nothing about it.
 func (s *spool) readLine(p place) (line, error) {
-	f, err := os.Open(s.path(p.segment()))
+	if p == lost {
+		return line{}, errDamaged
+	}
+	f, err := s.dir.Open(fileName(p.segment()))
 	if err != nil {
 		return line{}, err
 	}
@@ -981,18 +1102,20 @@ func (s *spool) read(seq uint64) (w, x line, err error) {
 		if at == 0 {
 			return w, x, errGone
 		}
-		w, err = s.readLine(at)
-		if dead != 0 && err == nil {
-			if x, err = s.readLine(dead); err == errDamaged {
-				x, err = line{kind: 'X', reason: "its reason is damaged"}, nil
-			}
-		}
-		if err == nil && w.seq != seq {
+		if w, err = s.readLine(at); err == nil && w.seq != seq {
 			err = errDamaged
 		}
-		if now, deadNow := s.where(seq); err == nil || now == at && dead == deadNow {
-			return w, x, err
-		} // else it has just moved
+		var xErr error
+		if x = (line{}); err == nil && dead != 0 {
+			x, xErr = s.readLine(dead)
+		}
+		if now, deadNow := s.where(seq); now != at || deadNow != dead {
+			continue // it has just moved
+		}
+		if xErr == errDamaged || errors.Is(xErr, fs.ErrNotExist) {
+			x, xErr = line{kind: 'X', seq: seq, reason: "its reason is damaged"}, nil
+		}
+		return w, x, cmp.Or(err, xErr)
 	}
 }
 
@@ -1015,15 +1138,16 @@ func (s *spool) numbers() []uint64 {
 }
 
 // each calls f for every message that waits or is a dead letter, in no order. What changes meanwhile may be missed.
-// f must not keep parts of the line.
 func (s *spool) each(f func(w line, dead bool)) error {
+	s.still.RLock()
+	defer s.still.RUnlock()
 	for _, number := range s.numbers() {
-		_, _, _, err := s.walk(number, func(l line) {
+		err := s.walk(number, func(l line) {
 			if w, x := s.where(l.seq); l.kind == 'W' && w == l.lies {
 				f(l, x != 0)
 			}
 		})
-		if err != nil && !errors.Is(err, fs.ErrNotExist) { // that is removed meanwhile
+		if err != nil {
 			return err
 		}
 	}
@@ -1033,20 +1157,26 @@ func (s *spool) each(f func(w line, dead bool)) error {
 // past calls f with the W and the D line of what is done, what ended last first, until f returns false.
 func (s *spool) past(f func(w, d line) bool) error {
 	for _, number := range s.numbers() {
-		data, err := os.ReadFile(s.path(number))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		for end := len(data); end > 0; {
-			start := bytes.LastIndexByte(data[:end-1], '\n') + 1
-			d, n := parseLine(data[start:end])
-			if end = start; n == 0 || d.kind != 'D' {
-				continue
+		var ends []place
+		err := s.walk(number, func(l line) {
+			if l.kind == 'D' {
+				ends = append(ends, l.lies)
 			}
-			w, err := s.readLine(d.place)
-			if err == nil && w.seq == d.seq && !f(w, d) { // else its segment is removed
+		})
+		for i := len(ends) - 1; i >= 0 && err == nil; i-- {
+			var w, d line
+			if d, err = s.readLine(ends[i]); err == nil {
+				w, err = s.readLine(d.place)
+			}
+			if err == nil && w.seq == d.seq && !f(w, d) {
 				return nil
 			}
+			if err == errDamaged || errors.Is(err, fs.ErrNotExist) { // its segment is removed
+				err = nil
+			}
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
 	}
 	return nil
@@ -1054,38 +1184,31 @@ func (s *spool) past(f func(w, d line) bool) error {
 
 // find returns the newest W line with an id, and the line that says what became of it: a zero one while it waits.
 func (s *spool) find(id string) (w, became line, err error) {
-	needle := []byte(`{"id":"` + id + `"`)
-	for _, number := range s.numbers() {
-		data, err := os.ReadFile(s.path(number))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return w, became, err
-		}
-		for from := 0; ; from++ {
-			i := bytes.Index(data[from:], needle)
-			if i < 0 {
-				break
+	s.still.RLock()
+	defer s.still.RUnlock()
+	numbers, i, seq := s.numbers(), 0, uint64(0)
+	for ; i < len(numbers) && seq == 0 && err == nil; i++ {
+		err = s.walk(numbers[i], func(l line) {
+			if l.kind == 'W' && l.id == id {
+				seq = l.seq
 			}
-			from += i
-			start := bytes.LastIndexByte(data[:from], '\n') + 1
-			if l, n := parseLine(data[start:]); n > 0 && l.kind == 'W' && l.id == id {
-				w = l
+		})
+	}
+	if at, _ := s.where(seq); at != 0 && err == nil {
+		return s.read(seq)
+	}
+	for i--; seq != 0 && i >= 0 && became.kind == 0 && err == nil; i-- {
+		err = s.walk(numbers[i], func(l line) {
+			if l.kind == 'D' && l.seq == seq {
+				became = line{kind: 'D', at: l.at, reason: l.reason, attempts: l.attempts, place: l.place}
 			}
-		}
-		if w.kind != 0 {
-			break
-		}
+		})
 	}
-	if at, _ := s.where(w.seq); at != 0 {
-		return s.read(w.seq)
-	}
-	err = s.past(func(_, d line) bool {
-		if d.seq == w.seq {
-			became = d
-		}
-		return became.kind == 0
-	})
 	if err == nil && became.kind == 0 {
 		err = errGone
+	}
+	if err == nil {
+		w, err = s.readLine(became.place)
 	}
 	return w, became, err
 }

@@ -2,11 +2,14 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -104,8 +107,7 @@ func FuzzSpoolFile(f *testing.F) {
 		if err := sp.each(func(line, bool) {}); err != nil {
 			t.Error(err)
 		}
-		sp.f.Close()
-		sp.lock.Close()
+		sp.closeFiles()
 	})
 }
 
@@ -410,7 +412,7 @@ func TestCarryForward(t *testing.T) {
 	if !isLong() {
 		t.Skip("skipped: takes long, runs with CI=true")
 	}
-	inBubble(t, hookAndTags, func(n int, r recorded) outcome {
+	inBubble(t, hookAndTags+"[spool]\nhistory_bytes = 0\n", func(n int, r recorded) outcome {
 		if r.channel == "#a" {
 			return down(n, r)
 		}
@@ -515,7 +517,7 @@ func TestDamageWhileRunning(t *testing.T) {
 			p.do("POST", "/notify", notifyBody("a", i, false))
 		}
 		synctest.Wait()
-		path := p.spool.path(1)
+		path := filepath.Join(p.cfg().spool.dir, "00000001.log")
 		data := []byte(readFile(t, path))
 		at := bytes.Index(data, []byte(`"text":"1"`))
 		data[at+8] = 'X'
@@ -735,5 +737,979 @@ func TestSpellingsOfARoute(t *testing.T) {
 		if st := p.stat(t); st.FoundAtStart != 3 || st.Delivered != 3 {
 			t.Errorf("counters: %+v", st)
 		}
+	})
+}
+
+// The folder's name is a name, whatever characters are in it.
+func TestFolderOfAnyName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := testConfig(t, hookAndTags)
+		cfg.spool.dir = filepath.Join(t.TempDir(), "a [b]*?\\")
+		p := newInProcess(t, cfg, &recorder{script: down})
+		p.send(t, notifyBody("a", 1, false))
+		slack := &recorder{}
+		p.restart(t, hookAndTags, slack)
+		time.Sleep(time.Minute)
+		if got := slack.texts("#a"); got != "1" {
+			t.Errorf("after a restart: %q", got)
+		}
+	})
+}
+
+// The folder goes away while the server runs, and comes back: nothing is accepted meanwhile, and nothing is lost. What
+// lies in its place is not touched.
+func TestFolderGoesAway(t *testing.T) {
+	for name, away := range map[string]func(t *testing.T, dir string) (back func()){
+		"renamed": func(t *testing.T, dir string) func() {
+			os.Rename(dir, dir+".old")
+			return func() { os.Rename(dir+".old", dir) }
+		},
+		"replaced by an empty one": func(t *testing.T, dir string) func() {
+			os.Rename(dir, dir+".old")
+			os.Mkdir(dir, 0o700)
+			return func() { os.Remove(dir); os.Rename(dir+".old", dir) }
+		},
+		"replaced by another spool": func(t *testing.T, dir string) func() {
+			os.Rename(dir, dir+".old")
+			os.CopyFS(dir, os.DirFS(dir+".old"))
+			noise := bytes.Repeat([]byte("noise\n"), 1<<20)
+			os.WriteFile(filepath.Join(dir, "00000001.log"), noise, 0o600)
+			before := snapshot(t, dir)
+			return func() {
+				if after := snapshot(t, dir); !maps.Equal(before, after) {
+					t.Error("the other spool was touched")
+				}
+				os.Rename(dir, dir+".other")
+				os.Rename(dir+".old", dir)
+			}
+		},
+		"its file renamed": func(t *testing.T, dir string) func() {
+			name := filepath.Join(dir, "00000001.log")
+			os.Rename(name, name+".old")
+			return func() { os.Rename(name+".old", name) }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, hookAndTags, down, func(t *testing.T, p *inProcess, slack *recorder) {
+				p.send(t, notifyBody("a", 1, false))
+				p.send(t, notifyBody("b", 1, false))
+				time.Sleep(time.Minute)
+				back := away(t, p.cfg().spool.dir)
+				time.Sleep(probeEvery)
+				synctest.Wait()
+				if w := p.do("GET", "/readyz", ""); w.Code != 503 {
+					t.Errorf("after a second it is ready: %d %s", w.Code, w.Body)
+				}
+				for range 3 {
+					if w := p.do("POST", "/notify", notifyBody("b", 2, false)); w.Code != 503 || w.Header().Get("Retry-After") == "" {
+						t.Errorf("accepted into nothing: %d %s", w.Code, w.Body)
+					}
+				}
+				slack.mu.Lock()
+				slack.script = nil
+				slack.mu.Unlock()
+				time.Sleep(time.Hour)
+				if n := strings.Count(p.logs.String(), "the spool's folder is gone"); n < 1 || n > 2 {
+					t.Errorf("%d lines of log say so", n)
+				}
+				back()
+				time.Sleep(probeEvery)
+				synctest.Wait()
+				if w := p.do("GET", "/readyz", ""); w.Code != 200 {
+					t.Errorf("it is back, but not ready: %d %s", w.Code, w.Body)
+				}
+				p.send(t, notifyBody("b", 3, false))
+				time.Sleep(time.Hour)
+				if st := p.stat(t); st.Delivered != 3 || st.Damaged != 0 {
+					t.Errorf("counters: %+v", st)
+				}
+				p.holdsNothing(t)
+			})
+		})
+	}
+}
+
+// openRunning opens a spool with its writer, and without a history.
+func openRunning(t testing.TB, dir string) *spool {
+	t.Helper()
+	s := openAlone(t, dir)
+	go s.run()
+	return s
+}
+
+// add stores n messages of so many bytes and returns their numbers.
+func (s *spool) add(t testing.TB, n, size int) (numbers []uint64) {
+	t.Helper()
+	c := &change{}
+	for range n {
+		c.add = append(c.add, &message{ID: newID(), Text: strings.Repeat("x", size), route: route{tag: "a"}})
+	}
+	if err := s.do(c); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range c.add {
+		numbers = append(numbers, m.seq)
+	}
+	return numbers
+}
+
+func (s *spool) end(fate string, numbers ...uint64) {
+	c := &change{}
+	for _, seq := range numbers {
+		c.end = append(c.end, ending{seq: seq, fate: fate, attempts: 2, reason: "because"})
+	}
+	s.do(c)
+}
+
+// pass has so many MB of messages delivered.
+func (s *spool) pass(t testing.TB, megabytes int) {
+	t.Helper()
+	for range megabytes {
+		s.end(fateDelivered, s.add(t, 1, 1_000_000)...)
+	}
+}
+
+// Who looks at all that is live finds each once, whatever is cleaned meanwhile: else a reload would forget a message.
+func TestEachWhileCleaning(t *testing.T) {
+	s := openRunning(t, t.TempDir())
+	defer s.close()
+	want := s.add(t, 100, 1000)
+	s.pass(t, 45) // it does not take much more until the first segment has to go
+	var got []uint64
+	err := s.each(func(w line, _ bool) {
+		if !slices.Contains(want, w.seq) {
+			return
+		}
+		if got = append(got, w.seq); len(got) == 1 {
+			s.pass(t, 20)
+		}
+	})
+	if slices.Sort(got); err != nil || !slices.Equal(got, want) {
+		t.Errorf("found %d of %d: %v", len(got), len(want), err)
+	}
+	first := s.oldest
+	s.pass(t, 2)
+	if s.numbers(); s.oldest == first { // and now it is
+		t.Error("nothing is cleaned: this shows nothing")
+	}
+}
+
+// A crash left a dead letter that was carried forward without its X line: that is not forgotten.
+func TestDeadLetterHalfCarried(t *testing.T) {
+	dir := t.TempDir()
+	w := func(seq int) string { return text(`W %d 0 5 tag:a/0 {"id":"i%[1]d","text":"%[1]d"}`, seq) }
+	for name, content := range map[string]string{
+		"00000001.log": w(1) + w(2) + text(`X 2 1 "b"`), "00000003.log": text(`X 1 4 "no_text"`), "00000009.log": w(1) + w(2) + text(`X 2 2 "b"`),
+	} {
+		os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600)
+	}
+	for range 2 {
+		s := openRunning(t, dir)
+		s.pass(t, 1)
+		poll(t, "the old ones are cleaned", func() bool { return slices.Equal(s.numbers(), []uint64{9}) })
+		for seq, attempts := range []int{1: 4, 2: 2} {
+			if _, x, err := s.read(uint64(seq)); seq > 0 && (err != nil || x.kind != 'X' || x.attempts != attempts) {
+				t.Errorf("dead letter %d: %+v, %v", seq, x, err)
+			}
+		}
+		s.close()
+	}
+}
+
+// Lines that are damaged while the server runs, and whose segment is cleaned then, are lost, and hold nobody up.
+func TestDamageBeforeCleaning(t *testing.T) {
+	dir := t.TempDir()
+	s := openRunning(t, dir)
+	numbers := s.add(t, 5, 100)
+	s.end(fateDead, numbers[3:]...)
+	name := filepath.Join(dir, "00000001.log")
+	data := []byte(readFile(t, name))
+	for i, line := range slices.Collect(bytes.Lines(data))[:7] {
+		if i == 1 || i == 3 || i == 6 { // messages 2 and 4, and why 5 is dead
+			line[30] ^= 1
+		}
+	}
+	os.WriteFile(name, data, 0o600)
+	s.pass(t, 60)
+	if s.numbers(); s.oldest == 1 {
+		t.Fatal("nothing is cleaned: this shows nothing")
+	}
+	for i, want := range []error{nil, errDamaged, nil, errDamaged, nil} {
+		w, x, err := s.read(numbers[i])
+		if err != want || err == nil && (w.seq != numbers[i] || i == 4 && x.reason != "its reason is damaged") {
+			t.Errorf("message %d: %+v %+v, %v", i, w, x, err)
+		}
+		s.end(fateDamaged, numbers[i])
+	}
+	if _, err := os.Stat(filepath.Join(dir, "00000001.bad")); err != nil {
+		t.Error("the damaged file is not kept:", err)
+	}
+	if n := s.damaged.Load(); n != 5 || len(s.live) != 0 {
+		t.Errorf("%d damaged, %d live", n, len(s.live))
+	}
+	s.close()
+}
+
+// What a message says is never taken for a line of the log, even where its own line is damaged.
+func TestLinesInsideTexts(t *testing.T) {
+	for _, inner := range []string{"D 1 5 dropped 1 1:0", "K 1 k0123456789abcde", `X 1 1 ":"`} {
+		body := []byte(text(`W 2 0 5 to:#c {"id":"2","payload":{"a %s":"","text":"2"}}`, strings.TrimSuffix(text("%s", inner), "\n")))
+		for i := range 18 {
+			log := []byte(text(`W 1 0 5 to:#c {"id":"1","text":"1"}`) + string(body) + text(`W 3 0 5 to:#c {"id":"3","text":"3"}`))
+			log[bytes.IndexByte(log, '\n')+1+i] ^= 1
+			got := ""
+			eachLine(log, newPlace(1, 0), true, func(l line, _ int) { got += fmt.Sprintf("%c%d ", l.kind, l.seq) }, func(int) {})
+			if got != "W1 W3 " {
+				t.Errorf("%q: byte %d is damaged, and it is read as %s", inner, i, got)
+			}
+		}
+	}
+}
+
+// listed returns the texts that GET /messages lists.
+func (p *inProcess) listed(t *testing.T, path string) string {
+	t.Helper()
+	var texts []string
+	for _, m := range p.list(t, path).Messages {
+		texts = append(texts, m.Text)
+	}
+	return strings.Join(texts, " ")
+}
+
+// What was delivered or dropped is found after a restart, in the list and by id, until the log is larger than
+// history_bytes.
+func TestHistory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const toml = hookAndTags + "[spool]\nhistory_bytes = 33554432\n"
+		slack := &recorder{script: func(n int, r recorded) outcome {
+			switch {
+			case r.channel == "#own" && n <= 2:
+				return outcome{class: retry, reason: "no"}
+			case r.channel == "#b":
+				return outcome{class: badContent, reason: "invalid_blocks"}
+			}
+			return outcome{class: delivered}
+		}}
+		p := newInProcess(t, testConfig(t, toml), slack)
+		start := time.Now().UTC()
+		for i := range 3 {
+			p.send(t, notifyBody("a", i, false))
+			time.Sleep(time.Second)
+		}
+		p.send(t, notifyBody("own", 3, false))
+		id := p.notifyWith(t, "key", "b", 4)[0]
+		time.Sleep(time.Minute)
+		if w := p.operator("DELETE", "/messages/"+id); w.Code != 200 {
+			t.Errorf("drop: %d %s", w.Code, w.Body)
+		}
+		dropped := time.Now().UTC()
+		time.Sleep(time.Minute)
+		check := func(what string) {
+			t.Helper()
+			if got := p.listed(t, "/messages?state=delivered"); got != "3 2 1 0" {
+				t.Errorf("%s: delivered %q", what, got)
+			}
+			if got := p.listed(t, "/messages?state=delivered&tag=a&limit=2"); got != "2 1" {
+				t.Errorf("%s: the last two of a: %q", what, got)
+			}
+			if got := p.listed(t, "/messages?state=dropped"); got != "4" {
+				t.Errorf("%s: dropped %q", what, got)
+			}
+			delivered := p.list(t, "/messages?state=delivered").Messages
+			if len(delivered) != 4 {
+				return
+			}
+			var m messageView
+			json.Unmarshal(p.operator("GET", "/messages/"+delivered[0].ID).Body.Bytes(), &m)
+			if m.State != "delivered" || m.Attempts != 3 || !m.AcceptedAt.Equal(start.Add(3*time.Second)) || m.DeliveredAt == nil || m.DeliveredAt.Before(m.AcceptedAt.Add(3*time.Second)) {
+				t.Errorf("%s: %+v", what, m)
+			}
+			m = messageView{}
+			json.Unmarshal(p.operator("GET", "/messages/"+id).Body.Bytes(), &m)
+			if m.State != "dropped" || m.DroppedAt == nil || !m.DroppedAt.Equal(dropped) || m.Attempts != 0 {
+				t.Errorf("%s: %+v", what, m)
+			}
+		}
+		check("at first")
+		p = p.restart(t, toml, slack)
+		check("after a restart")
+
+		most, big := int64(0), strings.Repeat("x", 1_000_000)
+		for range 60 {
+			p.send(t, `{"tag":"a","text":"`+big+`"}`)
+			time.Sleep(time.Second)
+			most = max(most, p.spool.bytes.Load())
+		}
+		if most > 34<<20 || most < 16<<20 {
+			t.Errorf("the log took %d bytes at most, want about history_bytes", most)
+		}
+		if w := p.operator("GET", "/messages/"+id); w.Code != 404 {
+			t.Errorf("it is cleaned, but found: %d %s", w.Code, w.Body)
+		}
+		if n := p.list(t, "/messages?state=delivered").Total; n < 15 || n > 40 {
+			t.Errorf("%d are found", n)
+		}
+		if again := p.notifyWith(t, "key", "b", 4); again[0] != id {
+			t.Errorf("its key is forgotten: %s, first %s", again[0], id)
+		}
+		p = p.restart(t, hookAndTags+"[spool]\nhistory_bytes = 0\n", slack)
+		p.send(t, notifyBody("a", 9, false))
+		time.Sleep(time.Minute)
+		if n := p.spool.bytes.Load(); n > segmentSize+1<<20 {
+			t.Errorf("without a history the log takes %d bytes", n)
+		}
+		p.stat(t)
+		p.holdsNothing(t)
+	})
+}
+
+// The same key, after it was forgotten, makes a message of its own, beside the dead letter that had it.
+func TestForgottenKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slack := &recorder{script: func(n int, r recorded) outcome {
+			if r.channel == "#b" {
+				return outcome{class: badContent, reason: "invalid_blocks"}
+			}
+			return outcome{class: delivered}
+		}}
+		p := newInProcess(t, testConfig(t, hookAndTags), slack)
+		id := p.notifyWith(t, "key", "b", 1)
+		time.Sleep(time.Minute)
+		var others []*message
+		for i := range 2 * keysKept {
+			others = append(others, &message{ID: fmt.Sprintf("k%015x", i), Text: "x", route: route{tag: "a"}})
+		}
+		for some := range slices.Chunk(others, 1000) {
+			c := &change{add: some}
+			p.spool.do(c)
+			for _, m := range some {
+				c.end = append(c.end, ending{seq: m.seq, fate: fateDelivered})
+			}
+			p.spool.do(&change{end: c.end})
+		}
+		if again := p.notifyWith(t, "key", "b", 2); again[0] != id[0] {
+			t.Fatalf("the same key, another id: %v, %v", id, again)
+		}
+		time.Sleep(time.Minute)
+		for restarts := range 3 {
+			if got := p.listed(t, "/messages?state=dead"); got != "2 1" {
+				t.Errorf("after %d restarts the dead letters are %q, want 2 1", restarts, got)
+			}
+			if st := p.stat(t); st.Dead != 2 {
+				t.Errorf("counters: %+v", st)
+			}
+			p = p.restart(t, hookAndTags, slack)
+		}
+		if w := p.operator("POST", "/messages/retry?tag=b"); !strings.Contains(w.Body.String(), `"count": 2`) {
+			t.Errorf("both sent again: %s", w.Body)
+		}
+		time.Sleep(time.Minute)
+		if got := p.listed(t, "/messages?state=dead"); got != "2 1" {
+			t.Errorf("sent again and refused again: %q", got)
+		}
+		p.stat(t)
+	})
+}
+
+// An error of reading says nothing about a line: its lane tries again later, and shows why.
+func TestReadErrors(t *testing.T) {
+	inBubble(t, hookAndTags, down, func(t *testing.T, p *inProcess, slack *recorder) {
+		for i := range 3 {
+			p.send(t, notifyBody("a", i, false))
+		}
+		time.Sleep(time.Second)
+		name := filepath.Join(p.cfg().spool.dir, "00000001.log")
+		os.Rename(name, name+".away")
+		os.Mkdir(name, 0o700) // to read it is an error
+		slack.mu.Lock()
+		slack.script = nil
+		slack.mu.Unlock()
+		time.Sleep(time.Hour)
+		st := p.stat(t)
+		if st.Waiting != 3 || st.Damaged != 0 || st.Tags[0].LastError == "" {
+			t.Errorf("unreadable: %+v", st)
+		}
+		if n := strings.Count(p.logs.String(), "reading the spool: "); n != 1 {
+			t.Errorf("%d lines of log", n)
+		}
+		if w := p.operator("GET", "/messages?state=delivered"); w.Code != 503 {
+			t.Errorf("the history cannot be read: %d %s", w.Code, w.Body)
+		}
+		os.Remove(name)
+		os.Rename(name+".away", name)
+		time.Sleep(time.Hour)
+		if st := p.stat(t); st.Delivered != 3 || st.Damaged != 0 {
+			t.Errorf("readable again: %+v", st)
+		}
+		p.holdsNothing(t)
+	})
+}
+
+// model is what is known from outside about a server that is treated at random, in simulated time: what it promised,
+// and what its Slack took.
+type model struct {
+	t      *testing.T
+	mu     sync.Mutex
+	random *rand.Rand // of the test; Slack and the disk have one of their own
+	fate   *rand.Rand
+	calm   bool      // Slack takes all
+	broken time.Time // no sync succeeds before
+	epoch  int       // restarts
+	posts  int
+	took   map[modelMessage]modelPost
+	// In an epoch that ended before the disk did what was asked, the posts of a channel that came again:
+	doubled map[modelPost]map[int]bool
+	unclean map[int]bool
+	last    map[string]int // by tag and entry: the newest that came for the first time
+	next    int
+	acked   map[modelMessage]string // its tag
+	ids     map[string]modelMessage
+	keys    map[string]int
+	refused map[int]bool
+	again   map[int]bool // have been dead letters, or need not come in order
+	dropped map[modelMessage]bool
+}
+
+// modelMessage is a number and, since a tag may have two entries, the letter that its channel's name begins with.
+type modelMessage struct {
+	number int
+	entry  byte
+}
+
+type modelPost struct {
+	epoch, number int
+	channel       string
+}
+
+func (m *model) post(_ context.Context, _ credential, body []byte) outcome {
+	var p stormPost
+	if err := json.Unmarshal(body, &p); err != nil {
+		panic(err)
+	}
+	m.mu.Lock()
+	out, wait := outcome{class: delivered}, time.Duration(m.fate.IntN(3000))*time.Millisecond
+	if !m.calm && m.fate.IntN(3) == 0 {
+		out = []outcome{
+			{class: retry, reason: "status 500", status: 500}, {class: badContent, reason: "no_text"}, {class: badContent, tooMuch: true, reason: "too long"},
+			{class: badDestination, reason: "is_archived"}, {class: badCredential, reason: "token_revoked"}, {class: inBetween, reason: "a proxy"},
+			{class: retry, limited: true, wait: 3 * time.Second, reason: "rate limited"}, {class: retry, unreached: true, reason: "connection refused"},
+			{class: retry, unsure: true, reason: "timeout"}, {class: retry, broken: true, unsure: true, reason: "EOF"},
+		}[m.fate.IntN(10)]
+	}
+	m.mu.Unlock()
+	time.Sleep(wait)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if out.class != delivered {
+		return out
+	}
+	m.posts++
+	for _, text := range p.texts() {
+		var n int
+		fmt.Sscan(text, &n)
+		m.take(modelMessage{n, p.Channel[1]}, modelPost{m.epoch, m.posts, p.Channel})
+	}
+	return out
+}
+
+// take notes that Slack took msg.
+func (m *model) take(msg modelMessage, post modelPost) {
+	before, came := m.took[msg]
+	m.took[msg] = post
+	switch {
+	case m.refused[msg.number] || m.dropped[msg]:
+		m.t.Errorf("%v was refused (%v) or dropped, and is delivered", msg, m.refused[msg.number])
+	case came && before.epoch == post.epoch:
+		m.t.Errorf("%v is delivered twice: %+v, %+v", msg, before, post)
+	case came:
+		at := modelPost{epoch: before.epoch, channel: before.channel}
+		if m.doubled[at] == nil {
+			m.doubled[at] = map[int]bool{}
+		}
+		if m.doubled[at][before.number] = true; len(m.doubled[at]) > 1 || !m.unclean[before.epoch] {
+			m.t.Errorf("%v came again: %+v, %+v; epoch %d ended well: %v", msg, before, post, before.epoch, !m.unclean[before.epoch])
+		}
+	case !m.again[msg.number]:
+		lane := m.acked[msg] + string(msg.entry)
+		if m.last[lane] > msg.number {
+			m.t.Errorf("%s: %d came before %d", lane, m.last[lane], msg.number)
+		}
+		m.last[lane] = msg.number
+	}
+}
+
+// disk is what a sync does before it does anything.
+func (m *model) disk() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if time.Now().Before(m.broken) || !m.calm && m.fate.IntN(40) == 0 {
+		return errors.New("input/output error")
+	}
+	return nil
+}
+
+// accept posts a message for a tag, with a key or without.
+func (m *model) accept(p *inProcess, tag string, padding int) {
+	m.mu.Lock()
+	m.next++
+	n, key, isSync := m.next, "", m.random.IntN(30) == 0
+	entries := map[string]string{"ab": "ab", "own": "o"}[tag]
+	if entries == "" {
+		entries = tag[:1]
+	}
+	for _, e := range entries { // known before it can be posted
+		m.acked[modelMessage{n, byte(e)}] = tag
+	}
+	m.again[n] = isSync
+	m.mu.Unlock()
+	r := httptest.NewRequest("POST", "/notify", strings.NewReader(fmt.Sprintf(`{"tag":%q,"text":"%d %s","sync":%v}`, tag, n, strings.Repeat("x", padding), isSync)))
+	if m.random.IntN(3) == 0 && !isSync {
+		key = fmt.Sprint(tag, m.random.IntN(20))
+		r.Header.Set("Idempotency-Key", key)
+	}
+	w := newRecorderFor(p, r)
+	var a answer
+	json.Unmarshal(w.Body.Bytes(), &a)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	first, known := m.keys[key]
+	if w.Code != 200 || key != "" && known {
+		for _, e := range entries {
+			msg := modelMessage{n, byte(e)}
+			delete(m.acked, msg)
+			if _, came := m.took[msg]; came && !isSync {
+				m.t.Errorf("%v is delivered, but got %d", msg, w.Code)
+			}
+		}
+		m.refused[n] = !isSync
+	}
+	switch {
+	case w.Code == 200 && key != "" && known:
+		for i, id := range a.IDs {
+			if m.ids[id] != (modelMessage{first, entries[i]}) {
+				m.t.Errorf("key %s has the id %s, which is %v, not %d", key, id, m.ids[id], first)
+			}
+		}
+	case w.Code == 200:
+		for i, id := range a.IDs {
+			m.ids[id] = modelMessage{n, entries[i]}
+		}
+		if key != "" {
+			m.keys[key] = n
+		}
+	case w.Code != 503 && !isSync:
+		m.t.Errorf("got %d %s", w.Code, w.Body)
+	}
+}
+
+// operate does what operators do to a message or to the dead letters of a tag.
+func (m *model) operate(p *inProcess, tag string) {
+	state := []string{"dead", "waiting"}[m.random.IntN(2)]
+	found := p.list(m.t, "/messages?state="+state+"&tag="+tag).Messages
+	if len(found) == 0 {
+		return
+	}
+	v := found[m.random.IntN(len(found))]
+	method, path := "DELETE", "/messages/"+v.ID
+	switch m.random.IntN(4) {
+	case 0:
+		method, path = "POST", path+"/retry"
+	case 1:
+		method, path = "POST", "/messages/retry?tag="+tag
+	case 2:
+		if path = "/messages?state=dead&tag=" + tag; state != "dead" {
+			return
+		}
+	}
+	if method == "POST" && state == "dead" || strings.Contains(path, "?tag") {
+		m.loseTheirPlace(p, tag)
+	}
+	w := p.operator(method, path)
+	if w.Code >= 500 && w.Code != 503 || w.Code == 400 {
+		m.t.Errorf("%s %s: %d %s", method, path, w.Code, w.Body)
+	}
+	if method == "POST" || w.Code != 200 {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, v := range found {
+		if one := strings.HasSuffix(path, v.ID); one || path[9] == '?' {
+			msg := m.ids[v.ID]
+			if m.dropped[msg] = true; m.took[msg].number > 0 && m.took[msg].epoch == m.epoch {
+				m.t.Errorf("%v is dropped after it was delivered", msg)
+			}
+		}
+	}
+}
+
+// loseTheirPlace notes the dead letters of a tag: those that are sent again come behind others.
+func (m *model) loseTheirPlace(p *inProcess, tag string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, v := range p.list(m.t, "/messages?state=dead&tag="+tag).Messages {
+		m.again[m.ids[v.ID].number] = true
+	}
+}
+
+// Everything at random: whatever happens, nothing that was answered 200 is lost or comes again after it was recorded.
+func TestModel(t *testing.T) {
+	seed := time.Now().UnixNano()
+	if s := os.Getenv("SEED"); s != "" {
+		fmt.Sscan(s, &seed)
+	}
+	for i := range rounds(400, 20) {
+		if !t.Run(fmt.Sprint(i), func(t *testing.T) { runModel(t, uint64(seed)+uint64(i), (seed+int64(i))%10 == 0) }) {
+			t.Fatalf("SEED=%d shows it again", seed+int64(i))
+		}
+	}
+}
+
+func runModel(t *testing.T, seed uint64, large bool) {
+	variants := []string{hookAndTags, strings.ReplaceAll(hookAndTags, "#a", "#a2"), strings.Replace(hookAndTags, "batch = 1", "batch = 20", 1),
+		strings.ReplaceAll(strings.Replace(hookAndTags, "batch = 1", "batch = 5", 1), "#b", "#b2")}
+	for i := range variants {
+		variants[i] += "[spool]\nhistory_bytes = 0\n"
+	}
+	tags := []string{"a", "b", "ab", "own", "bot"}
+	synctest.Test(t, func(t *testing.T) {
+		m := &model{
+			t: t, random: rand.New(rand.NewPCG(seed, 1)), fate: rand.New(rand.NewPCG(seed, 2)), took: map[modelMessage]modelPost{}, doubled: map[modelPost]map[int]bool{},
+			unclean: map[int]bool{}, last: map[string]int{}, acked: map[modelMessage]string{}, ids: map[string]modelMessage{}, keys: map[string]int{},
+			refused: map[int]bool{}, again: map[int]bool{}, dropped: map[modelMessage]bool{},
+		}
+		disk := m.disk
+		p := newInProcess(t, testConfig(t, variants[0]), m)
+		p.disk.Store(&disk)
+		dir := p.cfg().spool.dir
+		breakFor := func(d time.Duration) { m.mu.Lock(); m.broken = time.Now().Add(d); m.mu.Unlock() }
+		restart := func() {
+			p.stop()
+			m.mu.Lock()
+			m.epoch++
+			m.mu.Unlock()
+			cfg := testConfig(t, variants[m.random.IntN(len(variants))])
+			cfg.spool.dir = dir
+			p = newInProcess(t, cfg, m)
+			p.disk.Store(&disk)
+		}
+		for range 200 {
+			tag, padding := tags[m.random.IntN(len(tags))], 0
+			if large {
+				padding = m.random.IntN(600_000)
+			}
+			switch n := m.random.IntN(100); {
+			case n < 60:
+				m.accept(p, tag, padding)
+			case n < 75:
+				time.Sleep(time.Duration(m.random.IntN(20_000)) * time.Millisecond)
+			case n < 77:
+				breakFor(time.Duration(m.random.IntN(5000)) * time.Millisecond)
+			case n < 82:
+				p.reload(t, variants[m.random.IntN(len(variants))])
+			case n < 84:
+				restart()
+			case n < 85:
+				m.mu.Lock()
+				m.unclean[m.epoch] = true
+				m.mu.Unlock()
+				breakFor(time.Minute)
+				restart()
+				breakFor(0)
+			default:
+				m.operate(p, tag)
+			}
+			if m.random.IntN(5) == 0 {
+				p.stat(t)
+			}
+		}
+		m.mu.Lock()
+		m.calm = true
+		m.mu.Unlock()
+		for _, tag := range tags {
+			time.Sleep(time.Hour)
+			m.loseTheirPlace(p, tag)
+			p.operator("POST", "/messages/retry?tag="+tag)
+			time.Sleep(time.Hour)
+		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		lost := 0
+		for msg := range m.acked {
+			if _, came := m.took[msg]; !came && !m.dropped[msg] {
+				t.Errorf("%v is lost", msg)
+				lost++
+			}
+		}
+		if st := p.stat(t); st.Waiting != 0 || st.Dead != 0 || st.Damaged != 0 {
+			t.Errorf("at the end: %+v", st)
+		}
+		p.holdsNothing(t)
+		if n := p.spool.bytes.Load(); n > segmentSize+1<<20 {
+			t.Errorf("all is done, and the log takes %d bytes", n)
+		}
+		t.Logf("seed %d: %d messages, %d accepted, %d dropped, %d restarts, %d posts doubled", seed, m.next, len(m.acked), len(m.dropped), m.epoch, len(m.doubled))
+	})
+}
+
+// powerCuts is a spool whose disk loses its power again and again. It keeps what was synced and, of what was not, any
+// sectors. The segment that was removed last may come back.
+type powerCuts struct {
+	t      *testing.T
+	random *rand.Rand
+	s      *spool
+	dir    string
+	next   string // the folder as it is after the cut
+	cutAt  int    // syncs from now
+	synced []byte // of the newest segment
+	of     uint64 // its number
+	torn   int
+
+	mu    sync.Mutex
+	fates map[uint64]string // of what was acknowledged: "" waits, a fate, "?" while one is on its way
+	ids   map[uint64]string
+	keys  map[string]uint64
+}
+
+// sync cuts the power in time.
+func (p *powerCuts) sync(f *os.File) error {
+	s := p.s
+	if f != s.f || s.segments[s.newest] == nil {
+		return syncData(f)
+	}
+	if p.cutAt < 0 {
+		return errors.New("the power is off")
+	}
+	size := s.segments[s.newest].size
+	if p.of != s.newest {
+		p.of, p.synced = s.newest, nil
+	}
+	if int64(len(p.synced)) < size { // it was found at the start
+		p.synced = make([]byte, size)
+		f.ReadAt(p.synced, 0)
+	}
+	pending := make([]byte, 4<<20)
+	n, _ := f.ReadAt(pending, size)
+	now := append(p.synced[:size:size], bytes.TrimRight(pending[:n], "\x00")...)
+	if p.cutAt--; p.cutAt >= 0 {
+		p.synced = now
+		return syncData(f)
+	}
+	mixed := false
+	for at := int(size) &^ 511; at < len(now); at += 512 {
+		if from := max(at, int(size)); p.random.IntN(2) == 0 {
+			clear(now[from:min(at+512, len(now))])
+			mixed = true
+		}
+	}
+	if mixed {
+		p.torn++
+	}
+	for number := range s.segments {
+		if name := fileName(number); number != s.newest {
+			os.Link(filepath.Join(p.dir, name), filepath.Join(p.next, name))
+		}
+	}
+	if name := fileName(s.oldest - 1); p.random.IntN(2) == 0 {
+		os.Link(filepath.Join(p.dir, "old-"+name), filepath.Join(p.next, name))
+	}
+	os.WriteFile(filepath.Join(p.next, fileName(s.newest)), now, 0o600)
+	return errors.New("the power is off")
+}
+
+// produce does what lanes and operators do, until the power is off.
+func (p *powerCuts) produce(seed uint64) {
+	random := rand.New(rand.NewPCG(seed, 3))
+	for {
+		m := &message{ID: newID(), Text: strings.Repeat("x", random.IntN(100<<random.IntN(13))), route: route{tag: "a"}}
+		if random.IntN(3) == 0 {
+			m.ID = "k" + m.ID[1:]
+		}
+		if p.s.do(&change{add: []*message{m}}) != nil {
+			return
+		}
+		seq, fate := m.seq, ""
+		p.mu.Lock()
+		p.fates[seq], p.ids[seq] = "", m.ID
+		if isKeyed(m.ID) {
+			p.keys[m.ID] = seq
+		}
+		p.mu.Unlock()
+		for _, fate = range []string{fateDead, fateDelivered, fateDropped} {
+			if random.IntN(2) == 0 {
+				continue
+			}
+			p.set(seq, "?")
+			if p.s.do(&change{end: []ending{{seq: seq, fate: fate, attempts: 3, reason: "because"}}}) != nil {
+				return
+			}
+			if p.set(seq, fate); fate != fateDead {
+				break
+			}
+		}
+		if p.fate(seq) == fateDead && random.IntN(2) == 0 { // sent again
+			p.set(seq, "?")
+			again := &message{ID: m.ID, Text: m.Text, route: m.route, replaces: seq}
+			if p.s.do(&change{add: []*message{again}}) != nil {
+				return
+			}
+			p.set(seq, fateDropped)
+			p.mu.Lock()
+			p.fates[again.seq], p.ids[again.seq] = "", m.ID
+			p.mu.Unlock()
+		}
+	}
+}
+
+// endMost ends most of what is left from before, so that there is something to clean.
+func (p *powerCuts) endMost() {
+	p.mu.Lock()
+	c := &change{}
+	for seq := range p.fates {
+		if seq%8 != 0 {
+			p.fates[seq] = "?"
+			c.end = append(c.end, ending{seq: seq, fate: fateDropped})
+		}
+	}
+	p.mu.Unlock()
+	if p.s.do(c) == nil {
+		for _, e := range c.end {
+			p.set(e.seq, fateDropped)
+		}
+	}
+}
+
+func (p *powerCuts) set(seq uint64, fate string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.fates[seq] = fate
+}
+
+func (p *powerCuts) fate(seq uint64) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.fates[seq]
+}
+
+// check compares what is found after a cut with what was acknowledged before it.
+func (p *powerCuts) check(cut int) {
+	for seq, fate := range p.fates {
+		w, x, err := p.s.read(seq)
+		is := fateDelivered
+		switch {
+		case err == nil && x.kind == 0:
+			is = ""
+		case err == nil && x.attempts == 3 && x.reason == "because":
+			is = fateDead
+		case err != errGone:
+			p.t.Errorf("cut %d: message %d: %+v, %v", cut, seq, x, err)
+		}
+		if fate == fateDropped {
+			fate = fateDelivered
+		}
+		if fate != "?" && is != fate || err == nil && w.id != p.ids[seq] {
+			p.t.Errorf("cut %d: message %d, id %s, is acknowledged as %q; it is %q, id %s", cut, seq, p.ids[seq], fate, is, w.id)
+		}
+		p.fates[seq] = is
+		if is == fateDelivered {
+			delete(p.fates, seq) // its number may come again
+		}
+	}
+	for key, seq := range p.keys {
+		if p.s.keys[key] < seq {
+			p.t.Errorf("cut %d: the key of message %d is forgotten", cut, seq)
+		}
+	}
+}
+
+func TestPowerCutsInProcess(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	p := &powerCuts{
+		t: t, random: rand.New(rand.NewPCG(seed, 1)), fates: map[uint64]string{}, ids: map[uint64]string{}, keys: map[string]uint64{},
+	}
+	base, acknowledged := t.TempDir(), 0
+	p.dir = filepath.Join(base, "0")
+	removed := uint64(0)
+	for cut := range rounds(400, 20) {
+		p.s = openAlone(t, p.dir)
+		p.check(cut)
+		if p.next = filepath.Join(base, fmt.Sprint(cut+1)); os.Mkdir(p.next, 0o700) != nil || t.Failed() {
+			t.Fatal("that is enough")
+		}
+		for number := range p.s.segments { // so that one that is removed can come back
+			os.Link(filepath.Join(p.dir, fileName(number)), filepath.Join(p.dir, "old-"+fileName(number)))
+		}
+		p.cutAt, p.of, p.s.sync = 1+p.random.IntN(40), 0, p.sync
+		first := p.s.oldest
+		go p.s.run()
+		var producers sync.WaitGroup
+		producers.Go(p.endMost)
+		for i := range 16 {
+			producers.Go(func() { p.produce(seed + uint64(cut*16+i)) })
+		}
+		poll(t, "the power is cut", func() bool { return p.s.health() != nil && strings.Contains(p.s.health().Error(), "power") })
+		p.s.close()
+		producers.Wait()
+		removed += p.s.oldest - first
+		os.RemoveAll(p.dir)
+		p.dir = p.next
+		acknowledged = max(acknowledged, len(p.ids))
+	}
+	t.Logf("%d messages, %d keys, %d still known, %d cuts torn, %d segments removed", acknowledged, len(p.keys), len(p.fates), p.torn, removed)
+	if p.torn == 0 {
+		t.Error("nothing was torn: this shows nothing")
+	}
+}
+
+// A large message for many destinations is in memory once.
+func TestLargeMessageForMany(t *testing.T) {
+	toml := "[core]\nslack_url = 'http://hook.invalid/core'\n"
+	for i := range 100 {
+		toml += fmt.Sprintf("[[tags]]\ntag = 'a'\nchannel = '#a%d'\n", i)
+	}
+	p := newInProcess(t, testConfig(t, toml), &recorder{script: down})
+	body := `{"tag":"a","text":"` + strings.Repeat("x", 1_000_000) + `"}`
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	p.send(t, body)
+	runtime.ReadMemStats(&after)
+	if mb := (after.TotalAlloc - before.TotalAlloc) >> 20; mb > 60 {
+		t.Errorf("it took %d MB", mb)
+	} else {
+		t.Logf("it took %d MB", mb)
+	}
+	p.stop()
+	s := openAlone(t, p.cfg().spool.dir)
+	if n := len(s.live); n == 0 || s.segments[1].live != 100 {
+		t.Errorf("%+v", s.segments[1])
+	}
+	s.closeFiles()
+}
+
+// A message that is being dropped while the configuration changes does not come back.
+func TestReloadWhileDropping(t *testing.T) {
+	inBubble(t, hookAndTags, down, func(t *testing.T, p *inProcess, slack *recorder) {
+		p.send(t, notifyBody("a", 1, false))
+		time.Sleep(time.Minute)
+		id := p.list(t, "/messages?state=waiting").Messages[0].ID
+		slow := func() error { time.Sleep(10 * time.Second); return nil }
+		p.disk.Store(&slow)
+		go func() {
+			if w := p.operator("DELETE", "/messages/"+id); w.Code != 200 {
+				t.Errorf("got %d %s", w.Code, w.Body)
+			}
+		}()
+		synctest.Wait()
+		slack.mu.Lock()
+		posts := len(slack.posts)
+		slack.script = nil
+		slack.mu.Unlock()
+		p.reload(t, hookAndTags)
+		time.Sleep(time.Hour)
+		if st := p.stat(t); st.Dropped != 1 || st.Delivered != 0 || len(slack.all()) != posts {
+			t.Errorf("%d posts, then %d: %+v", posts, len(slack.all()), st)
+		}
+		p.holdsNothing(t)
 	})
 }
