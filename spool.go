@@ -69,7 +69,7 @@ var (
 	errGone    = errors.New("not there any more")
 	errDamaged = errors.New("the line is damaged")
 	errClosed  = errors.New("the spool is closed")
-	errNoRoom  = errors.New("there is no room on the disk")
+	errFull  = errors.New("there is no room on the disk")
 )
 
 // place is where a line lies: a segment's number and an offset in it.
@@ -744,7 +744,7 @@ func (s *spool) append(lines []line) error {
 			continue
 		}
 		if !s.spare && at+int64(len(b)) > segmentSize { // beyond it, writing could fail
-			return cmp.Or(s.full, errNoRoom)
+			return cmp.Or(s.full, errFull)
 		}
 		if _, err = s.f.WriteAt(b, at); err != nil {
 			break
@@ -1003,7 +1003,7 @@ func (s *spool) carryForward() error {
 			s.makeSpare() // if there is no room for it, the rest of the newest segment has to do
 		}
 		if !s.spare && oldest.live > 0 && s.segments[s.newest].size+size > carryLimit {
-			failed = errNoRoom
+			failed = errFull
 		}
 		if failed == nil {
 			failed = s.append(lines)
