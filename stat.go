@@ -197,8 +197,11 @@ type appStat struct {
 	Damaged              int64      `json:"damaged"`        // lines of the spool
 	SpoolBytes           int64      `json:"spool_bytes"`
 	StartedAt            time.Time  `json:"started_at"`
-	State                string     `json:"state"` // ok, waiting, dead, failing or full
+	State                string     `json:"state"` // ok, waiting, paused, dead, failing or full
 	Sentence             string     `json:"sentence"`
+	Trouble              []trouble  `json:"trouble"` // the worst 100, most at stake first
+	TroubleTotal         int        `json:"trouble_total"`
+	Paused               []trouble  `json:"paused"`    // the tokens that pause, also those for which nothing waits
 	LastHour             [][2]int64 `json:"last_hour"` // accepted and delivered of each minute, the oldest first
 	Tags                 []tagStat  `json:"tags"`
 	TagsFound            int        `json:"tags_found"` // by q=, with those that tags= left out
@@ -246,78 +249,268 @@ func (t tagStat) trouble() int {
 
 func (s *server) appStat() *appStat {
 	st := &appStat{Version: cli.Number, Damaged: s.spool.damaged.Load(), SpoolBytes: s.spool.bytes.Load()}
-	lanes := s.deliver.look()
+	lanes := s.deliver.look(s.cfg())
 	s.stats.show(s.cfg(), st)
 	if !lanes.oldest.IsZero() {
 		st.OldestWaitingSeconds = time.Since(lanes.oldest).Seconds()
 	}
+	st.Trouble, st.TroubleTotal, st.Paused = lanes.trouble, lanes.total, lanes.paused
 	st.State, st.Sentence = s.sentence(st, lanes)
 	return st
 }
 
-// laneSummary is what the lanes tell an operator.
-type laneSummary struct {
-	oldest  time.Time // when the message was accepted that has waited longest, zero where none waits
-	failing int       // lanes. The one that began to first:
-	name    string
-	since   time.Time
-	err     string
+// Why messages of a destination have to wait longer than for their turn.
+const (
+	failing     = "failing"     // its posts fail
+	paused      = "paused"      // Slack asked for that: it is no failure
+	unreachable = "unreachable" // its token or webhook cannot be connected to
+)
+
+const (
+	maxTrouble    = 100 // that are listed
+	tagsOfTrouble = 20  // that are listed with each
+)
+
+// trouble is a destination, or are all those of one token or webhook, whose messages have to wait, and why.
+type trouble struct {
+	Kind          string     `json:"kind"`
+	Channel       string     `json:"channel"` // of several destinations, that of the one where most waits
+	Destinations  int        `json:"destinations"`
+	Tags          []string   `json:"tags"` // that lead there
+	Waiting       int        `json:"waiting"`
+	Reason        string     `json:"reason"`
+	Since         *time.Time `json:"since"`           // null for a token's pause
+	NextAttemptAt *time.Time `json:"next_attempt_at"` // null if it is due, or being posted
+
+	worst *lane
 }
 
-// look returns the state of all lanes. It reads one message from disk.
-func (d *deliverer) look() (sum laneSummary) {
-	first := waiter(math.MaxUint64)
+// laneSummary is what the lanes tell an operator.
+type laneSummary struct {
+	oldest       time.Time      // when the message was accepted that has waited longest, zero if none waits
+	destinations map[string]int // that wait, by kind of trouble
+	trouble      []trouble      // most at stake first
+	paused       []trouble      // the tokens that pause, also those for which nothing waits
+	total        int            // of trouble, with what is not listed
+}
+
+// worstOf keeps the first n of what is added, in the order of compare.
+type worstOf[T any] struct {
+	n       int
+	compare func(a, b T) int
+	items   []T
+	full    bool // the first n of items are in order
+}
+
+func (f *worstOf[T]) add(v T) {
+	if f.full && f.compare(v, f.items[f.n-1]) >= 0 {
+		return
+	}
+	if f.items = append(f.items, v); len(f.items) >= 2*f.n {
+		f.all()
+	}
+}
+
+func (f *worstOf[T]) all() []T {
+	slices.SortStableFunc(f.items, f.compare)
+	f.items = f.items[:min(f.n, len(f.items))]
+	f.full = len(f.items) == f.n
+	return f.items
+}
+
+// look returns the state of all lanes, with the tags of cfg. It reads one message from disk.
+func (d *deliverer) look(cfg *config) laneSummary {
+	oldest, sum := waiter(math.MaxUint64), laneSummary{destinations: map[string]int{}, trouble: []trouble{}, paused: []trouble{}}
+	worst := worstOf[*lane]{n: maxTrouble, compare: func(a, b *lane) int {
+		return cmp.Or(cmp.Compare(len(b.waiting), len(a.waiting)), a.errSince.Compare(b.errSince))
+	}}
 	d.locked(func() {
+		now, whole := time.Now(), map[*account]*trouble{}
+		for _, a := range d.accounts {
+			if a.limited && a.until.After(now) {
+				whole[a] = &trouble{Kind: paused}
+			}
+		}
 		for _, l := range d.lanes {
+			kind, ofAccount := l.trouble(now)
 			if len(l.waiting) == 0 {
 				continue
 			}
-			first = min(first, l.waiting[0])
-			err, since := l.err, l.errSince
-			if a := l.account; a.failures > 0 {
-				err, since = a.err, a.errSince
-			}
-			if err == "" {
+			oldest = min(oldest, l.waiting[0])
+			switch {
+			case kind == "":
 				continue
+			case !ofAccount:
+				sum.total++
+				worst.add(l)
+			default:
+				if whole[l.account] == nil {
+					whole[l.account] = &trouble{Kind: kind}
+				}
+				whole[l.account].include(l)
 			}
-			if sum.failing++; sum.failing == 1 || since.Before(sum.since) {
-				sum.name, sum.since, sum.err = l.to.name(), since, err
+			sum.destinations[kind]++
+		}
+		for _, l := range worst.all() {
+			t := trouble{}
+			t.include(l)
+			t.explain(l.account, now)
+			sum.trouble = append(sum.trouble, t)
+		}
+		for a, t := range whole {
+			if t.explain(a, now); t.Kind == paused {
+				sum.paused = append(sum.paused, *t)
+			}
+			if t.Waiting > 0 {
+				sum.total++
+				sum.trouble = append(sum.trouble, *t)
 			}
 		}
 	})
-	if m, err := d.spool.message(first.seq()); err == nil {
+	byStake := func(a, b trouble) int {
+		return cmp.Or(cmp.Compare(b.Waiting, a.Waiting), cmp.Compare(a.Channel, b.Channel), cmp.Compare(a.Reason, b.Reason))
+	}
+	slices.SortFunc(sum.trouble, byStake)
+	slices.SortFunc(sum.paused, byStake)
+	sum.trouble = sum.trouble[:min(maxTrouble, len(sum.trouble))]
+	sum.paused = sum.paused[:min(maxTrouble, len(sum.paused))]
+	cfg.nameTags(sum.trouble, sum.paused)
+	if m, err := d.spool.message(oldest.seq()); err == nil {
 		sum.oldest = m.acceptedAt()
 	}
 	return sum
 }
 
-// sentence says in one how things are: it is the first that an operator reads.
+// trouble returns of what kind the trouble of l is, "" for none, and whether its whole account has it.
+func (l *lane) trouble(now time.Time) (kind string, ofAccount bool) {
+	switch a := l.account; {
+	case a.failures > 0:
+		return unreachable, true
+	case l.err != "" && l.head.limits == 0:
+		return failing, false
+	case a.limited && a.until.After(now):
+		return paused, true
+	case l.err != "":
+		return paused, false
+	}
+	return "", false
+}
+
+// include adds what waits in l.
+func (t *trouble) include(l *lane) {
+	t.Destinations++
+	t.Waiting += len(l.waiting)
+	if t.worst == nil || len(l.waiting) > len(t.worst.waiting) {
+		t.worst = l
+	}
+}
+
+// explain fills in the reason and the times: those of a, or those of the one lane of t.
+func (t *trouble) explain(a *account, now time.Time) {
+	l, reason, since, next := t.worst, a.err, a.errSince, a.until
+	t.Tags = []string{}
+	if l != nil {
+		t.Channel = shortened(l.to.channel)
+	}
+	if t.Kind == "" {
+		t.Kind, _ = l.trouble(now)
+		reason, since, next = l.err, l.errSince, slices.MaxFunc([]time.Time{l.next(), a.until}, time.Time.Compare)
+	} else if t.Kind == paused {
+		since = time.Time{}
+	}
+	t.Reason = shortened(reason)
+	if since = since.UTC(); !since.IsZero() {
+		t.Since = &since
+	}
+	if next = next.UTC(); next.After(now) {
+		t.NextAttemptAt = &next
+	}
+}
+
+// nameTags adds to each of lists the tags that lead there.
+func (c *config) nameTags(lists ...[]trouble) {
+	at := map[destination][]*trouble{}
+	for _, list := range lists {
+		for i := range list {
+			if l := list[i].worst; l != nil && list[i].Destinations == 1 {
+				at[l.to] = append(at[l.to], &list[i])
+			} else if l != nil {
+				at[destination{credential: l.to.credential}] = append(at[destination{credential: l.to.credential}], &list[i])
+			}
+		}
+	}
+	if len(at) == 0 {
+		return
+	}
+	for _, t := range c.tags {
+		one, several := at[destination{t.credential, t.channel}], at[destination{credential: t.credential}]
+		for _, found := range slices.Concat(one, several) {
+			if len(found.Tags) < tagsOfTrouble && !slices.Contains(found.Tags, t.name) {
+				found.Tags = append(found.Tags, t.name)
+			}
+		}
+	}
+}
+
+func clock(at time.Time) string { return at.UTC().Format("Jan 2 15:04 UTC") }
+
+// says is the trouble in words, with how many more destinations of its kind there are.
+func (t *trouble) says(more int) string {
+	who := cmp.Or(t.Channel, "the webhook's channel")
+	if n := t.Destinations - 1; n > 0 {
+		who, more = fmt.Sprintf("%s and %d more", who, n), more-n
+	}
+	text, others := "", "fail"
+	switch {
+	case t.Kind == paused && t.NextAttemptAt != nil:
+		text, others = fmt.Sprintf("a pause for %s until %s", who, clock(*t.NextAttemptAt)), "pause"
+	case t.Kind == paused:
+		text, others = fmt.Sprintf("a pause for %s has ended", who), "pause"
+	case t.Kind == unreachable:
+		text = fmt.Sprintf("%s cannot be reached since %s", who, clock(*t.Since))
+	default:
+		text = fmt.Sprintf("%s fails since %s", who, clock(*t.Since))
+	}
+	if text += ": " + t.Reason; more > 0 {
+		text += fmt.Sprintf(" (and %d more %s)", more, others)
+	}
+	return text
+}
+
+// sentence says in one how things are: it is the first that an operator reads. The destination with the most at stake
+// comes first.
 func (s *server) sentence(st *appStat, lanes laneSummary) (state, sentence string) {
-	clock := func(at time.Time) string { return at.UTC().Format("Jan 2 15:04 UTC") }
+	if err := s.ready(); err != nil {
+		return "full", fmt.Sprintf("nothing can be accepted: %v", err)
+	}
+	fail, pause := lanes.destinations[failing]+lanes.destinations[unreachable], lanes.destinations[paused]
+	saidFail, saidPause := fail == 0, pause == 0
+	for i := range lanes.trouble {
+		t := &lanes.trouble[i]
+		if said, more := &saidFail, fail-1; t.Kind != paused && !*said {
+			*said, sentence = true, join(sentence, "; ", t.says(more))
+		}
+		if said, more := &saidPause, pause-1; t.Kind == paused && !*said {
+			*said, sentence = true, join(sentence, "; ", t.says(more))
+		}
+	}
 	waits := ""
 	if st.Waiting > 0 && !lanes.oldest.IsZero() {
 		waits = fmt.Sprintf("%d wait, the oldest since %s", st.Waiting, clock(lanes.oldest))
 	}
-	if err := s.ready(); err != nil {
-		return "full", fmt.Sprintf("nothing can be accepted: %v", err)
-	}
-	if lanes.failing > 0 {
-		more := ""
-		if n := lanes.failing - 1; n > 0 {
-			more = fmt.Sprintf(" (and %d more fail)", n)
-		}
-		return "failing", join(fmt.Sprintf("%s fails since %s: %s%s", lanes.name, clock(lanes.since), lanes.err, more), "; ", waits)
-	}
-	if st.Dead > 0 {
-		return "dead", fmt.Sprintf("%d could not be delivered and are dead letters; %s", st.Dead, cmp.Or(waits, "everything else is delivered"))
-	}
-	if waits != "" {
-		return "waiting", waits
-	}
 	s.stats.mu.Lock()
 	last := s.stats.delivered
 	s.stats.mu.Unlock()
-	if last.IsZero() {
+	switch all := join(sentence, "; ", waits); {
+	case fail > 0:
+		return failing, all
+	case st.Dead > 0:
+		return "dead", fmt.Sprintf("%d could not be delivered and are dead letters; %s", st.Dead, cmp.Or(all, "everything else is delivered"))
+	case pause > 0:
+		return paused, all
+	case waits != "":
+		return "waiting", waits
+	case last.IsZero():
 		return "ok", "nothing waits; nothing was delivered since the start"
 	}
 	return "ok", fmt.Sprintf("everything is delivered, the last one %v ago", time.Since(last).Round(time.Second))

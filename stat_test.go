@@ -1,11 +1,16 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -100,4 +105,82 @@ func TestReadiness(t *testing.T) {
 	if st := s.stat(t); st.State != "full" || !strings.Contains(st.Sentence, "the spool is full") {
 		t.Errorf("the sentence: %s %s", st.State, st.Sentence)
 	}
+}
+
+// Who is in trouble, the most at stake first: one line for a destination, one for all those of a token.
+func TestTrouble(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := testConfig(t, `[core]
+channel_rate = 0
+batch = 1
+slack_token = 'xoxb-1-a'
+[[tags]]
+tag = 'cdn'
+channel = '#cdn'
+[[tags]]
+tag = 'db'
+channel = '#db'
+[[tags]]
+tag = 'hook'
+channel = '#hook'
+slack_url = 'http://127.0.0.1:1/hook'
+[[tags]]
+tag = 'hook2'
+channel = '#hook'
+slack_url = 'http://127.0.0.1:1/hook'
+[[tags]]
+tag = 'gone'
+channel = '#gone'
+slack_url = 'http://127.0.0.1:1/gone'
+[[tags]]
+tag = 'gone2'
+channel = '#gone2'
+slack_url = 'http://127.0.0.1:1/gone'
+`)
+		p := newInProcess(t, cfg, posterFunc(func(_ credential, body []byte) outcome {
+			switch {
+			case bytes.Contains(body, []byte("#hook")):
+				return outcome{class: retry, status: 503, reason: "status 503"}
+			case bytes.Contains(body, []byte("#gone")):
+				return outcome{class: retry, unreached: true, reason: "connection refused"}
+			}
+			return outcome{class: retry, limited: true, wait: 15 * time.Minute, reason: "ratelimited"}
+		}))
+		send := func(tag string, n int) {
+			for range n {
+				if w := p.do("POST", "/notify", string(notifyBody(tag, 1, false))); w.Code != 200 {
+					t.Fatal(w.Code, w.Body)
+				}
+				synctest.Wait()
+			}
+		}
+		check := func(state, sentence string, want ...string) appStat {
+			t.Helper()
+			st := p.stat(t)
+			var got []string
+			for _, x := range st.Trouble {
+				got = append(got, fmt.Sprint(x.Kind, " ", x.Channel, x.Destinations, x.Tags, x.Waiting, " ", x.Reason, x.Since != nil, x.NextAttemptAt != nil))
+			}
+			if !slices.Equal(got, want) || st.TroubleTotal != len(want) || st.State != state || !regexp.MustCompile(sentence).MatchString(st.Sentence) {
+				t.Errorf("%s, %q:\n%s\nwant %s, %q:\n%s", st.State, st.Sentence, strings.Join(got, "\n"), state, sentence, strings.Join(want, "\n"))
+			}
+			return st
+		}
+		send("cdn", 1)
+		paused := "paused #cdn1 [cdn] 1 slack's rate limit, met by #cdnfalse true"
+		if st := check("paused", `^a pause for #cdn until .*: slack's rate limit, met by #cdn; 1 wait`, paused); len(st.Paused) != 1 || st.Paused[0].Waiting != 1 {
+			t.Errorf("paused: %+v", st.Paused)
+		}
+		send("hook", 2)
+		send("hook2", 1)
+		hook := "failing #hook1 [hook hook2] 3 status 503true true"
+		check("failing", `^#hook fails since .*: status 503; a pause for #cdn until`, hook, paused)
+		send("db", 4)
+		paused = "paused #db2 [cdn db] 5 slack's rate limit, met by #cdnfalse true"
+		check("failing", `^a pause for #db and 1 more until .*; #hook fails since .*; 8 wait`, paused, hook)
+		send("gone", 6)
+		send("gone2", 1)
+		gone := "unreachable #gone2 [gone gone2] 7 connection refusedtrue true"
+		check("failing", `^#gone and 1 more cannot be reached since .*: connection refused \(and 1 more fail\); a pause`, gone, paused, hook)
+	})
 }
