@@ -1,13 +1,19 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -40,7 +46,7 @@ func TestMetrics(t *testing.T) {
 	}
 	var vars map[string]json.RawMessage
 	_, body := s.request("GET", "/debug/vars", "")
-	if err := json.Unmarshal([]byte(body), &vars); err != nil || vars["memstats"] == nil || vars["cmdline"] != nil || !strings.Contains(string(vars["slackboard"]), `"accepted":3`) {
+	if err := json.Unmarshal([]byte(body), &vars); err != nil || vars["memstats"] == nil || vars["cmdline"] != nil || !strings.Contains(string(vars["slackboard"]), `"accepted": 3`) {
 		t.Errorf("/debug/vars: %v %.300s", err, body)
 	}
 	t.Run("promtool", func(t *testing.T) {
@@ -66,10 +72,12 @@ func TestHistogram(t *testing.T) {
 	for _, d := range []time.Duration{time.Second, 2 * time.Second, 5 * time.Second, time.Minute} {
 		h.observe(d)
 	}
-	var e exposition
+	var got bytes.Buffer
+	e := exposition{bufio.NewWriter(&got)}
 	e.histogram("x", "y", h)
-	if want := "# HELP x y\n# TYPE x histogram\nx_bucket{le=\"1\"} 1\nx_bucket{le=\"5\"} 3\nx_bucket{le=\"+Inf\"} 4\nx_sum 68\nx_count 4\n"; e.String() != want {
-		t.Errorf("got %s, want %s", e.String(), want)
+	e.Flush()
+	if want := "# HELP x y\n# TYPE x histogram\nx_bucket{le=\"1\"} 1\nx_bucket{le=\"5\"} 3\nx_bucket{le=\"+Inf\"} 4\nx_sum 68\nx_count 4\n"; got.String() != want {
+		t.Errorf("got %s, want %s", got.String(), want)
 	}
 }
 
@@ -184,3 +192,87 @@ slack_url = 'http://127.0.0.1:1/gone'
 		check("failing", `^#gone and 1 more cannot be reached since .*: connection refused \(and 1 more fail\); a pause`, gone, paused, hook)
 	})
 }
+
+// addsUp checks the sum of the table: what came in is what became of it.
+func (st *appStat) addsUp(t testing.TB) {
+	t.Helper()
+	sum := int64(0)
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[numbers]()) {
+		if sign, err := strconv.ParseInt(f.Tag.Get("sum"), 10, 64); err == nil {
+			sum += sign * reflect.ValueOf(st.numbers).FieldByIndex(f.Index).Int()
+		}
+	}
+	if sum != 0 {
+		t.Errorf("the counters do not add up: %+v", st.numbers)
+	}
+}
+
+// manyWait returns a server with n tags that fail, each with one message of size bytes, that posts nothing.
+func manyWait(t testing.TB, n, size int) *inProcess {
+	t.Helper()
+	p := newInProcess(t, testConfig(t, tagsConfig(n)), posterFunc(func(credential, []byte) outcome { return down(0, recorded{}) }))
+	p.deliver.rest(1)
+	text := strings.Repeat("x", size)
+	for from := 0; from < n; from += 1000 {
+		var messages []*message
+		for i := from; i < min(n, from+1000); i++ {
+			messages = append(messages, &message{ID: newID(), Text: text, route: route{tag: fmt.Sprintf("t%d", i)}})
+		}
+		if err := p.deliver.store(messages); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.deliver.locked(func() {
+		for _, l := range p.deliver.lanes {
+			l.err, l.errSince = "connection refused", time.Now()
+		}
+	})
+	return p
+}
+
+// However many wait, one message is read from disk.
+func TestStatReadsOneMessage(t *testing.T) {
+	if _, err := os.Stat("/proc/self/io"); err != nil {
+		t.Skip("skipped: no /proc/self/io here")
+	}
+	const size = 200_000
+	p := manyWait(t, 50, size)
+	read := func() (n int) {
+		_, rest, _ := strings.Cut(readFile(t, "/proc/self/io"), "rchar: ")
+		fmt.Sscan(rest, &n)
+		return n
+	}
+	for _, path := range []string{"/metrics", "/stat/app", "/stat/app?tags=10", "/debug/vars"} {
+		before := read()
+		w := p.do("GET", path, "")
+		if n := read() - before; w.Code != 200 || n < size || n > 2*size {
+			t.Errorf("%s: %d, %d bytes read, want one message of %d", path, w.Code, n, size)
+		}
+	}
+	if st := p.stat(t); st.OldestWaitingSeconds <= 0 || st.TroubleTotal != 50 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// BenchmarkStat is what the counters cost with 100,000 destinations that wait and fail.
+//
+//	go test -run '^$' -bench Stat .
+func BenchmarkStat(b *testing.B) {
+	p := manyWait(b, 100_000, 200)
+	for _, path := range []string{"/metrics", "/stat/app?tags=50", "/stat/app?tags=50&q=t99", "/stat/app"} {
+		b.Run(path, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				w := &discarded{header: http.Header{}}
+				p.http.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+			}
+		})
+	}
+}
+
+// discarded is an answer that nobody keeps.
+type discarded struct{ header http.Header }
+
+func (d *discarded) Header() http.Header         { return d.header }
+func (d *discarded) Write(b []byte) (int, error) { return len(b), nil }
+func (d *discarded) WriteHeader(int)             {}
