@@ -136,14 +136,11 @@ func newStats() *stats {
 
 // of returns what is counted for r. The caller holds mu.
 func (s *stats) of(r route) *routeStats {
-	if size := len(r.tag) + len(r.channel); s.routes[r] == nil {
-		if len(s.routes) >= maxRoutes || s.bytes+size > maxRouteBytes {
-			r = route{channel: "(others)"}
-		} else {
-			s.bytes += size
-		}
+	if s.routes[r] == nil && (len(s.routes) >= maxRoutes || s.bytes+len(r.tag)+len(r.channel) > maxRouteBytes) {
+		r = route{channel: "(others)"}
 	}
 	if s.routes[r] == nil {
+		s.bytes += len(r.tag) + len(r.channel)
 		s.routes[r] = &routeStats{}
 	}
 	return s.routes[r]
@@ -296,7 +293,7 @@ func (s *server) writeApp(to io.Writer, q string, n int) {
 	}
 	found, total := 0, 0
 	worst := worstOf[tagStat]{n: n, compare: tagStat.compare}
-	for t := range s.stats.tags(s.cfg()) {
+	for t := range s.stats.tags(s.cfg(), n == math.MaxInt) {
 		total++
 		if q != "" && !strings.Contains(strings.ToLower(t.Tag+"\n"+t.Channel+"\n"+t.LastError), q) {
 			continue
@@ -315,7 +312,8 @@ func (s *server) writeApp(to io.Writer, q string, n int) {
 
 // compare orders tags for those who look for what is wrong.
 func (t tagStat) compare(o tagStat) int {
-	return cmp.Or(cmp.Compare(o.trouble(), t.trouble()), cmp.Compare(o.Waiting, t.Waiting))
+	return cmp.Or(cmp.Compare(o.trouble(), t.trouble()), cmp.Compare(o.Waiting, t.Waiting),
+		cmp.Compare(t.Tag, o.Tag), cmp.Compare(t.Channel, o.Channel))
 }
 
 // trouble ranks a tag for those who look for what is wrong.
@@ -628,41 +626,58 @@ func (s *stats) show() *appStat {
 	return st
 }
 
-// tags returns what is counted for each tag: the configured ones in their order, then what else was counted.
-func (s *stats) tags(cfg *config) iter.Seq[tagStat] {
+// tags returns what is counted for each tag: the configured ones in their order, then what else was counted, sorted
+// only if inOrder is true.
+func (s *stats) tags(cfg *config, inOrder bool) iter.Seq[tagStat] {
 	return func(yield func(tagStat) bool) {
-		indexes := make(map[string]int, len(cfg.byTag))
+		known := 0
 		for _, t := range cfg.tags {
 			row := tagStat{Tag: t.name, Channel: t.channel, Username: t.username, Icon: t.icon, Parse: t.parse}
-			row.routeStats = s.counted(route{tag: t.name, index: indexes[t.name]})
-			indexes[t.name]++
+			if s.counted(&row, route{tag: t.name, index: t.index}) {
+				known++
+			}
 			if !yield(row) {
 				return
 			}
 		}
-		s.mu.Lock()
-		others := slices.DeleteFunc(slices.Collect(maps.Keys(s.routes)), func(r route) bool {
-			return r.tag != "" && r.index < indexes[r.tag]
-		})
-		s.mu.Unlock()
-		slices.SortFunc(others, func(a, b route) int {
-			return cmp.Or(cmp.Compare(a.tag, b.tag), cmp.Compare(a.index, b.index), cmp.Compare(a.channel, b.channel))
-		})
-		for _, r := range others {
-			if !yield(tagStat{Tag: r.tag, Channel: r.channel, routeStats: s.counted(r)}) {
+		for _, r := range s.others(cfg, known, inOrder) {
+			row := tagStat{Tag: r.tag, Channel: r.channel}
+			if s.counted(&row, r); !yield(row) {
 				return
 			}
 		}
 	}
 }
 
-func (s *stats) counted(r route) (st routeStats) {
+// counted fills in what is counted for r, if something is.
+func (s *stats) counted(row *tagStat, r route) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if counted := s.routes[r]; counted != nil {
-		st = *counted
+	st := s.routes[r]
+	if st != nil {
+		row.routeStats = *st
 	}
-	return st
+	return st != nil
+}
+
+// others returns the routes that are counted and not among the known configured ones.
+func (s *stats) others(cfg *config, known int, inOrder bool) (others []route) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.routes) <= known {
+		return nil
+	}
+	for r := range s.routes {
+		if r.tag == "" || r.index >= len(cfg.byTag[r.tag]) {
+			others = append(others, r)
+		}
+	}
+	if inOrder {
+		slices.SortFunc(others, func(a, b route) int {
+			return cmp.Or(cmp.Compare(a.tag, b.tag), cmp.Compare(a.channel, b.channel), cmp.Compare(a.index, b.index))
+		})
+	}
+	return others
 }
 
 // sendJSON answers with a document for programs and people.
@@ -801,8 +816,9 @@ func (s *server) metrics(w http.ResponseWriter, _ *http.Request) {
 
 // tagMetrics writes what is counted for each tag.
 func (s *server) tagMetrics(e exposition) {
-	byTag, index := []tagCounts{}, map[string]int{}
-	for t := range s.stats.tags(s.cfg()) {
+	cfg := s.cfg()
+	byTag, index := make([]tagCounts, 0, len(cfg.byTag)+1), make(map[string]int, len(cfg.byTag)+1)
+	for t := range s.stats.tags(cfg, false) {
 		i, ok := index[t.Tag]
 		if !ok {
 			i = len(byTag)

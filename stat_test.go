@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -260,12 +261,14 @@ func TestStatReadsOneMessage(t *testing.T) {
 func BenchmarkStat(b *testing.B) {
 	p := manyWait(b, 100_000, 200)
 	for _, path := range []string{"/metrics", "/stat/app?tags=50", "/stat/app?tags=50&q=t99", "/stat/app"} {
-		b.Run(path, func(b *testing.B) {
+		b.Run(strings.ReplaceAll(path[1:], "/", "."), func(b *testing.B) {
 			b.ReportAllocs()
+			before := processorTime()
 			for b.Loop() {
 				w := &discarded{header: http.Header{}}
 				p.http.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
 			}
+			b.ReportMetric(float64((processorTime()-before).Milliseconds())/float64(b.N), "cpu-ms/op") // on a busy machine
 		})
 	}
 }
@@ -276,3 +279,109 @@ type discarded struct{ header http.Header }
 func (d *discarded) Header() http.Header         { return d.header }
 func (d *discarded) Write(b []byte) (int, error) { return len(b), nil }
 func (d *discarded) WriteHeader(int)             {}
+
+func processorTime() time.Duration {
+	var used syscall.Rusage
+	syscall.Getrusage(syscall.RUSAGE_SELF, &used)
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
+}
+
+// What clients name is remembered within bounds, and so is what was answered to them.
+func TestRememberedRoutes(t *testing.T) {
+	s := newStats()
+	long := strings.Repeat("c", 1<<20)
+	for i := range 300 {
+		r := route{channel: fmt.Sprint(i, long)}
+		s.count(r, counts{Accepted: 1, Waiting: 1})
+		s.posted([]*message{{route: r}}, 1, outcome{class: retry, reason: long}, 0)
+	}
+	for i := range 20_000 {
+		r := route{channel: fmt.Sprint("#", i)}
+		s.count(r, counts{Accepted: 1, Waiting: 1})
+		s.posted([]*message{{route: r}}, 1, outcome{class: retry, reason: long}, 0)
+	}
+	bytes, accepted, named := 0, int64(0), 0
+	for r, st := range s.routes {
+		bytes += len(r.channel) + len(st.LastError)
+		accepted += st.Accepted
+		named += number(st.LastError == retry.String())
+	}
+	if bytes > 2*maxRouteBytes || bytes < maxRouteBytes/2 || bytes != s.bytes || accepted != 20_300 || named == 0 {
+		t.Errorf("%d bytes (counted %d) of %d accepted, %d with the kind of their error", bytes, s.bytes, accepted, named)
+	}
+}
+
+// Each counter of the table moves.
+func TestEveryCounter(t *testing.T) {
+	cfg := testConfig(t, stormConfig+"[[tags]]\ntag = 'more'\n")
+	answers := map[string]outcome{
+		"bad": {class: badContent, reason: "no_text"}, "limited": {class: retry, limited: true, wait: time.Hour, reason: "ratelimited"},
+	}
+	tries := 0
+	slack := posterFunc(func(_ credential, body []byte) outcome {
+		if bytes.Contains(body, []byte("again")) {
+			if tries++; tries == 1 {
+				return down(0, recorded{})
+			}
+		}
+		for text, out := range answers {
+			if bytes.Contains(body, []byte(text)) {
+				return out
+			}
+		}
+		return outcome{class: delivered}
+	})
+	send := func(p *inProcess, channel, text string) {
+		if w := p.do("POST", "/notify-directly", fmt.Sprintf(`{"payload":{"channel":%q,"text":%q}}`, channel, text)); w.Code != 200 {
+			t.Fatal(w.Code, w.Body)
+		}
+	}
+	p := newInProcess(t, cfg, slack)
+	send(p, "#a", "bad")
+	send(p, "#b", "limited")
+	poll(t, "all is tried", func() bool { st := p.stat(t); return st.Dead == 1 && st.RateLimited == 1 })
+	p.stop()
+	files, _ := filepath.Glob(filepath.Join(cfg.spool.dir, "*.log"))
+	for _, log := range files {
+		if err := os.WriteFile(log, []byte(strings.Replace(readFile(t, log), "limited", "LIMITED", 1)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p = newInProcess(t, cfg, slack)
+	send(p, "#c", "again")
+	send(p, "#d", "limited")
+	poll(t, "it is delivered, the second time", func() bool { return p.stat(t).Retries > 0 && p.stat(t).Delivered > 0 })
+	poll(t, "the damaged one is found", func() bool { return p.stat(t).Damaged > 0 })
+	for _, state := range []string{"waiting", "dead"} {
+		var list struct{ Messages []messageView }
+		if err := json.Unmarshal(p.operator("GET", "/messages?state="+state).Body.Bytes(), &list); err != nil || len(list.Messages) == 0 {
+			t.Fatal(state, err, list)
+		}
+		if w := p.operator("DELETE", "/messages/"+list.Messages[0].ID); w.Code != 200 {
+			t.Fatal(w.Code, w.Body)
+		}
+	}
+	send(p, "#d", "limited")
+	send(p, "#a", "bad")
+	poll(t, "it is dead", func() bool { return p.stat(t).Dead > 0 })
+	guarded := *cfg
+	guarded.core.authToken = newSecret("T0KEN")
+	p.config.Store(&guarded)
+	p.do("GET", "/metrics", "")
+	p.config.Store(cfg)
+	p.stats.reloaded(false)
+
+	st, metrics := p.stat(t), "\n"+p.do("GET", "/metrics", "").Body.String()
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[numbers]()) {
+		if !f.Anonymous && reflect.ValueOf(st.numbers).FieldByIndex(f.Index).IsZero() {
+			t.Errorf("%s does not move", f.Name)
+		}
+		name, ok := f.Tag.Lookup("metric")
+		if ok && !regexp.MustCompile(`\nslackboard_`+name+`(\{.*\})? [1-9]`).MatchString(metrics) && f.Type.Kind() != reflect.Float64 {
+			t.Errorf("/metrics: %s does not move", name)
+		}
+		if ok && f.Tag.Get("help") == "" {
+			t.Errorf("%s has no help", name)
+		}
+	}
+}
