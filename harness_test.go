@@ -257,7 +257,7 @@ func newInProcess(t testing.TB, cfg *config, slack poster) *inProcess {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.server = &server{spool: sp, stats: st, deliver: d, log: log, access: p.out, hostname: "here", large: make(chan struct{}, maxLarge), looking: make(chan struct{}, 1)}
+	p.server = &server{spool: sp, stats: st, deliver: d, log: log, access: p.out, hostname: "here", large: make(chan struct{}, maxLarge), looking: make(chan struct{}, 1), lost: func() int64 { return 3 }}
 	p.server.config.Store(cfg)
 	p.http = p.handler()
 	ctx, cancel := context.WithCancel(context.Background())

@@ -108,7 +108,7 @@ func serve(opts options, cfg *config, stdout, stderr io.Writer) error {
 	go sp.run()
 	go d.run(delivering)
 
-	s := &server{deliver: d, spool: sp, stats: d.stats, log: logs.log, access: &logs.access, hostname: hostname(), large: make(chan struct{}, maxLarge), looking: make(chan struct{}, 1)}
+	s := &server{deliver: d, spool: sp, stats: d.stats, log: logs.log, access: &logs.access, hostname: hostname(), large: make(chan struct{}, maxLarge), looking: make(chan struct{}, 1), lost: logs.dropped}
 	s.config.Store(cfg)
 	web, served := newWebServer(s, stop), make(chan error, len(listeners))
 	for _, l := range listeners {

@@ -40,6 +40,7 @@ type server struct {
 	large    chan struct{} // holds a token for each large body that is in hand
 	looking  chan struct{} // holds a token for a look-up that reads the log
 	requests requestCounts
+	lost     func() int64 // log lines
 	gc       gcSample
 	config   atomic.Pointer[config]
 }
