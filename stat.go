@@ -51,6 +51,8 @@ type numbers struct {
 	SpoolBytes int64 `json:"spool_bytes" metric:"spool_bytes" help:"Size of the spool's files."`
 	SpoolLimit int64 `json:"spool_limit_bytes" metric:"spool_limit_bytes" help:"Waiting messages that it takes."`
 
+	LogLinesDropped int64 `json:"log_lines_dropped" metric:"log_lines_dropped_total" help:"Lines no log took."`
+
 	StartedAt time.Time `json:"started_at"`
 }
 
@@ -334,7 +336,7 @@ func (s *server) appStat() *appStat {
 	lanes := s.deliver.look(s.cfg())
 	st := s.stats.show()
 	st.Damaged, st.SpoolBytes, st.SpoolLimit = s.spool.damaged.Load(), s.spool.bytes.Load(), s.cfg().spool.maxBytes
-	st.Ready = s.ready() == nil
+	st.Ready, st.LogLinesDropped = s.ready() == nil, s.lost()
 	if !lanes.oldest.IsZero() {
 		st.OldestWaitingSeconds = time.Since(lanes.oldest).Seconds()
 	}
@@ -808,6 +810,10 @@ func (s *server) metrics(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintf(e, "slackboard_posts_total{outcome=%q} %d\n", c, posts[c.String()])
 	}
 	fmt.Fprintf(e, "slackboard_posts_total{outcome=%q} %d\n", limited, posts[limited])
+	e.head("slackboard_http_requests_total", "Requests, by route and status.")
+	s.requests.each(func(route string, status int, n int64) {
+		fmt.Fprintf(e, "slackboard_http_requests_total{route=\"%s\",status=\"%d\"} %d\n", labels.Replace(route), status, n)
+	})
 	e.histogram("slackboard_post_duration_seconds", "How long a post to Slack took.", took)
 	e.histogram("slackboard_delivery_delay_seconds", "From acceptance to delivery.", delay)
 	e.runtime(st.StartedAt)

@@ -38,6 +38,7 @@ func TestMetrics(t *testing.T) {
 		`slackboard_accepted_total{tag="general"} 1`, `slackboard_accepted_total{tag=""} 1`, `slackboard_delivered_total{tag="general"} 1`,
 		`slackboard_dead_messages{tag="cron"} 1`, `slackboard_dropped_total{tag="cron"} 0`, `slackboard_waiting_messages{tag="quo\"te \\ new\nline"} 0`,
 		`slackboard_posts_total{outcome="delivered"} 2`, `slackboard_posts_total{outcome="content"} 1`,
+		`slackboard_http_requests_total{route="POST /notify",status="200"} 2`, `slackboard_log_lines_dropped_total 0`,
 		`slackboard_post_duration_seconds_count 3`, `slackboard_delivery_delay_seconds_bucket{le="60"} 2`,
 		`slackboard_spool_limit_bytes 1073741824`, "slackboard_oldest_waiting_seconds 0", "slackboard_ready 1", "go_goroutines ", `slackboard_build_info{version="1.`,
 	} {
