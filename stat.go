@@ -264,6 +264,8 @@ type tagStat struct {
 	Icon     string `json:"icon_emoji"`
 	Parse    string `json:"parse"`
 	routeStats
+	Trouble *trouble `json:"trouble,omitempty"` // what its messages wait for
+	route   route
 }
 
 // statApp shows the counters. tags=N shows N tags, those in trouble first, of those that q= names.
@@ -289,6 +291,9 @@ func (s *server) writeApp(to io.Writer, q string, n int) {
 	w.WriteString(",\n  \"tags\": [")
 	between := "\n    "
 	write := func(t tagStat) {
+		if t.Waiting > 0 {
+			t.Trouble = s.deliver.troubleOf(t.route)
+		}
 		w.WriteString(between)
 		w.Write(encode(t))
 		between = ",\n    "
@@ -314,12 +319,12 @@ func (s *server) writeApp(to io.Writer, q string, n int) {
 
 // compare orders tags for those who look for what is wrong.
 func (t tagStat) compare(o tagStat) int {
-	return cmp.Or(cmp.Compare(o.trouble(), t.trouble()), cmp.Compare(o.Waiting, t.Waiting),
+	return cmp.Or(cmp.Compare(o.rank(), t.rank()), cmp.Compare(o.Waiting, t.Waiting),
 		cmp.Compare(t.Tag, o.Tag), cmp.Compare(t.Channel, o.Channel))
 }
 
-// trouble ranks a tag for those who look for what is wrong.
-func (t tagStat) trouble() int {
+// rank ranks a tag for those who look for what is wrong.
+func (t tagStat) rank() int {
 	switch {
 	case t.Waiting > 0 && t.LastError != "":
 		return 3
@@ -373,11 +378,11 @@ type trouble struct {
 
 // laneSummary is what the lanes tell an operator.
 type laneSummary struct {
-	oldest       time.Time      // when the message was accepted that has waited longest, zero if none waits
-	destinations map[string]int // that wait, by kind of trouble
-	trouble      []trouble      // most at stake first
-	paused       []trouble      // the tokens that pause, also those for which nothing waits
-	total        int            // of trouble, with what is not listed
+	oldest       time.Time    // when the message was accepted that has waited longest, zero if none waits
+	destinations map[bool]int // that are in trouble, and (true) that pause
+	trouble      []trouble    // most at stake first
+	paused       []trouble    // the tokens that pause, also those for which nothing waits
+	total        int          // of trouble, with what is not listed
 }
 
 // worstOf keeps the first n of what is added, in the order of compare.
@@ -392,7 +397,7 @@ func (f *worstOf[T]) add(v T) {
 	if f.full && f.compare(v, f.items[f.n-1]) >= 0 {
 		return
 	}
-	if f.items = append(f.items, v); len(f.items) >= 2*f.n {
+	if f.items = append(f.items, v); len(f.items)-f.n >= f.n {
 		f.all()
 	}
 }
@@ -407,7 +412,7 @@ func (f *worstOf[T]) all() []T {
 // look returns the state of all lanes, with the tags of cfg. It reads one message from disk.
 func (d *deliverer) look(cfg *config) laneSummary {
 	oldest := waiter(math.MaxUint64)
-	sum := laneSummary{destinations: map[string]int{}, trouble: []trouble{}, paused: []trouble{}}
+	sum := laneSummary{destinations: map[bool]int{}, trouble: []trouble{}, paused: []trouble{}}
 	worst := worstOf[*lane]{n: maxTrouble, compare: func(a, b *lane) int {
 		return cmp.Or(cmp.Compare(len(b.waiting), len(a.waiting)), a.errSince.Compare(b.errSince))
 	}}
@@ -436,13 +441,10 @@ func (d *deliverer) look(cfg *config) laneSummary {
 				}
 				whole[l.account].include(l)
 			}
-			sum.destinations[kind]++
+			sum.destinations[kind == paused]++
 		}
 		for _, l := range worst.all() {
-			t := trouble{}
-			t.include(l)
-			t.explain(l.account, now)
-			sum.trouble = append(sum.trouble, t)
+			sum.trouble = append(sum.trouble, *l.explain(now))
 		}
 		for a, t := range whole {
 			if t.explain(a, now); t.Kind == paused {
@@ -454,18 +456,31 @@ func (d *deliverer) look(cfg *config) laneSummary {
 			}
 		}
 	})
-	byStake := func(a, b trouble) int {
-		return cmp.Or(cmp.Compare(b.Waiting, a.Waiting), cmp.Compare(a.Channel, b.Channel), cmp.Compare(a.Reason, b.Reason))
-	}
-	slices.SortFunc(sum.trouble, byStake)
-	slices.SortFunc(sum.paused, byStake)
-	sum.trouble = sum.trouble[:min(maxTrouble, len(sum.trouble))]
-	sum.paused = sum.paused[:min(maxTrouble, len(sum.paused))]
+	sum.trouble, sum.paused = byStake(sum.trouble), byStake(sum.paused)
 	cfg.nameTags(sum.trouble, sum.paused)
 	if m, err := d.spool.message(oldest.seq()); err == nil {
 		sum.oldest = m.acceptedAt()
 	}
 	return sum
+}
+
+// byStake returns the first of list to show.
+func byStake(list []trouble) []trouble {
+	slices.SortFunc(list, func(a, b trouble) int {
+		return cmp.Or(cmp.Compare(b.Waiting, a.Waiting), cmp.Compare(a.Channel, b.Channel), cmp.Compare(a.Reason, b.Reason))
+	})
+	return list[:min(maxTrouble, len(list))]
+}
+
+// troubleOf returns what keeps the messages of a route from being posted, nil for nothing.
+func (d *deliverer) troubleOf(r route) *trouble {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	to, _, _ := d.cfg.lookup(r)
+	if l := d.lanes[to]; l != nil {
+		return l.explain(time.Now())
+	}
+	return nil
 }
 
 // trouble returns of what kind the trouble of l is, "" for none, and whether its whole account has it.
@@ -488,24 +503,35 @@ func (t *trouble) include(l *lane) {
 	t.Destinations++
 	t.Waiting += len(l.waiting)
 	if t.worst == nil || len(l.waiting) > len(t.worst.waiting) {
-		t.worst = l
+		t.worst, t.Channel = l, shortened(l.to.channel)
 	}
 }
 
-// explain fills in the reason and the times: those of a, or those of the one lane of t.
-func (t *trouble) explain(a *account, now time.Time) {
-	l, reason, since, next := t.worst, a.err, a.errSince, a.until
-	t.Tags = []string{}
-	if l != nil {
-		t.Channel = shortened(l.to.channel)
+// explain returns the trouble of l alone, nil for none.
+func (l *lane) explain(now time.Time) *trouble {
+	t := &trouble{}
+	kind, ofAccount := l.trouble(now)
+	if t.include(l); kind == "" {
+		return nil
+	} else if t.Kind = kind; ofAccount {
+		t.explain(l.account, now)
+		return t
 	}
-	if t.Kind == "" {
-		t.Kind, _ = l.trouble(now)
-		reason, since, next = l.err, l.errSince, slices.MaxFunc([]time.Time{l.next(), a.until}, time.Time.Compare)
-	} else if t.Kind == paused {
+	t.say(l.err, l.errSince, slices.MaxFunc([]time.Time{l.next(), l.account.until}, time.Time.Compare), now)
+	return t
+}
+
+// explain fills in what is known of an account's trouble.
+func (t *trouble) explain(a *account, now time.Time) {
+	since := a.errSince
+	if t.Kind == paused {
 		since = time.Time{}
 	}
-	t.Reason = shortened(reason)
+	t.say(a.err, since, a.until, now)
+}
+
+func (t *trouble) say(reason string, since, next, now time.Time) {
+	t.Reason, t.Tags = shortened(reason), []string{}
 	if since = since.UTC(); !since.IsZero() {
 		t.Since = &since
 	}
@@ -516,22 +542,27 @@ func (t *trouble) explain(a *account, now time.Time) {
 
 // nameTags adds to each of lists the tags that lead there.
 func (c *config) nameTags(lists ...[]trouble) {
-	at := map[destination][]*trouble{}
+	type key struct {
+		to    destination
+		whole bool // all of the credential
+	}
+	at := map[key][]*trouble{}
 	for _, list := range lists {
 		for i := range list {
-			if l := list[i].worst; l != nil && list[i].Destinations == 1 {
-				at[l.to] = append(at[l.to], &list[i])
-			} else if l != nil {
-				at[destination{credential: l.to.credential}] = append(at[destination{credential: l.to.credential}], &list[i])
+			if t := &list[i]; t.Destinations == 1 {
+				at[key{to: t.worst.to}] = append(at[key{to: t.worst.to}], t)
+			} else if t.worst != nil {
+				k := key{destination{credential: t.worst.to.credential}, true}
+				at[k] = append(at[k], t)
 			}
 		}
 	}
-	if len(at) == 0 {
-		return
-	}
 	for _, t := range c.tags {
-		one, several := at[destination{t.credential, t.channel}], at[destination{credential: t.credential}]
-		for _, found := range slices.Concat(one, several) {
+		if len(at) == 0 {
+			return
+		}
+		one, all := at[key{to: destination{t.credential, t.channel}}], at[key{destination{credential: t.credential}, true}]
+		for _, found := range slices.Concat(one, all) {
 			if len(found.Tags) < tagsOfTrouble && !slices.Contains(found.Tags, t.name) {
 				found.Tags = append(found.Tags, t.name)
 			}
@@ -547,16 +578,17 @@ func (t *trouble) says(more int) string {
 	if n := t.Destinations - 1; n > 0 {
 		who, more = fmt.Sprintf("%s and %d more", who, n), more-n
 	}
-	text, others := "", "fail"
+	text, others := "a pause for "+who, "pause"
 	switch {
-	case t.Kind == paused && t.NextAttemptAt != nil:
-		text, others = fmt.Sprintf("a pause for %s until %s", who, clock(*t.NextAttemptAt)), "pause"
-	case t.Kind == paused:
-		text, others = fmt.Sprintf("a pause for %s has ended", who), "pause"
 	case t.Kind == unreachable:
-		text = fmt.Sprintf("%s cannot be reached since %s", who, clock(*t.Since))
-	default:
-		text = fmt.Sprintf("%s fails since %s", who, clock(*t.Since))
+		text, others = who+" cannot be reached", "fail"
+	case t.Kind == failing:
+		text, others = who+" fails", "fail"
+	case t.NextAttemptAt != nil:
+		text += " until " + clock(*t.NextAttemptAt)
+	}
+	if t.Kind != paused && t.Since != nil {
+		text += " since " + clock(*t.Since)
 	}
 	if text += ": " + t.Reason; more > 0 {
 		text += fmt.Sprintf(" (and %d more %s)", more, others)
@@ -570,15 +602,11 @@ func (s *server) sentence(st *appStat, lanes laneSummary) (state, sentence strin
 	if err := s.ready(); err != nil {
 		return "full", fmt.Sprintf("nothing can be accepted: %v", err)
 	}
-	fail, pause := lanes.destinations[failing]+lanes.destinations[unreachable], lanes.destinations[paused]
-	saidFail, saidPause := fail == 0, pause == 0
-	for i := range lanes.trouble {
-		t := &lanes.trouble[i]
-		if said, more := &saidFail, fail-1; t.Kind != paused && !*said {
-			*said, sentence = true, join(sentence, "; ", t.says(more))
-		}
-		if said, more := &saidPause, pause-1; t.Kind == paused && !*said {
-			*said, sentence = true, join(sentence, "; ", t.says(more))
+	fail, pause := lanes.destinations[false], lanes.destinations[true]
+	for _, t := range lanes.trouble {
+		if n := lanes.destinations[t.Kind == paused]; n > 0 {
+			lanes.destinations[t.Kind == paused] = 0
+			sentence = join(sentence, "; ", t.says(n-1))
 		}
 	}
 	waits := ""
@@ -656,7 +684,7 @@ func (s *stats) counted(row *tagStat, r route) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := s.routes[r]
-	if st != nil {
+	if row.route = r; st != nil {
 		row.routeStats = *st
 	}
 	return st != nil
