@@ -286,11 +286,13 @@ func (s *server) writeApp(to io.Writer, q string, n int) {
 	e := json.NewEncoder(&about)
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
-	e.Encode(s.appStat())
+	st := s.appStat()
+	s.cfg().nameTags(st.Trouble, st.Paused)
+	e.Encode(st)
 	w.Write(bytes.TrimSuffix(about.Bytes(), []byte("\n}\n")))
 	w.WriteString(",\n  \"tags\": [")
 	between := "\n    "
-	write := func(t tagStat) {
+	write := func(t *tagStat) {
 		if t.Waiting > 0 {
 			t.Trouble = s.deliver.troubleOf(t.route)
 		}
@@ -299,7 +301,7 @@ func (s *server) writeApp(to io.Writer, q string, n int) {
 		between = ",\n    "
 	}
 	found, total := 0, 0
-	worst := worstOf[tagStat]{n: n, compare: tagStat.compare}
+	worst := worstOf[tagStat]{n: n, compare: (*tagStat).compare}
 	for t := range s.stats.tags(s.cfg(), n == math.MaxInt) {
 		total++
 		if q != "" && !strings.Contains(strings.ToLower(t.Tag+"\n"+t.Channel+"\n"+t.LastError), q) {
@@ -312,19 +314,19 @@ func (s *server) writeApp(to io.Writer, q string, n int) {
 		}
 	}
 	for _, t := range worst.all() {
-		write(t)
+		write(&t)
 	}
 	fmt.Fprintf(w, "\n  ],\n  \"tags_found\": %d,\n  \"tags_total\": %d\n}\n", found, total)
 }
 
 // compare orders tags for those who look for what is wrong.
-func (t tagStat) compare(o tagStat) int {
+func (t *tagStat) compare(o *tagStat) int {
 	return cmp.Or(cmp.Compare(o.rank(), t.rank()), cmp.Compare(o.Waiting, t.Waiting),
 		cmp.Compare(t.Tag, o.Tag), cmp.Compare(t.Channel, o.Channel))
 }
 
 // rank ranks a tag for those who look for what is wrong.
-func (t tagStat) rank() int {
+func (t *tagStat) rank() int {
 	switch {
 	case t.Waiting > 0 && t.LastError != "":
 		return 3
@@ -338,7 +340,7 @@ func (t tagStat) rank() int {
 
 // appStat returns the answer of /stat/app without the tags.
 func (s *server) appStat() *appStat {
-	lanes := s.deliver.look(s.cfg())
+	lanes := s.deliver.look()
 	st := s.stats.show()
 	st.Damaged, st.SpoolBytes, st.SpoolLimit = s.spool.damaged.Load(), s.spool.bytes.Load(), s.cfg().spool.maxBytes
 	st.Ready, st.LogLinesDropped = s.ready() == nil, s.lost()
@@ -378,43 +380,43 @@ type trouble struct {
 
 // laneSummary is what the lanes tell an operator.
 type laneSummary struct {
-	oldest       time.Time    // when the message was accepted that has waited longest, zero if none waits
-	destinations map[bool]int // that are in trouble, and (true) that pause
-	trouble      []trouble    // most at stake first
-	paused       []trouble    // the tokens that pause, also those for which nothing waits
-	total        int          // of trouble, with what is not listed
+	oldest       time.Time // when the message was accepted that has waited longest, zero if none waits
+	destinations [2]int    // that fail or cannot be reached, and that pause
+	trouble      []trouble // most at stake first
+	paused       []trouble // the tokens that pause, also those for which nothing waits
+	total        int       // of trouble, with what is not listed
 }
 
 // worstOf keeps the first n of what is added, in the order of compare.
 type worstOf[T any] struct {
 	n       int
-	compare func(a, b T) int
+	compare func(a, b *T) int
 	items   []T
 	full    bool // the first n of items are in order
 }
 
-func (f *worstOf[T]) add(v T) {
-	if f.full && f.compare(v, f.items[f.n-1]) >= 0 {
+func (f *worstOf[T]) add(v *T) {
+	if f.full && f.compare(v, &f.items[f.n-1]) >= 0 {
 		return
 	}
-	if f.items = append(f.items, v); len(f.items)-f.n >= f.n {
+	if f.items = append(f.items, *v); len(f.items)-f.n >= f.n {
 		f.all()
 	}
 }
 
 func (f *worstOf[T]) all() []T {
-	slices.SortStableFunc(f.items, f.compare)
+	slices.SortStableFunc(f.items, func(a, b T) int { return f.compare(&a, &b) })
 	f.items = f.items[:min(f.n, len(f.items))]
 	f.full = len(f.items) == f.n
 	return f.items
 }
 
-// look returns the state of all lanes, with the tags of cfg. It reads one message from disk.
-func (d *deliverer) look(cfg *config) laneSummary {
+// look returns the state of all lanes. It reads one message from disk.
+func (d *deliverer) look() laneSummary {
 	oldest := waiter(math.MaxUint64)
-	sum := laneSummary{destinations: map[bool]int{}, trouble: []trouble{}, paused: []trouble{}}
-	worst := worstOf[*lane]{n: maxTrouble, compare: func(a, b *lane) int {
-		return cmp.Or(cmp.Compare(len(b.waiting), len(a.waiting)), a.errSince.Compare(b.errSince))
+	sum := laneSummary{trouble: []trouble{}, paused: []trouble{}}
+	worst := worstOf[*lane]{n: maxTrouble, compare: func(a, b **lane) int {
+		return cmp.Or(cmp.Compare(len((*b).waiting), len((*a).waiting)), (*a).errSince.Compare((*b).errSince))
 	}}
 	d.locked(func() {
 		now, whole := time.Now(), map[*account]*trouble{}
@@ -423,25 +425,26 @@ func (d *deliverer) look(cfg *config) laneSummary {
 				whole[a] = &trouble{Kind: paused}
 			}
 		}
-		for _, l := range d.lanes {
-			kind, ofAccount := l.trouble(now)
+		var l *lane
+		for _, l = range d.lanes {
 			if len(l.waiting) == 0 {
 				continue
 			}
+			kind, ofAccount := l.trouble(now)
 			oldest = min(oldest, l.waiting[0])
 			switch {
 			case kind == "":
 				continue
 			case !ofAccount:
 				sum.total++
-				worst.add(l)
+				worst.add(&l)
 			default:
 				if whole[l.account] == nil {
 					whole[l.account] = &trouble{Kind: kind}
 				}
 				whole[l.account].include(l)
 			}
-			sum.destinations[kind == paused]++
+			sum.destinations[number(kind == paused)]++
 		}
 		for _, l := range worst.all() {
 			sum.trouble = append(sum.trouble, *l.explain(now))
@@ -457,7 +460,6 @@ func (d *deliverer) look(cfg *config) laneSummary {
 		}
 	})
 	sum.trouble, sum.paused = byStake(sum.trouble), byStake(sum.paused)
-	cfg.nameTags(sum.trouble, sum.paused)
 	if m, err := d.spool.message(oldest.seq()); err == nil {
 		sum.oldest = m.acceptedAt()
 	}
@@ -602,11 +604,11 @@ func (s *server) sentence(st *appStat, lanes laneSummary) (state, sentence strin
 	if err := s.ready(); err != nil {
 		return "full", fmt.Sprintf("nothing can be accepted: %v", err)
 	}
-	fail, pause := lanes.destinations[false], lanes.destinations[true]
+	fail, pause := lanes.destinations[0], lanes.destinations[1]
 	for _, t := range lanes.trouble {
-		if n := lanes.destinations[t.Kind == paused]; n > 0 {
-			lanes.destinations[t.Kind == paused] = 0
-			sentence = join(sentence, "; ", t.says(n-1))
+		if n := &lanes.destinations[number(t.Kind == paused)]; *n > 0 {
+			sentence = join(sentence, "; ", t.says(*n-1))
+			*n = 0
 		}
 	}
 	waits := ""
@@ -657,22 +659,23 @@ func (s *stats) show() *appStat {
 }
 
 // tags returns what is counted for each tag: the configured ones in their order, then what else was counted, sorted
-// only if inOrder is true.
-func (s *stats) tags(cfg *config, inOrder bool) iter.Seq[tagStat] {
-	return func(yield func(tagStat) bool) {
+// only if inOrder is true. A row holds until the next one.
+func (s *stats) tags(cfg *config, inOrder bool) iter.Seq[*tagStat] {
+	return func(yield func(*tagStat) bool) {
+		var row tagStat
 		known := 0
 		for _, t := range cfg.tags {
-			row := tagStat{Tag: t.name, Channel: t.channel, Username: t.username, Icon: t.icon, Parse: t.parse}
+			row = tagStat{Tag: t.name, Channel: t.channel, Username: t.username, Icon: t.icon, Parse: t.parse}
 			if s.counted(&row, route{tag: t.name, index: t.index}) {
 				known++
 			}
-			if !yield(row) {
+			if !yield(&row) {
 				return
 			}
 		}
 		for _, r := range s.others(cfg, known, inOrder) {
-			row := tagStat{Tag: r.tag, Channel: r.channel}
-			if s.counted(&row, r); !yield(row) {
+			row = tagStat{Tag: r.tag, Channel: r.channel}
+			if s.counted(&row, r); !yield(&row) {
 				return
 			}
 		}
