@@ -64,6 +64,7 @@ type lane struct {
 	busy     bool      // it has its turn
 	posting  int       // so many of waiting, from the first on, are in the post in flight
 	failing  bool      // the last post failed
+	limited  bool      // because of a rate limit
 	err      string    // why, "" after a success
 	errSince time.Time // when that began
 	most     int       // attachments that go into one post, since more were too much; 0: as the configuration says
@@ -732,7 +733,7 @@ func (d *deliverer) learn(t *turn, out outcome) {
 		a.until = now.Add(min(backOff(a.failures), longestProbe))
 		return
 	}
-	l.failing = out.class != delivered && out.class != badContent
+	l.failing, l.limited = out.class != delivered && out.class != badContent, out.limited
 	switch {
 	case out.unreached:
 		a.earned = a.earned && a.worked.After(t.began) // it may be this lane alone

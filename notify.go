@@ -44,6 +44,7 @@ type server struct {
 	looking  chan struct{} // holds a token for a look-up that reads the log
 	requests requestCounts
 	answered keyedAnswers
+	lost     func() int64 // log lines
 	gc       gcSample
 	config   atomic.Pointer[config]
 }

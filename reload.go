@@ -116,7 +116,8 @@ func (d *deliverer) rebuild(cfg *config, found func(r route, dead bool)) error {
 			paused[to.credential] = was.turn
 		}
 		l := d.lane(to)
-		l.turn, l.err, l.errSince, l.most, l.mostTill = was.turn, was.err, was.errSince, was.most, was.mostTill
+		l.turn, l.err, l.errSince, l.limited = was.turn, was.err, was.errSince, was.limited
+		l.most, l.mostTill = was.most, was.mostTill
 		for _, u := range was.urgent {
 			to, _, _ := cfg.lookup(u.m.route)
 			d.addUrgentTo(d.lane(to), u)

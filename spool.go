@@ -69,7 +69,7 @@ var (
 	errGone    = errors.New("not there any more")
 	errDamaged = errors.New("the line is damaged")
 	errClosed  = errors.New("the spool is closed")
-	errFull  = errors.New("there is no room on the disk")
+	errFull    = errors.New("there is no room on the disk")
 )
 
 // place is where a line lies: a segment's number and an offset in it.

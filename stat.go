@@ -1,16 +1,29 @@
 package main
 
-// What an operator can measure: the counters, and GET /stat/app and /stat/go that show them.
+// What an operator can measure: one table of counters, and everything that shows them: /stat/app, /metrics
+// (https://prometheus.io/docs/instrumenting/exposition_formats/), /debug/vars and /stat/go; /healthz and /readyz, and
+// -health, which asks the latter.
 
 import (
+	"bufio"
+	"bytes"
 	"cmp"
+	"context"
+	"crypto/tls"
 	"encoding/json"
+	"errors"
+	"expvar"
 	"fmt"
+	"io"
+	"iter"
+	"maps"
 	"math"
+	"net"
 	"net/http"
+	"os"
+	"reflect"
 	"runtime"
 	"slices"
-	"sort"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,38 +32,57 @@ import (
 	"slackboard/cli"
 )
 
-// counts are of messages. accepted + found at start = delivered + dropped + waiting + dead; the last two go up and down.
+// numbers is the table of counters: each is named here and nowhere else. json is its name in /stat/app, metric that in
+// /metrics (behind slackboard_), which the name of something that only grows ends with _total.
+type numbers struct {
+	counts
+	FoundAtStart int64 `json:"found_at_start" metric:"found_at_start_messages" sum:"1" help:"Left by an earlier process."`
+
+	OldestWaitingSeconds float64 `json:"oldest_waiting_seconds" metric:"oldest_waiting_seconds" help:"Age of the oldest."`
+
+	Posts         int64 `json:"posts"` // in /metrics by outcome
+	Retries       int64 `json:"retries" metric:"retries_total" help:"Posts to Slack after a message's first."`
+	RateLimited   int64 `json:"rate_limited"` // posts
+	Unauthorized  int64 `json:"unauthorized" metric:"unauthorized_total" help:"Requests without the token."`
+	ReloadRefused bool  `json:"reload_refused" metric:"reload_refused" help:"1: the old configuration runs."`
+	Ready         bool  `json:"ready" metric:"ready" help:"1 while messages can be accepted."`
+
+	Damaged    int64 `json:"damaged" metric:"spool_damaged_lines_total" help:"Damaged lines found in the spool."`
+	SpoolBytes int64 `json:"spool_bytes" metric:"spool_bytes" help:"Size of the spool's files."`
+	SpoolLimit int64 `json:"spool_limit_bytes" metric:"spool_limit_bytes" help:"Waiting messages that it takes."`
+
+	LogLinesDropped int64 `json:"log_lines_dropped" metric:"log_lines_dropped_total" help:"Lines no log took."`
+
+	StartedAt time.Time `json:"started_at"`
+}
+
+// counts are of messages, in all and by tag. What has a sum adds up to 0.
 type counts struct {
-	Accepted  int64 `json:"accepted"`
-	Delivered int64 `json:"delivered"`
-	Dropped   int64 `json:"dropped"` // by an operator, or because the record was damaged
-	Waiting   int64 `json:"waiting"`
-	Dead      int64 `json:"dead"`
+	Accepted  int64 `json:"accepted" metric:"accepted_total" sum:"1" help:"Messages answered ok (payloads have no tag)."`
+	Delivered int64 `json:"delivered" metric:"delivered_total" sum:"-1" help:"Messages that Slack took."`
+	Dropped   int64 `json:"dropped" metric:"dropped_total" sum:"-1" help:"By an operator, or lost with a damaged record."`
+	Waiting   int64 `json:"waiting" metric:"waiting_messages" sum:"-1" help:"Messages that wait."`
+	Dead      int64 `json:"dead" metric:"dead_messages" sum:"-1" help:"Dead letters."`
 }
 
 func (c *counts) add(d counts) {
-	c.Accepted += d.Accepted
-	c.Delivered += d.Delivered
-	c.Dropped += d.Dropped
-	c.Waiting += d.Waiting
-	c.Dead += d.Dead
+	to, from := reflect.ValueOf(c).Elem(), reflect.ValueOf(&d).Elem()
+	for i := range to.NumField() {
+		to.Field(i).SetInt(to.Field(i).Int() + from.Field(i).Int())
+	}
 }
 
 // stats are the server's counters.
 type stats struct {
-	mu           sync.Mutex
-	started      time.Time
-	total        counts
-	foundAtStart int64
-	posts        map[string]int64 // to Slack, all attempts, by outcome
-	retries      int64            // of these after a message's first
-	routes       map[route]*routeStats
-	postTook     histogram // of a post
-	delay        histogram // from acceptance to delivery
-	unauthorized int64     // requests
-	refused      bool      // the last reload
-	delivered    time.Time // the last one
-	minutes      [60]minute
+	mu sync.Mutex
+	numbers
+	posts     map[string]int64 // to Slack, all attempts, by outcome
+	routes    map[route]*routeStats
+	bytes     int       // of the names and errors in routes
+	postTook  histogram // of a post
+	delay     histogram // from acceptance to delivery
+	delivered time.Time // the last one
+	minutes   [60]minute
 }
 
 // minute is what happened in one minute of the last hour.
@@ -59,7 +91,8 @@ type minute struct {
 	accepted, delivered int64
 }
 
-const limited = "limited" // the outcome of a post that Slack answered with a rate limit; others are named by their class
+// limited is the outcome of a post that met a rate limit. Other outcomes are named by their class.
+const limited = "limited"
 
 // histogram counts durations by upper bounds, in seconds.
 type histogram struct {
@@ -78,37 +111,58 @@ func (h *histogram) observe(d time.Duration) {
 	h.sum += d.Seconds()
 }
 
+func (h histogram) clone() histogram {
+	h.counts = slices.Clone(h.counts)
+	return h
+}
+
 type routeStats struct {
 	counts
 	LastAt    *time.Time `json:"last_at"`    // of the last delivery or failure
 	LastError string     `json:"last_error"` // "" after a delivery
 }
 
-// maxRoutes bounds what clients can make the server remember by naming channels: further ones are counted as one.
-const maxRoutes = 200_000
+// What clients can make the server remember by naming channels is bounded. Further routes are counted as one.
+const (
+	maxRoutes     = 200_000
+	maxRouteBytes = 16 << 20 // of their names and errors
+)
 
 func newStats() *stats {
 	return &stats{
-		started: time.Now(), routes: map[route]*routeStats{}, posts: map[string]int64{},
-		postTook: newHistogram(.05, .1, .25, .5, 1, 2.5, 5, 10, 30), delay: newHistogram(.1, .5, 1, 5, 15, 60, 300, 1800, 7200, 86400),
+		numbers: numbers{StartedAt: time.Now()}, routes: map[route]*routeStats{}, posts: map[string]int64{},
+		postTook: newHistogram(.05, .1, .25, .5, 1, 2.5, 5, 10, 30),
+		delay:    newHistogram(.1, .5, 1, 5, 15, 60, 300, 1800, 7200, 86400),
 	}
 }
 
+// of returns what is counted for r. The caller holds mu.
 func (s *stats) of(r route) *routeStats {
-	if s.routes[r] == nil && len(s.routes) >= maxRoutes {
+	if s.routes[r] == nil && (len(s.routes) >= maxRoutes || s.bytes+len(r.tag)+len(r.channel) > maxRouteBytes) {
 		r = route{channel: "(others)"}
 	}
 	if s.routes[r] == nil {
+		s.bytes += len(r.tag) + len(r.channel)
 		s.routes[r] = &routeStats{}
 	}
 	return s.routes[r]
+}
+
+// note notes what became of the last post for st: an error that finds no room is named by its kind alone.
+func (s *stats) note(st *routeStats, at *time.Time, reason, kind string) {
+	reason = shortened(reason)
+	if s.bytes += len(reason) - len(st.LastError); s.bytes > maxRouteBytes {
+		s.bytes += len(kind) - len(reason)
+		reason = kind
+	}
+	st.LastAt, st.LastError = at, reason
 }
 
 // count adds d to the totals and to those of r.
 func (s *stats) count(r route, d counts) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.total.add(d)
+	s.add(d)
 	s.of(r).add(d)
 	now := time.Now().Unix() / 60
 	m := &s.minutes[now%60]
@@ -128,7 +182,7 @@ func (s *stats) found(r route, dead bool) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.foundAtStart++
+	s.FoundAtStart++
 }
 
 // stored counts a message that is on disk now: a new one, or a dead letter that is sent again.
@@ -149,14 +203,13 @@ func (s *stats) posted(messages []*message, attempt int, out outcome, took time.
 	if out.limited {
 		kind = limited
 	}
+	s.Posts++
 	s.posts[kind]++
+	s.RateLimited += int64(number(out.limited))
+	s.Retries += int64(number(attempt > 1))
 	s.postTook.observe(took)
-	if attempt > 1 {
-		s.retries++
-	}
 	for _, m := range messages {
-		st := s.of(m.route)
-		st.LastAt, st.LastError = &now, out.reason
+		s.note(s.of(m.route), &now, out.reason, kind)
 		if out.class == delivered {
 			s.delivered = now
 			s.delay.observe(now.Sub(m.acceptedAt()))
@@ -168,42 +221,40 @@ func (s *stats) posted(messages []*message, attempt int, out outcome, took time.
 func (s *stats) reloaded(taken bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.refused = !taken
+	s.ReloadRefused = !taken
 }
 
 // refuse counts a request without the token.
 func (s *stats) refuse() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.unauthorized++
+	s.Unauthorized++
 }
 
 func (s *stats) waiting() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.total.Waiting
+	return s.Waiting
 }
 
 // appStat is the answer of /stat/app.
 type appStat struct {
-	counts
-	FoundAtStart         int64      `json:"found_at_start"`
-	OldestWaitingSeconds float64    `json:"oldest_waiting_seconds"`
-	Posts                int64      `json:"posts"`
-	Retries              int64      `json:"retries"`
-	RateLimited          int64      `json:"rate_limited"`
-	Unauthorized         int64      `json:"unauthorized"`   // requests
-	ReloadRefused        bool       `json:"reload_refused"` // the last one: the configuration had an error
-	Damaged              int64      `json:"damaged"`        // lines of the spool
-	SpoolBytes           int64      `json:"spool_bytes"`
-	StartedAt            time.Time  `json:"started_at"`
-	State                string     `json:"state"` // ok, waiting, dead, failing or full
-	Sentence             string     `json:"sentence"`
-	LastHour             [][2]int64 `json:"last_hour"` // accepted and delivered of each minute, the oldest first
-	Tags                 []tagStat  `json:"tags"`
-	TagsFound            int        `json:"tags_found"` // by q=, with those that tags= left out
-	TagsTotal            int        `json:"tags_total"`
-	Version              string     `json:"version"`
+	numbers
+	State        string     `json:"state"` // ok, waiting, paused, dead, failing or full
+	Sentence     string     `json:"sentence"`
+	Trouble      []trouble  `json:"trouble"` // the worst 100, most at stake first
+	TroubleTotal int        `json:"trouble_total"`
+	Paused       []trouble  `json:"paused"`    // the tokens that pause, also those for which nothing waits
+	LastHour     [][2]int64 `json:"last_hour"` // accepted and delivered of each minute, the oldest first
+	Version      string     `json:"version"`
+	tagList
+}
+
+// tagList is the end of the answer: it is written tag by tag, since there may be many.
+type tagList struct {
+	Tags  []tagStat `json:"tags,omitempty"`
+	Found int       `json:"tags_found,omitempty"` // by q=, with those that tags= left out
+	Total int       `json:"tags_total,omitempty"`
 }
 
 type tagStat struct {
@@ -213,26 +264,69 @@ type tagStat struct {
 	Icon     string `json:"icon_emoji"`
 	Parse    string `json:"parse"`
 	routeStats
+	Trouble *trouble `json:"trouble,omitempty"` // what its messages wait for
+	route   route
 }
 
 // statApp shows the counters. tags=N shows N tags, those in trouble first, of those that q= names.
 func (s *server) statApp(w http.ResponseWriter, r *http.Request) {
-	st := s.appStat()
-	if q := strings.ToLower(r.URL.Query().Get("q")); q != "" {
-		st.Tags = slices.DeleteFunc(st.Tags, func(t tagStat) bool {
-			return !strings.Contains(strings.ToLower(t.Tag+"\n"+t.Channel+"\n"+t.LastError), q)
-		})
+	n, err := strconv.Atoi(r.URL.Query().Get("tags"))
+	if err != nil || n < 0 {
+		n = math.MaxInt
 	}
-	st.TagsFound = len(st.Tags)
-	if n, err := strconv.Atoi(r.URL.Query().Get("tags")); err == nil && n >= 0 {
-		sort.SliceStable(st.Tags, func(i, j int) bool { return st.Tags[i].trouble() > st.Tags[j].trouble() })
-		st.Tags = st.Tags[:min(n, len(st.Tags))]
-	}
-	sendJSON(w, st)
+	w.Header().Set("Content-Type", "application/json")
+	s.writeApp(w, strings.ToLower(r.URL.Query().Get("q")), n)
 }
 
-// trouble ranks a tag for those who look for what is wrong.
-func (t tagStat) trouble() int {
+// writeApp writes the answer of /stat/app, with n of the tags that q names: all of them are in their order.
+func (s *server) writeApp(to io.Writer, q string, n int) {
+	w := bufio.NewWriter(to)
+	defer w.Flush()
+	var about bytes.Buffer
+	e := json.NewEncoder(&about)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	st := s.appStat()
+	s.cfg().nameTags(st.Trouble, st.Paused)
+	e.Encode(st)
+	w.Write(bytes.TrimSuffix(about.Bytes(), []byte("\n}\n")))
+	w.WriteString(",\n  \"tags\": [")
+	between := "\n    "
+	write := func(t *tagStat) {
+		if t.Waiting > 0 {
+			t.Trouble = s.deliver.troubleOf(t.route)
+		}
+		w.WriteString(between)
+		w.Write(encode(t))
+		between = ",\n    "
+	}
+	found, total := 0, 0
+	worst := worstOf[tagStat]{n: n, compare: (*tagStat).compare}
+	for t := range s.stats.tags(s.cfg(), n == math.MaxInt) {
+		total++
+		if q != "" && !strings.Contains(strings.ToLower(t.Tag+"\n"+t.Channel+"\n"+t.LastError), q) {
+			continue
+		}
+		if found++; n == math.MaxInt {
+			write(t)
+		} else if n > 0 {
+			worst.add(t)
+		}
+	}
+	for _, t := range worst.all() {
+		write(&t)
+	}
+	fmt.Fprintf(w, "\n  ],\n  \"tags_found\": %d,\n  \"tags_total\": %d\n}\n", found, total)
+}
+
+// compare orders tags for those who look for what is wrong.
+func (t *tagStat) compare(o *tagStat) int {
+	return cmp.Or(cmp.Compare(o.rank(), t.rank()), cmp.Compare(o.Waiting, t.Waiting),
+		cmp.Compare(t.Tag, o.Tag), cmp.Compare(t.Channel, o.Channel))
+}
+
+// rank ranks a tag for those who look for what is wrong.
+func (t *tagStat) rank() int {
 	switch {
 	case t.Waiting > 0 && t.LastError != "":
 		return 3
@@ -244,80 +338,297 @@ func (t tagStat) trouble() int {
 	return 0
 }
 
+// appStat returns the answer of /stat/app without the tags.
 func (s *server) appStat() *appStat {
-	st := &appStat{Version: cli.Number, Damaged: s.spool.damaged.Load(), SpoolBytes: s.spool.bytes.Load()}
 	lanes := s.deliver.look()
-	s.stats.show(s.cfg(), st)
+	st := s.stats.show()
+	st.Damaged, st.SpoolBytes, st.SpoolLimit = s.spool.damaged.Load(), s.spool.bytes.Load(), s.cfg().spool.maxBytes
+	st.Ready, st.LogLinesDropped = s.ready() == nil, s.lost()
 	if !lanes.oldest.IsZero() {
 		st.OldestWaitingSeconds = time.Since(lanes.oldest).Seconds()
 	}
+	st.Trouble, st.TroubleTotal, st.Paused = lanes.trouble, lanes.total, lanes.paused
 	st.State, st.Sentence = s.sentence(st, lanes)
 	return st
 }
 
+// Why messages of a destination have to wait longer than for their turn.
+const (
+	failing     = "failing"     // its posts fail
+	paused      = "paused"      // Slack asked for that: it is no failure
+	unreachable = "unreachable" // its token or webhook cannot be connected to
+)
+
+const (
+	maxTrouble    = 100 // that are listed
+	tagsOfTrouble = 20  // that are listed with each
+)
+
+// trouble is a destination, or are all those of one token or webhook, whose messages have to wait, and why.
+type trouble struct {
+	Kind          string     `json:"kind"`
+	Channel       string     `json:"channel"` // of several destinations, that of the one where most waits
+	Destinations  int        `json:"destinations"`
+	Tags          []string   `json:"tags"` // that lead there
+	Waiting       int        `json:"waiting"`
+	Reason        string     `json:"reason"`
+	Since         *time.Time `json:"since"`           // null for a token's pause
+	NextAttemptAt *time.Time `json:"next_attempt_at"` // null if it is due, or being posted
+
+	worst *lane
+}
+
 // laneSummary is what the lanes tell an operator.
 type laneSummary struct {
-	oldest  time.Time // when the message was accepted that has waited longest, zero where none waits
-	failing int       // lanes. The one that began to first:
-	name    string
-	since   time.Time
-	err     string
+	oldest       time.Time // when the message was accepted that has waited longest, zero if none waits
+	destinations [2]int    // that fail or cannot be reached, and that pause
+	trouble      []trouble // most at stake first
+	paused       []trouble // the tokens that pause, also those for which nothing waits
+	total        int       // of trouble, with what is not listed
+}
+
+// worstOf keeps the first n of what is added, in the order of compare.
+type worstOf[T any] struct {
+	n       int
+	compare func(a, b *T) int
+	items   []T
+	full    bool // the first n of items are in order
+}
+
+func (f *worstOf[T]) add(v *T) {
+	if f.full && f.compare(v, &f.items[f.n-1]) >= 0 {
+		return
+	}
+	if f.items = append(f.items, *v); len(f.items)-f.n >= f.n {
+		f.all()
+	}
+}
+
+func (f *worstOf[T]) all() []T {
+	slices.SortStableFunc(f.items, func(a, b T) int { return f.compare(&a, &b) })
+	f.items = f.items[:min(f.n, len(f.items))]
+	f.full = len(f.items) == f.n
+	return f.items
 }
 
 // look returns the state of all lanes. It reads one message from disk.
-func (d *deliverer) look() (sum laneSummary) {
-	first := waiter(math.MaxUint64)
+func (d *deliverer) look() laneSummary {
+	oldest := waiter(math.MaxUint64)
+	sum := laneSummary{trouble: []trouble{}, paused: []trouble{}}
+	worst := worstOf[*lane]{n: maxTrouble, compare: func(a, b **lane) int {
+		return cmp.Or(cmp.Compare(len((*b).waiting), len((*a).waiting)), (*a).errSince.Compare((*b).errSince))
+	}}
 	d.locked(func() {
-		for _, l := range d.lanes {
+		now, whole := time.Now(), map[*account]*trouble{}
+		for _, a := range d.accounts {
+			if a.limited && a.until.After(now) {
+				whole[a] = &trouble{Kind: paused}
+			}
+		}
+		var l *lane
+		for _, l = range d.lanes {
 			if len(l.waiting) == 0 {
 				continue
 			}
-			first = min(first, l.waiting[0])
-			err, since := l.err, l.errSince
-			if a := l.account; a.failures > 0 {
-				err, since = a.err, a.errSince
-			}
-			if err == "" {
+			kind, ofAccount := l.trouble(now)
+			oldest = min(oldest, l.waiting[0])
+			switch {
+			case kind == "":
 				continue
+			case !ofAccount:
+				sum.total++
+				worst.add(&l)
+			default:
+				if whole[l.account] == nil {
+					whole[l.account] = &trouble{Kind: kind}
+				}
+				whole[l.account].include(l)
 			}
-			if sum.failing++; sum.failing == 1 || since.Before(sum.since) {
-				sum.name, sum.since, sum.err = l.to.name(), since, err
+			sum.destinations[number(kind == paused)]++
+		}
+		for _, l := range worst.all() {
+			sum.trouble = append(sum.trouble, *l.explain(now))
+		}
+		for a, t := range whole {
+			if t.explain(a, now); t.Kind == paused {
+				sum.paused = append(sum.paused, *t)
+			}
+			if t.Waiting > 0 {
+				sum.total++
+				sum.trouble = append(sum.trouble, *t)
 			}
 		}
 	})
-	if m, err := d.spool.message(first.seq()); err == nil {
+	sum.trouble, sum.paused = byStake(sum.trouble), byStake(sum.paused)
+	if m, err := d.spool.message(oldest.seq()); err == nil {
 		sum.oldest = m.acceptedAt()
 	}
 	return sum
 }
 
-// sentence says in one how things are: it is the first that an operator reads.
+// byStake returns the first of list to show.
+func byStake(list []trouble) []trouble {
+	slices.SortFunc(list, func(a, b trouble) int {
+		return cmp.Or(cmp.Compare(b.Waiting, a.Waiting), cmp.Compare(a.Channel, b.Channel), cmp.Compare(a.Reason, b.Reason))
+	})
+	return list[:min(maxTrouble, len(list))]
+}
+
+// troubleOf returns what keeps the messages of a route from being posted, nil for nothing.
+func (d *deliverer) troubleOf(r route) *trouble {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	to, _, _ := d.cfg.lookup(r)
+	if l := d.lanes[to]; l != nil {
+		return l.explain(time.Now())
+	}
+	return nil
+}
+
+// trouble returns of what kind the trouble of l is, "" for none, and whether its whole account has it.
+func (l *lane) trouble(now time.Time) (kind string, ofAccount bool) {
+	switch a := l.account; {
+	case a.failures > 0:
+		return unreachable, true
+	case l.err != "" && !l.limited:
+		return failing, false
+	case a.limited && a.until.After(now):
+		return paused, true
+	case l.err != "":
+		return paused, false
+	}
+	return "", false
+}
+
+// include adds what waits in l.
+func (t *trouble) include(l *lane) {
+	t.Destinations++
+	t.Waiting += len(l.waiting)
+	if t.worst == nil || len(l.waiting) > len(t.worst.waiting) {
+		t.worst, t.Channel = l, shortened(l.to.channel)
+	}
+}
+
+// explain returns the trouble of l alone, nil for none.
+func (l *lane) explain(now time.Time) *trouble {
+	t := &trouble{}
+	kind, ofAccount := l.trouble(now)
+	if t.include(l); kind == "" {
+		return nil
+	} else if t.Kind = kind; ofAccount {
+		t.explain(l.account, now)
+		return t
+	}
+	t.say(l.err, l.errSince, slices.MaxFunc([]time.Time{l.next(), l.account.until}, time.Time.Compare), now)
+	return t
+}
+
+// explain fills in what is known of an account's trouble.
+func (t *trouble) explain(a *account, now time.Time) {
+	since := a.errSince
+	if t.Kind == paused {
+		since = time.Time{}
+	}
+	t.say(a.err, since, a.until, now)
+}
+
+func (t *trouble) say(reason string, since, next, now time.Time) {
+	t.Reason, t.Tags = shortened(reason), []string{}
+	if since = since.UTC(); !since.IsZero() {
+		t.Since = &since
+	}
+	if next = next.UTC(); next.After(now) {
+		t.NextAttemptAt = &next
+	}
+}
+
+// nameTags adds to each of lists the tags that lead there.
+func (c *config) nameTags(lists ...[]trouble) {
+	type key struct {
+		to    destination
+		whole bool // all of the credential
+	}
+	at := map[key][]*trouble{}
+	for _, list := range lists {
+		for i := range list {
+			if t := &list[i]; t.Destinations == 1 {
+				at[key{to: t.worst.to}] = append(at[key{to: t.worst.to}], t)
+			} else if t.worst != nil {
+				k := key{destination{credential: t.worst.to.credential}, true}
+				at[k] = append(at[k], t)
+			}
+		}
+	}
+	for _, t := range c.tags {
+		if len(at) == 0 {
+			return
+		}
+		one, all := at[key{to: destination{t.credential, t.channel}}], at[key{destination{credential: t.credential}, true}]
+		for _, found := range slices.Concat(one, all) {
+			if len(found.Tags) < tagsOfTrouble && !slices.Contains(found.Tags, t.name) {
+				found.Tags = append(found.Tags, t.name)
+			}
+		}
+	}
+}
+
+func clock(at time.Time) string { return at.UTC().Format("Jan 2 15:04 UTC") }
+
+// says is the trouble in words, with how many more destinations of its kind there are.
+func (t *trouble) says(more int) string {
+	who := cmp.Or(t.Channel, "the webhook's channel")
+	if n := t.Destinations - 1; n > 0 {
+		who, more = fmt.Sprintf("%s and %d more", who, n), more-n
+	}
+	text, others := "a pause for "+who, "pause"
+	switch {
+	case t.Kind == unreachable:
+		text, others = who+" cannot be reached", "fail"
+	case t.Kind == failing:
+		text, others = who+" fails", "fail"
+	case t.NextAttemptAt != nil:
+		text += " until " + clock(*t.NextAttemptAt)
+	}
+	if t.Kind != paused && t.Since != nil {
+		text += " since " + clock(*t.Since)
+	}
+	if text += ": " + t.Reason; more > 0 {
+		text += fmt.Sprintf(" (and %d more %s)", more, others)
+	}
+	return text
+}
+
+// sentence says in one how things are: it is the first that an operator reads. The destination with the most at stake
+// comes first.
 func (s *server) sentence(st *appStat, lanes laneSummary) (state, sentence string) {
-	clock := func(at time.Time) string { return at.UTC().Format("Jan 2 15:04 UTC") }
+	if err := s.ready(); err != nil {
+		return "full", fmt.Sprintf("nothing can be accepted: %v", err)
+	}
+	fail, pause := lanes.destinations[0], lanes.destinations[1]
+	for _, t := range lanes.trouble {
+		if n := &lanes.destinations[number(t.Kind == paused)]; *n > 0 {
+			sentence = join(sentence, "; ", t.says(*n-1))
+			*n = 0
+		}
+	}
 	waits := ""
 	if st.Waiting > 0 && !lanes.oldest.IsZero() {
 		waits = fmt.Sprintf("%d wait, the oldest since %s", st.Waiting, clock(lanes.oldest))
 	}
-	if err := s.ready(); err != nil {
-		return "full", fmt.Sprintf("nothing can be accepted: %v", err)
-	}
-	if lanes.failing > 0 {
-		more := ""
-		if n := lanes.failing - 1; n > 0 {
-			more = fmt.Sprintf(" (and %d more fail)", n)
-		}
-		return "failing", join(fmt.Sprintf("%s fails since %s: %s%s", lanes.name, clock(lanes.since), lanes.err, more), "; ", waits)
-	}
-	if st.Dead > 0 {
-		return "dead", fmt.Sprintf("%d could not be delivered and are dead letters; %s", st.Dead, cmp.Or(waits, "everything else is delivered"))
-	}
-	if waits != "" {
-		return "waiting", waits
-	}
 	s.stats.mu.Lock()
 	last := s.stats.delivered
 	s.stats.mu.Unlock()
-	if last.IsZero() {
+	switch all := join(sentence, "; ", waits); {
+	case fail > 0:
+		return failing, all
+	case st.Dead > 0:
+		dead := fmt.Sprintf("%d could not be delivered and are dead letters", st.Dead)
+		return "dead", dead + "; " + cmp.Or(all, "everything else is delivered")
+	case pause > 0:
+		return paused, all
+	case waits != "":
+		return "waiting", waits
+	case last.IsZero():
 		return "ok", "nothing waits; nothing was delivered since the start"
 	}
 	return "ok", fmt.Sprintf("everything is delivered, the last one %v ago", time.Since(last).Round(time.Second))
@@ -331,16 +642,11 @@ func (s *server) ready() error {
 	return s.deliver.full()
 }
 
-// show fills in the counters: the configured tags in their order, then what else was counted.
-func (s *stats) show(cfg *config, st *appStat) {
+// show returns the counters, and what happened in the last hour.
+func (s *stats) show() *appStat {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st.counts, st.FoundAtStart, st.StartedAt = s.total, s.foundAtStart, s.started
-	st.Retries, st.RateLimited, st.Unauthorized = s.retries, s.posts[limited], s.unauthorized
-	st.ReloadRefused = s.refused
-	for _, n := range s.posts {
-		st.Posts += n
-	}
+	st := &appStat{numbers: s.numbers, Version: cli.Number}
 	now := time.Now().Unix() / 60
 	for at := now - 59; at <= now; at++ {
 		row := [2]int64{}
@@ -349,32 +655,62 @@ func (s *stats) show(cfg *config, st *appStat) {
 		}
 		st.LastHour = append(st.LastHour, row)
 	}
-	st.Tags = []tagStat{}
-	shown := map[route]bool{}
-	for _, t := range cfg.tags {
-		r := route{tag: t.name}
-		for shown[r] {
-			r.index++
+	return st
+}
+
+// tags returns what is counted for each tag: the configured ones in their order, then what else was counted, sorted
+// only if inOrder is true. A row holds until the next one.
+func (s *stats) tags(cfg *config, inOrder bool) iter.Seq[*tagStat] {
+	return func(yield func(*tagStat) bool) {
+		var row tagStat
+		known := 0
+		for _, t := range cfg.tags {
+			row = tagStat{Tag: t.name, Channel: t.channel, Username: t.username, Icon: t.icon, Parse: t.parse}
+			if s.counted(&row, route{tag: t.name, index: t.index}) {
+				known++
+			}
+			if !yield(&row) {
+				return
+			}
 		}
-		shown[r] = true
-		row := tagStat{Tag: t.name, Channel: t.channel, Username: t.username, Icon: t.icon, Parse: t.parse}
-		if counted := s.routes[r]; counted != nil {
-			row.routeStats = *counted
+		for _, r := range s.others(cfg, known, inOrder) {
+			row = tagStat{Tag: r.tag, Channel: r.channel}
+			if s.counted(&row, r); !yield(&row) {
+				return
+			}
 		}
-		st.Tags = append(st.Tags, row)
 	}
-	var others []tagStat
-	for r, counted := range s.routes {
-		if !shown[r] {
-			others = append(others, tagStat{Tag: r.tag, Channel: r.channel, routeStats: *counted})
+}
+
+// counted fills in what is counted for r, if something is.
+func (s *stats) counted(row *tagStat, r route) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.routes[r]
+	if row.route = r; st != nil {
+		row.routeStats = *st
+	}
+	return st != nil
+}
+
+// others returns the routes that are counted and not among the known configured ones.
+func (s *stats) others(cfg *config, known int, inOrder bool) (others []route) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.routes) <= known {
+		return nil
+	}
+	for r := range s.routes {
+		if r.tag == "" || r.index >= len(cfg.byTag[r.tag]) {
+			others = append(others, r)
 		}
 	}
-	sort.Slice(others, func(i, j int) bool {
-		a, b := others[i], others[j]
-		return a.Tag < b.Tag || a.Tag == b.Tag && a.Channel < b.Channel
-	})
-	st.Tags = append(st.Tags, others...)
-	st.TagsFound, st.TagsTotal = len(st.Tags), len(st.Tags)
+	if inOrder {
+		slices.SortFunc(others, func(a, b route) int {
+			return cmp.Or(cmp.Compare(a.tag, b.tag), cmp.Compare(a.channel, b.channel), cmp.Compare(a.index, b.index))
+		})
+	}
+	return others
 }
 
 // sendJSON answers with a document for programs and people.
@@ -444,4 +780,177 @@ func (s *gcSample) stat() ordered {
 		"gc_pause_per_second", pausePerSecond, // ms
 		"gc_pause", pauses, // ms, newest first, since the previous call
 	}
+}
+
+// exposition writes metrics in the text format.
+type exposition struct{ *bufio.Writer }
+
+func (e exposition) head(name, help string) {
+	kind := "gauge"
+	if strings.HasSuffix(name, "_total") {
+		kind = "counter"
+	}
+	fmt.Fprintf(e, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind)
+}
+
+// value writes a metric that has one value.
+func (e exposition) value(name, help string, v any) {
+	if b, ok := v.(bool); ok {
+		v = number(b)
+	}
+	e.head(name, help)
+	fmt.Fprintf(e, "%s %v\n", name, v)
+}
+
+// table calls f for each counter of v that has a metric.
+func table(v any, f func(i int, name, help string)) {
+	for t, i := reflect.TypeOf(v), 0; i < t.NumField(); i++ {
+		if name, ok := t.Field(i).Tag.Lookup("metric"); ok {
+			f(i, "slackboard_"+name, t.Field(i).Tag.Get("help"))
+		}
+	}
+}
+
+func (e exposition) histogram(name, help string, h histogram) {
+	fmt.Fprintf(e, "# HELP %s %s\n# TYPE %s histogram\n", name, help, name)
+	total := int64(0)
+	for i, n := range h.counts {
+		total += n
+		bound := "+Inf"
+		if i < len(h.bounds) {
+			bound = strconv.FormatFloat(h.bounds[i], 'g', -1, 64)
+		}
+		fmt.Fprintf(e, "%s_bucket{le=%q} %d\n", name, bound, total)
+	}
+	fmt.Fprintf(e, "%s_sum %v\n%s_count %d\n", name, h.sum, name, total)
+}
+
+var labels = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
+
+func (s *server) metrics(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	e, st := exposition{bufio.NewWriter(w)}, s.appStat()
+	defer e.Flush()
+	values := reflect.ValueOf(st.numbers)
+	table(st.numbers, func(i int, name, help string) { e.value(name, help, values.Field(i).Interface()) })
+	s.stats.mu.Lock()
+	posts, took, delay := maps.Clone(s.stats.posts), s.stats.postTook.clone(), s.stats.delay.clone()
+	s.stats.mu.Unlock()
+	e.head("slackboard_posts_total", "Posts to Slack, by outcome.")
+	for c := delivered; c <= inBetween; c++ {
+		fmt.Fprintf(e, "slackboard_posts_total{outcome=%q} %d\n", c, posts[c.String()])
+	}
+	fmt.Fprintf(e, "slackboard_posts_total{outcome=%q} %d\n", limited, posts[limited])
+	e.head("slackboard_http_requests_total", "Requests, by route and status.")
+	s.requests.each(func(route string, status int, n int64) {
+		fmt.Fprintf(e, "slackboard_http_requests_total{route=\"%s\",status=\"%d\"} %d\n", labels.Replace(route), status, n)
+	})
+	e.histogram("slackboard_post_duration_seconds", "How long a post to Slack took.", took)
+	e.histogram("slackboard_delivery_delay_seconds", "From acceptance to delivery.", delay)
+	e.runtime(st.StartedAt)
+	s.tagMetrics(e)
+}
+
+// tagMetrics writes what is counted for each tag.
+func (s *server) tagMetrics(e exposition) {
+	cfg := s.cfg()
+	byTag, index := make([]tagCounts, 0, len(cfg.byTag)+1), make(map[string]int, len(cfg.byTag)+1)
+	for t := range s.stats.tags(cfg, false) {
+		i, ok := index[t.Tag]
+		if !ok {
+			i = len(byTag)
+			index[t.Tag] = i
+			byTag = append(byTag, tagCounts{label: labels.Replace(t.Tag)})
+		}
+		byTag[i].add(t.counts)
+	}
+	table(counts{}, func(field int, name, help string) {
+		e.head(name, help)
+		var line []byte
+		for i := range byTag {
+			n := reflect.ValueOf(&byTag[i].counts).Elem().Field(field).Int()
+			line = append(append(append(append(line[:0], name...), `{tag="`...), byTag[i].label...), `"} `...)
+			e.Write(append(strconv.AppendInt(line, n, 10), '\n'))
+		}
+	})
+}
+
+type tagCounts struct {
+	counts
+	label string
+}
+
+func (e exposition) runtime(started time.Time) {
+	var mem runtime.MemStats
+	runtime.ReadMemStats(&mem)
+	e.value("go_goroutines", "Goroutines.", runtime.NumGoroutine())
+	e.value("go_memstats_heap_alloc_bytes", "Bytes of live and not yet collected objects.", mem.HeapAlloc)
+	e.value("go_memstats_sys_bytes", "Bytes obtained from the system.", mem.Sys)
+	e.value("go_gc_cycles_total", "Garbage collections.", mem.NumGC)
+	e.value("process_start_time_seconds", "When the process started, Unix time.", float64(started.UnixMilli())/1000)
+	if statm, err := os.ReadFile("/proc/self/statm"); err == nil { // proc(5)
+		if fields := strings.Fields(string(statm)); len(fields) > 1 {
+			pages, _ := strconv.Atoi(fields[1])
+			e.value("process_resident_memory_bytes", "Resident memory.", pages*os.Getpagesize())
+		}
+	}
+	if fds, err := os.ReadDir("/proc/self/fd"); err == nil {
+		e.value("process_open_fds", "Open file descriptors.", len(fds))
+	}
+	e.head("slackboard_build_info", "The program.")
+	fmt.Fprintf(e, "slackboard_build_info{version=%q,goversion=%q} 1\n", cli.Number, runtime.Version())
+}
+
+// debugVars shows the counters and the memory's as expvar does, without the command line.
+func (s *server) debugVars(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	fmt.Fprintf(w, "{\n\"memstats\": %s,\n\"slackboard\": ", expvar.Get("memstats"))
+	s.writeApp(w, "", math.MaxInt)
+	io.WriteString(w, "}\n")
+}
+
+// healthz says that the process serves.
+func (s *server) healthz(w http.ResponseWriter, _ *http.Request) {
+	answer{status: http.StatusOK, Message: "ok"}.send(w)
+}
+
+// readyz says whether a message can be accepted.
+func (s *server) readyz(w http.ResponseWriter, _ *http.Request) {
+	if err := s.ready(); err != nil {
+		answer{status: http.StatusServiceUnavailable, Message: err.Error()}.send(w)
+		return
+	}
+	answer{status: http.StatusOK, Message: "ok"}.send(w)
+}
+
+// askReady asks the server that runs on cfg for its /readyz: for containers and monitors without curl.
+func askReady(cfg *config) error {
+	network, address, err := parsePort(cfg.core.port)
+	if err != nil {
+		return err
+	}
+	if host, port, err := net.SplitHostPort(address); network == "tcp" && err == nil && host == "" {
+		address = net.JoinHostPort("localhost", port)
+	}
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, address)
+		},
+	}}
+	target := "http://localhost/readyz"
+	if cfg.tls != nil { // the name in the certificate is not known; nothing secret is sent
+		target = "https://localhost/readyz"
+		trust := &tls.Config{InsecureSkipVerify: true, Certificates: cfg.tls.Certificates}
+		client.Transport.(*http.Transport).TLSClientConfig = trust
+	}
+	resp, err := client.Get(target)
+	if err != nil {
+		return fmt.Errorf("%s does not answer: %w", cmp.Or(cfg.core.port, address), errors.Unwrap(err))
+	}
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, answerLimit))
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("not ready: %s", bytes.TrimSpace(body))
+	}
+	return nil
 }
