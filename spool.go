@@ -79,8 +79,6 @@ func newPlace(segment uint64, offset int64) place { return place(segment<<32 | u
 func (p place) segment() uint64                   { return uint64(p >> 32) }
 func (p place) offset() int64                     { return int64(p & (1<<32 - 1)) }
 
-const lost place = 1 // of a line that was damaged when its segment was removed
-
 // places is where lines lie, by their messages' numbers. A place takes 10 bytes where numbers are dense, 150 at most.
 type places map[uint64]*[16]place
 
@@ -91,29 +89,15 @@ func (p places) at(seq uint64) place {
 	return 0
 }
 
+// set notes that a line lies at a place, or is none any more (0).
 func (p places) set(seq uint64, at place) {
-	if p[seq/16] == nil {
-		p[seq/16] = new([16]place)
+	some := p[seq/16]
+	if some == nil {
+		some = new([16]place)
+		p[seq/16] = some
 	}
-	p[seq/16][seq%16] = at
-}
-
-func (p places) remove(seq uint64) {
-	if some := p[seq/16]; some != nil {
-		if some[seq%16] = 0; *some == ([16]place{}) {
-			delete(p, seq/16)
-		}
-	}
-}
-
-// change replaces each place by what f returns for it.
-func (p places) change(f func(seq uint64, at place) place) {
-	for n, some := range p {
-		for i, at := range some {
-			if at != 0 {
-				some[i] = f(n*16+uint64(i), at)
-			}
-		}
+	if some[seq%16] = at; at == 0 && *some == ([16]place{}) {
+		delete(p, seq/16)
 	}
 }
 
@@ -442,12 +426,6 @@ func (s *spool) load() error {
 		s.damaged.Add(int64(seg.damaged))
 		s.bytes.Add(seg.size)
 	}
-	s.dead.change(func(seq uint64, at place) place {
-		if s.live.at(seq) == 0 { // its W line is damaged
-			return 0
-		}
-		return at
-	})
 	if n := s.damaged.Load(); n > 0 {
 		s.log.Error("the spool has damaged lines: their files are kept as *.bad", "lines", n, "dir", s.dir.Name())
 	}
@@ -548,8 +526,8 @@ func (s *spool) apply(l line) {
 // forget takes a message that has ended out of the index.
 func (s *spool) forget(seq uint64) {
 	s.segmentOf(s.live.at(seq)).live--
-	s.live.remove(seq)
-	s.dead.remove(seq)
+	s.live.set(seq, 0)
+	s.dead.set(seq, 0)
 }
 
 // segmentOf returns the segment that p lies in, one that counts for nothing where there is none.
@@ -708,7 +686,7 @@ func (s *spool) stage(lines []line, c *change) []line {
 	}
 	for _, m := range c.add {
 		_, known := s.keys[m.ID]
-		twin := slices.ContainsFunc(lines, func(l line) bool { return isKeyed(m.ID) && l.id == m.ID })
+		twin := isKeyed(m.ID) && slices.ContainsFunc(lines, func(l line) bool { return l.id == m.ID })
 		if m.replaces == 0 && (known || twin) || m.replaces != 0 && gone(m.replaces) {
 			continue
 		}
@@ -858,28 +836,7 @@ func (s *spool) renew() error {
 	if !s.suspect {
 		return nil
 	}
-	f, err := s.dir.OpenFile(spareName, os.O_RDWR, 0)
-	if s.spare = false; err != nil {
-		return err
-	}
-	good := io.NewSectionReader(s.f, 0, s.segments[s.newest].size)
-	if err = s.dir.Rename(spareName, newSpareName); err == nil { // after an error, makeSpare begins anew
-		_, err = io.Copy(f, good)
-	}
-	if err = cmp.Or(err, s.sync(f)); err == nil {
-		err = s.dir.Rename(newSpareName, fileName(s.newest))
-	}
-	if err != nil {
-		f.Close()
-		return err
-	}
-	s.f.Close()
-	s.f = f
-	if err := s.syncDir(); err != nil {
-		return err
-	}
-	s.suspect = false
-	return nil
+	return s.takeSpare(s.newest, io.NewSectionReader(s.f, 0, s.segments[s.newest].size))
 }
 
 // roll makes the spare segment the newest, where that is full or there is none yet.
@@ -887,11 +844,22 @@ func (s *spool) roll() error {
 	if s.newest > 0 && s.segments[s.newest].size < rollAt {
 		return nil
 	}
+	return s.takeSpare(s.newest+1, strings.NewReader(""))
+}
+
+// takeSpare makes the spare segment the newest, with this number and content.
+func (s *spool) takeSpare(number uint64, content io.Reader) error {
 	f, err := s.dir.OpenFile(spareName, os.O_RDWR, 0)
 	if s.spare = false; err != nil {
 		return err
 	}
-	if err := s.dir.Rename(spareName, fileName(s.newest+1)); err != nil {
+	if _, err = io.Copy(f, content); err == nil {
+		err = s.sync(f)
+	}
+	if err == nil {
+		err = s.dir.Rename(spareName, fileName(number))
+	}
+	if err != nil {
 		f.Close()
 		return err
 	}
@@ -901,9 +869,10 @@ func (s *spool) roll() error {
 	}
 	s.f = f
 	s.mu.Lock()
-	s.newest++
-	s.oldest = cmp.Or(s.oldest, s.newest)
-	s.segments[s.newest] = &segment{}
+	s.newest, s.oldest = number, cmp.Or(s.oldest, number)
+	if s.segments[number] == nil {
+		s.segments[number] = &segment{}
+	}
 	s.mu.Unlock()
 	err = s.syncDir() // the name is on disk before anything in it is acknowledged
 	s.suspect = err != nil
@@ -1014,7 +983,7 @@ func (s *spool) carryForward() error {
 		switch {
 		case failed != nil:
 			return
-		case l.kind == 'W' && s.live.at(l.seq) == l.lies, l.kind == 'X' && s.dead.at(l.seq) == l.lies:
+		case l.kind == 'W' && s.live.at(l.seq) == l.lies, l.kind == 'X' && s.dead.at(l.seq) == l.lies && s.live.at(l.seq) != 0:
 			l.route, l.body = bytes.Clone(l.route), bytes.Clone(l.body)
 			lines = append(lines, l)
 		case (l.kind == 'W' || l.kind == 'K') && isKeyed(l.id) && s.keys[l.id] == l.seq:
@@ -1027,19 +996,10 @@ func (s *spool) carryForward() error {
 	if cmp.Or(err, failed) == nil {
 		write()
 	}
-	if cmp.Or(err, failed) != nil || oldest.live == 0 {
-		return cmp.Or(err, failed)
+	if cmp.Or(err, failed) == nil && oldest.live > 0 { // a line was damaged since the start
+		oldest.damaged++
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	oldest.damaged++ // since the start
-	s.live.change(func(_ uint64, at place) place {
-		if at.segment() == s.oldest {
-			return lost
-		}
-		return at
-	})
-	return nil
+	return cmp.Or(err, failed)
 }
 
 // seen tells whether all of messages were stored before, under their idempotency keys.
@@ -1064,31 +1024,24 @@ func (s *spool) where(seq uint64) (w, x place) {
 }
 
 // readLine reads the line at p. errDamaged is for what was read and is no line; any other error says nothing about it.
-func (s *spool) readLine(p place) (line, error) {
-	if p == lost {
-		return line{}, errDamaged
-	}
+func (s *spool) readLine(p place) (l line, err error) {
 	f, err := s.dir.Open(fileName(p.segment()))
 	if err != nil {
-		return line{}, err
+		return l, err
 	}
 	defer f.Close()
-	return lineAt(f, p)
-}
-
-func lineAt(f *os.File, p place) (line, error) {
 	b := make([]byte, 1024)
 	for {
 		n, err := f.ReadAt(b, p.offset())
 		if err != nil && err != io.EOF {
-			return line{}, err
+			return l, err
 		}
-		if size := lineLength(b[:n]); size > n && n == len(b) {
+		if size := lineLength(b[:n]); size > len(b) && err == nil {
 			b = make([]byte, size)
 			continue
 		}
-		l, size := parseLine(b[:n])
-		if l.lies = p; size == 0 {
+		l, n = parseLine(b[:n])
+		if l.lies = p; n == 0 {
 			return l, errDamaged
 		}
 		return l, nil
@@ -1102,21 +1055,26 @@ func (s *spool) read(seq uint64) (w, x line, err error) {
 		if at == 0 {
 			return w, x, errGone
 		}
-		if w, err = s.readLine(at); err == nil && w.seq != seq {
+		if w, err = s.readLine(at); err == nil && w.seq != seq || errors.Is(err, fs.ErrNotExist) && s.isRemoved(at) {
 			err = errDamaged
 		}
-		var xErr error
 		if x = (line{}); err == nil && dead != 0 {
-			x, xErr = s.readLine(dead)
+			x, err = s.readLine(dead)
+			if err == errDamaged || errors.Is(err, fs.ErrNotExist) {
+				x, err = line{kind: 'X', seq: seq, reason: "its reason is damaged"}, nil
+			}
 		}
-		if now, deadNow := s.where(seq); now != at || deadNow != dead {
-			continue // it has just moved
-		}
-		if xErr == errDamaged || errors.Is(xErr, fs.ErrNotExist) {
-			x, xErr = line{kind: 'X', seq: seq, reason: "its reason is damaged"}, nil
-		}
-		return w, x, cmp.Or(err, xErr)
+		if now, deadNow := s.where(seq); now == at && deadNow == dead {
+			return w, x, err
+		} // else it has just moved
 	}
+}
+
+// isRemoved tells whether the segment of a line was removed: if the line did not move before, it was damaged.
+func (s *spool) isRemoved(p place) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.segments[p.segment()] == nil
 }
 
 // message returns one that waits or is a dead letter.
