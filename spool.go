@@ -313,36 +313,24 @@ func (l *line) message() (*message, error) {
 	return m, nil
 }
 
-// eachLine calls f for the lines of b, which lies at start, and bad with how many are damaged in between. It returns how
-// many bytes it is through with: unless final, what may be the beginning of a line is left for a next call.
-func eachLine(b []byte, start place, final bool, f func(l line, n int), bad func(lines int)) (used int) {
-	for used < len(b) {
-		l, n := parseLine(b[used:])
-		if n > 0 {
-			l.lies = start + place(used)
-			f(l, n)
-			used += n
+// nextLine returns the first line of b, how many bytes before it are damaged, and its length: 0 where there is none.
+// Unless b is final, it may begin behind them and go on behind b. Behind damage, a line has to end with a newline: what
+// looks like one inside a text does not, so that one damaged line costs no other and lets none in.
+func nextLine(b []byte, final, damaged bool) (l line, at, n int) {
+	for ; at < len(b); at++ {
+		rest := b[at:]
+		length := lineLength(rest)
+		if !final && (length > len(rest) || len(rest) < headerSize) {
+			return l, at, 0
+		}
+		if length == 0 || length > len(rest) || (damaged || at > 0) && rest[length-1] != '\n' {
 			continue
 		}
-		from := used
-		for ; used < len(b); used++ { // to where a whole line begins: a damaged one costs no other
-			rest := b[used:]
-			length := lineLength(rest)
-			if !final && (length > len(rest) || len(rest) < headerSize) {
-				break
-			}
-			if length > 0 && length <= len(rest) && rest[length-1] == '\n' { // inside a text, none of these is
-				if _, n := parseLine(rest); n > 0 {
-					break
-				}
-			}
+		if l, n = parseLine(rest); n > 0 {
+			return l, at, n
 		}
-		if used == from {
-			return used
-		}
-		bad(1 + bytes.Count(b[from:used-1], []byte("\n")))
 	}
-	return used
+	return l, at, 0
 }
 
 // keyedID returns the id of a message to a route, with the client's key: the same for the same ones.
@@ -414,13 +402,11 @@ func (s *spool) load() error {
 	for _, number := range numbers {
 		seg := &segment{}
 		s.segments[number] = seg
-		var end int64
-		if end, seg.size, seg.damaged, err = s.measure(number, s.apply); err != nil {
+		torn := false
+		if seg.size, seg.damaged, torn, err = s.walk(number, s.apply); err != nil {
 			return err
 		}
-		if number == s.newest { // what a crash tore is behind the last good line
-			seg.size = end
-		} else if seg.size > end {
+		if torn && number != s.newest { // in the newest, a crash did that
 			seg.damaged++
 		}
 		s.damaged.Add(int64(seg.damaged))
@@ -453,45 +439,42 @@ func (s *spool) isOldFormat(name string) bool {
 
 func fileName(segment uint64) string { return fmt.Sprintf("%08d.log", segment) }
 
-// walk calls f for every line of a segment. f must not keep parts of the line.
-func (s *spool) walk(number uint64, f func(line)) error {
-	_, _, _, err := s.measure(number, f)
-	return err
-}
-
-// measure does as walk. It returns where the last good line ends, where the file does without its zeros, and how many
-// lines before the last good one are damaged.
-func (s *spool) measure(number uint64, f func(line)) (end, size int64, damaged int, err error) {
+// walk calls f for every line of a segment; f must not keep parts of the line. It returns where the last one ends, how
+// many damaged ones are before that, and whether there is something but zeros behind it.
+func (s *spool) walk(number uint64, f func(line)) (end int64, damaged int, torn bool, err error) {
 	file, err := s.dir.Open(fileName(number))
 	if err != nil {
-		return 0, 0, 0, err
+		return 0, 0, false, err
 	}
 	defer file.Close()
 	buf, at, bad, final := make([]byte, 0, len(zeros)), int64(0), 0, false
-	good := func(l line, n int) {
-		damaged, end = damaged+bad, l.lies.offset()+int64(n)
-		bad = 0
-		f(l)
-	}
 	for !final {
 		n, err := io.ReadFull(file, buf[len(buf):cap(buf)])
 		if final = err == io.EOF || err == io.ErrUnexpectedEOF; err != nil && !final {
-			return 0, 0, 0, err
+			return 0, 0, false, err
 		}
 		if buf = buf[:len(buf)+n]; bytes.Equal(buf, zeros[:min(len(buf), len(zeros))]) {
 			at, buf, bad = at+int64(len(buf)), buf[:0], bad+1 // a hole, or what was never written
 			continue
 		}
-		size = at + int64(len(bytes.TrimRight(buf, "\x00")))
-		used := eachLine(buf, newPlace(number, at), final, good, func(n int) { bad += n })
-		at += int64(used)
-		if rest := copy(buf, buf[used:]); rest < cap(buf) {
-			buf = buf[:rest]
-		} else {
-			buf = append(buf[:rest], make([]byte, rest)...)[:rest]
+		for rest := buf; ; {
+			l, skip, n := nextLine(rest, final, bad > 0)
+			if skip > 0 {
+				bad += 1 + bytes.Count(rest[:skip-1], []byte("\n"))
+				torn = torn || len(bytes.Trim(rest[:skip], "\x00")) > 0
+			}
+			at += int64(skip)
+			if rest = rest[skip+n:]; n == 0 {
+				buf = slices.Grow(buf[:copy(buf[:cap(buf)], rest)], 1)
+				break
+			}
+			l.lies = newPlace(number, at)
+			at += int64(n)
+			end, damaged, bad, torn = at, damaged+bad, 0, false
+			f(l)
 		}
 	}
-	return end, size, damaged, nil
+	return end, damaged, torn, nil
 }
 
 // apply does to the index what a line says: at the start for all there are, and then for each that was written.
@@ -979,7 +962,7 @@ func (s *spool) carryForward() error {
 		}
 		lines, size = nil, 0
 	}
-	err := s.walk(s.oldest, func(l line) {
+	_, _, _, err := s.walk(s.oldest, func(l line) {
 		switch {
 		case failed != nil:
 			return
@@ -1100,7 +1083,7 @@ func (s *spool) each(f func(w line, dead bool)) error {
 	s.still.RLock()
 	defer s.still.RUnlock()
 	for _, number := range s.numbers() {
-		err := s.walk(number, func(l line) {
+		_, _, _, err := s.walk(number, func(l line) {
 			if w, x := s.where(l.seq); l.kind == 'W' && w == l.lies {
 				f(l, x != 0)
 			}
@@ -1116,7 +1099,7 @@ func (s *spool) each(f func(w line, dead bool)) error {
 func (s *spool) past(f func(w, d line) bool) error {
 	for _, number := range s.numbers() {
 		var ends []place
-		err := s.walk(number, func(l line) {
+		_, _, _, err := s.walk(number, func(l line) {
 			if l.kind == 'D' {
 				ends = append(ends, l.lies)
 			}
@@ -1146,7 +1129,7 @@ func (s *spool) find(id string) (w, became line, err error) {
 	defer s.still.RUnlock()
 	numbers, i, seq := s.numbers(), 0, uint64(0)
 	for ; i < len(numbers) && seq == 0 && err == nil; i++ {
-		err = s.walk(numbers[i], func(l line) {
+		_, _, _, err = s.walk(numbers[i], func(l line) {
 			if l.kind == 'W' && l.id == id {
 				seq = l.seq
 			}
@@ -1156,7 +1139,7 @@ func (s *spool) find(id string) (w, became line, err error) {
 		return s.read(seq)
 	}
 	for i--; seq != 0 && i >= 0 && became.kind == 0 && err == nil; i-- {
-		err = s.walk(numbers[i], func(l line) {
+		_, _, _, err = s.walk(numbers[i], func(l line) {
 			if l.kind == 'D' && l.seq == seq {
 				became = line{kind: 'D', at: l.at, reason: l.reason, attempts: l.attempts, place: l.place}
 			}
