@@ -8,10 +8,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 	"unicode/utf8"
 )
 
@@ -268,25 +268,9 @@ func (p *piece) fromPayload(fields map[string]json.RawMessage) bool {
 	return true
 }
 
-// mentions returns what notifies people if it stands in the text of a post, without labels.
-func mentions(text string) (found []string) {
-	text = strings.NewReplacer("<", " <", ">", "> ").Replace(text)
-	words := strings.FieldsFunc(text, func(c rune) bool {
-		return c >= utf8.RuneSelf || !strings.ContainsRune("@<>!^|_.-", c) && !unicode.In(c, unicode.L, unicode.N)
-	})
-	for _, word := range words {
-		name, _, labeled := strings.Cut(strings.TrimRight(word, ".!-"), "|")
-		if labeled {
-			name += ">"
-		}
-		switch id := strings.TrimPrefix(strings.TrimPrefix(name, "<@"), "<!subteam^"); {
-		case slices.Contains([]string{"@channel", "@here", "@everyone", "<!channel>", "<!here>", "<!everyone>"}, name),
-			id != name && strings.HasSuffix(id, ">") && id == strings.ToUpper(id):
-			found = append(found, name)
-		}
-	}
-	return found
-}
+// mentions finds what notifies people if it stands in the text of a post. Its groups are the mention without a label.
+var mentions = regexp.MustCompile(`(<(?:@[A-Z0-9]+|!subteam\^[A-Z0-9]+|!channel|!here|!everyone))(?:\|[^<>]*)?(>)` +
+	`|(?:^|[^\w<@.-])(@(?:channel|here|everyone))\b`)
 
 // part is one attachment: a message, or the fold of all that say the same.
 type part struct {
@@ -340,7 +324,8 @@ func (g *merger) render(now time.Time) []byte {
 	for _, p := range g.parts {
 		post.Attachments = append(post.Attachments, p.attachment(now))
 		if color(p.level) == "" && p.title == "" { // alone, its text would be the post's: there alone a mention notifies
-			for _, mention := range mentions(p.text) {
+			for _, groups := range mentions.FindAllStringSubmatch(cut(p.text, textLimit), -1) {
+				mention := strings.Join(groups[1:], "")
 				if len(called) < mentionsKept && !slices.Contains(called, mention) {
 					called = append(called, mention)
 				}
