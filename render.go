@@ -196,22 +196,14 @@ func (m *message) shortened() (short *message, ok bool) {
 
 // cut returns s in at most limit characters: its beginning and its end, with how much was left out in between.
 func cut(s string, limit int) string {
-	count := utf8.RuneCountInString(s)
-	if count <= limit {
+	if utf8.RuneCountInString(s) <= limit {
 		return s
 	}
 	const mark = "\n[… %d characters left out …]\n"
-	keep := limit - len(fmt.Sprintf(mark, count))
-	head, tail := 0, len(s)
-	for range keep / 2 {
-		_, size := utf8.DecodeRuneInString(s[head:])
-		head += size
-	}
-	for range keep - keep/2 {
-		_, size := utf8.DecodeLastRuneInString(s[:tail])
-		tail -= size
-	}
-	return s[:head] + fmt.Sprintf(mark, count-keep) + s[tail:]
+	all := []rune(s)
+	out := len(all) - limit + len(fmt.Sprintf(mark, len(all)))
+	head := (len(all) - out) / 2
+	return string(all[:head]) + fmt.Sprintf(mark, out) + string(all[head+out:])
 }
 
 // piece is a message as a part of a post.
