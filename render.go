@@ -18,9 +18,12 @@ import (
 // payload is a post (https://docs.slack.dev/reference/methods/chat.postMessage/).
 type payload struct {
 	around
-	Text        string `json:"text,omitempty"`
-	Attachments []any  `json:"attachments,omitempty"` // attachment, or what a client sent as one
+	Text        string            `json:"text,omitempty"`
+	Attachments []json.RawMessage `json:"attachments,omitempty"` // attachment, or what a client sent as one
 }
+
+// object is JSON of a client, of which only some keys are looked at.
+type object = map[string]json.RawMessage
 
 // around is what surrounds a message. Where it is equal, messages can be merged into one post.
 type around struct {
@@ -48,7 +51,6 @@ const (
 	mergedLimit   = 12_000 // characters of text in a merged post
 	mergedHeads   = 1_000  // messages in one
 	hostsNamed    = 3      // of those that sent what is folded
-	mentionsKept  = 100    // different ones, of a merged post
 )
 
 // color returns that of a level, written in any of the usual ways; "" for a level that has none.
@@ -67,7 +69,7 @@ func render(m *message, t *tag, now time.Time) []byte {
 	}
 	p := payload{around: t.around()}
 	if color(m.Level) != "" || m.Title != "" {
-		p.Attachments = []any{attach(m.Level, m.Title, m.Text, join(m.Host, " · ", late))}
+		p.Attachments = []json.RawMessage{attach(m.Level, m.Title, m.Text, join(m.Host, " · ", late))}
 	} else {
 		p.Text = join(cut(m.Text, textLimit), "\n", late)
 	}
@@ -78,10 +80,19 @@ func (t *tag) around() around {
 	return around{Channel: t.channel, Username: t.username, IconEmoji: t.icon, Parse: t.parse}
 }
 
-func attach(level, title, text, footer string) attachment {
-	return attachment{
+func attach(level, title, text, footer string) json.RawMessage {
+	return encode(attachment{
 		Fallback: cut(join(title, ": ", text), fallbackLimit),
 		Color:    color(level), Title: title, Text: cut(text, textLimit), Footer: footer, MrkdwnIn: []string{"text"},
+	})
+}
+
+// sign puts before and behind around the footer that attachment has.
+func sign(attachment object, before, behind string) {
+	var given string
+	json.Unmarshal(attachment["footer"], &given)
+	if footer := join(join(before, " · ", given), " · ", behind); footer != "" && attachment != nil {
+		attachment["footer"] = encode(footer)
 	}
 }
 
@@ -115,7 +126,7 @@ func join(a, sep, b string) string {
 // fields returns the fields of m's payload as they are posted: with the documented defaults for those that are absent,
 // and without those that are "". A payload that is posted as it came gets the channel of its tag t, if it has one, and
 // t's name and icon if it has none of its own.
-func (m *message) fields(t *tag) (p map[string]json.RawMessage) {
+func (m *message) fields(t *tag) (p object) {
 	json.Unmarshal(m.Payload, &p) // was checked when it was accepted
 	fill := map[string]string{"username": "slackboard", "icon_emoji": ":clipboard:", "parse": "full"}
 	if m.Plain {
@@ -140,24 +151,21 @@ func (m *message) fields(t *tag) (p map[string]json.RawMessage) {
 
 // renderDirect returns the post for the fields of a payload. late goes into the footer of its last attachment, else
 // below its text.
-func renderDirect(p map[string]json.RawMessage, late string) []byte {
+func renderDirect(p object, late string) []byte {
 	var text string
-	if json.Unmarshal(p["text"], &text) == nil && utf8.RuneCountInString(text) > textLimit {
-		p["text"] = encode(cut(text, textLimit))
-	}
-	if late == "" {
-		return encode(p)
-	}
-	var attachments []map[string]json.RawMessage
-	if json.Unmarshal(p["attachments"], &attachments) == nil && len(attachments) > 0 {
-		if last := attachments[len(attachments)-1]; last != nil {
-			var footer string
-			json.Unmarshal(last["footer"], &footer)
-			last["footer"] = encode(join(footer, " · ", late))
-		}
+	var attachments []object
+	json.Unmarshal(p["text"], &text)
+	text = cut(text, textLimit)
+	switch err := json.Unmarshal(p["attachments"], &attachments); {
+	case late == "":
+	case err == nil && len(attachments) > 0:
+		sign(attachments[len(attachments)-1], "", late)
 		p["attachments"] = encode(attachments)
-	} else if text != "" {
-		p["text"] = encode(join(cut(text, textLimit), "\n", late))
+	case text != "":
+		text += "\n" + late
+	}
+	if text != "" {
+		p["text"] = encode(text)
 	}
 	return encode(p)
 }
@@ -173,8 +181,8 @@ func (m *message) shortened() (short *message, ok bool) {
 	if m.Payload == nil {
 		return &copied, ok
 	}
-	var p map[string]json.RawMessage
-	var attachments []map[string]json.RawMessage
+	var p object
+	var attachments []object
 	json.Unmarshal(m.Payload, &p)
 	if json.Unmarshal(p["attachments"], &attachments) != nil {
 		attachments = nil // they stay as they are
@@ -206,23 +214,25 @@ func cut(s string, limit int) string {
 	return string(all[:head]) + fmt.Sprintf(mark, out) + string(all[head+out:])
 }
 
-// piece is a message as a part of a post.
-type piece struct {
-	around             around
+// part is one attachment of a post: a message, or the fold of all that say the same.
+type part struct {
+	around
 	level, title, text string
-	own                map[string]json.RawMessage // the attachment of a payload, instead of these
-	same               string                     // equal for those that are folded
-	size               int                        // characters of text
+	own                object // the attachment of a payload, instead of these
+	same               string // equal for those that are folded
+	size               int    // characters of text
+	messages           []*message
 }
 
-// pieceOf returns false for a message that goes alone: its tag is gone, or it is a payload with more than text and one
+// partOf returns false for a message that goes alone: its tag is gone, or it is a payload with more than text and one
 // attachment.
-func pieceOf(m *message, t *tag) (p piece, ok bool) {
+func partOf(m *message, t *tag) (p *part, ok bool) {
+	p = &part{level: m.Level, title: m.Title, text: m.Text}
 	switch {
 	case m.Payload != nil:
-		ok = p.fromPayload(m.fields(t))
+		ok = p.read(m.fields(t))
 	case t != nil:
-		p, ok = piece{around: t.around(), level: m.Level, title: m.Title, text: m.Text}, true
+		p.around, ok = t.around(), true
 	}
 	p.same = strings.Join([]string{color(p.level), p.title, p.text}, "\x00")
 	p.size = utf8.RuneCountInString(p.title + p.text)
@@ -233,42 +243,29 @@ func pieceOf(m *message, t *tag) (p piece, ok bool) {
 	return p, ok
 }
 
-func (p *piece) fromPayload(fields map[string]json.RawMessage) bool {
+func (p *part) read(fields object) bool {
 	maps.DeleteFunc(fields, func(_ string, value json.RawMessage) bool { return string(value) == "null" })
-	var attachments []map[string]json.RawMessage
-	for key, into := range map[string]any{
-		"channel": &p.around.Channel, "username": &p.around.Username, "icon_emoji": &p.around.IconEmoji,
-		"icon_url": &p.around.IconURL, "parse": &p.around.Parse, "text": &p.text, "attachments": &attachments,
-	} {
-		if value := fields[key]; value != nil && json.Unmarshal(value, into) != nil {
-			return false
-		}
-		delete(fields, key)
-	}
-	if len(fields) > 0 || len(attachments) > 1 {
+	d := json.NewDecoder(bytes.NewReader(encode(fields)))
+	d.DisallowUnknownFields()
+	var given payload
+	if d.Decode(&given) != nil || len(given.Attachments) > 1 {
 		return false
 	}
-	if len(attachments) == 1 {
-		p.own = attachments[0]
-		if p.own == nil || p.text != "" && p.own["pretext"] != nil {
-			return false
-		}
-		if p.text != "" {
-			p.own["pretext"] = encode(p.text) // Slack shows it above the attachment, as it does a post's text
-		}
+	p.around, p.text = given.around, given.Text
+	if len(given.Attachments) == 0 {
+		return true
 	}
-	return true
+	json.Unmarshal(given.Attachments[0], &p.own)
+	if p.text != "" && p.own != nil && p.own["pretext"] == nil {
+		p.own["pretext"] = encode(p.text) // Slack shows it above the attachment, as it does a post's text
+		return true
+	}
+	return p.text == "" && p.own != nil
 }
 
 // mentions finds what notifies people if it stands in the text of a post. Its groups are the mention without a label.
 var mentions = regexp.MustCompile(`(<(?:@[A-Z0-9]+|!subteam\^[A-Z0-9]+|!channel|!here|!everyone))(?:\|[^<>]*)?(>)` +
 	`|(?:^|[^\w<@.-])(@(?:channel|here|everyone))\b`)
-
-// part is one attachment: a message, or the fold of all that say the same.
-type part struct {
-	piece
-	messages []*message
-}
 
 // merger collects the messages of one post, from the head of a lane on.
 type merger struct {
@@ -282,23 +279,19 @@ type merger struct {
 
 // add returns false for a message that does not fit: the post is complete without it.
 func (g *merger) add(m *message, t *tag) bool {
-	if g.alone || len(g.messages) >= mergedHeads {
-		return false
-	}
-	p, ok := pieceOf(m, t)
-	first := len(g.messages) == 0
-	if first {
+	p, ok := partOf(m, t)
+	if len(g.messages) == 0 {
 		g.alone, g.tag = !ok, t
-	} else if !ok || p.around != g.parts[0].around {
+	} else if g.alone || !ok || p.around != g.parts[0].around {
 		return false
 	}
 	i := slices.IndexFunc(g.parts, func(q *part) bool { return q.same == p.same })
 	if i < 0 {
-		if !first && (len(g.parts) >= g.limit || g.size+p.size > mergedLimit) {
+		i = len(g.parts)
+		if i > 0 && (i >= g.limit || g.size+p.size > mergedLimit) {
 			return false
 		}
-		i = len(g.parts)
-		g.parts = append(g.parts, &part{piece: p})
+		g.parts = append(g.parts, p)
 		g.size += p.size
 	}
 	g.parts[i].messages = append(g.parts[i].messages, m)
@@ -318,7 +311,7 @@ func (g *merger) render(now time.Time) []byte {
 		if color(p.level) == "" && p.title == "" { // alone, its text would be the post's: there alone a mention notifies
 			for _, groups := range mentions.FindAllStringSubmatch(cut(p.text, textLimit), -1) {
 				mention := strings.Join(groups[1:], "")
-				if len(called) < mentionsKept && !slices.Contains(called, mention) {
+				if !slices.Contains(called, mention) {
 					called = append(called, mention)
 				}
 			}
@@ -328,29 +321,23 @@ func (g *merger) render(now time.Time) []byte {
 	return encode(post)
 }
 
-func (p *part) attachment(now time.Time) any {
-	first := p.messages[0]
-	footer := lateness(first.acceptedAt(), now)
-	switch {
-	case len(p.messages) > 1:
-		footer = p.footer(now)
-	case p.own == nil: // the host is not a part of a payload
-		footer = join(first.Host, " · ", footer)
-	}
+func (p *part) attachment(now time.Time) json.RawMessage {
 	if p.own == nil {
-		return attach(p.level, p.title, p.text, footer)
+		return attach(p.level, p.title, p.text, p.footer(now))
 	}
 	own := maps.Clone(p.own)
-	var given string
-	json.Unmarshal(own["footer"], &given)
-	if joined := join(footer, " · ", given); joined != "" {
-		own["footer"] = encode(joined)
-	}
-	return own
+	sign(own, p.footer(now), "")
+	return encode(own)
 }
 
-// footer returns "×37 from 12 hosts: web-01, web-02, web-03 and 9 more · 03:12:05 to 03:14:41 UTC".
+// footer returns the host of one message, or "×37 from 12 hosts: web-01, web-02, web-03 and 9 more · 03:12:05 to
+// 03:14:41 UTC" for a fold.
 func (p *part) footer(now time.Time) string {
+	if m := p.messages[0]; len(p.messages) == 1 && p.own != nil { // the host is not a part of a payload
+		return lateness(m.acceptedAt(), now)
+	} else if len(p.messages) == 1 {
+		return join(m.Host, " · ", lateness(m.acceptedAt(), now))
+	}
 	var hosts []string
 	var times []time.Time
 	for _, m := range p.messages {
