@@ -105,13 +105,20 @@ func (s *slackClient) post(ctx context.Context, to credential, payload []byte) o
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var begun, answered atomic.Bool
-	req, err := newPost(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GetConn:              func(string) { begun.Store(false) }, // again, when an idle connection has ended meanwhile
 		WroteHeaders:         func() { begun.Store(true) },
 		GotFirstResponseByte: func() { answered.Store(true) },
-	}), to, payload)
+	}), http.MethodPost, to.url.reveal(), bytes.NewReader(payload))
 	if err != nil {
 		return outcome{class: badCredential, reason: "the URL in the configuration is not valid"}
+	}
+	bot := to.token != (secret{})
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("User-Agent", "slackboard")
+	if bot {
+		req.Header.Set("Content-Type", "application/json; charset=utf-8") // without the charset Slack answers with a warning
+		req.Header.Set("Authorization", "Bearer "+to.token.reveal())
 	}
 	resp, err := s.client.Do(req)
 	if err != nil {
@@ -123,7 +130,7 @@ func (s *slackClient) post(ctx context.Context, to credential, payload []byte) o
 		return out
 	}
 	defer resp.Body.Close()
-	if to.token == (secret{}) && resp.StatusCode/100 == 2 { // delivered: the body can only say that it is not
+	if !bot && resp.StatusCode/100 == 2 { // delivered: the body can only say that it is not
 		defer time.AfterFunc(lingerTime, cancel).Stop()
 	}
 	var a said
@@ -131,20 +138,6 @@ func (s *slackClient) post(ctx context.Context, to credential, payload []byte) o
 	defer time.AfterFunc(lingerTime, cancel).Stop()
 	io.CopyN(io.Discard, resp.Body, answerLimit)
 	return decide(to, resp.StatusCode, resp.Header, &a)
-}
-
-func newPost(ctx context.Context, to credential, payload []byte) (*http.Request, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to.url.reveal(), bytes.NewReader(payload))
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("User-Agent", "slackboard")
-	if to.token != (secret{}) {
-		req.Header.Set("Content-Type", "application/json; charset=utf-8") // without the charset Slack answers with a warning
-		req.Header.Set("Authorization", "Bearer "+to.token.reveal())
-	}
-	return req, nil
 }
 
 // networkReason describes err without its URL, which is a secret: url.Error prints it whole. What net/http quotes is
