@@ -14,6 +14,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"math"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
@@ -60,15 +62,15 @@ type poster interface {
 }
 
 const (
-	postTimeout  = 30 * time.Second // a shorter one doubles messages that Slack took late
-	answerLimit  = 8 << 20          // bytes of an answer: Slack says the whole message twice, a character in up to 12
-	textLooked   = 4 << 10          // bytes of one that is not JSON
-	nestingLimit = 50               // levels of JSON
-	reasonLimit  = 300              // characters
-	lingerTime   = time.Second      // for the rest of an answer that is understood: its connection is used again
-	leastWait    = time.Second
-	longestWait  = time.Hour        // of a Retry-After so much is believed
-	quotaWait    = 15 * time.Minute // at least, after a limit that is a workspace's quota and not a rate
+	postTimeout = 30 * time.Second // a shorter one doubles messages that Slack took late
+	answerLimit = 8 << 20          // bytes of an answer: Slack says the whole message twice, a character in up to 12
+	textLooked  = 4 << 10          // bytes of one that is not JSON
+	valueLooked = 64 << 10         // bytes of a value in JSON: what explains is shorter
+	reasonLimit = 300              // characters
+	lingerTime  = time.Second      // for the rest of an answer that is understood: its connection is used again
+	leastWait   = time.Second
+	longestWait = time.Hour        // of a Retry-After so much is believed
+	quotaWait   = 15 * time.Minute // at least, after a limit that is a workspace's quota and not a rate
 )
 
 type slackClient struct{ client *http.Client }
@@ -156,7 +158,7 @@ func networkReason(err error) string {
 
 // said is what the body of an answer says.
 type said struct {
-	ok, success string // "true", "false" or nothing, at the top of JSON: Slack's and Rocket.Chat's
+	ok, success any    // at the top of JSON, true or false: Slack's and Rocket.Chat's
 	code        string // Slack's, or what looks like one
 	explained   string // for the operator; it may repeat a secret
 	retryAfter  string // seconds; Discord's is a fraction
@@ -170,83 +172,72 @@ func (a *said) read(body io.Reader) {
 	r := bufio.NewReaderSize(io.LimitReader(body, answerLimit), textLooked)
 	head, err := r.Peek(textLooked)
 	a.text, a.broken = strings.TrimLeft(string(head), " \r\n\t\ufeff"), err != nil && err != io.EOF
-	if strings.HasPrefix(a.text, "{") {
-		r.Discard(len(head) - len(a.text))
-		a.text = ""
-		var syntax *json.SyntaxError
-		err = a.walk(json.NewDecoder(r), "", 0)
-		a.broken = err != nil && !errors.As(err, &syntax)
+	if !strings.HasPrefix(a.text, "{") {
+		a.code = errorCode(strings.TrimSpace(a.text))
 		return
 	}
-	code := errorCode(strings.TrimRight(a.text, " \r\n\t"))
-	if _, known := meaningOf(code); known || strings.Contains(code, "_") { // a word such as "ok" is none
-		a.code = code
-	}
+	r.Discard(len(head) - len(a.text))
+	a.text = ""
+	err = a.readObject(json.NewDecoder(r))
+	a.broken = err != nil && (a.json || !errors.As(err, new(*json.SyntaxError)))
 }
 
-// walk reads one JSON value, depth levels deep below the key of the whole object.
-func (a *said) walk(d *json.Decoder, key string, depth int) error {
-	t, err := d.Token()
-	kind, nested := t.(json.Delim)
-	switch {
-	case err != nil:
-		return err
-	case !nested:
-		a.take(key, t, depth == 1)
-		return nil
-	case depth > nestingLimit:
-		return errors.New("nested too deep")
-	}
+// readObject reads JSON until it ends or breaks off.
+func (a *said) readObject(d *json.Decoder) error {
+	d.Token()
 	for d.More() {
-		if kind == '{' {
-			t, err := d.Token()
-			if err != nil {
-				return err
-			}
-			if depth == 0 {
-				key, _ = t.(string)
-			}
-		}
-		if err := a.walk(d, key, depth+1); err != nil {
+		var value json.RawMessage
+		key, _ := d.Token() // after an error, Decode returns one as well
+		a.json = a.json || key != nil
+		if err := d.Decode(&value); err != nil {
 			return err
 		}
+		var v any
+		if len(value) <= valueLooked {
+			json.Unmarshal(value, &v)
+		}
+		text, _ := v.(string)
+		switch key {
+		case "ok":
+			a.ok = v
+		case "success":
+			a.success = v
+		case "retry_after":
+			a.retryAfter = fmt.Sprint(v)
+		case "needed", "provided":
+			a.explain(fmt.Sprint(key, " ", text))
+		case "error", "errors", "message", "msg", "response_metadata":
+			if code := errorCode(text); key == "error" && code != "" {
+				a.code = code
+			} else {
+				a.explain(v)
+			}
+		}
 	}
-	_, err = d.Token()
+	_, err := d.Token()
 	return err
 }
 
-// take takes over a string, a number or a boolean.
-func (a *said) take(key string, t json.Token, top bool) {
-	a.json = true
-	value := fmt.Sprint(t)
-	text, _ := t.(string)
-	switch key {
-	case "ok":
-		if _, isBool := t.(bool); top && isBool {
-			a.ok = value
+// explain adds the texts in v to what is explained, as long as there is room, in whole words: a part of a secret would
+// not be recognized.
+func (a *said) explain(v any) {
+	switch v := v.(type) {
+	case []any:
+		for _, element := range v {
+			a.explain(element)
 		}
-	case "success":
-		a.success = value
-	case "retry_after":
-		a.retryAfter = value
-	case "needed", "provided":
-		a.explain(key + " " + text)
-	case "error", "errors", "message", "msg", "response_metadata":
-		if code := errorCode(text); key == "error" && code != "" {
-			a.code = code
-		} else {
-			a.explain(strings.TrimPrefix(text, "[ERROR] "))
+	case map[string]any:
+		for _, key := range slices.Sorted(maps.Keys(v)) {
+			a.explain(v[key])
 		}
-	}
-}
-
-// explain adds whole words to what is explained, as long as there is room: in a part, a secret would not be recognized.
-func (a *said) explain(text string) {
-	if len(text) > 4*reasonLimit {
-		text = text[:strings.LastIndexByte(text[:4*reasonLimit], ' ')+1]
-	}
-	if len(a.explained) < reasonLimit && !strings.Contains(a.explained, text) {
-		a.explained = join(a.explained, ", ", text)
+	case string:
+		text := strings.TrimPrefix(v, "[ERROR] ")
+		if len(text) > 4*reasonLimit {
+			text = text[:strings.LastIndexByte(text[:4*reasonLimit], ' ')+1]
+		}
+		if len(a.explained) < reasonLimit && !strings.Contains(a.explained, text) {
+			a.explained = join(a.explained, ", ", text)
+		}
 	}
 }
 
@@ -256,9 +247,10 @@ func (a *said) speaksOfLimit() bool {
 	return strings.Contains(text, "ratelimit") || strings.Contains(text, "toomanyrequests")
 }
 
-// errorCode returns s if it looks like a code of Slack's, else nothing.
+// errorCode returns s if it is a code of Slack's or looks like one, else nothing: a word such as "ok" is none.
 func errorCode(s string) string {
-	if len(s) > 60 || strings.Trim(s, "abcdefghijklmnopqrstuvwxyz_") != "" {
+	_, known := meaningOf(s)
+	if len(s) > 60 || strings.Trim(s, "abcdefghijklmnopqrstuvwxyz_") != "" || !known && !strings.Contains(s, "_") {
 		return ""
 	}
 	return s
@@ -270,7 +262,7 @@ func (a *said) ofSlack(bot bool, status int) bool {
 	case status == http.StatusProxyAuthRequired, status == http.StatusNetworkAuthenticationRequired:
 		return false
 	case bot:
-		return a.ok != ""
+		return a.ok == true || a.ok == false
 	}
 	page := strings.HasPrefix(a.text, "<")
 	return status/100 == 2 || a.json || a.code != "" || ofThePost(status) && !page
@@ -285,26 +277,23 @@ func ofThePost(status int) bool {
 // decide says what an answer means: who speaks, then what was said.
 func decide(to credential, status int, header http.Header, a *said) outcome {
 	bot, success := to.token != (secret{}), status/100 == 2
-	ofSlack, denied := a.ofSlack(bot, status), a.ok == "false" || a.success == "false"
+	ofSlack, denied := a.ofSlack(bot, status), a.ok == false || a.success == false
 	o, known := meaningOf(a.code)
-	if ofSlack && (bot || success) && (a.ok == "true" || !bot && !denied && !known) {
+	if ofSlack && (bot || success) && (a.ok == true || !bot && !denied && !known) {
 		return outcome{class: delivered, status: status}
 	}
-	o.status, o.reason, o.wait = status, a.code, namedWait(header.Get("Retry-After"))
+	o.status, o.reason, o.wait = status, a.code, max(o.wait, namedWait(header.Get("Retry-After")))
 	if a.code == "" || !ofSlack {
 		o.reason = statusText(status)
 	}
 	switch {
 	case o.limited, status == http.StatusTooManyRequests, !known && a.speaksOfLimit():
 		o.class, o.limited = retry, true
-		o.wait = namedWait(header.Get("Retry-After"), a.retryAfter,
-			header.Get("X-RateLimit-Reset-After"), header.Get("X-RateLimit-Reset"))
-		if a.code == "message_limit_exceeded" {
-			o.wait = max(o.wait, quotaWait)
-		}
+		o.wait = max(o.wait, namedWait(header.Get("Retry-After"), a.retryAfter,
+			header.Get("X-RateLimit-Reset-After"), header.Get("X-RateLimit-Reset")))
 	case ofSlack && known:
 	case a.broken && bot && success && a.text == "":
-		o.class, o.unsure, o.broken = retry, a.ok == "", a.ok == ""
+		o.class, o.unsure, o.broken = retry, !ofSlack, !ofSlack
 		o.reason += ", but the answer broke off"
 	case status == http.StatusRequestEntityTooLarge: // whoever says it
 		o.class, o.tooMuch = badDestination, true
@@ -348,8 +337,10 @@ func meaningOf(code string) (o outcome, known bool) {
 		return outcome{class: retry}, true
 	case "internal_error", "fatal_error":
 		return outcome{class: retry, unsure: true}, true
-	case "ratelimited", "rate_limited", "message_limit_exceeded":
+	case "ratelimited", "rate_limited":
 		return outcome{class: retry, limited: true}, true
+	case "message_limit_exceeded":
+		return outcome{class: retry, limited: true, wait: quotaWait}, true
 	}
 	return outcome{class: badDestination}, strings.HasPrefix(code, "restricted_action")
 }
@@ -358,12 +349,9 @@ func meaningOf(code string) (o outcome, known bool) {
 // 10.2.3), or as Unix time in seconds or milliseconds.
 func namedWait(values ...string) time.Duration {
 	for _, value := range values {
-		seconds, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+		seconds, err := strconv.ParseFloat(value, 64)
 		if at, notDate := http.ParseTime(value); notDate == nil {
 			seconds, err = float64(at.Unix()), nil
-		}
-		if err != nil || seconds != seconds { // NaN
-			continue
 		}
 		if seconds > 1e11 {
 			seconds /= 1000
@@ -371,8 +359,9 @@ func namedWait(values ...string) time.Duration {
 		if seconds > 1e9 {
 			seconds -= float64(time.Now().UnixMilli()) / 1000
 		}
-		seconds = min(max(seconds, leastWait.Seconds()), longestWait.Seconds())
-		return time.Duration(seconds * float64(time.Second))
+		if err == nil && !math.IsNaN(seconds) {
+			return time.Duration(min(max(seconds, leastWait.Seconds()), longestWait.Seconds()) * float64(time.Second))
+		}
 	}
 	return 0
 }
@@ -385,10 +374,8 @@ func unnamedPause(n int) time.Duration { return min(30*time.Second<<min(n-1, 10)
 func (to credential) redact(text string) string {
 	u, _ := url.Parse(to.url.reveal()) // a post was made to it: there is no error
 	u.Scheme, u.Host = "", ""
-	own := strings.ToLower(to.token.reveal() + unescaped(u.String()))
-	for _, public := range []string{"webhooks/", "hooks/", "services/", "/slack", "chat.postmessage"} {
-		own = strings.ReplaceAll(own, public, "")
-	}
+	public := strings.NewReplacer("webhooks/", "", "hooks/", "", "services/", "", "/slack", "", "chat.postmessage", "")
+	own := public.Replace(strings.ToLower(to.token.reveal() + unescaped(u.String())))
 	words := strings.FieldsFunc(text, func(c rune) bool { return c == ' ' || !unicode.IsPrint(c) })
 	for i, word := range words {
 		if looksSecret(strings.ToLower(unescaped(word)), own) {
