@@ -9,16 +9,17 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"math"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -145,14 +146,11 @@ func (s *slackClient) post(ctx context.Context, to credential, payload []byte) o
 // networkReason describes err without its URL, which is a secret: url.Error prints it whole. What net/http quotes is
 // left out as well: it is what the other side sent, perhaps our own request.
 func networkReason(err error) string {
-	var withURL *url.Error
-	if errors.As(err, &withURL) {
-		if withURL.Timeout() {
-			return "no answer within " + postTimeout.String()
-		}
-		err = withURL.Err
+	failed := err.(*url.Error) // Client.Do returns no other
+	if failed.Timeout() {
+		return "no answer within " + postTimeout.String()
 	}
-	reason, _, _ := strings.Cut(err.Error(), `"`)
+	reason, _, _ := strings.Cut(failed.Err.Error(), `"`)
 	return strings.TrimRight(reason, " :")
 }
 
@@ -241,11 +239,8 @@ func (a *said) explain(v any) {
 	}
 }
 
-// speaksOfLimit finds a rate limit that no code and no status tells of.
-func (a *said) speaksOfLimit() bool {
-	text := strings.NewReplacer("_", "", " ", "").Replace(strings.ToLower(a.explained + a.text))
-	return strings.Contains(text, "ratelimit") || strings.Contains(text, "toomanyrequests")
-}
+// limitWords find a rate limit that no code and no status tells of.
+var limitWords = regexp.MustCompile(`(?i)rate[ _]*limit|too[ _]*many[ _]*requests`)
 
 // errorCode returns s if it is a code of Slack's or looks like one, else nothing: a word such as "ok" is none.
 func errorCode(s string) string {
@@ -269,10 +264,7 @@ func (a *said) ofSlack(bot bool, status int) bool {
 }
 
 // ofThePost reports whether a status speaks of the post itself, as those of receivers do that find one too large.
-func ofThePost(status int) bool {
-	return status == http.StatusBadRequest || status == http.StatusRequestEntityTooLarge ||
-		status == http.StatusUnprocessableEntity
-}
+func ofThePost(status int) bool { return slices.Contains([]int{400, 413, 422}, status) }
 
 // decide says what an answer means: who speaks, then what was said.
 func decide(to credential, status int, header http.Header, a *said) outcome {
@@ -287,7 +279,7 @@ func decide(to credential, status int, header http.Header, a *said) outcome {
 		o.reason = statusText(status)
 	}
 	switch {
-	case o.limited, status == http.StatusTooManyRequests, !known && a.speaksOfLimit():
+	case o.limited, status == http.StatusTooManyRequests, !known && limitWords.MatchString(a.explained+a.text):
 		o.class, o.limited = retry, true
 		o.wait = max(o.wait, namedWait(header.Get("Retry-After"), a.retryAfter,
 			header.Get("X-RateLimit-Reset-After"), header.Get("X-RateLimit-Reset")))
@@ -359,7 +351,7 @@ func namedWait(values ...string) time.Duration {
 		if seconds > 1e9 {
 			seconds -= float64(time.Now().UnixMilli()) / 1000
 		}
-		if err == nil && !math.IsNaN(seconds) {
+		if err == nil && seconds == seconds { // not NaN
 			return time.Duration(min(max(seconds, leastWait.Seconds()), longestWait.Seconds()) * float64(time.Second))
 		}
 	}
@@ -391,23 +383,22 @@ func (to credential) redact(text string) string {
 
 // unescaped decodes the %41 in s, if it is well formed.
 func unescaped(s string) string {
-	if plain, err := url.PathUnescape(s); err == nil {
-		return plain
-	}
-	return s
+	plain, _ := url.PathUnescape(s)
+	return cmp.Or(plain, s)
 }
+
+// secretSigns are in a URL or a token.
+var secretSigns = regexp.MustCompile(`://|xox|xapp-|/(services|hooks|webhooks)/`)
 
 // looksSecret reports whether a word has six characters in a row of own, or looks like a URL or a token.
 func looksSecret(word, own string) bool {
-	signs := []string{"://", "xox", "xapp-", "/services/", "/hooks/", "/webhooks/"}
-	for i := 0; i+6 <= len(own); i++ {
-		signs = append(signs, own[i:i+6])
-	}
-	if slices.ContainsFunc(signs, func(sign string) bool { return strings.Contains(word, sign) }) {
-		return true
+	for i := range len(word) - 5 {
+		if strings.Contains(own, word[i:i+6]) {
+			return true
+		}
 	}
 	mark := func(c rune) bool { return !unicode.In(c, unicode.L, unicode.N, unicode.Pc, unicode.Pd) }
-	return slices.ContainsFunc(strings.FieldsFunc(word, mark), func(run string) bool {
+	return secretSigns.MatchString(word) || slices.ContainsFunc(strings.FieldsFunc(word, mark), func(run string) bool {
 		return len(run) >= 20 && strings.ContainsAny(run, "0123456789") && strings.ContainsFunc(run, unicode.IsLetter)
 	})
 }
