@@ -251,27 +251,17 @@ func errorCode(s string) string {
 	return s
 }
 
-// ofSlack reports whether Slack speaks, or a receiver that speaks like it; else it is something in between.
-func (a *said) ofSlack(bot bool, status int) bool {
-	switch {
-	case status == http.StatusProxyAuthRequired, status == http.StatusNetworkAuthenticationRequired:
-		return false
-	case bot:
-		return a.ok == true || a.ok == false
-	}
-	page := strings.HasPrefix(a.text, "<")
-	return status/100 == 2 || a.json || a.code != "" || ofThePost(status) && !page
-}
-
-// ofThePost reports whether a status speaks of the post itself, as those of receivers do that find one too large.
-func ofThePost(status int) bool { return slices.Contains([]int{400, 413, 422}, status) }
-
 // decide says what an answer means: who speaks, then what was said.
 func decide(to credential, status int, header http.Header, a *said) outcome {
 	bot, success := to.token != (secret{}), status/100 == 2
-	ofSlack, denied := a.ofSlack(bot, status), a.ok == false || a.success == false
 	o, known := meaningOf(a.code)
-	if ofSlack && (bot || success) && (a.ok == true || !bot && !denied && !known) {
+	ofThePost := slices.Contains([]int{400, 413, 422}, status) // so receivers find a post too large
+	// Slack speaks, or a receiver that speaks like it; else it is something in between.
+	ofSlack := a.ok == true || a.ok == false ||
+		!bot && (success || a.json || a.code != "" || ofThePost && !strings.HasPrefix(a.text, "<"))
+	ofSlack = ofSlack && status != 407 && status != 511
+	taken := a.ok == true || !bot && !known && a.ok != false && a.success != false
+	if ofSlack && taken && (bot || success) {
 		return outcome{class: delivered, status: status}
 	}
 	o.status, o.reason, o.wait = status, a.code, max(o.wait, namedWait(header.Get("Retry-After")))
@@ -279,7 +269,7 @@ func decide(to credential, status int, header http.Header, a *said) outcome {
 		o.reason = statusText(status)
 	}
 	switch {
-	case o.limited, status == http.StatusTooManyRequests, !known && limitWords.MatchString(a.explained+a.text):
+	case o.limited, status == 429, !known && limitWords.MatchString(a.explained+a.text):
 		o.class, o.limited = retry, true
 		o.wait = max(o.wait, namedWait(header.Get("Retry-After"), a.retryAfter,
 			header.Get("X-RateLimit-Reset-After"), header.Get("X-RateLimit-Reset")))
@@ -287,20 +277,17 @@ func decide(to credential, status int, header http.Header, a *said) outcome {
 	case a.broken && bot && success && a.text == "":
 		o.class, o.unsure, o.broken = retry, !ofSlack, !ofSlack
 		o.reason += ", but the answer broke off"
-	case status == http.StatusRequestEntityTooLarge: // whoever says it
-		o.class, o.tooMuch = badDestination, true
-	case status == http.StatusRequestTimeout,
-		status >= 500 && status != http.StatusNotImplemented && status != http.StatusNetworkAuthenticationRequired:
+	case status == 408, status >= 500 && status != 501 && status != 511:
 		o.class = retry
-	case !bot && (status/100 == 3 || status == http.StatusUnauthorized || status == http.StatusNotImplemented):
+	case !bot && (status/100 == 3 || status == 401 || status == 501):
 		o.class = badCredential
-	case !ofSlack:
-		o.class, o.tooMuch, o.unsure = inBetween, ofThePost(status), success
+	case !ofSlack && status != 413: // a 413 speaks of the post, whoever says it
+		o.class, o.tooMuch, o.unsure = inBetween, ofThePost, success
 		o.reason += ", not from Slack but from something in between: see the proxies, and the URL in the configuration"
 	default:
-		o.class, o.tooMuch = badDestination, ofThePost(status)
+		o.class, o.tooMuch = badDestination, ofThePost
 	}
-	o.unsure = o.unsure || status == http.StatusBadGateway || status == http.StatusGatewayTimeout
+	o.unsure = o.unsure || status == 502 || status == 504
 	o.reason = to.redact(join(o.reason, ": ", a.explained))
 	return o
 }
