@@ -16,7 +16,7 @@
 //	record.go   its lines; recent.go, the idempotency keys; quota.go, how much may wait
 //	deliver.go  lanes: one post at a time for each destination, in order; pauses and back-off
 //	reload.go   the configuration is read again, and what waits moves to where it leads then
-//	render.go   a message becomes what Slack gets; merge.go, several become one post
+//	render.go   a message becomes what Slack gets, and several become one post
 //	slack.go    one post to Slack and what became of it
 //	messages.go the operators' API: list, send again, drop
 //	stat.go     one table of counters, and everything that shows them; health
