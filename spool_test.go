@@ -1360,7 +1360,7 @@ func TestModel(t *testing.T) {
 	if s := os.Getenv("SEED"); s != "" {
 		fmt.Sscan(s, &seed)
 	}
-	for i := range rounds(400, 20) {
+	for i := range rounds(60, 4) {
 		if !t.Run(fmt.Sprint(i), func(t *testing.T) { runModel(t, uint64(seed)+uint64(i), (seed+int64(i))%10 == 0) }) {
 			t.Fatalf("SEED=%d shows it again", seed+int64(i))
 		}
@@ -1632,7 +1632,7 @@ func TestPowerCutsInProcess(t *testing.T) {
 	base, acknowledged := t.TempDir(), 0
 	p.dir = filepath.Join(base, "0")
 	removed := uint64(0)
-	for cut := range rounds(400, 20) {
+	for cut := range rounds(100, 4) {
 		p.s = openAlone(t, p.dir)
 		p.check(cut)
 		if p.next = filepath.Join(base, fmt.Sprint(cut+1)); os.Mkdir(p.next, 0o700) != nil || t.Failed() {
