@@ -1,24 +1,27 @@
 // Package cli is what slackboard-cli and slackboard-log share.
 //
-//	cli.go      the flags that say where a message goes and how hard to try, and what both print about themselves
-//	text.go     a text of any length, made fit for people
-//	message.go  the message, as a request for the server
-//	send.go     its way: one server after the other, round after round
-//	spool.go    the folder that keeps messages until a server has them
+//	cli.go   the flags that say where a message goes and how hard to try, and the message that is made of them
+//	text.go  a text of any length, made fit for people
+//	send.go  the way to the servers, and the folder that keeps messages until one has them
 //
 // A request is sent until a server answers: 200, it is taken; a refusal is final, no other server is asked. Every try
 // carries the same Idempotency-Key, in later runs as well, so that a server that was asked twice tells people once.
 package cli
 
 import (
+	"bytes"
 	"cmp"
+	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -27,25 +30,26 @@ import (
 // Number is the version of all three programs.
 const Number = "1.0.0"
 
+const (
+	maxRequest = 1 << 20 // what a server takes: bytes of a request's body
+	titleLimit = 1000    // characters
+)
+
 // Version is what -v prints, on one line.
 func Version(program string) string {
 	return fmt.Sprintf("%s %s %s %s/%s", program, Number, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
-// Flags say where a message goes and how hard to try.
+// Flags say where a message goes and how hard to try: FlagSet says what each is.
 type Flags struct {
-	program                    string
-	Servers                    string // comma separated: host, host:port, a URL, or unix:/path
-	Auth                       string // the token, or file:PATH
-	CACert, Cert, Key          string // files
-	Spool                      string // the folder that keeps messages until a server has them, "" for none
-	Tag, Channel               string // one of them
-	Username, Icon, Markup     string // with Channel; Markup is Slack's parse mode
-	Title                      string // above the text
-	Sync                       bool   // wait until Slack has the message
-	Check                      bool   // ask the servers, and send nothing
-	RetryMax                   uint   // rounds after the first
+	program, Servers, Auth, CACert, Cert, Key, Spool, Tag, Channel, Username, Icon, Markup, Title string
+
+	Sync, Check                bool
+	RetryMax                   uint
 	RetryWaitMin, RetryWaitMax time.Duration
+
+	servers []server // as Ready reads them
+	token   string
 }
 
 // FlagSet returns the flags of a program, which adds its own to them. No default comes from the environment: the
@@ -114,19 +118,16 @@ func (f *Flags) Parse(fs *flag.FlagSet, args []string, usage string) error {
 
 // misread returns what flag takes for something else than the user means.
 func (f *Flags) misread(fs *flag.FlagSet, args []string) (err error) {
+	value := fs.Arg(0) // a word that flag takes for the end of the flags, after a flag that needs no value
+	isStray := slices.Contains([]string{"true", "false", "1", "0"}, value) && strings.HasPrefix(fs.Arg(1), "-")
 	fs.Visit(func(given *flag.Flag) {
+		last := args[len(args)-fs.NArg()-1]
 		if f.Channel == "" && strings.Contains("u i p C", given.Name) {
 			err = fmt.Errorf("-%s goes with -c: for a tag, the server's configuration says it", given.Name)
+		} else if isStray && strings.TrimLeft(last, "-") == given.Name {
+			err = fmt.Errorf("%s %s: write %[1]s=%[2]s", last, value)
 		}
 	})
-	if rest := fs.Args(); len(rest) > 1 && strings.HasPrefix(rest[1], "-") && len(rest) < len(args) {
-		isBool := map[string]bool{"true": true, "false": true, "1": true, "0": true}
-		before := args[len(args)-len(rest)-1]
-		of := fs.Lookup(strings.TrimLeft(before, "-"))
-		if of != nil && before[0] == '-' && isBool[of.DefValue] && isBool[rest[0]] {
-			err = fmt.Errorf("%s %s: write %[1]s=%[2]s", before, rest[0])
-		}
-	}
 	return err
 }
 
@@ -150,4 +151,74 @@ func (f *Flags) Wrong() error {
 // Complain tells the user about err in one line.
 func (f *Flags) Complain(err error) {
 	fmt.Fprintf(os.Stderr, "%s: %s\n", f.program, strings.ReplaceAll(err.Error(), "\n", "; "))
+}
+
+// Message is what to tell people.
+type Message struct {
+	Text  func(limit int) string // the text, cut to a number of characters before it is escaped
+	Level string                 // message, info, warn or crit
+	Color string                 // with a channel: good, warning, danger or a code; goes before Level's
+}
+
+// request is a message on its way. This is also what the spool keeps of it: there is no token in it.
+type request struct {
+	Path string          `json:"path"`
+	To   string          `json:"to,omitempty"` // the tag or the channel
+	Key  string          `json:"key"`          // by which a server knows one that it has taken already
+	Body json.RawMessage `json:"body"`         // nil: the request is a question
+}
+
+// request returns m as a request. It cuts as much of the text as a server would not take.
+func (f *Flags) request(m Message) request {
+	r := request{Path: "/notify", To: cmp.Or(f.Tag, channel(f.Channel)), Key: rand.Text()}
+	if f.Tag == "" {
+		r.Path = "/notify-directly"
+	}
+	for limit := maxRequest; ; limit = limit / 16 * 15 * maxRequest / len(r.Body) {
+		if r.Body = encode(f.body(m, m.Text(limit))); len(r.Body) <= maxRequest || limit == 0 {
+			return r
+		}
+	}
+}
+
+// body returns the message as the server knows it.
+func (f *Flags) body(m Message, text string) map[string]any {
+	host, _ := os.Hostname()
+	title := Cut(f.Title, titleLimit, Plain)
+	if f.Tag != "" {
+		return map[string]any{
+			"tag": f.Tag, "host": host, "text": text, "level": m.Level, "title": title, "sync": f.Sync,
+		}
+	}
+	payload := map[string]any{
+		"channel": channel(f.Channel), "username": f.Username, "icon_emoji": f.Icon, "parse": f.Markup,
+	}
+	color := cmp.Or(m.Color, map[string]string{"info": "#00ff00", "warn": "#ffdd00", "crit": "#ff0000"}[m.Level])
+	if color == "" && title == "" {
+		payload["text"] = text
+	} else {
+		payload["attachments"] = []map[string]any{{
+			"color": color, "title": title, "text": text, "footer": host, "mrkdwn_in": []string{"text"},
+			"fallback": strings.TrimPrefix(title+": "+text, ": "), // what notifications show
+		}}
+	}
+	return map[string]any{"payload": payload, "host": host, "sync": f.Sync}
+}
+
+// channel puts # in front of a channel's name, except of #names, @names and ids of channels, direct messages, groups
+// and users.
+func channel(name string) string {
+	if regexp.MustCompile(`^([#@].*|[CDGU][A-Z0-9]{8,}|)$`).MatchString(name) {
+		return name
+	}
+	return "#" + name
+}
+
+// encode returns v as JSON. Bytes that are not UTF-8 become U+FFFD; & < > stay one byte each.
+func encode(v any) []byte {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	e.Encode(v) // of strings and booleans: no error
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // keptHalf is how much of a text is kept, of its beginning and of its end.
-const keptHalf = MaxRequest / 2
+const keptHalf = maxRequest / 2
 
 // Text keeps the first and the last keptHalf bytes of what is written to it.
 type Text struct {
