@@ -1,25 +1,21 @@
 // Package cli is what slackboard-cli and slackboard-log share.
 //
-//	cli.go   the flags that say where a message goes and how hard to try, and the message that is made of them
+//	cli.go   the flags that say where a message goes and how hard to try
 //	text.go  a text of any length, made fit for people
-//	send.go  the way to the servers, and the folder that keeps messages until one has them
+//	send.go  the message as a request, its way to the servers, and the folder that keeps it until one has it
 //
 // A request is sent until a server answers: 200, it is taken; a refusal is final, no other server is asked. Every try
 // carries the same Idempotency-Key, in later runs as well, so that a server that was asked twice tells people once.
 package cli
 
 import (
-	"bytes"
 	"cmp"
-	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
-	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -30,19 +26,19 @@ import (
 // Number is the version of all three programs.
 const Number = "1.0.0"
 
-const (
-	maxRequest = 1 << 20 // what a server takes: bytes of a request's body
-	titleLimit = 1000    // characters
-)
-
 // Version is what -v prints, on one line.
 func Version(program string) string {
 	return fmt.Sprintf("%s %s %s %s/%s", program, Number, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
-// Flags say where a message goes and how hard to try: FlagSet says what each is.
+// Flags say what a message is, where it goes and how hard to try: FlagSet has the meaning of each.
 type Flags struct {
-	program, Servers, Auth, CACert, Cert, Key, Spool, Tag, Channel, Username, Icon, Markup, Title string
+	program                                     string
+	Servers, Auth, CACert, Cert, Key, Spool     string
+	Tag, Channel, Username, Icon, Markup, Title string
+
+	Level, Color string                 // message, info, warn or crit; and with Channel, instead of Level's own
+	Text         func(limit int) string // the text, cut to a number of characters before it is escaped
 
 	Sync, Check                bool
 	RetryMax                   uint
@@ -89,16 +85,16 @@ func TimeVar(fs *flag.FlagSet, t *time.Duration, name string, usage string) {
 }
 
 // Parse reads args into fs and f, and then the environment for what they leave out. It answers -h and -v itself, and
-// returns flag.ErrHelp then.
+// returns flag.ErrHelp then. What flag takes for something else than the user means is an error, too.
 func (f *Flags) Parse(fs *flag.FlagSet, args []string, usage string) error {
 	if !signal.Ignored(syscall.SIGPIPE) { // nobody reads what we print: no reason to die
 		signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	}
-	var showVersion bool
-	fs.BoolVar(&showVersion, "v", false, "print the version and exit")
-	fs.BoolVar(&showVersion, "version", false, "print the version and exit, like -v")
+	showVersion := fs.Bool("v", false, "print the version and exit")
+	fs.BoolVar(showVersion, "version", false, "print the version and exit, like -v")
 	fs.SetOutput(io.Discard) // its errors are told in one line, by the caller
-	switch err := fs.Parse(args); {
+	err := fs.Parse(args)
+	switch {
 	case errors.Is(err, flag.ErrHelp):
 		fmt.Print(usage, "\nFlags (a TIME is a number with a unit: 500ms, 30s, 2h):\n")
 		fs.SetOutput(os.Stdout)
@@ -106,19 +102,14 @@ func (f *Flags) Parse(fs *flag.FlagSet, args []string, usage string) error {
 		return flag.ErrHelp
 	case err != nil:
 		return fmt.Errorf("%w: see %s -h", err, f.program)
-	case showVersion:
+	case *showVersion:
 		fmt.Println(Version(f.program))
 		return flag.ErrHelp
 	}
 	f.Servers = cmp.Or(f.Servers, os.Getenv("SLACKBOARD_SERVER"))
 	f.Auth = cmp.Or(f.Auth, os.Getenv("SLACKBOARD_AUTH_TOKEN"))
 	f.Spool = cmp.Or(f.Spool, os.Getenv("SLACKBOARD_SPOOL"))
-	return f.misread(fs, args)
-}
-
-// misread returns what flag takes for something else than the user means.
-func (f *Flags) misread(fs *flag.FlagSet, args []string) (err error) {
-	value := fs.Arg(0) // a word that flag takes for the end of the flags, after a flag that needs no value
+	value := fs.Arg(0) // true in "-tee true -- job": flag takes it for the end of the flags
 	isStray := slices.Contains([]string{"true", "false", "1", "0"}, value) && strings.HasPrefix(fs.Arg(1), "-")
 	fs.Visit(func(given *flag.Flag) {
 		last := args[len(args)-fs.NArg()-1]
@@ -151,74 +142,4 @@ func (f *Flags) Wrong() error {
 // Complain tells the user about err in one line.
 func (f *Flags) Complain(err error) {
 	fmt.Fprintf(os.Stderr, "%s: %s\n", f.program, strings.ReplaceAll(err.Error(), "\n", "; "))
-}
-
-// Message is what to tell people.
-type Message struct {
-	Text  func(limit int) string // the text, cut to a number of characters before it is escaped
-	Level string                 // message, info, warn or crit
-	Color string                 // with a channel: good, warning, danger or a code; goes before Level's
-}
-
-// request is a message on its way. This is also what the spool keeps of it: there is no token in it.
-type request struct {
-	Path string          `json:"path"`
-	To   string          `json:"to,omitempty"` // the tag or the channel
-	Key  string          `json:"key"`          // by which a server knows one that it has taken already
-	Body json.RawMessage `json:"body"`         // nil: the request is a question
-}
-
-// request returns m as a request. It cuts as much of the text as a server would not take.
-func (f *Flags) request(m Message) request {
-	r := request{Path: "/notify", To: cmp.Or(f.Tag, channel(f.Channel)), Key: rand.Text()}
-	if f.Tag == "" {
-		r.Path = "/notify-directly"
-	}
-	for limit := maxRequest; ; limit = limit / 16 * 15 * maxRequest / len(r.Body) {
-		if r.Body = encode(f.body(m, m.Text(limit))); len(r.Body) <= maxRequest || limit == 0 {
-			return r
-		}
-	}
-}
-
-// body returns the message as the server knows it.
-func (f *Flags) body(m Message, text string) map[string]any {
-	host, _ := os.Hostname()
-	title := Cut(f.Title, titleLimit, Plain)
-	if f.Tag != "" {
-		return map[string]any{
-			"tag": f.Tag, "host": host, "text": text, "level": m.Level, "title": title, "sync": f.Sync,
-		}
-	}
-	payload := map[string]any{
-		"channel": channel(f.Channel), "username": f.Username, "icon_emoji": f.Icon, "parse": f.Markup,
-	}
-	color := cmp.Or(m.Color, map[string]string{"info": "#00ff00", "warn": "#ffdd00", "crit": "#ff0000"}[m.Level])
-	if color == "" && title == "" {
-		payload["text"] = text
-	} else {
-		payload["attachments"] = []map[string]any{{
-			"color": color, "title": title, "text": text, "footer": host, "mrkdwn_in": []string{"text"},
-			"fallback": strings.TrimPrefix(title+": "+text, ": "), // what notifications show
-		}}
-	}
-	return map[string]any{"payload": payload, "host": host, "sync": f.Sync}
-}
-
-// channel puts # in front of a channel's name, except of #names, @names and ids of channels, direct messages, groups
-// and users.
-func channel(name string) string {
-	if regexp.MustCompile(`^([#@].*|[CDGU][A-Z0-9]{8,}|)$`).MatchString(name) {
-		return name
-	}
-	return "#" + name
-}
-
-// encode returns v as JSON. Bytes that are not UTF-8 become U+FFFD; & < > stay one byte each.
-func encode(v any) []byte {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	e.Encode(v) // of strings and booleans: no error
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }

@@ -37,7 +37,7 @@ func TestParseServers(t *testing.T) {
 
 // Whatever lies in the spool is set aside, or stays as it is while no server answers.
 func FuzzSpool(f *testing.F) {
-	f.Add(encode((&Flags{Tag: "a"}).request(Message{Text: func(int) string { return "<hi>" }})))
+	f.Add(encode((&Flags{Tag: "a", Text: func(int) string { return "<hi>" }}).request()))
 	f.Add([]byte(`{"path":"/notify","key":"K","body":{}}`))
 	f.Add([]byte(`{"path":"/notify","key":"K","body":null} x`))
 	f.Add([]byte(`{"path":" %","key":"\n"}`))

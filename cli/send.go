@@ -1,13 +1,16 @@
 package cli
 
-// The way to the servers: one after the other, round after round; and the spool, a folder that keeps messages until a
-// server has them: one file each, DIR/20060102T150405.000000000Z-KEY.json, for its owner only. Names sort by time. The
-// oldest goes first; what a server refuses for good becomes *.bad. Nothing else in the folder is touched.
+// The message as a request, and its way to the servers: one after the other, round after round.
+//
+// The spool is a folder that keeps messages until a server has them: one file each, for its owner only,
+// DIR/20060102T150405.000000000Z-KEY.json. Names sort by time, and the oldest goes first; what a server refuses for
+// good becomes *.bad. Nothing else in the folder is touched.
 
 import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -33,13 +36,76 @@ const (
 	answerTimeout  = 60 * time.Second // long, because a sync answer waits for Slack
 	drainTime      = 10 * time.Second // for what other runs have left, and for those to end that are sending it
 	defaultPort    = "29800"
+	maxRequest     = 1 << 20 // what a server takes: bytes of a request's body
+	titleLimit     = 1000    // characters
 )
+
+// request is a message on its way. This is also what the spool keeps of it: there is no token in it.
+type request struct {
+	Path string          `json:"path"`
+	To   string          `json:"to,omitempty"` // the tag or the channel
+	Key  string          `json:"key"`          // by which a server knows one that it has taken already
+	Body json.RawMessage `json:"body"`         // nil: the request is a question
+}
+
+// request returns the message as a request. It cuts as much of the text as a server would not take.
+func (f *Flags) request() request {
+	r := request{Path: "/notify", To: cmp.Or(f.Tag, channel(f.Channel)), Key: rand.Text()}
+	if f.Tag == "" {
+		r.Path = "/notify-directly"
+	}
+	for limit := maxRequest; ; limit = limit / 16 * 15 * maxRequest / len(r.Body) {
+		if r.Body = encode(f.body(f.Text(limit))); len(r.Body) <= maxRequest || limit == 0 {
+			return r
+		}
+	}
+}
+
+// body returns the message as the server knows it.
+func (f *Flags) body(text string) map[string]any {
+	host, _ := os.Hostname()
+	title := Cut(f.Title, titleLimit, Plain)
+	body := map[string]any{"tag": f.Tag, "host": host, "text": text, "level": f.Level, "title": title, "sync": f.Sync}
+	if f.Tag != "" {
+		return body
+	}
+	payload := map[string]any{
+		"channel": channel(f.Channel), "username": f.Username, "icon_emoji": f.Icon, "parse": f.Markup,
+	}
+	color := cmp.Or(f.Color, map[string]string{"info": "#00ff00", "warn": "#ffdd00", "crit": "#ff0000"}[f.Level])
+	if color == "" && title == "" {
+		payload["text"] = text
+	} else {
+		payload["attachments"] = []map[string]any{{
+			"color": color, "title": title, "text": text, "footer": host, "mrkdwn_in": []string{"text"},
+			"fallback": strings.TrimPrefix(title+": "+text, ": "), // what notifications show
+		}}
+	}
+	return map[string]any{"payload": payload, "host": host, "sync": f.Sync}
+}
+
+// channel puts # in front of a channel's name, except of #names, @names and ids of channels, direct messages, groups
+// and users.
+func channel(name string) string {
+	if regexp.MustCompile(`^[#@]|^[CDGU][A-Z0-9]{8,}$|^$`).MatchString(name) {
+		return name
+	}
+	return "#" + name
+}
+
+// encode returns v as JSON. Bytes that are not UTF-8 become U+FFFD; & < > stay one byte each.
+func encode(v any) []byte {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	e.Encode(v) // of strings and booleans: no error
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
+}
 
 // server is one place where requests go.
 type server struct {
-	name   string // for people: unix:/path or host:port
-	base   string // the URL in front of /notify
-	client *http.Client
+	name, base string // for people: unix:/path or host:port; and the URL in front of /notify
+	client     *http.Client
 }
 
 // parseServers reads the argument of -s. There is at least one server in what it returns. Their clients use no proxy:
@@ -48,10 +114,10 @@ type server struct {
 func parseServers(list string, config *tls.Config) (servers []server, err error) {
 	for name := range strings.SplitSeq(list, ",") {
 		name = strings.TrimSpace(name)
-		socket, isUnix := strings.CutPrefix(name, "unix:")
 		address, isURL := strings.TrimRight(name, "/"), strings.Contains(name, "://")
-		if isUnix && socket != "" {
-			address = "http://localhost"
+		network, socket := "tcp", ""
+		if path, ok := strings.CutPrefix(name, "unix:"); ok && path != "" {
+			address, network, socket = "http://localhost", "unix", path
 		} else if !isURL {
 			address = "http://" + address
 		}
@@ -59,20 +125,18 @@ func parseServers(list string, config *tls.Config) (servers []server, err error)
 		if err != nil || u.Hostname() == "" || name == "unix:" || u.Scheme != "http" && u.Scheme != "https" {
 			return nil, fmt.Errorf("%q is not a server: host, host:port, http://…, https://… or unix:/path", name)
 		}
-		if !isUnix && !isURL && u.Port() == "" {
+		if socket == "" && !isURL && u.Port() == "" {
 			u.Host = net.JoinHostPort(u.Hostname(), defaultPort)
 		}
-		if !isUnix {
+		if socket == "" {
 			name = u.Host
 		}
-		dial := func(ctx context.Context, network, address string) (net.Conn, error) {
-			if isUnix {
-				network, address = "unix", socket
-			}
-			return (&net.Dialer{Timeout: connectTimeout}).DialContext(ctx, network, address)
+		dial := func(ctx context.Context, _, address string) (net.Conn, error) {
+			return (&net.Dialer{Timeout: connectTimeout}).DialContext(ctx, network, cmp.Or(socket, address))
 		}
+		transport := &http.Transport{DialContext: dial, TLSClientConfig: config, TLSHandshakeTimeout: connectTimeout}
 		servers = append(servers, server{name, u.String(), &http.Client{
-			Transport:     &http.Transport{DialContext: dial, TLSClientConfig: config, TLSHandshakeTimeout: connectTimeout},
+			Transport:     transport,
 			Timeout:       connectTimeout + answerTimeout,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		}})
@@ -138,10 +202,10 @@ type failure struct {
 	wait    time.Duration // what the server asks for before the next try, 0 if it does not say
 }
 
-// Send hands m to a server, tells the user if that fails, and returns the exit status. With a spool, m is stored first
-// and sent after what the spool keeps already: then a server that cannot be reached is no failure.
-func (f *Flags) Send(ctx context.Context, m Message) int {
-	r, isKept, send := f.request(m), false, f.insist
+// Send hands the message to a server, tells the user if that fails, and returns the exit status. With a spool, it is
+// stored first and sent after what the spool keeps already: then a server that cannot be reached is no failure.
+func (f *Flags) Send(ctx context.Context) int {
+	r, isKept, send := f.request(), false, f.insist
 	if f.Spool != "" && !f.Sync {
 		if err := store(f.Spool, r); err == nil {
 			isKept, send = true, f.drain
@@ -257,6 +321,7 @@ func store(dir string, r request) error {
 	}
 	name := time.Now().UTC().Format("20060102T150405.000000000Z") + "-" + r.Key + ".json"
 	tmp := filepath.Join(dir, ".new-"+r.Key)
+	defer os.Remove(tmp) // unless it is renamed
 	err := os.WriteFile(tmp, encode(r), 0o600)
 	if err == nil {
 		err = syncPath(tmp)
@@ -266,9 +331,6 @@ func store(dir string, r request) error {
 	}
 	if err == nil {
 		err = syncPath(dir)
-	}
-	if err != nil {
-		os.Remove(tmp)
 	}
 	return err
 }
@@ -307,12 +369,8 @@ func (f *Flags) drain(ctx context.Context, own request) failure {
 		if isOwn {
 			until = ctx
 		}
-		content, err := os.ReadFile(path)
-		if err != nil {
-			f.Complain(fmt.Errorf("-spool: %w", err))
-			continue
-		}
 		var r request
+		content, err := os.ReadFile(path)
 		fail := failure{err: errors.New("it is not a request"), refused: true}
 		if json.Unmarshal(content, &r) == nil {
 			fail = blocked[r.To]
@@ -321,6 +379,7 @@ func (f *Flags) drain(ctx context.Context, own request) failure {
 			fail = f.round(until, r)
 		}
 		switch {
+		case err != nil: // another user's
 		case fail.err == nil || fail.refused && isOwn:
 			err = os.Remove(path) // one that comes back after a power cut is known to the server by its key
 		case fail.refused:

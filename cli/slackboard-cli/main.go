@@ -33,15 +33,15 @@ func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int {
 	var to cli.Flags
-	m := cli.Message{Level: "message"}
+	to.Level = "message"
 	flags := to.FlagSet("slackboard-cli")
 	flags.Func("l", "`LEVEL`: message (the default), info, warn or warning, crit or error", func(s string) error {
-		if m.Level = levels[s]; m.Level == "" {
+		if to.Level = levels[s]; to.Level == "" {
 			return errors.New("want message, info, warn, warning, crit or error")
 		}
 		return nil
 	})
-	flags.StringVar(&m.Color, "C", "", "with -c: `COLOR` of the bar: good, warning, danger or a code like #00ff00")
+	flags.StringVar(&to.Color, "C", "", "with -c: `COLOR` of the bar: good, warning, danger or a code like #00ff00")
 	escape := flags.Bool("escape", false, "show the text as it is: & < > are no markup; leave out colors")
 	code := flags.Bool("code", false, "show the text as it is, in a block of code: tables stay tables")
 	err := to.Parse(flags, args, usage)
@@ -72,22 +72,20 @@ func run(args []string) int {
 	case *escape:
 		clean, show = cli.Shown, cli.Escape
 	}
-	m.Text = func(limit int) string { return show(text.Cut(limit, clean)) }
-	return to.Send(context.Background(), m)
+	to.Text = func(limit int) string { return show(text.Cut(limit, clean)) }
+	return to.Send(context.Background())
 }
 
 // read reads standard input into text.
 func read(text *cli.Text, complain func(error)) error {
-	say := errors.New("waiting for the end of standard input (at a terminal: Ctrl-D)")
-	waits := time.AfterFunc(quiet, func() { complain(say) })
+	waits := time.AfterFunc(quiet, func() {
+		complain(errors.New("waiting for the end of standard input (at a terminal: Ctrl-D)"))
+	})
 	defer waits.Stop()
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := os.Stdin.Read(buf)
 		text.Write(buf[:n])
-		if waits.Stop() { // else it has been said
-			waits.Reset(quiet)
-		}
 		switch {
 		case err == io.EOF && text.Total == 0:
 			return errors.New("standard input is empty: there is nothing to send")
@@ -95,6 +93,8 @@ func read(text *cli.Text, complain func(error)) error {
 			return nil
 		case err != nil:
 			return fmt.Errorf("standard input: %w", err)
+		case waits.Stop(): // else it has been said
+			waits.Reset(quiet)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math"
 	"os"
@@ -20,13 +21,9 @@ import (
 	"slackboard/cli"
 )
 
-const (
-	pipeSize = 64 << 10 // what a pipe holds: one read empties it
-
-	// grace is how long the command's children may go on after it has ended: those that hold its output open, and those
-	// that were told to end with it.
-	grace = 2 * time.Second
-)
+// grace is how long the command's children may go on after it has ended: those that hold its output open, and those
+// that were told to end with it.
+const grace = 2 * time.Second
 
 // command is what people want to run, while it runs, and what it leaves.
 type command struct {
@@ -35,10 +32,10 @@ type command struct {
 	logPath            string
 	timeout, killAfter time.Duration
 
-	args    []string
-	pid     int
-	isGroup bool // it has a process group of its own
-	told    bool // to end: then its children end with it
+	cmd     *exec.Cmd
+	signals chan os.Signal // that we get: for the command; after its end they are for us
+	isGroup bool           // it has a process group of its own
+	told    bool           // to end: then its children end with it
 
 	files  []*os.File    // that may hold us up: the pipes, and a FIFO as the -log file
 	copied chan struct{} // closed when all pipes have come to their end
@@ -52,23 +49,18 @@ type command struct {
 	err     error // nil if it succeeded
 }
 
-// catchSignals keeps the signals for the command from ending us. One that we ignore (nohup) it goes on to ignore.
-func catchSignals() <-chan os.Signal {
-	signals := make(chan os.Signal, 16)
+// run runs args with our standard input, environment and folder, and returns once it has ended and its output is
+// copied. A -log file that cannot be opened is told, and args runs all the same.
+func (c *command) run(args []string) {
+	c.cmd, c.started = exec.Command(args[0], args[1:]...), time.Now()
+	c.signals, c.copied = make(chan os.Signal, 16), make(chan struct{})
 	for _, s := range []os.Signal{
 		syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2,
 	} {
-		if !signal.Ignored(s) {
-			signal.Notify(signals, s)
+		if !signal.Ignored(s) { // as under nohup: the command ignores it, too
+			signal.Notify(c.signals, s)
 		}
 	}
-	return signals
-}
-
-// run runs args with our standard input, environment and folder, and returns once it has ended and its output is
-// copied. A -log file that cannot be opened is told, and args runs all the same.
-func (c *command) run(args []string, signals <-chan os.Signal) {
-	c.args, c.started, c.copied = args, time.Now(), make(chan struct{})
 	if c.logPath != "" {
 		// O_NONBLOCK: a FIFO that nobody reads is an error, and does not hold up the command.
 		var err error
@@ -79,20 +71,20 @@ func (c *command) run(args []string, signals <-chan os.Signal) {
 		c.files = append(c.files, c.log)
 	}
 	adoptOrphans()
-	if c.err = c.start(); c.err != nil { // the status is the shell's
-		c.status = 126
-		if errors.Is(c.err, exec.ErrNotFound) || errors.Is(c.err, fs.ErrNotExist) {
-			c.status = 127
-			if strings.ContainsAny(args[0], " |&;<>()$=*") {
-				c.err = fmt.Errorf("%w; for a shell line: -- sh -c '…'", c.err)
-			}
+	switch c.err = c.start(); {
+	case c.err == nil:
+		c.wait()
+		c.took = time.Since(c.started)
+		signal.Ignore(syscall.SIGUSR1, syscall.SIGUSR2) // they were for the command
+		c.settle()
+	case !errors.Is(c.err, exec.ErrNotFound) && !errors.Is(c.err, fs.ErrNotExist):
+		c.status = 126 // as the shell's
+	default:
+		c.status = 127
+		if strings.ContainsAny(args[0], " |&;<>()$=*") {
+			c.err = fmt.Errorf("%w; for a shell line: -- sh -c '…'", c.err)
 		}
-		return
 	}
-	c.wait(signals)
-	c.took = time.Since(c.started)
-	signal.Ignore(syscall.SIGUSR1, syscall.SIGUSR2) // they were for the command
-	c.settle(signals)
 	c.mu.Lock() // for good: nothing is copied any more
 	if err := c.log.Close(); c.log != nil && err != nil {
 		c.Complain(fmt.Errorf("-log: %w", err))
@@ -104,11 +96,10 @@ func (c *command) run(args []string, signals <-chan os.Signal) {
 // from it in another, and sends Ctrl-C to the one in its foreground only.
 func (c *command) start() error {
 	c.isGroup = !inForeground()
-	cmd := exec.Command(c.args[0], c.args[1:]...)
-	if errors.Is(cmd.Err, exec.ErrDot) { // the PATH says so
-		cmd.Err = nil
+	if errors.Is(c.cmd.Err, exec.ErrDot) { // the PATH says so
+		c.cmd.Err = nil
 	}
-	cmd.Stdin, cmd.SysProcAttr = os.Stdin, &syscall.SysProcAttr{Setpgid: c.isGroup}
+	c.cmd.Stdin, c.cmd.SysProcAttr = os.Stdin, &syscall.SysProcAttr{Setpgid: c.isGroup}
 	tees := []*os.File{nil}
 	if c.tee {
 		tees = []*os.File{os.Stdout, os.Stderr}
@@ -120,19 +111,12 @@ func (c *command) start() error {
 			return err
 		}
 		defer w.Close() // after the start: the command has its own
-		if cmd.Stdout == nil {
-			cmd.Stdout = w
-		}
-		cmd.Stderr = w
+		c.cmd.Stdout, c.cmd.Stderr = cmp.Or[io.Writer](c.cmd.Stdout, w), w
 		c.files = append(c.files, r)
 		streams.Go(func() { c.copy(r, tee) })
 	}
 	go func() { streams.Wait(); close(c.copied) }()
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	c.pid = cmd.Process.Pid
-	return nil
+	return c.cmd.Start()
 }
 
 // inForeground tells whether we are in the foreground of a terminal: tcgetpgrp(3).
@@ -151,7 +135,7 @@ func inForeground() bool {
 // be without us: by SIGPIPE.
 func (c *command) copy(r, tee *os.File) {
 	defer r.Close()
-	buf := make([]byte, pipeSize)
+	buf := make([]byte, 64<<10) // what a pipe holds: one read empties it
 	for end := error(nil); end == nil; {
 		var n int
 		if n, end = r.Read(buf); errors.Is(end, os.ErrDeadlineExceeded) { // what came before it may wait in the pipe
@@ -180,13 +164,13 @@ func (c *command) pass(p []byte, file **os.File, flag string) (err error) {
 }
 
 // wait waits for the command's end. Until then it gets our signals, and those that its time brings.
-func (c *command) wait(signals <-chan os.Signal) {
+func (c *command) wait() {
 	ended := make(chan syscall.WaitStatus, 1)
 	go c.reap(ended)
 	term, kill := time.After(cmp.Or(c.timeout, math.MaxInt64)), (<-chan time.Time)(nil)
 	for {
 		select {
-		case s := <-signals:
+		case s := <-c.signals:
 			if c.isGroup || s != syscall.SIGINT && s != syscall.SIGQUIT { // those the terminal sent to it as well
 				c.signal(s.(syscall.Signal))
 			}
@@ -218,7 +202,7 @@ func (c *command) reap(ended chan<- syscall.WaitStatus) {
 		switch pid, err := syscall.Wait4(-1, &status, 0, nil); {
 		case err == syscall.ECHILD:
 			return
-		case pid == c.pid:
+		case pid == c.cmd.Process.Pid:
 			ended <- status
 		}
 	}
@@ -226,7 +210,7 @@ func (c *command) reap(ended chan<- syscall.WaitStatus) {
 
 // signal sends s to the command's group. In ours there is also who called us: there only the command gets it.
 func (c *command) signal(s syscall.Signal) {
-	target := c.pid
+	target := c.cmd.Process.Pid
 	if c.isGroup {
 		target = -target
 	}
@@ -239,12 +223,12 @@ func (c *command) signal(s syscall.Signal) {
 
 // settle returns when the output is at its end and, if the command was told to end, its group is empty: after the grace
 // at the latest, unless those who read our own output are slower. Then a signal says that nobody has the patience.
-func (c *command) settle(signals <-chan os.Signal) {
+func (c *command) settle() {
 	over := time.Now().Add(grace)
 	for _, f := range c.files {
 		f.SetDeadline(over) // fails where it is not needed: for a plain file, or none
 	}
-	lingers := func() bool { return c.told && c.isGroup && syscall.Kill(-c.pid, 0) == nil }
+	lingers := func() bool { return c.told && c.isGroup && syscall.Kill(-c.cmd.Process.Pid, 0) == nil }
 	for lingers() && time.Now().Before(over) {
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -255,7 +239,7 @@ func (c *command) settle(signals <-chan os.Signal) {
 		select {
 		case <-c.copied:
 			return
-		case <-signals:
+		case <-c.signals:
 			if time.Now().After(over) {
 				return
 			}

@@ -61,37 +61,31 @@ func run(args []string) int {
 	case c.Check:
 		return c.Report()
 	}
-	if *notify {
-		if err := c.Ready(); err != nil {
-			c.Complain(err)
-		}
+	if err := c.Ready(); err != nil && *notify {
+		c.Complain(err)
 	}
-	signals := catchSignals()
-	c.run(flags.Args(), signals)
+	c.run(flags.Args())
 	if c.err != nil {
 		fmt.Fprint(os.Stderr, c.report(false))
 	}
 	if *notify {
-		c.notify(signals, *always)
+		c.notify(*always)
 	}
 	return c.status
 }
 
 // notify tells Slack how the command ended if that is worth telling, and sends what earlier runs have kept. A signal
 // ends it.
-func (c *command) notify(signals <-chan os.Signal, always bool) {
+func (c *command) notify(always bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), notifyTime)
-	go func() { <-signals; cancel() }()
-	level := "crit"
-	if c.err == nil {
-		level = "info"
-	}
+	go func() { <-c.signals; cancel() }()
 	if c.err == nil && !always {
 		c.Flush(ctx)
 		return
 	}
-	text := c.report(true)
-	c.Send(ctx, cli.Message{Text: func(int) string { return text }, Level: level})
+	c.Text = func(int) string { return c.report(true) }
+	c.Level = map[bool]string{true: "info", false: "crit"}[c.err == nil]
+	c.Send(ctx)
 }
 
 // report says what happened, in the original's order. For Slack it has excerpts, as a terminal shows them, in which
@@ -102,23 +96,20 @@ func (c *command) report(forSlack bool) string {
 	switch {
 	case forSlack:
 		show = func(s string) string { return cli.Harmless(cli.Cut(s, excerptLength, cli.Shown)) }
-		output = "Output:\n"
-		if c.kept.Total > 0 {
-			output += cli.Code(c.kept.Cut(excerptLength, cli.Shown))
-		}
+		output = "Output:\n" + strings.TrimPrefix(cli.Code(c.kept.Cut(excerptLength, cli.Shown)), cli.Code(""))
 	case c.tee:
 		output = ""
 	case !strings.HasSuffix(output, "\n"):
 		output += "\n"
 	}
 	host, _ := os.Hostname()
-	args := strings.Join(c.args, " ")
+	args := c.cmd.Args
 	if c.noArgs {
-		args = c.args[0]
+		args = args[:1]
 	}
 	text := fmt.Sprintf("Host: %s\nCommand: %s\nStarted: %s\nTook: %v\n%sExit status: %d\n",
-		show(host), show(args), c.started.Format("2006-01-02 15:04:05 MST"), c.took.Round(time.Millisecond),
-		output, c.status)
+		show(host), show(strings.Join(args, " ")), c.started.Format("2006-01-02 15:04:05 MST"),
+		c.took.Round(time.Millisecond), output, c.status)
 	if c.err != nil {
 		text += "Error: " + show(c.err.Error()) + "\n"
 	}
