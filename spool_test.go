@@ -1489,8 +1489,9 @@ func (p *powerCuts) sync(f *os.File) error {
 		p.synced = nil
 	}
 	p.of = s.newest
-	size, pending := len(p.synced), make([]byte, 4<<20)
+	size, pending := min(len(p.synced), int(s.segments[s.newest].size)), make([]byte, 4<<20) // behind it may be what the cut before has torn
 	n, _ := f.ReadAt(pending, int64(size))
+	before := append(p.synced, make([]byte, n)...)
 	now := append(p.synced[:size:size], bytes.TrimRight(pending[:n], "\x00")...)
 	if p.cutAt--; p.cutAt >= 0 {
 		p.synced = now
@@ -1499,7 +1500,7 @@ func (p *powerCuts) sync(f *os.File) error {
 	mixed := false
 	for at := size &^ 511; at < len(now); at += 512 {
 		if from := max(at, size); p.random.IntN(2) == 0 {
-			clear(now[from:min(at+512, len(now))])
+			copy(now[from:min(at+512, len(now))], before[from:])
 			mixed = true
 		}
 	}
@@ -1632,7 +1633,7 @@ func TestPowerCutsInProcess(t *testing.T) {
 	base, acknowledged := t.TempDir(), 0
 	p.dir = filepath.Join(base, "0")
 	removed := uint64(0)
-	for cut := range rounds(100, 4) {
+	for cut := range rounds(200, 15) {
 		p.s = openAlone(t, p.dir)
 		p.check(cut)
 		if p.next = filepath.Join(base, fmt.Sprint(cut+1)); os.Mkdir(p.next, 0o700) != nil || t.Failed() {
