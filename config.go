@@ -41,17 +41,19 @@ func (s secret) reveal() string {
 	return s.text.Value()
 }
 
-func (s secret) String() string {
+// MarshalText is what logs and JSON show.
+func (s secret) MarshalText() ([]byte, error) {
 	if s == (secret{}) {
-		return ""
+		return nil, nil
 	}
-	return "[redacted]"
+	return []byte("[redacted]"), nil
 }
 
 // Format keeps verbs that would print the fields from doing so.
-func (s secret) Format(f fmt.State, _ rune)   { fmt.Fprint(f, s.String()) }
-func (s secret) LogValue() slog.Value         { return slog.StringValue(s.String()) }
-func (s secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+func (s secret) Format(f fmt.State, _ rune) {
+	text, _ := s.MarshalText()
+	f.Write(text)
+}
 
 // credential says where, and as whom, a message is posted: to a webhook, or with a token to the Web API.
 type credential struct{ url, token secret }
@@ -220,22 +222,17 @@ func defaultConfig() *config {
 // dryRunConfig is what -dry-run runs on without a file.
 func dryRunConfig() *config {
 	c := defaultConfig()
-	c.core.port = "127.0.0.1:29800"
+	c.core.port, c.core.slackURL = "127.0.0.1:29800", standIn()
 	for _, name := range []string{"general", "random", "test"} {
 		t := c.addTag()
 		t.name, t.channel = name, "#"+name
 	}
-	c.standIn()
 	c.resolve()
 	return c
 }
 
-// standIn gives [core] a webhook that is never called, so that -dry-run needs none.
-func (c *config) standIn() {
-	if c.credential() == (credential{}) {
-		c.core.slackURL = newSecret("http://127.0.0.1/")
-	}
-}
+// standIn is a webhook that is never called, so that -dry-run needs none.
+func standIn() secret { return newSecret("http://127.0.0.1/") }
 
 // credential returns that of [core], the zero one if it has none.
 func (c *config) credential() credential { return c.credentialOf(c.core.token, c.core.slackURL) }
@@ -284,18 +281,11 @@ func (c *config) routeTo(to destination) route {
 }
 
 // purpose is what a configuration is loaded for. One that is only checked may have its secrets masked, as /config/app
-// shows them; a dry run may lack them as well; who asks for the health need not be able to read them.
-type purpose int
+// shows them; a dry run may lack them as well.
+type purpose struct{ check, dryRun bool }
 
-const (
-	forPosting purpose = iota
-	forCheck
-	forDryRun
-	forHealth
-)
-
-// loadConfig reads and checks a file. err joins all that is wrong with it, one "FILE:LINE: …" each; of faults in the
-// language it has the first alone, as "FILE:LINE:COLUMN: …".
+// loadConfig reads and checks a file. err joins all that is wrong with it, one "FILE:LINE: …" each, beside what could be
+// read; of faults in the language it has the first alone, as "FILE:LINE:COLUMN: …", and c is nil.
 func loadConfig(path string, use purpose) (*config, error) {
 	src, err := os.ReadFile(path)
 	if err != nil {
@@ -311,14 +301,12 @@ func loadConfig(path string, use purpose) (*config, error) {
 	l.known = append(c.sections(), (&tag{}).section(), (&sender{}).section())
 	l.read(lines)
 	l.readTLS()
-	if use == forDryRun {
-		c.standIn()
+	if use.dryRun {
+		c.core.slackURL = cmp.Or(c.core.slackURL, standIn())
 	}
 	c.resolve()
-	if use != forHealth {
-		l.destinations()
-		l.tokens()
-	}
+	l.destinations()
+	l.tokens()
 	return c, l.err()
 }
 
@@ -488,15 +476,12 @@ func (l *loader) set(k key, value any) error {
 	case *string:
 		*to = text
 	case *secret:
-		if l.use == forHealth {
-			return nil
-		}
 		*to = newSecret(text) // for now: a secret that cannot be read must not be reported as missing, too
 		plain, err := l.dereference(to, text)
 		if err != nil {
 			return err
 		}
-		if plain == masked && l.use == forPosting {
+		if plain == masked && l.use == (purpose{}) {
 			return errors.New("is masked: put the real one in place of \"...\"")
 		}
 		*to, value = newSecret(plain), plain
@@ -554,9 +539,6 @@ func (l *loader) readTLS() {
 	}
 	pair, err := tls.LoadX509KeyPair(cert, key)
 	l.tls = &tls.Config{Certificates: []tls.Certificate{pair}}
-	if l.use == forHealth {
-		return
-	}
 	if err != nil {
 		l.fault(l.row[&l.core.tlsCert], "tls_cert and tls_key in [core]: %v", err)
 	}

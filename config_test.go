@@ -73,7 +73,7 @@ func TestConfigFaults(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			path := writeFile(t, "s.toml", test.toml)
-			_, err := loadConfig(path, forPosting)
+			_, err := loadConfig(path, purpose{})
 			got := ""
 			if err != nil {
 				got = strings.ReplaceAll(err.Error(), path+":", "")
@@ -113,14 +113,14 @@ token = "SECRET-2"
 		t.Errorf("shown: %s", shown)
 	}
 	path := writeFile(t, "shown.toml", shown)
-	again, err := loadConfig(path, forCheck)
+	again, err := loadConfig(path, purpose{check: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if again.masked() != shown {
 		t.Errorf("got\n%s\nwant\n%s", again.masked(), shown)
 	}
-	if _, err := loadConfig(path, forPosting); err == nil || strings.Count(err.Error(), "is masked") != 4 {
+	if _, err := loadConfig(path, purpose{}); err == nil || strings.Count(err.Error(), "is masked") != 4 {
 		t.Errorf("starting with it: %v", err)
 	}
 }
@@ -147,21 +147,18 @@ func TestReadableSecrets(t *testing.T) {
 		if test.row > 0 {
 			want = []string{fmt.Sprintf("%s:%d: %s holds a secret and everybody may read it: chmod o-r", path, test.row, path)}
 		}
-		c, err := loadConfig(path, forCheck)
+		c, err := loadConfig(path, purpose{check: true})
 		if err != nil || !slices.Equal(c.warnings, want) {
 			t.Errorf("%s: %v, warnings %q, want %q", test.name, err, c.warnings, want)
 		}
 	}
 }
 
-// Who asks for the health need not be able to read the secrets.
-func TestHealthNeedsNoSecret(t *testing.T) {
+// A configuration is returned beside its faults: who asks for the health need not be able to read the secrets.
+func TestUnreadableSecrets(t *testing.T) {
 	path := writeFile(t, "s.toml", "[core]\nslack_token = 'env:NO_SUCH'\n[[senders]]\nname = 'a'\ntoken = 'file:/no/such'\n[[senders]]\nname = 'a'\ntoken = 'env:NO_SUCH'\n")
-	if _, err := loadConfig(path, forHealth); err != nil {
-		t.Error(err)
-	}
-	if _, err := loadConfig(path, forCheck); err == nil || strings.Count(err.Error(), "\n") != 2 {
-		t.Errorf("checked: %v", err)
+	if c, err := loadConfig(path, purpose{}); c == nil || err == nil || strings.Count(err.Error(), "\n") != 2 {
+		t.Errorf("got %v, %v", c, err)
 	}
 }
 
@@ -243,7 +240,7 @@ func TestNearest(t *testing.T) {
 
 func TestDryRunConfigIsValid(t *testing.T) {
 	path := writeFile(t, "dry.toml", dryRunConfig().masked())
-	if _, err := loadConfig(path, forCheck); err != nil {
+	if _, err := loadConfig(path, purpose{check: true}); err != nil {
 		t.Error(err)
 	}
 }
@@ -261,7 +258,7 @@ func FuzzConfig(f *testing.F) {
 			t.Skip("may read any file")
 		}
 		os.WriteFile(path, src, 0o600)
-		c, err := loadConfig(path, forPosting)
+		c, err := loadConfig(path, purpose{})
 		if err != nil {
 			for line := range strings.Lines(err.Error()) {
 				var n int
@@ -273,7 +270,7 @@ func FuzzConfig(f *testing.F) {
 		}
 		shown := c.masked()
 		os.WriteFile(path, []byte(shown), 0o600)
-		again, err := loadConfig(path, forCheck)
+		again, err := loadConfig(path, purpose{check: true})
 		if err != nil {
 			t.Fatalf("%q is shown as %s: %v", src, shown, err)
 		}

@@ -54,13 +54,16 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	cfg, err := opts.load()
 	switch {
-	case opts.check:
-		return reportCheck(cfg, err, stdout, stderr)
+	case opts.health && cfg != nil: // what is wrong does not matter: who asks need not be able to read the secrets
+		err = askReady(cfg)
 	case err != nil:
 		fmt.Fprintln(stderr, err) // a line for each fault
 		return 1
-	case opts.health:
-		err = askReady(cfg)
+	case opts.check:
+		for _, warning := range cfg.warnings {
+			fmt.Fprintln(stderr, warning)
+		}
+		fmt.Fprintf(stdout, "%s: ok\n", cfg.path)
 	default:
 		logs := newLogs(stdout, stderr, opts.dryRun)
 		defer logs.close()
@@ -184,8 +187,9 @@ func (s *server) limitMemory() {
 
 // options are what the command line says.
 type options struct {
-	file, port            string
-	check, dryRun, health bool
+	file, port string
+	health     bool
+	purpose
 }
 
 const usage = `slackboard is a proxy server for Slack: programs send it a tag and a text, and it delivers.
@@ -237,35 +241,17 @@ func parseFlags(args []string, stdout, stderr io.Writer) (o options, code int, o
 	return o, 0, true
 }
 
+// load returns the configuration and what is wrong with it. If it cannot be read at all, there is only the latter.
 func (o options) load() (cfg *config, err error) {
-	switch {
-	case o.file == "":
+	if o.file == "" {
 		cfg = dryRunConfig()
-	case o.check:
-		cfg, err = loadConfig(o.file, forCheck)
-	case o.health:
-		cfg, err = loadConfig(o.file, forHealth)
-	case o.dryRun:
-		cfg, err = loadConfig(o.file, forDryRun)
-	default:
-		cfg, err = loadConfig(o.file, forPosting)
+	} else {
+		cfg, err = loadConfig(o.file, o.purpose)
 	}
 	if cfg != nil && o.port != "" {
 		cfg.core.port = o.port
 	}
 	return cfg, err
-}
-
-func reportCheck(cfg *config, err error, stdout, stderr io.Writer) int {
-	if err != nil {
-		fmt.Fprintln(stderr, err)
-		return 1
-	}
-	for _, warning := range cfg.warnings {
-		fmt.Fprintln(stderr, warning)
-	}
-	fmt.Fprintf(stdout, "%s: ok\n", cfg.path)
-	return 0
 }
 
 // newWebServer returns a server with at most this many open connections, until stop. When all are in use, idle ones are
