@@ -112,7 +112,7 @@ type sender struct {
 type key struct {
 	name   string
 	to     any                   // where its value goes: a *string, *int64 or *secret
-	preset any                   // its default, a string or an int; nil if the key is required
+	preset any                   // its default, a string or an int64; nil if the key is required
 	check  func(value any) error // of values other than the default; nil if every value of the type will do
 }
 
@@ -137,17 +137,17 @@ func (c *config) sections() []section {
 			{"slack_url", &c.core.slackURL, "", checkURL},
 			{"slack_token", &c.core.token, "", checkToken},
 			{"slack_api_url", &c.core.apiURL, "https://slack.com/api/", checkURL},
-			{"qps", &c.core.qps, 0, between(0, 1_000_000)},
-			{"max_delay_duration", &c.core.maxDelay, -1, between(-1, 86_400)},
-			{"channel_rate", &c.core.channelRate, 1, between(0, 1000)},
-			{"batch", &c.core.batch, 20, between(1, 100)}, // Slack takes 100 attachments at most
+			{"qps", &c.core.qps, int64(0), between(0, 1_000_000)},
+			{"max_delay_duration", &c.core.maxDelay, int64(-1), between(-1, 86_400)},
+			{"channel_rate", &c.core.channelRate, int64(1), between(0, 1000)},
+			{"batch", &c.core.batch, int64(20), between(1, 100)}, // Slack takes 100 attachments at most
 			{"report_tag", &c.core.reportTag, "", nil},
 		}},
 		{"[spool]", &c.spool, []key{
 			{"dir", &c.spool.dir, cmp.Or(state, "slackboard.spool"), notEmpty},
-			{"max_bytes", &c.spool.maxBytes, 1 << 30, between(1<<20, 1<<44)},
-			{"max_age", &c.spool.maxAge, 72 * 60 * 60, between(1, 366*86_400)},
-			{"history_bytes", &c.spool.historyBytes, 64 << 20, between(0, 1<<40)},
+			{"max_bytes", &c.spool.maxBytes, int64(1 << 30), between(1<<20, 1<<44)},
+			{"max_age", &c.spool.maxAge, int64(72 * 60 * 60), between(1, 366*86_400)},
+			{"history_bytes", &c.spool.historyBytes, int64(64 << 20), between(0, 1<<40)},
 		}},
 		{"[log]", &c.log, []key{
 			{"access_log", &c.log.access, "stdout", notEmpty},
@@ -195,12 +195,7 @@ func (c *config) addTag() *tag {
 // preset stores the defaults.
 func (s section) preset() {
 	for _, k := range s.keys {
-		switch to := k.to.(type) {
-		case *string:
-			*to, _ = k.preset.(string)
-		case *int64:
-			*to = int64(k.preset.(int))
-		}
+		k.store(k.preset)
 	}
 }
 
@@ -457,67 +452,73 @@ func within(edits int, a, b string) bool {
 	return within(edits-1, a[1:], b[1:]) || within(edits-1, a[1:], b) || within(edits-1, a, b[1:])
 }
 
-// set stores value, if it is of the key's type and passes its check. No error shows the value of a secret.
-func (l *loader) set(k key, value any) error {
+// store puts value where the key's goes, if it is of the key's type.
+func (k key) store(value any) error {
 	n, isInt := value.(int64)
-	if isInt && k.name == "port" {
-		value = fmt.Sprint(n)
-	}
 	text, isText := value.(string)
-	switch _, wantsInt := k.to.(*int64); {
-	case wantsInt && !isInt:
-		return errors.New("wants an integer, without quotes")
-	case !wantsInt && !isText:
-		return errors.New("wants a string")
-	}
 	switch to := k.to.(type) {
 	case *int64:
-		*to = n
+		if *to = n; !isInt {
+			return errors.New("wants an integer, without quotes")
+		}
+		return nil
 	case *string:
 		*to = text
 	case *secret:
-		*to = newSecret(text) // for now: a secret that cannot be read must not be reported as missing, too
-		plain, err := l.dereference(to, text)
-		if err != nil {
+		*to = newSecret(text)
+	}
+	if !isText {
+		return errors.New("wants a string")
+	}
+	return nil
+}
+
+// set stores value, if it is of the key's type, and checks it. No error shows the value of a secret. A secret that cannot
+// be read is stored as it is named: so it is not reported as missing, too.
+func (l *loader) set(k key, value any) (err error) {
+	if n, ok := value.(int64); ok && k.name == "port" {
+		value = fmt.Sprint(n)
+	}
+	if err := k.store(value); err != nil || value == k.preset {
+		return err
+	}
+	if to, ok := k.to.(*secret); ok {
+		if value, err = l.dereference(to); err != nil {
 			return err
 		}
-		if plain == masked && l.use == (purpose{}) {
-			return errors.New("is masked: put the real one in place of \"...\"")
+		if k.store(value); value == masked && l.use == (purpose{}) {
+			return errors.New(`is masked: put the real one in place of "..."`)
 		}
-		*to, value = newSecret(plain), plain
 	}
-	if k.check == nil || value == k.preset {
+	if k.check == nil {
 		return nil
 	}
 	return k.check(value)
 }
 
-// dereference returns the secret that value names, "env:NAME" or "file:/path", or is. A newline at the end of what is
-// named is no part of it: editors leave one, and so do files for LoadCredential=, systemd.exec(5).
-func (l *loader) dereference(to *secret, value string) (string, error) {
-	kind, name, named := strings.Cut(value, ":")
-	text := os.Getenv(name)
-	switch {
-	case named && kind == "file":
-		content, err := os.ReadFile(name)
-		if err != nil {
-			return "", err
-		}
+// dereference returns the secret that s names, "env:NAME" or "file:/path", or is. A newline at the end of what is named
+// is no part of it: editors leave one, and so do files for LoadCredential=, systemd.exec(5).
+func (l *loader) dereference(s *secret) (text string, err error) {
+	from := s.reveal()
+	switch kind, name, _ := strings.Cut(from, ":"); kind {
+	case "env":
+		text = os.Getenv(name)
+	case "file":
+		var content []byte
+		content, err = os.ReadFile(name)
 		text = string(content)
-		l.private(to, name)
-	case !named || kind != "env":
-		if value != "" && value != masked && !l.literal {
+		l.private(s, name)
+	default:
+		if !l.literal && from != "" && from != masked {
 			l.literal = true
-			l.private(to, l.path)
+			l.private(s, l.path)
 		}
-		return value, nil
-	case text == "":
-		return "", fmt.Errorf("the environment variable %q is not set", name)
+		return from, nil
 	}
-	if text = strings.TrimRight(text, "\r\n"); text == "" {
-		return "", fmt.Errorf("%s is empty", name)
+	if text = strings.TrimRight(text, "\r\n"); text == "" && err == nil {
+		err = errors.New("there is nothing in " + from)
 	}
-	return text, nil
+	return text, err
 }
 
 // private warns of a file with a secret that others may read.
