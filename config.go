@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"maps"
 	"net/url"
 	"os"
 	"slices"
@@ -67,18 +68,17 @@ type destination struct {
 type config struct {
 	path string
 	core struct {
-		port            string
-		socketMode      string
-		authToken       secret // what requests have to bring
-		tlsCert, tlsKey string // files
-		tlsClientCA     string
-		slackURL, token secret
-		apiURL          string
-		qps             int64 // posts a second to all of Slack, 0 for no limit
-		maxDelay        int64 // seconds a message may be delayed by qps, -1 for no limit
-		channelRate     int64 // posts a second to one destination, 0 for no pacing
-		batch           int64 // attachments that messages are merged into, 1: never
-		reportTag       string
+		port, socketMode string
+		authToken        secret // what requests have to bring
+		tlsCert, tlsKey  string // files
+		tlsClientCA      string
+		slackURL, token  secret
+		apiURL           string
+		qps              int64 // posts a second to all of Slack, 0 for no limit
+		maxDelay         int64 // seconds a message may be delayed by qps, -1 for no limit
+		channelRate      int64 // posts a second to one destination, 0 for no pacing
+		batch            int64 // attachments that messages are merged into, 1: never
+		reportTag        string
 	}
 	tags    []*tag
 	senders []*sender
@@ -255,19 +255,18 @@ func (c *config) lookup(r route) (destination, *tag, error) {
 	if r.tag == "" {
 		return destination{c.credential(), r.channel}, nil, nil
 	}
-	entries := c.byTag[r.tag]
-	if r.index >= len(entries) {
-		return destination{}, nil, fmt.Errorf("tag %s is not configured", r.tag)
+	if entries := c.byTag[r.tag]; r.index < len(entries) {
+		t := entries[r.index]
+		return destination{t.credential, t.channel}, t, nil
 	}
-	t := entries[r.index]
-	return destination{t.credential, t.channel}, t, nil
+	return destination{}, nil, fmt.Errorf("tag %s is not configured", r.tag)
 }
 
 // routeTo returns a route that leads to to.
 func (c *config) routeTo(to destination) route {
 	for name, entries := range c.byTag {
 		for i, t := range entries {
-			if t.credential == to.credential && t.channel == to.channel {
+			if to == (destination{t.credential, t.channel}) {
 				return route{tag: name, index: i}
 			}
 		}
@@ -292,7 +291,7 @@ func loadConfig(path string, use purpose) (*config, error) {
 	}
 	c := defaultConfig()
 	c.path = path
-	l := &loader{config: c, use: use, row: map[any]int{}}
+	l := &loader{config: c, use: use, row: map[any]int{}, faults: map[int][]error{}}
 	l.known = append(c.sections(), (&tag{}).section(), (&sender{}).section())
 	l.read(lines)
 	l.readTLS()
@@ -309,32 +308,31 @@ func loadConfig(path string, use purpose) (*config, error) {
 type loader struct {
 	*config
 	use     purpose
-	known   []section   // the sections, and an entry of each list
-	row     map[any]int // lines: of a section by its id, of a key by where its value goes
-	faults  []fault
-	literal bool // a secret stands in the file itself
+	known   []section       // the sections, and an entry of each list
+	row     map[any]int     // lines: of a section by its id, of a key by where its value goes
+	faults  map[int][]error // by line
+	literal bool            // a secret stands in the file itself
 }
 
-type fault struct {
-	row  int
-	text string
+func (l *loader) at(row int, format string, args ...any) error {
+	return fmt.Errorf("%s:%d: "+format, append([]any{l.path, max(row, 1)}, args...)...)
 }
 
 func (l *loader) fault(row int, format string, args ...any) {
-	l.faults = append(l.faults, fault{max(row, 1), fmt.Sprintf(format, args...)})
+	l.faults[row] = append(l.faults[row], l.at(row, format, args...))
 }
 
 func (l *loader) warn(row int, format string, args ...any) {
-	l.warnings = append(l.warnings, fmt.Sprintf("%s:%d: %s", l.path, row, fmt.Sprintf(format, args...)))
+	l.warnings = append(l.warnings, l.at(row, format, args...).Error())
 }
 
+// err joins the faults in the order of their lines.
 func (l *loader) err() error {
-	slices.SortStableFunc(l.faults, func(a, b fault) int { return a.row - b.row })
-	var errs []error
-	for _, f := range l.faults {
-		errs = append(errs, fmt.Errorf("%s:%d: %s", l.path, f.row, f.text))
+	var all []error
+	for _, row := range slices.Sorted(maps.Keys(l.faults)) {
+		all = append(all, l.faults[row]...)
 	}
-	return errors.Join(errs...)
+	return errors.Join(all...)
 }
 
 func (l *loader) read(lines []tomlLine) {
@@ -390,15 +388,15 @@ func (l *loader) open(line tomlLine) section {
 
 // key stores the value of a line. A misspelt key is one fault: its value is checked as that of the key that is meant.
 func (l *loader) key(in section, line tomlLine) {
-	names := in.names()
-	i := slices.Index(names, nearest(line.key, slices.Values(names)))
-	if i < 0 || names[i] != line.key {
-		l.unknown(in, line, names, i)
-	}
+	i := slices.Index(in.names(), nearest(line.key, slices.Values(in.names())))
 	if i < 0 {
+		l.unknown(in, line)
 		return
 	}
 	k := in.keys[i]
+	if k.name != line.key {
+		l.fault(line.row, "unknown key %q in %s: write %s", line.key, in.header, k.name)
+	}
 	if first := l.row[k.to]; first > 0 {
 		l.fault(line.row, "%s in %s is on line %d already", k.name, in.header, first)
 		return
@@ -409,17 +407,15 @@ func (l *loader) key(in section, line tomlLine) {
 	}
 }
 
-// unknown reports a key that its section does not have. names[meant] is the one to write instead; -1 if there is none.
-func (l *loader) unknown(in section, line tomlLine, names []string, meant int) {
-	place, hint := "in "+in.header, "known are "+strings.Join(names, ", ")
+// unknown reports a key that is close to none of its section's.
+func (l *loader) unknown(in section, line tomlLine) {
+	place, hint := "in "+in.header, "known are "+strings.Join(in.names(), ", ")
 	if in.header == "" {
 		place, hint = "outside of a section", "write the [section] that it belongs to above it"
 	}
-	owner := slices.IndexFunc(l.known, func(s section) bool { return slices.Contains(s.names(), line.key) })
-	if meant >= 0 {
-		hint = "write " + names[meant]
-	} else if owner >= 0 {
-		hint = "it belongs below " + l.known[owner].header
+	i := slices.IndexFunc(l.known, func(s section) bool { return slices.Contains(s.names(), line.key) })
+	if i >= 0 {
+		hint = "it belongs below " + l.known[i].header
 	}
 	l.fault(line.row, "unknown key %q %s: %s", line.key, place, hint)
 }
@@ -531,26 +527,26 @@ func (l *loader) private(at any, path string) {
 // readTLS reads the certificates.
 func (l *loader) readTLS() {
 	cert, key, clientCA := l.core.tlsCert, l.core.tlsKey, l.core.tlsClientCA
-	if cert == "" && key == "" && clientCA == "" {
+	switch {
+	case cert+key+clientCA == "":
 		return
-	}
-	if cert == "" || key == "" {
+	case cert == "" || key == "":
 		l.fault(l.row[&l.core], "tls_cert and tls_key go together, and tls_client_ca needs them: set both")
 		return
 	}
 	pair, err := tls.LoadX509KeyPair(cert, key)
-	l.tls = &tls.Config{Certificates: []tls.Certificate{pair}}
 	if err != nil {
 		l.fault(l.row[&l.core.tlsCert], "tls_cert and tls_key in [core]: %v", err)
 	}
 	l.private(&l.core.tlsKey, key)
+	l.tls = &tls.Config{Certificates: []tls.Certificate{pair}}
 	if clientCA == "" {
 		return
 	}
 	authorities, err := os.ReadFile(clientCA)
 	l.tls.ClientAuth, l.tls.ClientCAs = tls.RequireAndVerifyClientCert, x509.NewCertPool()
 	if err == nil && !l.tls.ClientCAs.AppendCertsFromPEM(authorities) {
-		err = fmt.Errorf("there is no certificate in %s", clientCA)
+		err = errors.New("there is no certificate in " + clientCA)
 	}
 	if err != nil {
 		l.fault(l.row[&l.core.tlsClientCA], "tls_client_ca in [core]: %v", err)
@@ -608,14 +604,9 @@ func checkPort(value any) error {
 	return err
 }
 
-// parseMode reads socket_mode, chmod's octal digits; ok is false where there are none.
-func parseMode(mode string) (bits int, ok bool) {
-	n, err := strconv.ParseUint(mode, 8, 9)
-	return int(n), err == nil
-}
-
+// checkMode wants chmod's octal digits.
 func checkMode(value any) error {
-	if _, ok := parseMode(value.(string)); !ok {
+	if _, err := strconv.ParseUint(value.(string), 8, 9); err != nil {
 		return fmt.Errorf("%q is not a mode like \"0660\"", value)
 	}
 	return nil

@@ -80,8 +80,8 @@ func listenUnix(path, socketMode string) (net.Listener, error) {
 	if err := removeStale(path); err != nil {
 		return nil, err
 	}
-	if mode, ok := parseMode(socketMode); ok {
-		defer syscall.Umask(syscall.Umask(0o777 &^ mode)) // a chmod would come a moment late
+	if mode, err := strconv.ParseUint(socketMode, 8, 9); err == nil {
+		defer syscall.Umask(syscall.Umask(0o777 &^ int(mode))) // a chmod would come a moment late
 	}
 	return net.Listen("unix", path)
 }
