@@ -35,7 +35,7 @@ func TestConfigFaults(t *testing.T) {
 		{"too much history", head + "[spool]\nhistory_bytes = 1_099_511_627_777\n", []string{"4: history_bytes in [spool]: 1099511627777 is out of range: 0 to 1099511627776"}},
 		{"port", head + "port = 'x'\n", []string{`3: port in [core]: "x" is not PORT, HOST:PORT or unix:/path, with a PORT from 0 to 65535`}},
 		{"port too large", head + "port = 70000\n", []string{`3: port in [core]: "70000" is not PORT, HOST:PORT or unix:/path, with a PORT from 0 to 65535`}},
-		{"port without a path", head + "port = 'unix:'\n", []string{`3: port in [core]: "unix:" wants a path: unix:/path`}},
+		{"port without a path", head + "port = 'unix:'\n", []string{`3: port in [core]: "unix:" is not PORT, HOST:PORT or unix:/path, with a PORT from 0 to 65535`}},
 		{"not a URL, and not shown", "[core]\nslack_url = 'SECRET'\n", []string{"2: slack_url in [core]: wants a URL like https://HOST/PATH"}},
 		{"a URL with a blank at its end", "[core]\nslack_url = 'https://h.invalid/SECRET '\n", []string{"2: slack_url in [core]: has a blank or a newline at its end"}},
 		{"a URL with a newline", "[core]\nslack_url = \"https://h.invalid/SECRET\\n\"\n[[tags]]\ntag = 'a'\nslack_url = \"https://h.invalid/\\r\\nSECRET\"\n", []string{
