@@ -21,8 +21,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"slackboard/cli"
 )
 
 // exposition writes metrics in the text format.
@@ -129,7 +127,7 @@ func runtimeMetrics(e *exposition, started time.Time) {
 		e.value("process_open_fds", "Open file descriptors.", len(fds))
 	}
 	e.head("slackboard_build_info", "gauge", "The program.")
-	fmt.Fprintf(e, "slackboard_build_info{version=%q,goversion=%q} 1\n", cli.Number, runtime.Version())
+	fmt.Fprintf(e, "slackboard_build_info{version=%q,goversion=%q} 1\n", build(), runtime.Version())
 }
 
 // debugVars shows the counters and the memory's as expvar does, without the command line.

@@ -15,8 +15,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"slackboard/cli"
 )
 
 // counts are of messages. accepted + found at start = delivered + dropped + waiting + dead; the last two go up and down.
@@ -245,7 +243,7 @@ func (t tagStat) trouble() int {
 }
 
 func (s *server) appStat() *appStat {
-	st := &appStat{Version: cli.Number, Damaged: s.spool.damaged.Load(), SpoolBytes: s.spool.bytes.Load()}
+	st := &appStat{Version: build(), Damaged: s.spool.damaged.Load(), SpoolBytes: s.spool.bytes.Load()}
 	lanes := s.deliver.look()
 	s.stats.show(s.cfg(), st)
 	if !lanes.oldest.IsZero() {
