@@ -294,7 +294,10 @@ func newWebServer(s *server, most int, stop context.Context) *http.Server {
 				web.SetKeepAlivesEnabled(false) // closes those that are idle
 				defer web.SetKeepAlivesEnabled(true)
 			}
-			connections <- struct{}{}
+			select {
+			case connections <- struct{}{}:
+			case <-stop.Done(): // Shutdown would not return before this does
+			}
 		case http.StateClosed:
 			<-connections
 		}
