@@ -130,7 +130,9 @@ func serve(opts options, cfg *config, logs *logs) error {
 
 	tellSystemd("STOPPING=1")
 	logs.notice("stopping")
-	answerRequestsInHand(web)
+	enough, done := context.WithTimeout(context.Background(), postTimeout)
+	defer done()
+	web.Shutdown(enough) // takes no new requests, and answers those in hand
 	stopDelivery()
 	<-d.ended // the posts in flight, and what became of them is on disk
 	sp.close()
@@ -165,20 +167,13 @@ func (s *server) attend(stop context.Context, served <-chan error) error {
 		case <-stop.Done():
 			return nil
 		case <-tick.C:
-			if os.Getenv("NOTIFY_SOCKET") != "" {
-				tellSystemd("STATUS=" + s.status())
+			st := s.appStat()
+			if st.ReloadRefused {
+				st.Sentence = reloadRefused + "; " + st.Sentence
 			}
+			tellSystemd("STATUS=" + st.Sentence)
 		}
 	}
-}
-
-// status is what the service manager shows of the server.
-func (s *server) status() string {
-	st := s.appStat()
-	if st.ReloadRefused {
-		return reloadRefused + "; " + st.Sentence
-	}
-	return st.Sentence
 }
 
 // limitMemory lets the heap grow by 16 MiB between two collections: it is small, and collecting it less often costs some
@@ -303,13 +298,6 @@ func newWebServer(s *server, most int, stop context.Context) *http.Server {
 		}
 	}
 	return web
-}
-
-// answerRequestsInHand takes no new ones and returns when the others are answered, or took too long.
-func answerRequestsInHand(web *http.Server) {
-	ctx, cancel := context.WithTimeout(context.Background(), postTimeout)
-	defer cancel()
-	web.Shutdown(ctx)
 }
 
 // printer is a Slack for dry runs: it prints every post, one JSON line each. Its output must not block. If that has no
