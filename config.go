@@ -278,8 +278,9 @@ func (c *config) routeTo(to destination) route {
 // shows them; a dry run may lack them as well.
 type purpose struct{ check, dryRun bool }
 
-// loadConfig reads and checks a file. err joins all that is wrong with it, one "FILE:LINE: …" each, beside what could be
-// read; of faults in the language it has the first alone, as "FILE:LINE:COLUMN: …", and c is nil.
+// loadConfig reads and checks a file. err joins all that is wrong with it, one "FILE:LINE: …" each; the configuration
+// has what could be read. Of faults in the language err has the first alone, as "FILE:LINE:COLUMN: …", and there is no
+// configuration.
 func loadConfig(path string, use purpose) (*config, error) {
 	src, err := os.ReadFile(path)
 	if err != nil {
@@ -469,8 +470,8 @@ func (k key) store(value any) error {
 	return nil
 }
 
-// set stores value, if it is of the key's type, and checks it. No error shows the value of a secret. A secret that cannot
-// be read is stored as it is named: so it is not reported as missing, too.
+// set stores value, if it is of the key's type, and checks it. No error shows the value of a secret. A secret that
+// cannot be read is stored as it is named: so it is not reported as missing, too.
 func (l *loader) set(k key, value any) (err error) {
 	if n, ok := value.(int64); ok && k.name == "port" {
 		value = fmt.Sprint(n)

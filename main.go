@@ -176,9 +176,9 @@ func (s *server) attend(stop context.Context, served <-chan error) error {
 	}
 }
 
-// limitMemory lets the heap grow by 16 MiB between two collections: it is small, and collecting it less often costs some
-// MB and is a fifth of the work. What waits takes some 40 bytes a message. If requests grow the heap it is collected more
-// often, though not without end: a connection is one or two goroutines and 20 KB.
+// limitMemory lets the heap grow by 16 MiB between two collections: it is small, and collecting it less often costs
+// some MB and is a fifth of the work. What waits takes some 40 bytes a message. If requests grow the heap it is
+// collected more often, though not without end: a connection is one or two goroutines and 20 KB.
 func (s *server) limitMemory() {
 	waiting := s.stats.waiting()
 	debug.SetGCPercent(int(100 * 16 << 20 / (4<<20 + 40*waiting)))
@@ -238,8 +238,8 @@ func parseFlags(args []string) (o options, text string, err error) {
 // version is the release, as CHANGELOG.md has it.
 const version = "1.0.0"
 
-// build names what this program was built from: the version and, if the build knows them, the revision and whether files
-// had been modified since, as in 1.0.0+4bf7d1c09a2e.modified.
+// build names what this program was built from: the version and, if the build knows them, the revision and whether
+// files had been modified since, as in 1.0.0+4bf7d1c09a2e.modified.
 func build() string {
 	text := version
 	if info, ok := debug.ReadBuildInfo(); ok {
@@ -268,8 +268,8 @@ func (o options) load() (cfg *config, err error) {
 	return cfg, err
 }
 
-// newWebServer returns a server with at most this many open connections. When all are in use, idle ones are closed for the
-// next one. What requests wait for ends at stop.
+// newWebServer returns a server with at most this many open connections. When all are in use, idle ones are closed for
+// the next one. What requests wait for ends at stop.
 func newWebServer(s *server, most int, stop context.Context) *http.Server {
 	web := &http.Server{
 		Handler:           s.handler(),
