@@ -357,7 +357,7 @@ func TestReportTag(t *testing.T) {
 			t.Errorf("counters: %+v", st)
 		}
 	})
-	if _, err := loadConfig(writeFile(t, "x.toml", "[core]\nslack_url='http://h.invalid/'\nreport_tag='x'\n"), forPosting); err == nil || !strings.Contains(err.Error(), `:3: report_tag: there is no tag "x"`) {
+	if _, err := loadConfig(writeFile(t, "x.toml", "[core]\nslack_url='http://h.invalid/'\nreport_tag='x'\n"), purpose{}); err == nil || !strings.Contains(err.Error(), `:3: report_tag: there is no tag "x"`) {
 		t.Errorf("an unknown report_tag: %v", err)
 	}
 }

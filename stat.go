@@ -28,8 +28,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"slackboard/cli"
 )
 
 // numbers is the table of counters: each is named here and nowhere else. json is its name in /stat/app, metric that in
@@ -646,7 +644,7 @@ func (s *server) ready() error {
 func (s *stats) show() *appStat {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st := &appStat{numbers: s.numbers, Version: cli.Number}
+	st := &appStat{numbers: s.numbers, Version: build()}
 	now := time.Now().Unix() / 60
 	for at := now - 59; at <= now; at++ {
 		row := [2]int64{}
@@ -898,7 +896,7 @@ func (e exposition) runtime(started time.Time) {
 		e.value("process_open_fds", "Open file descriptors.", len(fds))
 	}
 	e.head("slackboard_build_info", "The program.")
-	fmt.Fprintf(e, "slackboard_build_info{version=%q,goversion=%q} 1\n", cli.Number, runtime.Version())
+	fmt.Fprintf(e, "slackboard_build_info{version=%q,goversion=%q} 1\n", build(), runtime.Version())
 }
 
 // debugVars shows the counters and the memory's as expvar does, without the command line.
