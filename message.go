@@ -16,7 +16,8 @@ import (
 // the spool as JSON; no secret is in it.
 type message struct {
 	ID       string          `json:"id"`
-	Host     string          `json:"host,omitempty"` // the sender's, as it says, else its address
+	Host     string          `json:"host,omitempty"`   // the sender's, as it says, else its address
+	Sender   string          `json:"sender,omitempty"` // whose token it came with, "" for an operator's or none
 	Level    string          `json:"level,omitempty"`
 	Title    string          `json:"title,omitempty"`
 	Text     string          `json:"text,omitempty"`
