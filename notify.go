@@ -65,7 +65,8 @@ func (s *server) handler() http.Handler {
 	mux.HandleFunc("GET /config/app", s.configApp)
 	mux.HandleFunc("GET /app/config", s.configApp) // its name in 0.6
 	mux.HandleFunc("GET /ui/", s.page)
-	mux.Handle("GET /{$}", http.RedirectHandler("/ui/", http.StatusFound))
+	mux.HandleFunc("GET /ui", toPage)
+	mux.HandleFunc("GET /{$}", toPage)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { answerUnknown(mux, w, r) })
 
 	guarded := s.guarded(mux)
@@ -79,6 +80,8 @@ func (s *server) handler() http.Handler {
 				<-res.large
 			}
 		}()
+		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
 		guarded.ServeHTTP(res, r)
 		s.logAccess(start, res, r)
 	})
@@ -159,7 +162,12 @@ type accessLine struct {
 	DurationMS    float64  `json:"duration_ms"`
 }
 
+// logAccess writes the line of a request. What the page asks for again and again has one at level debug only.
 func (s *server) logAccess(start time.Time, res *response, r *http.Request) {
+	poll := r.Method == http.MethodGet && res.status == http.StatusOK && r.Header.Get(pollHeader) != ""
+	if poll && !s.log.Enabled(r.Context(), slog.LevelDebug) {
+		return
+	}
 	s.access.Write(encodeLine(accessLine{
 		Type: "accepted-request", Time: start.Format(time.RFC3339Nano), RemoteAddr: r.RemoteAddr, URI: r.RequestURI,
 		Method: r.Method, Proto: r.Proto, ContentLength: r.ContentLength, Tag: res.tag, Host: res.host,
