@@ -98,6 +98,7 @@ type tag struct {
 	name, channel, username, icon, parse string
 	slackURL, token                      secret
 	credential                           credential // its own, else that of [core]
+	index                                int        // among those of its name
 }
 
 // sender may post with its token, and nothing else. Two of one name let its token change without a gap.
@@ -254,6 +255,7 @@ func (c *config) resolve() {
 	shared := c.credential()
 	for _, t := range c.tags {
 		t.credential = cmp.Or(c.credentialOf(t.token, t.slackURL), shared)
+		t.index = len(c.byTag[t.name])
 		c.byTag[t.name] = append(c.byTag[t.name], t)
 	}
 }

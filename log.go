@@ -107,3 +107,6 @@ func (l *logs) warn(cfg *config, listeners []net.Listener) {
 func (l *logs) notice(msg string, args ...any) {
 	l.log.Log(context.Background(), levelNotice, msg, args...)
 }
+
+// dropped returns how many lines could not be written: a stand-in for the logs branch's.
+func (l *logs) dropped() int64 { return 0 }

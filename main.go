@@ -19,7 +19,7 @@
 //	render.go   a message becomes what Slack gets; merge.go, several become one post
 //	slack.go    one post to Slack and what became of it
 //	messages.go the operators' API: list, send again, drop
-//	stat.go     the counters, and what shows them to people; metrics.go, to machines
+//	stat.go     one table of counters, and everything that shows them; health
 //	ui.go       the page, with ui/
 //	cli/        what both clients share, and slackboard-cli; log/ has slackboard-log
 package main
@@ -108,7 +108,7 @@ func serve(opts options, cfg *config, stdout, stderr io.Writer) error {
 	go sp.run()
 	go d.run(delivering)
 
-	s := &server{deliver: d, spool: sp, stats: d.stats, log: logs.log, access: &logs.access, hostname: hostname(), large: make(chan struct{}, maxLarge), looking: make(chan struct{}, 1)}
+	s := &server{deliver: d, spool: sp, stats: d.stats, log: logs.log, access: &logs.access, hostname: hostname(), large: make(chan struct{}, maxLarge), looking: make(chan struct{}, 1), lost: logs.dropped}
 	s.config.Store(cfg)
 	web, served := newWebServer(s, stop), make(chan error, len(listeners))
 	for _, l := range listeners {

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"expvar"
 	"fmt"
 	"io"
 	"log/slog"
@@ -38,6 +39,8 @@ type server struct {
 	hostname string
 	large    chan struct{} // holds a token for each large body that is in hand
 	looking  chan struct{} // holds a token for a look-up that reads the log
+	requests requestCounts
+	lost     func() int64 // log lines
 	gc       gcSample
 	config   atomic.Pointer[config]
 }
@@ -83,7 +86,25 @@ func (s *server) handler() http.Handler {
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		guarded.ServeHTTP(res, r)
+		if r.Pattern == "" { // it was refused before its route was looked up
+			_, r.Pattern = mux.Handler(r)
+		}
+		s.requests.add(r.Pattern, res.status)
 		s.logAccess(start, res, r)
+	})
+}
+
+// requestCounts counts requests by the pattern of their route and the status of the answer.
+type requestCounts struct{ n expvar.Map }
+
+func (c *requestCounts) add(pattern string, status int) { c.n.Add(strconv.Itoa(status)+" "+pattern, 1) }
+
+// each calls f for every count, in a fixed order.
+func (c *requestCounts) each(f func(route string, status int, n int64)) {
+	c.n.Do(func(count expvar.KeyValue) {
+		code, route, _ := strings.Cut(count.Key, " ")
+		status, _ := strconv.Atoi(code)
+		f(route, status, count.Value.(*expvar.Int).Value())
 	})
 }
 

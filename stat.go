@@ -1,16 +1,29 @@
 package main
 
-// What an operator can measure: the counters, and GET /stat/app and /stat/go that show them.
+// What an operator can measure: one table of counters, and everything that shows them: /stat/app, /metrics
+// (https://prometheus.io/docs/instrumenting/exposition_formats/), /debug/vars and /stat/go; /healthz and /readyz, and
+// -health, which asks the latter.
 
 import (
+	"bufio"
+	"bytes"
 	"cmp"
+	"context"
+	"crypto/tls"
 	"encoding/json"
+	"errors"
+	"expvar"
 	"fmt"
+	"io"
+	"iter"
+	"maps"
 	"math"
+	"net"
 	"net/http"
+	"os"
+	"reflect"
 	"runtime"
 	"slices"
-	"sort"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,38 +32,57 @@ import (
 	"slackboard/cli"
 )
 
-// counts are of messages. accepted + found at start = delivered + dropped + waiting + dead; the last two go up and down.
+// numbers is the table of counters: each is named here and nowhere else. json is its name in /stat/app, metric that in
+// /metrics (behind slackboard_), which the name of something that only grows ends with _total.
+type numbers struct {
+	counts
+	FoundAtStart int64 `json:"found_at_start" metric:"found_at_start_messages" sum:"1" help:"Left by an earlier process."`
+
+	OldestWaitingSeconds float64 `json:"oldest_waiting_seconds" metric:"oldest_waiting_seconds" help:"Age of the oldest."`
+
+	Posts         int64 `json:"posts"` // in /metrics by outcome
+	Retries       int64 `json:"retries" metric:"retries_total" help:"Posts to Slack after a message's first."`
+	RateLimited   int64 `json:"rate_limited"` // posts
+	Unauthorized  int64 `json:"unauthorized" metric:"unauthorized_total" help:"Requests without the token."`
+	ReloadRefused bool  `json:"reload_refused" metric:"reload_refused" help:"1: the old configuration runs."`
+	Ready         bool  `json:"ready" metric:"ready" help:"1 while messages can be accepted."`
+
+	Damaged    int64 `json:"damaged" metric:"spool_damaged_lines_total" help:"Damaged lines found in the spool."`
+	SpoolBytes int64 `json:"spool_bytes" metric:"spool_bytes" help:"Size of the spool's files."`
+	SpoolLimit int64 `json:"spool_limit_bytes" metric:"spool_limit_bytes" help:"Waiting messages that it takes."`
+
+	LogLinesDropped int64 `json:"log_lines_dropped" metric:"log_lines_dropped_total" help:"Lines no log took."`
+
+	StartedAt time.Time `json:"started_at"`
+}
+
+// counts are of messages, in all and by tag. What has a sum adds up to 0.
 type counts struct {
-	Accepted  int64 `json:"accepted"`
-	Delivered int64 `json:"delivered"`
-	Dropped   int64 `json:"dropped"` // by an operator, or because the record was damaged
-	Waiting   int64 `json:"waiting"`
-	Dead      int64 `json:"dead"`
+	Accepted  int64 `json:"accepted" metric:"accepted_total" sum:"1" help:"Messages answered ok (payloads have no tag)."`
+	Delivered int64 `json:"delivered" metric:"delivered_total" sum:"-1" help:"Messages that Slack took."`
+	Dropped   int64 `json:"dropped" metric:"dropped_total" sum:"-1" help:"By an operator, or lost with a damaged record."`
+	Waiting   int64 `json:"waiting" metric:"waiting_messages" sum:"-1" help:"Messages that wait."`
+	Dead      int64 `json:"dead" metric:"dead_messages" sum:"-1" help:"Dead letters."`
 }
 
 func (c *counts) add(d counts) {
-	c.Accepted += d.Accepted
-	c.Delivered += d.Delivered
-	c.Dropped += d.Dropped
-	c.Waiting += d.Waiting
-	c.Dead += d.Dead
+	to, from := reflect.ValueOf(c).Elem(), reflect.ValueOf(&d).Elem()
+	for i := range to.NumField() {
+		to.Field(i).SetInt(to.Field(i).Int() + from.Field(i).Int())
+	}
 }
 
 // stats are the server's counters.
 type stats struct {
-	mu           sync.Mutex
-	started      time.Time
-	total        counts
-	foundAtStart int64
-	posts        map[string]int64 // to Slack, all attempts, by outcome
-	retries      int64            // of these after a message's first
-	routes       map[route]*routeStats
-	postTook     histogram // of a post
-	delay        histogram // from acceptance to delivery
-	unauthorized int64     // requests
-	refused      bool      // the last reload
-	delivered    time.Time // the last one
-	minutes      [60]minute
+	mu sync.Mutex
+	numbers
+	posts     map[string]int64 // to Slack, all attempts, by outcome
+	routes    map[route]*routeStats
+	bytes     int       // of the names and errors in routes
+	postTook  histogram // of a post
+	delay     histogram // from acceptance to delivery
+	delivered time.Time // the last one
+	minutes   [60]minute
 }
 
 // minute is what happened in one minute of the last hour.
@@ -59,7 +91,8 @@ type minute struct {
 	accepted, delivered int64
 }
 
-const limited = "limited" // the outcome of a post that Slack answered with a rate limit; others are named by their class
+// limited is the outcome of a post that met a rate limit. Other outcomes are named by their class.
+const limited = "limited"
 
 // histogram counts durations by upper bounds, in seconds.
 type histogram struct {
@@ -78,37 +111,58 @@ func (h *histogram) observe(d time.Duration) {
 	h.sum += d.Seconds()
 }
 
+func (h histogram) clone() histogram {
+	h.counts = slices.Clone(h.counts)
+	return h
+}
+
 type routeStats struct {
 	counts
 	LastAt    *time.Time `json:"last_at"`    // of the last delivery or failure
 	LastError string     `json:"last_error"` // "" after a delivery
 }
 
-// maxRoutes bounds what clients can make the server remember by naming channels: further ones are counted as one.
-const maxRoutes = 200_000
+// What clients can make the server remember by naming channels is bounded. Further routes are counted as one.
+const (
+	maxRoutes     = 200_000
+	maxRouteBytes = 16 << 20 // of their names and errors
+)
 
 func newStats() *stats {
 	return &stats{
-		started: time.Now(), routes: map[route]*routeStats{}, posts: map[string]int64{},
-		postTook: newHistogram(.05, .1, .25, .5, 1, 2.5, 5, 10, 30), delay: newHistogram(.1, .5, 1, 5, 15, 60, 300, 1800, 7200, 86400),
+		numbers: numbers{StartedAt: time.Now()}, routes: map[route]*routeStats{}, posts: map[string]int64{},
+		postTook: newHistogram(.05, .1, .25, .5, 1, 2.5, 5, 10, 30),
+		delay:    newHistogram(.1, .5, 1, 5, 15, 60, 300, 1800, 7200, 86400),
 	}
 }
 
+// of returns what is counted for r. The caller holds mu.
 func (s *stats) of(r route) *routeStats {
-	if s.routes[r] == nil && len(s.routes) >= maxRoutes {
+	if s.routes[r] == nil && (len(s.routes) >= maxRoutes || s.bytes+len(r.tag)+len(r.channel) > maxRouteBytes) {
 		r = route{channel: "(others)"}
 	}
 	if s.routes[r] == nil {
+		s.bytes += len(r.tag) + len(r.channel)
 		s.routes[r] = &routeStats{}
 	}
 	return s.routes[r]
+}
+
+// note notes what became of the last post for st: an error that finds no room is named by its kind alone.
+func (s *stats) note(st *routeStats, at *time.Time, reason, kind string) {
+	reason = shortened(reason)
+	if s.bytes += len(reason) - len(st.LastError); s.bytes > maxRouteBytes {
+		s.bytes += len(kind) - len(reason)
+		reason = kind
+	}
+	st.LastAt, st.LastError = at, reason
 }
 
 // count adds d to the totals and to those of r.
 func (s *stats) count(r route, d counts) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.total.add(d)
+	s.add(d)
 	s.of(r).add(d)
 	now := time.Now().Unix() / 60
 	m := &s.minutes[now%60]
@@ -128,7 +182,7 @@ func (s *stats) found(r route, dead bool) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.foundAtStart++
+	s.FoundAtStart++
 }
 
 // stored counts a message that is on disk now: a new one, or a dead letter that is sent again.
@@ -149,14 +203,13 @@ func (s *stats) posted(messages []*message, attempt int, out outcome, took time.
 	if out.limited {
 		kind = limited
 	}
+	s.Posts++
 	s.posts[kind]++
+	s.RateLimited += int64(number(out.limited))
+	s.Retries += int64(number(attempt > 1))
 	s.postTook.observe(took)
-	if attempt > 1 {
-		s.retries++
-	}
 	for _, m := range messages {
-		st := s.of(m.route)
-		st.LastAt, st.LastError = &now, out.reason
+		s.note(s.of(m.route), &now, out.reason, kind)
 		if out.class == delivered {
 			s.delivered = now
 			s.delay.observe(now.Sub(m.acceptedAt()))
@@ -168,45 +221,40 @@ func (s *stats) posted(messages []*message, attempt int, out outcome, took time.
 func (s *stats) reloaded(taken bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.refused = !taken
+	s.ReloadRefused = !taken
 }
 
 // refuse counts a request without the token.
 func (s *stats) refuse() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.unauthorized++
+	s.Unauthorized++
 }
 
 func (s *stats) waiting() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.total.Waiting
+	return s.Waiting
 }
 
 // appStat is the answer of /stat/app.
 type appStat struct {
-	counts
-	FoundAtStart         int64      `json:"found_at_start"`
-	OldestWaitingSeconds float64    `json:"oldest_waiting_seconds"`
-	Posts                int64      `json:"posts"`
-	Retries              int64      `json:"retries"`
-	RateLimited          int64      `json:"rate_limited"`
-	Unauthorized         int64      `json:"unauthorized"`   // requests
-	ReloadRefused        bool       `json:"reload_refused"` // the last one: the configuration had an error
-	Damaged              int64      `json:"damaged"`        // lines of the spool
-	SpoolBytes           int64      `json:"spool_bytes"`
-	StartedAt            time.Time  `json:"started_at"`
-	State                string     `json:"state"` // ok, waiting, paused, dead, failing or full
-	Sentence             string     `json:"sentence"`
-	Trouble              []trouble  `json:"trouble"` // the worst 100, most at stake first
-	TroubleTotal         int        `json:"trouble_total"`
-	Paused               []trouble  `json:"paused"`    // the tokens that pause, also those for which nothing waits
-	LastHour             [][2]int64 `json:"last_hour"` // accepted and delivered of each minute, the oldest first
-	Tags                 []tagStat  `json:"tags"`
-	TagsFound            int        `json:"tags_found"` // by q=, with those that tags= left out
-	TagsTotal            int        `json:"tags_total"`
-	Version              string     `json:"version"`
+	numbers
+	State        string     `json:"state"` // ok, waiting, paused, dead, failing or full
+	Sentence     string     `json:"sentence"`
+	Trouble      []trouble  `json:"trouble"` // the worst 100, most at stake first
+	TroubleTotal int        `json:"trouble_total"`
+	Paused       []trouble  `json:"paused"`    // the tokens that pause, also those for which nothing waits
+	LastHour     [][2]int64 `json:"last_hour"` // accepted and delivered of each minute, the oldest first
+	Version      string     `json:"version"`
+	tagList
+}
+
+// tagList is the end of the answer: it is written tag by tag, since there may be many.
+type tagList struct {
+	Tags  []tagStat `json:"tags,omitempty"`
+	Found int       `json:"tags_found,omitempty"` // by q=, with those that tags= left out
+	Total int       `json:"tags_total,omitempty"`
 }
 
 type tagStat struct {
@@ -220,18 +268,54 @@ type tagStat struct {
 
 // statApp shows the counters. tags=N shows N tags, those in trouble first, of those that q= names.
 func (s *server) statApp(w http.ResponseWriter, r *http.Request) {
-	st := s.appStat()
-	if q := strings.ToLower(r.URL.Query().Get("q")); q != "" {
-		st.Tags = slices.DeleteFunc(st.Tags, func(t tagStat) bool {
-			return !strings.Contains(strings.ToLower(t.Tag+"\n"+t.Channel+"\n"+t.LastError), q)
-		})
+	n, err := strconv.Atoi(r.URL.Query().Get("tags"))
+	if err != nil || n < 0 {
+		n = math.MaxInt
 	}
-	st.TagsFound = len(st.Tags)
-	if n, err := strconv.Atoi(r.URL.Query().Get("tags")); err == nil && n >= 0 {
-		sort.SliceStable(st.Tags, func(i, j int) bool { return st.Tags[i].trouble() > st.Tags[j].trouble() })
-		st.Tags = st.Tags[:min(n, len(st.Tags))]
+	w.Header().Set("Content-Type", "application/json")
+	s.writeApp(w, strings.ToLower(r.URL.Query().Get("q")), n)
+}
+
+// writeApp writes the answer of /stat/app, with n of the tags that q names: all of them are in their order.
+func (s *server) writeApp(to io.Writer, q string, n int) {
+	w := bufio.NewWriter(to)
+	defer w.Flush()
+	var about bytes.Buffer
+	e := json.NewEncoder(&about)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	e.Encode(s.appStat())
+	w.Write(bytes.TrimSuffix(about.Bytes(), []byte("\n}\n")))
+	w.WriteString(",\n  \"tags\": [")
+	between := "\n    "
+	write := func(t tagStat) {
+		w.WriteString(between)
+		w.Write(encode(t))
+		between = ",\n    "
 	}
-	sendJSON(w, st)
+	found, total := 0, 0
+	worst := worstOf[tagStat]{n: n, compare: tagStat.compare}
+	for t := range s.stats.tags(s.cfg(), n == math.MaxInt) {
+		total++
+		if q != "" && !strings.Contains(strings.ToLower(t.Tag+"\n"+t.Channel+"\n"+t.LastError), q) {
+			continue
+		}
+		if found++; n == math.MaxInt {
+			write(t)
+		} else if n > 0 {
+			worst.add(t)
+		}
+	}
+	for _, t := range worst.all() {
+		write(t)
+	}
+	fmt.Fprintf(w, "\n  ],\n  \"tags_found\": %d,\n  \"tags_total\": %d\n}\n", found, total)
+}
+
+// compare orders tags for those who look for what is wrong.
+func (t tagStat) compare(o tagStat) int {
+	return cmp.Or(cmp.Compare(o.trouble(), t.trouble()), cmp.Compare(o.Waiting, t.Waiting),
+		cmp.Compare(t.Tag, o.Tag), cmp.Compare(t.Channel, o.Channel))
 }
 
 // trouble ranks a tag for those who look for what is wrong.
@@ -247,10 +331,12 @@ func (t tagStat) trouble() int {
 	return 0
 }
 
+// appStat returns the answer of /stat/app without the tags.
 func (s *server) appStat() *appStat {
-	st := &appStat{Version: cli.Number, Damaged: s.spool.damaged.Load(), SpoolBytes: s.spool.bytes.Load()}
 	lanes := s.deliver.look(s.cfg())
-	s.stats.show(s.cfg(), st)
+	st := s.stats.show()
+	st.Damaged, st.SpoolBytes, st.SpoolLimit = s.spool.damaged.Load(), s.spool.bytes.Load(), s.cfg().spool.maxBytes
+	st.Ready, st.LogLinesDropped = s.ready() == nil, s.lost()
 	if !lanes.oldest.IsZero() {
 		st.OldestWaitingSeconds = time.Since(lanes.oldest).Seconds()
 	}
@@ -320,7 +406,8 @@ func (f *worstOf[T]) all() []T {
 
 // look returns the state of all lanes, with the tags of cfg. It reads one message from disk.
 func (d *deliverer) look(cfg *config) laneSummary {
-	oldest, sum := waiter(math.MaxUint64), laneSummary{destinations: map[string]int{}, trouble: []trouble{}, paused: []trouble{}}
+	oldest := waiter(math.MaxUint64)
+	sum := laneSummary{destinations: map[string]int{}, trouble: []trouble{}, paused: []trouble{}}
 	worst := worstOf[*lane]{n: maxTrouble, compare: func(a, b *lane) int {
 		return cmp.Or(cmp.Compare(len(b.waiting), len(a.waiting)), a.errSince.Compare(b.errSince))
 	}}
@@ -505,7 +592,8 @@ func (s *server) sentence(st *appStat, lanes laneSummary) (state, sentence strin
 	case fail > 0:
 		return failing, all
 	case st.Dead > 0:
-		return "dead", fmt.Sprintf("%d could not be delivered and are dead letters; %s", st.Dead, cmp.Or(all, "everything else is delivered"))
+		dead := fmt.Sprintf("%d could not be delivered and are dead letters", st.Dead)
+		return "dead", dead + "; " + cmp.Or(all, "everything else is delivered")
 	case pause > 0:
 		return paused, all
 	case waits != "":
@@ -524,16 +612,11 @@ func (s *server) ready() error {
 	return s.deliver.full()
 }
 
-// show fills in the counters: the configured tags in their order, then what else was counted.
-func (s *stats) show(cfg *config, st *appStat) {
+// show returns the counters, and what happened in the last hour.
+func (s *stats) show() *appStat {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st.counts, st.FoundAtStart, st.StartedAt = s.total, s.foundAtStart, s.started
-	st.Retries, st.RateLimited, st.Unauthorized = s.retries, s.posts[limited], s.unauthorized
-	st.ReloadRefused = s.refused
-	for _, n := range s.posts {
-		st.Posts += n
-	}
+	st := &appStat{numbers: s.numbers, Version: cli.Number}
 	now := time.Now().Unix() / 60
 	for at := now - 59; at <= now; at++ {
 		row := [2]int64{}
@@ -542,32 +625,61 @@ func (s *stats) show(cfg *config, st *appStat) {
 		}
 		st.LastHour = append(st.LastHour, row)
 	}
-	st.Tags = []tagStat{}
-	shown := map[route]bool{}
-	for _, t := range cfg.tags {
-		r := route{tag: t.name}
-		for shown[r] {
-			r.index++
+	return st
+}
+
+// tags returns what is counted for each tag: the configured ones in their order, then what else was counted, sorted
+// only if inOrder is true.
+func (s *stats) tags(cfg *config, inOrder bool) iter.Seq[tagStat] {
+	return func(yield func(tagStat) bool) {
+		known := 0
+		for _, t := range cfg.tags {
+			row := tagStat{Tag: t.name, Channel: t.channel, Username: t.username, Icon: t.icon, Parse: t.parse}
+			if s.counted(&row, route{tag: t.name, index: t.index}) {
+				known++
+			}
+			if !yield(row) {
+				return
+			}
 		}
-		shown[r] = true
-		row := tagStat{Tag: t.name, Channel: t.channel, Username: t.username, Icon: t.icon, Parse: t.parse}
-		if counted := s.routes[r]; counted != nil {
-			row.routeStats = *counted
+		for _, r := range s.others(cfg, known, inOrder) {
+			row := tagStat{Tag: r.tag, Channel: r.channel}
+			if s.counted(&row, r); !yield(row) {
+				return
+			}
 		}
-		st.Tags = append(st.Tags, row)
 	}
-	var others []tagStat
-	for r, counted := range s.routes {
-		if !shown[r] {
-			others = append(others, tagStat{Tag: r.tag, Channel: r.channel, routeStats: *counted})
+}
+
+// counted fills in what is counted for r, if something is.
+func (s *stats) counted(row *tagStat, r route) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.routes[r]
+	if st != nil {
+		row.routeStats = *st
+	}
+	return st != nil
+}
+
+// others returns the routes that are counted and not among the known configured ones.
+func (s *stats) others(cfg *config, known int, inOrder bool) (others []route) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.routes) <= known {
+		return nil
+	}
+	for r := range s.routes {
+		if r.tag == "" || r.index >= len(cfg.byTag[r.tag]) {
+			others = append(others, r)
 		}
 	}
-	sort.Slice(others, func(i, j int) bool {
-		a, b := others[i], others[j]
-		return a.Tag < b.Tag || a.Tag == b.Tag && a.Channel < b.Channel
-	})
-	st.Tags = append(st.Tags, others...)
-	st.TagsFound, st.TagsTotal = len(st.Tags), len(st.Tags)
+	if inOrder {
+		slices.SortFunc(others, func(a, b route) int {
+			return cmp.Or(cmp.Compare(a.tag, b.tag), cmp.Compare(a.channel, b.channel), cmp.Compare(a.index, b.index))
+		})
+	}
+	return others
 }
 
 // sendJSON answers with a document for programs and people.
@@ -637,4 +749,177 @@ func (s *gcSample) stat() ordered {
 		"gc_pause_per_second", pausePerSecond, // ms
 		"gc_pause", pauses, // ms, newest first, since the previous call
 	}
+}
+
+// exposition writes metrics in the text format.
+type exposition struct{ *bufio.Writer }
+
+func (e exposition) head(name, help string) {
+	kind := "gauge"
+	if strings.HasSuffix(name, "_total") {
+		kind = "counter"
+	}
+	fmt.Fprintf(e, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind)
+}
+
+// value writes a metric that has one value.
+func (e exposition) value(name, help string, v any) {
+	if b, ok := v.(bool); ok {
+		v = number(b)
+	}
+	e.head(name, help)
+	fmt.Fprintf(e, "%s %v\n", name, v)
+}
+
+// table calls f for each counter of v that has a metric.
+func table(v any, f func(i int, name, help string)) {
+	for t, i := reflect.TypeOf(v), 0; i < t.NumField(); i++ {
+		if name, ok := t.Field(i).Tag.Lookup("metric"); ok {
+			f(i, "slackboard_"+name, t.Field(i).Tag.Get("help"))
+		}
+	}
+}
+
+func (e exposition) histogram(name, help string, h histogram) {
+	fmt.Fprintf(e, "# HELP %s %s\n# TYPE %s histogram\n", name, help, name)
+	total := int64(0)
+	for i, n := range h.counts {
+		total += n
+		bound := "+Inf"
+		if i < len(h.bounds) {
+			bound = strconv.FormatFloat(h.bounds[i], 'g', -1, 64)
+		}
+		fmt.Fprintf(e, "%s_bucket{le=%q} %d\n", name, bound, total)
+	}
+	fmt.Fprintf(e, "%s_sum %v\n%s_count %d\n", name, h.sum, name, total)
+}
+
+var labels = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
+
+func (s *server) metrics(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	e, st := exposition{bufio.NewWriter(w)}, s.appStat()
+	defer e.Flush()
+	values := reflect.ValueOf(st.numbers)
+	table(st.numbers, func(i int, name, help string) { e.value(name, help, values.Field(i).Interface()) })
+	s.stats.mu.Lock()
+	posts, took, delay := maps.Clone(s.stats.posts), s.stats.postTook.clone(), s.stats.delay.clone()
+	s.stats.mu.Unlock()
+	e.head("slackboard_posts_total", "Posts to Slack, by outcome.")
+	for c := delivered; c <= inBetween; c++ {
+		fmt.Fprintf(e, "slackboard_posts_total{outcome=%q} %d\n", c, posts[c.String()])
+	}
+	fmt.Fprintf(e, "slackboard_posts_total{outcome=%q} %d\n", limited, posts[limited])
+	e.head("slackboard_http_requests_total", "Requests, by route and status.")
+	s.requests.each(func(route string, status int, n int64) {
+		fmt.Fprintf(e, "slackboard_http_requests_total{route=\"%s\",status=\"%d\"} %d\n", labels.Replace(route), status, n)
+	})
+	e.histogram("slackboard_post_duration_seconds", "How long a post to Slack took.", took)
+	e.histogram("slackboard_delivery_delay_seconds", "From acceptance to delivery.", delay)
+	e.runtime(st.StartedAt)
+	s.tagMetrics(e)
+}
+
+// tagMetrics writes what is counted for each tag.
+func (s *server) tagMetrics(e exposition) {
+	cfg := s.cfg()
+	byTag, index := make([]tagCounts, 0, len(cfg.byTag)+1), make(map[string]int, len(cfg.byTag)+1)
+	for t := range s.stats.tags(cfg, false) {
+		i, ok := index[t.Tag]
+		if !ok {
+			i = len(byTag)
+			index[t.Tag] = i
+			byTag = append(byTag, tagCounts{label: labels.Replace(t.Tag)})
+		}
+		byTag[i].add(t.counts)
+	}
+	table(counts{}, func(field int, name, help string) {
+		e.head(name, help)
+		var line []byte
+		for i := range byTag {
+			n := reflect.ValueOf(&byTag[i].counts).Elem().Field(field).Int()
+			line = append(append(append(append(line[:0], name...), `{tag="`...), byTag[i].label...), `"} `...)
+			e.Write(append(strconv.AppendInt(line, n, 10), '\n'))
+		}
+	})
+}
+
+type tagCounts struct {
+	counts
+	label string
+}
+
+func (e exposition) runtime(started time.Time) {
+	var mem runtime.MemStats
+	runtime.ReadMemStats(&mem)
+	e.value("go_goroutines", "Goroutines.", runtime.NumGoroutine())
+	e.value("go_memstats_heap_alloc_bytes", "Bytes of live and not yet collected objects.", mem.HeapAlloc)
+	e.value("go_memstats_sys_bytes", "Bytes obtained from the system.", mem.Sys)
+	e.value("go_gc_cycles_total", "Garbage collections.", mem.NumGC)
+	e.value("process_start_time_seconds", "When the process started, Unix time.", float64(started.UnixMilli())/1000)
+	if statm, err := os.ReadFile("/proc/self/statm"); err == nil { // proc(5)
+		if fields := strings.Fields(string(statm)); len(fields) > 1 {
+			pages, _ := strconv.Atoi(fields[1])
+			e.value("process_resident_memory_bytes", "Resident memory.", pages*os.Getpagesize())
+		}
+	}
+	if fds, err := os.ReadDir("/proc/self/fd"); err == nil {
+		e.value("process_open_fds", "Open file descriptors.", len(fds))
+	}
+	e.head("slackboard_build_info", "The program.")
+	fmt.Fprintf(e, "slackboard_build_info{version=%q,goversion=%q} 1\n", cli.Number, runtime.Version())
+}
+
+// debugVars shows the counters and the memory's as expvar does, without the command line.
+func (s *server) debugVars(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	fmt.Fprintf(w, "{\n\"memstats\": %s,\n\"slackboard\": ", expvar.Get("memstats"))
+	s.writeApp(w, "", math.MaxInt)
+	io.WriteString(w, "}\n")
+}
+
+// healthz says that the process serves.
+func (s *server) healthz(w http.ResponseWriter, _ *http.Request) {
+	answer{status: http.StatusOK, Message: "ok"}.send(w)
+}
+
+// readyz says whether a message can be accepted.
+func (s *server) readyz(w http.ResponseWriter, _ *http.Request) {
+	if err := s.ready(); err != nil {
+		answer{status: http.StatusServiceUnavailable, Message: err.Error()}.send(w)
+		return
+	}
+	answer{status: http.StatusOK, Message: "ok"}.send(w)
+}
+
+// askReady asks the server that runs on cfg for its /readyz: for containers and monitors without curl.
+func askReady(cfg *config) error {
+	network, address, err := parsePort(cfg.core.port)
+	if err != nil {
+		return err
+	}
+	if host, port, err := net.SplitHostPort(address); network == "tcp" && err == nil && host == "" {
+		address = net.JoinHostPort("localhost", port)
+	}
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, address)
+		},
+	}}
+	target := "http://localhost/readyz"
+	if cfg.tls != nil { // the name in the certificate is not known; nothing secret is sent
+		target = "https://localhost/readyz"
+		trust := &tls.Config{InsecureSkipVerify: true, Certificates: cfg.tls.Certificates}
+		client.Transport.(*http.Transport).TLSClientConfig = trust
+	}
+	resp, err := client.Get(target)
+	if err != nil {
+		return fmt.Errorf("%s does not answer: %w", cmp.Or(cfg.core.port, address), errors.Unwrap(err))
+	}
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, answerLimit))
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("not ready: %s", bytes.TrimSpace(body))
+	}
+	return nil
 }

@@ -1,14 +1,21 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -31,6 +38,7 @@ func TestMetrics(t *testing.T) {
 		`slackboard_accepted_total{tag="general"} 1`, `slackboard_accepted_total{tag=""} 1`, `slackboard_delivered_total{tag="general"} 1`,
 		`slackboard_dead_messages{tag="cron"} 1`, `slackboard_dropped_total{tag="cron"} 0`, `slackboard_waiting_messages{tag="quo\"te \\ new\nline"} 0`,
 		`slackboard_posts_total{outcome="delivered"} 2`, `slackboard_posts_total{outcome="content"} 1`,
+		`slackboard_http_requests_total{route="POST /notify",status="200"} 2`, `slackboard_log_lines_dropped_total 0`,
 		`slackboard_post_duration_seconds_count 3`, `slackboard_delivery_delay_seconds_bucket{le="60"} 2`,
 		`slackboard_spool_limit_bytes 1073741824`, "slackboard_oldest_waiting_seconds 0", "slackboard_ready 1", "go_goroutines ", `slackboard_build_info{version="1.`,
 	} {
@@ -40,7 +48,7 @@ func TestMetrics(t *testing.T) {
 	}
 	var vars map[string]json.RawMessage
 	_, body := s.request("GET", "/debug/vars", "")
-	if err := json.Unmarshal([]byte(body), &vars); err != nil || vars["memstats"] == nil || vars["cmdline"] != nil || !strings.Contains(string(vars["slackboard"]), `"accepted":3`) {
+	if err := json.Unmarshal([]byte(body), &vars); err != nil || vars["memstats"] == nil || vars["cmdline"] != nil || !strings.Contains(string(vars["slackboard"]), `"accepted": 3`) {
 		t.Errorf("/debug/vars: %v %.300s", err, body)
 	}
 	t.Run("promtool", func(t *testing.T) {
@@ -66,10 +74,12 @@ func TestHistogram(t *testing.T) {
 	for _, d := range []time.Duration{time.Second, 2 * time.Second, 5 * time.Second, time.Minute} {
 		h.observe(d)
 	}
-	var e exposition
+	var got bytes.Buffer
+	e := exposition{bufio.NewWriter(&got)}
 	e.histogram("x", "y", h)
-	if want := "# HELP x y\n# TYPE x histogram\nx_bucket{le=\"1\"} 1\nx_bucket{le=\"5\"} 3\nx_bucket{le=\"+Inf\"} 4\nx_sum 68\nx_count 4\n"; e.String() != want {
-		t.Errorf("got %s, want %s", e.String(), want)
+	e.Flush()
+	if want := "# HELP x y\n# TYPE x histogram\nx_bucket{le=\"1\"} 1\nx_bucket{le=\"5\"} 3\nx_bucket{le=\"+Inf\"} 4\nx_sum 68\nx_count 4\n"; got.String() != want {
+		t.Errorf("got %s, want %s", got.String(), want)
 	}
 }
 
@@ -183,4 +193,196 @@ slack_url = 'http://127.0.0.1:1/gone'
 		gone := "unreachable #gone2 [gone gone2] 7 connection refusedtrue true"
 		check("failing", `^#gone and 1 more cannot be reached since .*: connection refused \(and 1 more fail\); a pause`, gone, paused, hook)
 	})
+}
+
+// addsUp checks the sum of the table: what came in is what became of it.
+func (st *appStat) addsUp(t testing.TB) {
+	t.Helper()
+	sum := int64(0)
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[numbers]()) {
+		if sign, err := strconv.ParseInt(f.Tag.Get("sum"), 10, 64); err == nil {
+			sum += sign * reflect.ValueOf(st.numbers).FieldByIndex(f.Index).Int()
+		}
+	}
+	if sum != 0 {
+		t.Errorf("the counters do not add up: %+v", st.numbers)
+	}
+}
+
+// manyWait returns a server with n tags that fail, each with one message of size bytes, that posts nothing.
+func manyWait(t testing.TB, n, size int) *inProcess {
+	t.Helper()
+	p := newInProcess(t, testConfig(t, tagsConfig(n)), posterFunc(func(credential, []byte) outcome { return down(0, recorded{}) }))
+	p.deliver.rest(1)
+	text := strings.Repeat("x", size)
+	for from := 0; from < n; from += 1000 {
+		var messages []*message
+		for i := from; i < min(n, from+1000); i++ {
+			messages = append(messages, &message{ID: newID(), Text: text, route: route{tag: fmt.Sprintf("t%d", i)}})
+		}
+		if err := p.deliver.store(messages); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.deliver.locked(func() {
+		for _, l := range p.deliver.lanes {
+			l.err, l.errSince = "connection refused", time.Now()
+		}
+	})
+	return p
+}
+
+// However many wait, one message is read from disk.
+func TestStatReadsOneMessage(t *testing.T) {
+	if _, err := os.Stat("/proc/self/io"); err != nil {
+		t.Skip("skipped: no /proc/self/io here")
+	}
+	const size = 200_000
+	p := manyWait(t, 50, size)
+	read := func() (n int) {
+		_, rest, _ := strings.Cut(readFile(t, "/proc/self/io"), "rchar: ")
+		fmt.Sscan(rest, &n)
+		return n
+	}
+	for _, path := range []string{"/metrics", "/stat/app", "/stat/app?tags=10", "/debug/vars"} {
+		before := read()
+		w := p.do("GET", path, "")
+		if n := read() - before; w.Code != 200 || n < size || n > 2*size {
+			t.Errorf("%s: %d, %d bytes read, want one message of %d", path, w.Code, n, size)
+		}
+	}
+	if st := p.stat(t); st.OldestWaitingSeconds <= 0 || st.TroubleTotal != 50 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// BenchmarkStat is what the counters cost with 100,000 destinations that wait and fail.
+//
+//	go test -run '^$' -bench Stat .
+func BenchmarkStat(b *testing.B) {
+	p := manyWait(b, 100_000, 200)
+	for _, path := range []string{"/metrics", "/stat/app?tags=50", "/stat/app?tags=50&q=t99", "/stat/app"} {
+		b.Run(strings.ReplaceAll(path[1:], "/", "."), func(b *testing.B) {
+			b.ReportAllocs()
+			before := processorTime()
+			for b.Loop() {
+				w := &discarded{header: http.Header{}}
+				p.http.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+			}
+			b.ReportMetric(float64((processorTime()-before).Milliseconds())/float64(b.N), "cpu-ms/op") // on a busy machine
+		})
+	}
+}
+
+// discarded is an answer that nobody keeps.
+type discarded struct{ header http.Header }
+
+func (d *discarded) Header() http.Header         { return d.header }
+func (d *discarded) Write(b []byte) (int, error) { return len(b), nil }
+func (d *discarded) WriteHeader(int)             {}
+
+func processorTime() time.Duration {
+	var used syscall.Rusage
+	syscall.Getrusage(syscall.RUSAGE_SELF, &used)
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
+}
+
+// What clients name is remembered within bounds, and so is what was answered to them.
+func TestRememberedRoutes(t *testing.T) {
+	s := newStats()
+	long := strings.Repeat("c", 1<<20)
+	for i := range 300 {
+		r := route{channel: fmt.Sprint(i, long)}
+		s.count(r, counts{Accepted: 1, Waiting: 1})
+		s.posted([]*message{{route: r}}, 1, outcome{class: retry, reason: long}, 0)
+	}
+	for i := range 20_000 {
+		r := route{channel: fmt.Sprint("#", i)}
+		s.count(r, counts{Accepted: 1, Waiting: 1})
+		s.posted([]*message{{route: r}}, 1, outcome{class: retry, reason: long}, 0)
+	}
+	bytes, accepted, named := 0, int64(0), 0
+	for r, st := range s.routes {
+		bytes += len(r.channel) + len(st.LastError)
+		accepted += st.Accepted
+		named += number(st.LastError == retry.String())
+	}
+	if bytes > 2*maxRouteBytes || bytes < maxRouteBytes/2 || bytes != s.bytes || accepted != 20_300 || named == 0 {
+		t.Errorf("%d bytes (counted %d) of %d accepted, %d with the kind of their error", bytes, s.bytes, accepted, named)
+	}
+}
+
+// Each counter of the table moves.
+func TestEveryCounter(t *testing.T) {
+	cfg := testConfig(t, stormConfig+"[[tags]]\ntag = 'more'\n")
+	answers := map[string]outcome{
+		"bad": {class: badContent, reason: "no_text"}, "limited": {class: retry, limited: true, wait: time.Hour, reason: "ratelimited"},
+	}
+	tries := 0
+	slack := posterFunc(func(_ credential, body []byte) outcome {
+		if bytes.Contains(body, []byte("again")) {
+			if tries++; tries == 1 {
+				return down(0, recorded{})
+			}
+		}
+		for text, out := range answers {
+			if bytes.Contains(body, []byte(text)) {
+				return out
+			}
+		}
+		return outcome{class: delivered}
+	})
+	send := func(p *inProcess, channel, text string) {
+		if w := p.do("POST", "/notify-directly", fmt.Sprintf(`{"payload":{"channel":%q,"text":%q}}`, channel, text)); w.Code != 200 {
+			t.Fatal(w.Code, w.Body)
+		}
+	}
+	p := newInProcess(t, cfg, slack)
+	send(p, "#a", "bad")
+	send(p, "#b", "limited")
+	poll(t, "all is tried", func() bool { st := p.stat(t); return st.Dead == 1 && st.RateLimited == 1 })
+	p.stop()
+	files, _ := filepath.Glob(filepath.Join(cfg.spool.dir, "*.log"))
+	for _, log := range files {
+		if err := os.WriteFile(log, []byte(strings.Replace(readFile(t, log), "limited", "LIMITED", 1)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p = newInProcess(t, cfg, slack)
+	send(p, "#c", "again")
+	send(p, "#d", "limited")
+	poll(t, "it is delivered, the second time", func() bool { return p.stat(t).Retries > 0 && p.stat(t).Delivered > 0 })
+	poll(t, "the damaged one is found", func() bool { return p.stat(t).Damaged > 0 })
+	for _, state := range []string{"waiting", "dead"} {
+		var list struct{ Messages []messageView }
+		if err := json.Unmarshal(p.operator("GET", "/messages?state="+state).Body.Bytes(), &list); err != nil || len(list.Messages) == 0 {
+			t.Fatal(state, err, list)
+		}
+		if w := p.operator("DELETE", "/messages/"+list.Messages[0].ID); w.Code != 200 {
+			t.Fatal(w.Code, w.Body)
+		}
+	}
+	send(p, "#d", "limited")
+	send(p, "#a", "bad")
+	poll(t, "it is dead", func() bool { return p.stat(t).Dead > 0 })
+	guarded := *cfg
+	guarded.core.authToken = newSecret("T0KEN")
+	p.config.Store(&guarded)
+	p.do("GET", "/metrics", "")
+	p.config.Store(cfg)
+	p.stats.reloaded(false)
+
+	st, metrics := p.stat(t), "\n"+p.do("GET", "/metrics", "").Body.String()
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[numbers]()) {
+		if !f.Anonymous && reflect.ValueOf(st.numbers).FieldByIndex(f.Index).IsZero() {
+			t.Errorf("%s does not move", f.Name)
+		}
+		name, ok := f.Tag.Lookup("metric")
+		if ok && !regexp.MustCompile(`\nslackboard_`+name+`(\{.*\})? [1-9]`).MatchString(metrics) && f.Type.Kind() != reflect.Float64 {
+			t.Errorf("/metrics: %s does not move", name)
+		}
+		if ok && f.Tag.Get("help") == "" {
+			t.Errorf("%s has no help", name)
+		}
+	}
 }
