@@ -4,18 +4,19 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 )
 
 // browser is a session of Chromium.
@@ -114,7 +115,7 @@ func (b *browser) wait(css, text string) {
 	var shown any
 	defer func() {
 		if b.t.Failed() {
-			b.t.Logf("%s shows %q", css, shown)
+			b.t.Logf("%s shows %.500q", css, shown)
 		}
 	}()
 	poll(b.t, fmt.Sprintf("%s shows %q", css, text), func() bool {
@@ -128,20 +129,25 @@ func (b *browser) devtools(cmd string, params any) {
 	b.call("POST", "/goog/cdp/execute", map[string]any{"cmd": cmd, "params": params}, nil)
 }
 
-// picture saves what is seen, in light and dark, wide and on a phone, where SLACKBOARD_PICTURES names a folder. It fails
-// for a page that is wider than the phone.
-func (b *browser) picture(name string) {
+// widths are those that nothing may be wider than: a desktop's, a tablet's, a phone's window.
+var widths = []int{1300, 800, 390}
+
+// look checks what is seen in light and dark at all widths, and saves it as a picture where SLACKBOARD_PICTURES names a
+// folder: nothing is wider than the window, buttons are in it, and what is written or drawn stands out from what is behind.
+func (b *browser) look(name string) {
 	b.t.Helper()
 	for _, scheme := range []string{"light", "dark"} {
-		b.devtools("Emulation.setEmulatedMedia", map[string]any{"features": []map[string]string{{"name": "prefers-color-scheme", "value": scheme}}})
+		media := []map[string]string{{"name": "prefers-color-scheme", "value": scheme}}
+		b.devtools("Emulation.setEmulatedMedia", map[string]any{"features": media})
 		back := fmt.Sprint(b.js("return getComputedStyle(document.body).backgroundColor"))
 		if want := map[string]string{"light": "rgb(255, 255, 255)", "dark": "rgb(13, 17, 23)"}[scheme]; back != want {
 			b.t.Errorf("in %s mode the background is %s", scheme, back)
 		}
-		for _, width := range []int{1300, 390} {
-			b.devtools("Emulation.setDeviceMetricsOverride", map[string]any{"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500})
-			if wide := b.js("return document.documentElement.scrollWidth").(float64); int(wide) > width {
-				b.t.Errorf("%s at %d pixels is %v wide", name, width, wide)
+		for _, width := range widths {
+			b.devtools("Emulation.setDeviceMetricsOverride",
+				map[string]any{"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500})
+			for _, fault := range b.js(lookScript, width).([]any) {
+				b.t.Errorf("%s, %s, %d pixels: %v", name, scheme, width, fault)
 			}
 			if dir := os.Getenv("SLACKBOARD_PICTURES"); dir != "" {
 				var data string
@@ -159,185 +165,148 @@ func (b *browser) picture(name string) {
 	b.devtools("Emulation.clearDeviceMetricsOverride", struct{}{})
 }
 
+// lookScript returns what is wrong with what is seen, for a window of a width. Contrast is that of WCAG 2.2, 1.4.3 (text,
+// 4.5) and 1.4.11 (borders and marks, 3).
+const lookScript = `
+const width = arguments[0], faults = [];
+const say = (what, e) => { if (faults.length < 8) faults.push(what + ": " + e.tagName + "#" + e.id + "." + e.className + " " + (e.textContent || "").slice(0, 40)) };
+const rgb = c => (c.match(/[\d.]+/g) || [0, 0, 0, 0]).map(Number);
+const lum = c => { const [r, g, b] = c.map(v => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4); return .2126 * r + .7152 * g + .0722 * b };
+const ratio = (a, b) => { const [x, y] = [lum(rgb(a).slice(0, 3)), lum(rgb(b).slice(0, 3))].sort((a, b) => b - a); return (x + .05) / (y + .05) };
+const clear = c => rgb(c)[3] === 0;
+const behind = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor; if (!clear(c)) return c } return "rgb(255, 255, 255)" };
+if (document.documentElement.scrollWidth > width) say("the page is " + document.documentElement.scrollWidth + " wide", document.body);
+for (const e of document.querySelectorAll("body *")) {
+  const box = e.getBoundingClientRect(), style = getComputedStyle(e);
+  if (!box.width || !box.height || style.visibility === "hidden" || e.closest(".unseen, dialog:not([open]), option, datalist")) continue;
+  if (box.right > width + 1 && !e.closest(".line, pre, td")) say("it ends at " + box.right, e);
+  if (e.matches("button, a, input, select, textarea") && (box.right > width || box.left < 0)) say("out of sight", e);
+  const text = [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim());
+  if (text && ratio(style.color, behind(e)) < 4.5) say("text " + ratio(style.color, behind(e)).toFixed(2), e);
+  for (const side of ["Top", "Right", "Bottom", "Left"]) {
+    const color = style["border" + side + "Color"], wide = parseFloat(style["border" + side + "Width"]);
+    const back = behind(e.matches(".level, li, #sentence") ? e : e.parentElement);
+    if (wide && style["border" + side + "Style"] !== "none" && !clear(color) && ratio(color, back) < 3) say("border " + ratio(color, back).toFixed(2), e);
+  }
+  if (e.matches("svg path") && ratio(style.fill, behind(e)) < 3) say("bar " + ratio(style.fill, behind(e)).toFixed(2), e);
+}
+for (const row of document.querySelectorAll("#message-rows .head")) {
+  const lines = row.getBoundingClientRect().height / parseFloat(getComputedStyle(row).lineHeight);
+  if (lines > 2.6 || lines < 1.5) say("a row has " + lines + " lines", row);
+}
+return faults`
+
+// pageServer is a server in this process that a browser can open.
+type pageServer struct {
+	*inProcess
+	*browser
+	url string
+}
+
+func newPageServer(t testing.TB, cfg *config, slack poster) *pageServer {
+	t.Helper()
+	p := newInProcess(t, cfg, slack)
+	web := httptest.NewServer(p.http)
+	t.Cleanup(web.Close)
+	return &pageServer{inProcess: p, browser: newBrowser(t), url: web.URL + "/ui/"}
+}
+
+// send hands in a message for a tag and returns its id.
+func (p *pageServer) send(tag, level, title, text, host string) string {
+	body := encode(map[string]string{"tag": tag, "level": level, "title": title, "text": text, "host": host})
+	w := p.inProcess.do("POST", "/notify", string(body))
+	var a answer
+	if json.Unmarshal(w.Body.Bytes(), &a); w.Code != 200 || len(a.IDs) == 0 {
+		p.t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	return a.IDs[0]
+}
+
+// answers is a Slack that says what the map says to posts to a channel, and ok to all others.
+type answers struct {
+	sync.Mutex
+	to map[string]outcome
+}
+
+func (a *answers) post(_ context.Context, _ credential, body []byte) outcome {
+	a.Lock()
+	defer a.Unlock()
+	var p payload
+	json.Unmarshal(body, &p)
+	if out, ok := a.to[p.Channel]; ok {
+		return out
+	}
+	return outcome{class: delivered}
+}
+
+func (a *answers) set(channel string, out outcome) {
+	a.Lock()
+	defer a.Unlock()
+	a.to[channel] = out
+}
+
 const injection = `<script>window.hacked=1</script><img src=x onerror="window.hacked=1">"'&`
 
-// An operator's night: a test message arrives, a dead letter is seen with its reason, sent again, and gone.
-func TestPage(t *testing.T) {
-	t.Parallel()
-	b := newBrowser(t)
-	slack := newFakeSlack(t, func(d delivery) reply {
-		switch {
-		case strings.Contains(d.body, "#broken"):
-			return reply{status: 400, body: "invalid_blocks"}
-		case strings.Contains(d.body, "#down"):
-			return reply{status: 503}
-		}
-		return reply{}
-	})
-	config := server1(slack.URL) + fmt.Sprintf("[[tags]]\ntag='broken'\nchannel='#broken'\n[[tags]]\ntag='down'\nchannel='#down'\n[[tags]]\ntag=%s\nchannel=%[1]s\nusername=%[1]s\nicon_emoji=%[1]s\n",
-		tomlQuote(injection))
-	s := startServer(t, config)
-	s.addr = "127.0.0.1:" + s.addr[strings.LastIndex(s.addr, ":")+1:]
-	b.open("http://" + s.addr + "/")
-	b.wait("#sentence", "nothing waits")
-
-	b.click("nav a[href='#send']")
-	b.write("[name=to]", "general")
-	b.write("[name=title]", injection)
-	b.write("[name=text]", injection+" hello")
-	b.click("#send-form button")
-	b.wait("#answer", `200 {"message":"ok"`)
-	b.wait("#sentence", "everything is delivered")
-	b.picture("send")
-	b.click("nav a[href='#messages']")
-	b.click("[data-state=delivered]")
-	b.wait("#message-rows", injection+" hello")
-
-	for _, tag := range []string{"broken", "down", injection} {
-		body, _ := json.Marshal(map[string]string{"tag": tag, "text": injection, "title": injection, "level": "crit", "host": injection})
-		if status, answer := s.request("POST", "/notify", string(body)); status != 200 {
-			t.Fatalf("%d %s", status, answer)
-		}
+// nightly is a configuration as they are, with what names can be.
+func nightly(t testing.TB) *config {
+	var b strings.Builder
+	b.WriteString("[core]\nchannel_rate = 0\nbatch = 1\nslack_url = 'http://hook.invalid/services/T0/B0/core'\n")
+	tag := func(name, channel, more string) {
+		fmt.Fprintf(&b, "[[tags]]\ntag = %s\nchannel = %s\n%s\n", tomlQuote(name), tomlQuote(channel), more)
 	}
-	b.click("[data-state=waiting]")
-	b.wait("#message-rows", "status 503 Service Unavailable")
-	b.wait("#sentence", "#down fails since")
-	b.picture("waiting")
-	b.click("[data-state=dead]")
-	b.wait("#message-rows", "invalid_blocks")
-	b.wait("#message-rows .text", injection)
-	b.picture("dead")
-	slack.setScript(nil)
-	b.click("#message-rows .do button")
-	b.wait("#ask-text", "again?")
-	b.click("#ask [value=no]")
-	if st := s.stat(t); st.Dead != 1 {
-		t.Errorf("after cancel: %+v", st)
+	for _, name := range []string{"ops", "oncall", "nightly", "billing", "deploys", "certificates", "db", "search"} {
+		tag(name, "#"+name, "")
 	}
-	b.click("#message-rows .do button")
-	b.click("#ask-yes")
-	b.wait("#message-count", "0 dead")
-	poll(t, "the dead letter is delivered", func() bool { return s.stat(t).Dead == 0 })
-	b.click("[data-state=delivered]")
-	b.wait("#message-rows", "broken")
-	b.click("nav a[href='#tags']")
-	b.wait("#tag-rows", injection)
-	b.click("nav a[href='#config']")
-	b.wait("#config-text", `slack_url = "..."`)
-	b.wait("#about", "version 1.")
-	if hacked := b.js("return [window.hacked, document.scripts.length]"); fmt.Sprint(hacked) != "[<nil> 1]" {
-		t.Errorf("a message was taken for markup: %v", hacked)
-	}
-	var logged []struct{ Message string }
-	b.call("POST", "/se/log", map[string]string{"type": "browser"}, &logged)
-	for _, line := range logged {
-		if !strings.Contains(line.Message, "/messages") { // what is not there any more is 404
-			t.Errorf("the browser complains: %s", line.Message)
-		}
-	}
-	s.kill()
-	b.wait("#offline", "The server does not answer")
+	tag("cdn", "#cdn", "slack_token = 'xoxb-1'\nusername = 'cdn watch'\nicon_emoji = ':satellite:'")
+	tag("edge", "#edge", "slack_token = 'xoxb-1'")
+	tag("צוות-תשתיות", "#תשתיות", "")
+	tag("émile-🚒-"+strings.Repeat("very-long-", 24), "#"+strings.Repeat("l", 79), "")
+	tag(injection, injection, "username = "+tomlQuote(injection))
+	return testConfig(t, b.String())
 }
 
-// Without a picture of a mouse: the keyboard reaches everything, in order.
-func TestPageByKeyboard(t *testing.T) {
+// Real-looking content, in every view: nothing is wider than the window, rows have two lines, colors can be told apart.
+func TestPageLooks(t *testing.T) {
 	t.Parallel()
-	b := newBrowser(t)
-	s := startServer(t, server1("http://127.0.0.1:1"))
-	b.open("http://127.0.0.1:" + s.addr[strings.LastIndex(s.addr, ":")+1:] + "/ui/#send")
-	b.wait("#sentence", "nothing waits")
-	keys := func(text string) {
-		var actions []map[string]string
-		for _, c := range text {
-			actions = append(actions, map[string]string{"type": "keyDown", "value": string(c)}, map[string]string{"type": "keyUp", "value": string(c)})
-		}
-		b.call("POST", "/actions", map[string]any{"actions": []any{map[string]any{"type": "key", "id": "k", "actions": actions}}}, nil)
+	slack := &answers{to: map[string]outcome{
+		"#billing": {class: badDestination, status: 404, reason: "channel_not_found"},
+		"#db":      {class: retry, status: 503, reason: "status 503 Service Unavailable"},
+		"#deploys": {class: badCredential, status: 403, reason: "invalid_auth"},
+		injection:  {class: badContent, status: 400, reason: "invalid_blocks"},
+		"#cdn":     {class: retry, status: 429, limited: true, wait: 14 * time.Minute, reason: "ratelimited"},
+	}}
+	p := newPageServer(t, nightly(t), slack)
+	for i := range 40 {
+		p.send("ops", []string{"info", "warn", "crit", ""}[i%4], "disk of web-0"+fmt.Sprint(i), "/var is at 9"+fmt.Sprint(i%10)+" %\nsecond line", "web-01.example")
 	}
-	const tab, enter, space = "\ue004", "\ue007", " "
-	keys(tab + tab + "general" + tab + tab + tab + tab + space + tab + enter)
-	b.wait("#answer", `200 {"message":"ok"`)
-	if focus := b.js("return getComputedStyle(document.activeElement).outlineWidth"); focus != "3px" {
-		t.Errorf("the focus is not seen: outline %v", focus)
+	p.send("cdn", "warn", "cache", "hit rate is 61 %", "edge-1.example")
+	poll(t, "the token pauses", func() bool { return len(p.inProcess.stat(t).Paused) > 0 })
+	p.send("edge", "crit", "", "On call: TLS handshake fails in fra1", "edge-2.example")
+	p.send("billing", "info", "invoices", "2,310 invoices are out", "billing.example")
+	for i := range 300 {
+		p.send("db", []string{"warn", "crit"}[i%2], "replica lag", fmt.Sprintf("db-%d is %d s behind", i%7, i), "db-primary.example")
 	}
-}
-
-// 5,000 tags and 1,000 messages: what is looked for is found, and what is in trouble stands first.
-func TestPageWithMuch(t *testing.T) {
-	t.Parallel()
-	b := newBrowser(t)
-	var config strings.Builder
-	config.WriteString("[core]\nport = '127.0.0.1:0'\nslack_url = 'http://127.0.0.1:1/'\n")
-	for i := range 5000 {
-		fmt.Fprintf(&config, "[[tags]]\ntag = 'tag-%04d'\nchannel = '#c%d'\n", i, i)
-	}
-	s := startServer(t, config.String())
-	for i := range 1000 {
-		s.request("POST", "/notify", fmt.Sprintf(`{"tag":"tag-%04d","text":"message %d","level":"warn","host":"web-%d"}`, 4000+i%10, i, i%50))
-	}
-	b.open("http://" + s.addr + "/ui/")
-	b.wait("#tag-rows tr:first-child", "tag-400")
-	b.wait("#tag-count", "200 of 5,000, trouble first")
-	b.write("#tag-filter", "tag-1234")
-	b.wait("#tag-count", "1 of 5,000")
-	b.wait("#tag-rows", "#c1234")
-	b.write("#tag-filter", "")
-	b.picture("tags")
-	b.click("nav a[href='#messages']")
-	b.click("[data-state=waiting]")
-	b.wait("#message-count", "the newest 100 of 1,000")
-	b.write("#message-search", "message 777")
-	b.wait("#message-count", "1 waiting")
-	b.wait("#message-rows", "tag-4007")
-
-	// What one reads does not move: rows that come wait behind a button, rows that go stay, dimmed.
-	b.write("#message-search", "")
-	b.wait("#message-count", "the newest 100 of 1,000")
-	first := b.js("return document.querySelector('#message-rows tr').dataset.key")
-	s.request("POST", "/notify", `{"tag":"tag-0001","text":"the newest"}`)
-	b.wait("#message-changes", "show 1 new")
-	if now := b.js("return document.querySelector('#message-rows tr').dataset.key"); now != first {
-		t.Errorf("the first row was %v, is %v", first, now)
-	}
-	b.click("#message-changes")
-	b.wait("#message-rows tr:first-child", "the newest")
-	b.picture("messages")
-	took := b.js(`const start = performance.now(); for (let i = 0; i < 20; i++) drawTags(); return (performance.now() - start) / 20`)
-	t.Logf("drawing the tags again takes %.1f ms", took)
-}
-
-// Seen from elsewhere, the page shows the numbers, and says how to get the rest.
-func TestPageFromElsewhere(t *testing.T) {
-	t.Parallel()
-	b := newBrowser(t)
-	slack := newFakeSlack(t, nil)
-	s := startServer(t, server1(slack.URL))
-	s.request("POST", "/notify", notifyBody("general", 1, true))
-	behind, err := url.Parse("http://" + s.addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	proxy := httptest.NewServer(httputil.NewSingleHostReverseProxy(behind)) // adds X-Forwarded-For
-	defer proxy.Close()
-	b.open(proxy.URL + "/ui/#messages")
-	b.wait("#delivered", "1")
-	b.wait("#message-note", "messages are shown to the server's own host only")
-	b.wait("#message-note", "ssh -L")
-}
-
-// [ui] root serves a folder instead.
-func TestPageOfOnesOwn(t *testing.T) {
-	dir := filepath.Dir(writeFile(t, "index.html", "<h1>mine</h1>"))
-	s := startServer(t, server1("http://127.0.0.1:1")+"[ui]\nroot='"+dir+"'\n")
-	for path, want := range map[string]string{"/ui/": "<h1>mine</h1>", "/ui": "<h1>mine</h1>", "/": "<h1>mine</h1>"} {
-		if status, body := s.request("GET", path, ""); status != 200 || body != want {
-			t.Errorf("%s: %d %s", path, status, body)
-		}
-	}
-	s = startServer(t, server1("http://127.0.0.1:1")+"[ui]\nroot='/nowhere'\n")
-	if status, body := s.request("GET", "/ui/", ""); status != 200 || !strings.Contains(body, "<h1>Slackboard</h1>") || !strings.Contains(s.stderr.String(), "/nowhere is not a folder") {
-		t.Errorf("the built-in page: %d %s", status, s.stderr.String())
-	}
-	if status, body := s.request("GET", "/ui/nothing", ""); status != 404 || !strings.Contains(body, `"message"`) {
-		t.Errorf("/ui/nothing: %d %s", status, body)
-	}
+	p.send("deploys", "", "", "v2.41.0 is live", "ci.example")
+	p.send("צוות-תשתיות", "crit", "השרת לא עונה", "בדיקת תקינות נכשלה שלוש פעמים ברציפות", "שרת-1")
+	long := p.send("émile-🚒-"+strings.Repeat("very-long-", 24), "warn", strings.Repeat("W", 1000), strings.Repeat("🚒longword", 4000), strings.Repeat("h", 255))
+	p.send(injection, "crit", injection, injection, injection)
+	p.inProcess.do("POST", "/notify-directly", string(encode(map[string]any{"payload": map[string]any{"channel": "#" + strings.Repeat("d", 79), "text": "direct " + injection}})))
+	poll(t, "dead letters", func() bool { return p.inProcess.stat(t).Dead == 2 })
+	p.open(p.url)
+	p.wait("#trouble", "channel_not_found")
+	p.look("overview")
+	p.js("scrollTo(0, 500)")
+	p.look("tags")
+	p.open(p.url + "#messages")
+	p.wait("#message-rows", "direct")
+	p.look("messages")
+	p.open(p.url + "#messages?state=waiting&id=" + long)
+	p.wait(".detail", "Send again")
+	p.look("message")
+	p.open(p.url + "#messages?state=waiting&tag=cdn")
+	p.wait("#tag-detail", "this token pauses until")
+	p.click("#message-rows [type=checkbox]")
+	p.look("tag")
+	p.click("#test-open")
+	p.look("test")
 }
