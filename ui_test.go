@@ -188,7 +188,7 @@ for (const e of document.querySelectorAll("body *")) {
     const back = behind(e.matches(".level, li, #sentence") ? e : e.parentElement);
     if (wide && style["border" + side + "Style"] !== "none" && !clear(color) && ratio(color, back) < 3) say("border " + ratio(color, back).toFixed(2), e);
   }
-  if (e.matches("svg path") && ratio(style.fill, behind(e)) < 3) say("bar " + ratio(style.fill, behind(e)).toFixed(2), e);
+  if (e.matches("path") && ratio(style.fill, behind(e.parentElement)) < 3) say("bar " + ratio(style.fill, behind(e.parentElement)).toFixed(2), e);
 }
 for (const row of document.querySelectorAll("#message-rows .head")) {
   const lines = row.getBoundingClientRect().height / parseFloat(getComputedStyle(row).lineHeight);
@@ -301,7 +301,7 @@ func TestPageLooks(t *testing.T) {
 	p.wait("#message-rows", "direct")
 	p.look("messages")
 	p.open(p.url + "#messages?state=waiting&id=" + long)
-	p.wait(".detail", "Send again")
+	p.wait(".detail", "What Slack gets")
 	p.look("message")
 	p.open(p.url + "#messages?state=waiting&tag=cdn")
 	p.wait("#tag-detail", "this token pauses until")

@@ -1,5 +1,5 @@
 "use strict";
-// The page asks the server again and again and shows what it says as text, never as markup, and so that what somebody reads
+// The page asks the server again and again and shows what it says, as text and never as markup. What somebody reads
 // does not move. What one looks at is in the URL, behind the #.
 
 const seenMS = 2000, hiddenMS = 30_000, step = 100; // step: so many rows more
@@ -11,12 +11,11 @@ const advice = [
   [/channel_not_found|not_in_channel|archived/, "Does the channel exist, is the app in it, is it archived?"],
   [/auth|token_|account_inactive/, "The token is refused: put a valid one into the configuration and reload it."],
   [/missing_scope|access|restricted|two_factor/, "The app may not post there: give it the permission in Slack."],
-  [/no_service|no_team|no_active|team_disabled|status (3|404|410)/, "The webhook is gone: put a new one in and reload."],
+  [/no_service|no_team|no_active|team_disabled|status (3|404|410)/, "The webhook is gone: configure a new one."],
   [/not Slack's|in between/, "What is in between? A proxy or a login page answers: see HTTPS_PROXY and slack_api_url."],
   [/rate ?_?limit|429/, "Nothing to do: Slack asked for this pause, and what waits goes out after it."],
-  [/certificate|x509|tls/, "Does something in between open TLS? See SSL_CERT_FILE."],
   [/status 5|internal_error|fatal_error|unavailable/, "Slack has trouble itself: what waits goes out when it is over."],
-  [/no such host|refused|reach|no answer|reset|timeout|EOF|broken/, "See the network: name service, firewall, HTTPS_PROXY."],
+  [/no such|refused|reach|no answer|reset|timeout|EOF|broken|x509|tls/, "See to DNS, firewall, HTTPS_PROXY."],
   [/blocks|attachment|text|too_|invalid_/, "Slack refuses what is in the message: open it and look at its payload."],
 ];
 const $ = id => document.getElementById(id);
@@ -27,7 +26,7 @@ let stat, statAt, whole, turn = 0, timer, typing, shownKey;
 const number = n => n.toLocaleString("en-US");
 const count = (n, noun) => `${number(n)} ${noun}${n === 1 ? "" : "s"}`;
 
-// h describes an element. patch makes the children of node such, and changes only what differs: focus and selection stay.
+// h describes an element. patch makes the children of node so and changes only what differs: focus and selection stay.
 const h = (tag, props, ...children) => ({tag, props, children: children.flat().filter(child => child)});
 const text = (className, words, title = "") => words && h("bdi", {className, title}, words);
 const button = (words, onclick, props) => h("button", {type: "button", onclick, ...props}, words);
@@ -48,24 +47,30 @@ function patch(node, children) {
   });
   while (node.childNodes.length > children.length) node.lastChild.remove();
 }
+const some = (...parts) => parts.filter(part => part);
 const setText = (node, words) => patch(node, words ? [words] : []);
 
-// A list shows items by key. What is new waits until show is called; what went stays, struck out, until then.
+// A list shows items by key. What is new waits until it is asked for; what went stays, struck out, until then.
 function list(body, changes, draw) {
   let fresh = new Map(), shown = new Map();
   const self = {
-    update(items, now) {
+    grown: false, // rows that come next were asked for
+    items: () => [...shown.values()],
+    draw() { patch(body, [...shown].map(([key, item]) => draw(item, fresh.has(key) ? "" : " gone"))); },
+    update(items) {
       fresh = new Map(items);
-      shown = now || !shown.size ? new Map(fresh) : new Map([...shown].map(([key, item]) => [key, fresh.get(key) || item]));
-      const keys = [...fresh.keys()], old = [...shown.keys()];
-      const added = keys.filter(key => !shown.has(key)).length, gone = old.filter(key => !fresh.has(key)).length;
-      changes.hidden = keys.join("\n") === old.join("\n");
+      if (self.grown || !shown.size) shown = new Map(fresh);
+      self.grown = false;
+      for (const key of shown.keys()) if (fresh.has(key)) shown.set(key, fresh.get(key));
+      const added = [...fresh.keys()].filter(key => !shown.has(key)).length;
+      const gone = [...shown.keys()].filter(key => !fresh.has(key)).length;
+      changes.hidden = [...fresh.keys()].join("\n") === [...shown.keys()].join("\n");
       setText(changes, added ? `show ${number(added)} new` : gone ? `clear ${number(gone)} gone` : "sort again");
-      patch(body, [...shown].map(([key, item]) => draw(item, fresh.has(key) ? "" : " gone")));
+      self.draw();
     },
     empty() { shown = new Map(); self.update([]); },
   };
-  changes.onclick = () => { self.update(fresh, true); body.querySelector("a, button")?.focus({preventScroll: true}); };
+  changes.onclick = () => { self.grown = true; self.update(fresh); body.querySelector("a, button")?.focus(); };
   return self;
 }
 
@@ -74,9 +79,9 @@ const clock = t => new Date(t).toLocaleString("sv-SE", {timeZone: zone()}) +
   " " + (zone() || Intl.DateTimeFormat().resolvedOptions().timeZone);
 const brief = t => clock(t).slice(clock(t).slice(0, 10) === clock(Date.now()).slice(0, 10) ? 11 : 0, 16);
 function span(ms) {
-  const s = Math.max(0, Math.round(ms / 1000)), [n, unit] = s < 60 ? [s, "s"] : s < 5400 ? [s / 60, "min"]
-    : s < 129_600 ? [s / 3600, "h"] : [s / 86_400, "d"];
-  return `${Math.round(n)} ${unit}`;
+  const s = Math.max(0, ms / 1000), units = [["d", 86_400], ["h", 3600], ["min", 60]];
+  const [unit, size] = units.find(([, size]) => s >= 1.5 * size) || ["s", 1];
+  return `${Math.round(s / size)} ${unit}`;
 }
 const ago = t => t ? span(Date.now() - new Date(t)) + " ago" : "";
 const later = t => new Date(t) - Date.now();
@@ -84,8 +89,8 @@ const until = t => `${brief(t)}, in ${span(later(t))}`;
 
 // why says what keeps a message, a tag or a destination waiting. Only a token's pause names the channel that met it.
 function why(kind, reason, next) {
-  if (kind !== "paused") return reason;
-  return `${/met by/.test(reason) ? "this token pauses" : "pauses"} ${next ? "until " + until(next) : "no more"}: ${reason}`;
+  const what = /met by/.test(reason) ? "this token pauses" : "pauses";
+  return kind === "paused" ? `${what}${next ? " until " + until(next) : ""}: ${reason}` : reason;
 }
 const troubleOf = t => t.trouble ? why(t.trouble, t.reason, t.next_attempt_at) : t.last_error;
 const advise = reason => advice.find(([words]) => words.test(reason))?.[1] || "";
@@ -97,22 +102,19 @@ function view() {
   return {...parameters, name: ["messages", "config"].includes(name) ? name : "overview"};
 }
 function to(name, params) {
-  const query = new URLSearchParams(Object.entries({utc: view().utc, ...params, name: ""}).filter(([, value]) => value));
-  return "#" + name + (query.size ? "?" + query : "");
+  const given = Object.entries({utc: view().utc, ...params, name: ""}).filter(([, value]) => value);
+  return "#" + name + (given.length ? "?" + new URLSearchParams(given) : "");
 }
 const same = changes => to(view().name, {...view(), ...changes});
-function go(hash, replace) {
-  history[replace ? "replaceState" : "pushState"](null, "", hash);
-  show();
-}
+const go = (hash, replace) => { history[replace ? "replaceState" : "pushState"](null, "", hash); show(); };
 
 async function call(method, path, query, {body, poll} = {}) {
   const url = new URL(path, server), seconds = method === "GET" ? 10 : 120; // a server that hangs is to be told, too
   url.search = new URLSearchParams(query);
   let answer, says, json;
   try {
-    answer = await fetch(url, {method, body, cache: "no-store", signal: AbortSignal.timeout(seconds * 1000),
-      headers: {...body && {"Content-Type": "application/json"}, ...poll && {"Slackboard-Poll": "yes"}}});
+    answer = await fetch(url, {method, body, cache: "no-store", headers: poll ? {"Slackboard-Poll": "yes"} : {},
+      signal: AbortSignal.timeout(seconds * 1000)});
     says = await answer.text();
   } catch (err) {
     const what = err.name === "TimeoutError" ? `nothing comes within ${seconds} s` : "there is no connection";
@@ -133,23 +135,21 @@ async function get(path, query) {
 }
 
 const tagList = list($("tag-rows"), $("tag-changes"), (t, gone) => {
-  const hot = n => n ? " hot" : " zero", paused = t.trouble === "paused";
   const cell = (kind, title, ...inside) => h("td", {role: "cell", className: kind, title}, ...inside);
+  const hot = (kind, n, hot = "hot") => cell(`${kind} ${n ? hot : "zero"}`, "", number(n)), last = t.delivered_at;
   const link = to("messages", t.tag ? {tag: t.tag} : {q: t.channel});
   return h("tr", {role: "row", className: gone},
-    cell("tag", t.tag, h("a", {href: link}, text("", t.tag || "(payload)"))), cell("channel", t.channel, text("", t.channel)),
-    cell("n waiting" + hot(t.waiting), "", number(t.waiting)), cell("n dead" + hot(t.dead), "", number(t.dead)),
-    cell("n hour" + (t.last_hour ? "" : " zero"), "", number(t.last_hour)),
-    cell("last", t.delivered_at ? clock(t.delivered_at) : "", ago(t.delivered_at)),
-    cell(paused ? "error" : "error bad", troubleOf(t), text("", troubleOf(t))));
+    cell("tag", t.tag, h("a", {href: link}, text("", t.tag || "(payload)"))),
+    cell("channel", t.channel, text("", t.channel)), hot("waiting", t.waiting),
+    hot("dead", t.dead), hot("hour", t.last_hour, ""), cell("last", last ? clock(last) : "", ago(last)),
+    cell(t.trouble === "paused" ? "error" : "error bad", troubleOf(t), text("", troubleOf(t))));
 });
 
 const messageList = list($("message-rows"), $("message-changes"), (m, gone) => {
   const open = view().id === m.id, level = m.level === "message" ? "" : m.level;
-  const pick = event => { picked[event.target.checked ? "add" : "delete"](m.id); drawPicked(); };
   return h("li", {id: "m-" + m.id, className: (open ? "open" : "") + gone},
-    h("input", {type: "checkbox", ariaLabel: "select message " + m.id, disabled: !lives(m) || !!gone, checked: picked.has(m.id),
-      onchange: pick}),
+    h("input", {type: "checkbox", ariaLabel: "select message " + m.id, disabled: !lives(m), checked: picked.has(m.id),
+      onchange: event => pick([m.id], event.target.checked)}),
     button([h("span", {className: "line"}, text("state " + m.state, m.state),
       text("ago", ago(m.accepted_at), "accepted " + clock(m.accepted_at)), text("tag", m.tag || "(payload)", m.tag),
       text("channel", "→ " + (m.channel || "the webhook's channel"), m.channel), text("host", m.host, m.host),
@@ -166,9 +166,9 @@ const lives = m => m.state === "waiting" || m.state === "dead";
 function lane(m) {
   if (m.state !== "waiting") return m.error;
   const next = m.next_attempt_at;
-  return [m.before && `${number(m.before)} before it`, !next && !m.before && "being posted",
+  return some(m.before && `${number(m.before)} before it`, !next && !m.before && "being posted",
     m.trouble !== "paused" && later(next || 0) > 1000 && `next attempt in ${span(later(next))}`,
-    why(m.trouble, m.error, next)].filter(part => part).join(" · ");
+    why(m.trouble, m.error, next)).join(" · ");
 }
 function detail(m) {
   const facts = [["accepted", `${clock(m.accepted_at)}, ${ago(m.accepted_at)}`],
@@ -179,17 +179,17 @@ function detail(m) {
     [m.trouble === "paused" ? "pause" : "reason", why(m.trouble, m.error, m.next_attempt_at)],
     ["what to do", m.error && advise(m.error)], ["tag", m.tag], ["channel", m.channel], ["host", m.host],
     ["sender", m.sender], ["level", m.level], ["title", m.title]];
-  const copy = event => {
-    getSelection().selectAllChildren(event.target.previousElementSibling);
-    document.execCommand("copy");
-  };
-  const whole = (label, words) => [h("h3", {}, label), h("pre", {dir: "auto", tabIndex: 0, role: "region", ariaLabel: label}, words)];
+  const copy = e => getSelection().selectAllChildren(e.target.previousElementSibling) || document.execCommand("copy");
+  const whole = (ariaLabel, words) => [h("h3", {}, ariaLabel),
+    h("pre", {dir: "auto", tabIndex: 0, role: "region", ariaLabel}, words)];
+  const named = (words, verb, className = "") =>
+    button(words, () => act(verb, [m.id]), {ariaLabel: `${words}: message ${m.id}`, hidden: !lives(m), className});
   return h("div", {className: "detail"}, h("p", {className: "tools"}, h("code", {}, m.id), button("Copy id", copy),
-    button("Send again", () => act("again", [m.id]), {ariaLabel: "Send again: message " + m.id, hidden: !lives(m)}),
-    button("Drop", () => act("drop", [m.id]), {ariaLabel: "Drop: message " + m.id, hidden: !lives(m), className: "danger"}),
+    named("Send again", "again"), named("Drop", "drop", "danger"),
     m.tag && h("a", {href: to("messages", {tag: m.tag})}, "Tag ", text("", m.tag))),
-  h("dl", {}, facts.filter(([, words]) => words).map(([name, words]) => h("div", {}, h("dt", {}, name), h("dd", {dir: "auto"}, words)))),
-  whole("Text", m.text), whole("What Slack gets", m.payload ? JSON.stringify(m.payload, null, 2) : "Its tag is not configured."));
+  h("dl", {}, facts.filter(([, words]) => words).map(([name, words]) =>
+    h("div", {}, h("dt", {}, name), h("dd", {dir: "auto"}, words)))),
+  whole("Text", m.text), whole("What Slack gets", JSON.stringify(m.payload, null, 2) || "nothing: its tag is gone"));
 }
 
 // confirmed asks a question that names what it is about, and returns true for yes.
@@ -204,42 +204,42 @@ function confirmed(verb, what) {
 // act sends messages again or drops them, and says what became of how many.
 async function act(verb, ids, tag, n) {
   if (!await confirmed(verb, tag ? `all ${count(n, "dead letter")} of ${tag}` : count(ids.length, "message"))) return;
-  const did = new Map(), method = verb === "again" ? "POST" : "DELETE", end = verb === "again" ? "/retry" : "";
+  const did = new Map(), done = verb === "again" ? "put at the end of its queue" : "dropped";
+  const [method, end] = verb === "again" ? ["POST", "/retry"] : ["DELETE", ""];
   for (const id of ids) {
-    let result, done = 1;
+    let result, times = 1;
     try {
       const answer = await call(method, "messages" + (tag ? end : "/" + id + end), tag ? id : {});
-      result = answer.ok ? answer.json.did || (verb === "drop" ? "dropped" : "put at the end of its queue") : answer.says;
-      if (tag && answer.ok) done = answer.json.count;
+      result = answer.ok ? answer.json.did || done : answer.says;
+      if (answer.ok) times = answer.json.count;
     } catch (err) { result = err.message; }
     result = result.replace(id + " ", "");
-    did.set(result, (did.get(result) || 0) + done);
+    did.set(result, (did.get(result) || 0) + times);
     note([...did].map(([what, n]) => `${count(n, "message")}: ${what}`).join("; "));
   }
-  picked.clear();
-  drawPicked();
+  pick([...picked], false);
   refresh();
 }
-function note(words) {
-  setText($("note"), words);
-  $("note").hidden = !words;
-}
-function drawPicked() {
-  const what = count(picked.size, "message");
+const note = words => { setText($("note"), words); $("note").hidden = !words; };
+function pick(ids, on) {
+  for (const id of ids) picked[on ? "add" : "delete"](id);
+  const what = count(picked.size, "message"), clear = () => pick([...picked], false);
+  const all = () => pick(messageList.items().filter(lives).map(m => m.id), true);
   $("picked").hidden = !picked.size;
   patch($("picked"), [h("span", {}, what), button(`Send ${what} again`, () => act("again", [...picked])),
     button(`Drop ${what}`, () => act("drop", [...picked]), {className: "danger"}),
-    button("Select all shown", () => { for (const box of document.querySelectorAll("#message-rows :enabled:not(:checked)[type=checkbox]")) box.click(); }),
-    button("Clear", () => { for (const box of document.querySelectorAll("#message-rows :checked")) box.checked = false; picked.clear(); drawPicked(); })]);
+    button("Select all shown", all), button("Clear", clear)]);
+  messageList.draw();
 }
 
 // drawStat shows how things are: in words, numbers, the chart, the title and the icon.
 function drawStat() {
-  const hour = stat.last_hour, [accepted, delivered] = [0, 1].map(half => hour.reduce((n, counts) => n + counts[half], 0));
-  const most = Math.max(1, ...hour.flat()), cell = (id, name, n, className = "") =>
-    h("div", {}, h("dt", {}, name), h("dd", {id, className}, number(n)));
-  patch($("numbers"), [cell("waiting", "waiting now", stat.waiting), cell("dead", "dead letters now", stat.dead, stat.dead ? "bad" : ""),
-    cell("accepted", "accepted in the last hour", accepted), cell("delivered", "delivered in the last hour", delivered)]);
+  const hour = stat.last_hour, sum = half => hour.reduce((n, counts) => n + counts[half], 0);
+  const most = Math.max(1, ...hour.flat()), accepted = number(sum(0)), delivered = number(sum(1));
+  const cell = (id, name, n, className = "") => h("div", {}, h("dt", {}, name), h("dd", {id, className}, n));
+  patch($("numbers"), [cell("waiting", "waiting now", number(stat.waiting)),
+    cell("dead", "dead letters now", number(stat.dead), stat.dead ? "bad" : ""),
+    cell("", "accepted in the last hour", accepted), cell("", "delivered in the last hour", delivered)]);
   setText($("sentence"), stat.sentence);
   $("sentence").className = stat.state;
   if ($("spoken").className !== "unseen " + stat.state) setText($("spoken"), stat.sentence); // not for each new number
@@ -247,41 +247,44 @@ function drawStat() {
   const bar = (n, x) => n ? `M${x} 60v${-Math.max(2, n / most * 60)}h2.1V60z` : "";
   [...$("chart").children].forEach((path, half) =>
     path.setAttribute("d", hour.map((counts, i) => bar(counts[half], i * 5 + half * 2.3)).join("")));
-  $("chart").ariaLabel = `In the last hour ${number(accepted)} accepted, ${number(delivered)} delivered; ${number(most)} a minute at most.`;
+  $("chart").ariaLabel = `last hour: ${accepted} accepted, ${delivered} delivered, ${number(most)} a minute at most`;
   setText($("most"), number(most));
   setText($("from"), brief(Date.now() - 3600_000));
-  setText($("since"), `Since the start at ${brief(stat.started_at)}, ${ago(stat.started_at)}: ${number(stat.accepted)} accepted, ` +
-    `${number(stat.delivered)} delivered, ${number(stat.dropped)} dropped; ${number(stat.found_at_start)} were there from before.`);
+  const since = ["accepted", "delivered", "dropped"].map(name => `${number(stat[name])} ${name}`).join(", ");
+  setText($("since"), `Since the start at ${brief(stat.started_at)}, ${ago(stat.started_at)}: ${since}; ` +
+    `${count(stat.found_at_start, "message")} waited or were dead before.`);
   setText($("about"), `Version ${stat.version}, started ${clock(stat.started_at)}.`);
   const failing = stat.trouble.filter(t => t.kind !== "paused").length, full = stat.state === "full";
-  const wrong = [full && "takes nothing", failing && `${failing} failing`, stat.dead && `${number(stat.dead)} dead`,
-    stat.state === "paused" && "pause"].filter(part => part);
+  const wrong = some(full && "takes nothing", failing && `${failing} failing`, stat.dead && `${number(stat.dead)} dead`,
+    stat.state === "paused" && "pause");
   tell(wrong, full || failing || stat.dead ? "#cf222e" : wrong.length ? "#9a6700" : "#1a7f37");
 }
 // tell puts what is wrong into the title and the icon, for those who see no more of the page.
 function tell(wrong, color) {
   document.title = (wrong.length ? `(${wrong.join(", ")}) ` : "") + "Slackboard";
-  const svg = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><circle cx="8" cy="8" r="8" fill="${color}"/><path d="` +
-    `${wrong.length ? "M8 3v6M8 11v2" : "M4 8l3 3l5-6"}" fill="none" stroke="#fff" stroke-width="2"/></svg>`;
+  const path = wrong.length ? "M8 3v6M8 11v2" : "M4 8l3 3l5-6";
+  const svg = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><circle cx="8" cy="8" r="8" ` +
+    `fill="${color}"/><path d="${path}" fill="none" stroke="#fff" stroke-width="2"/></svg>`;
   const icon = "data:image/svg+xml," + encodeURIComponent(svg);
   if ($("icon").href !== icon) $("icon").href = icon;
 }
 
 // drawTrouble shows who is in trouble. What comes while somebody looks lies above the rest, until it is noted.
 function drawTrouble(tags) {
-  const where = (t, state) => to("messages", t.tag ? {state, tag: t.tag} : {state, q: t.channel});
-  const lines = stat.trouble.map(t => ({...t, key: [t.kind, t.tags, t.destinations > 1 || t.channel].join("\n"), n: t.waiting,
-    name: (t.channel || "the webhook's channel") + (t.destinations > 1 ? ` and ${t.destinations - 1} more` : ""), unit: " wait",
-    does: {failing: "fails", unreachable: "cannot be reached", paused: "has to wait"}[t.kind],
-    href: where({tag: t.tags.length === 1 && t.tags[0], channel: t.destinations > 1 ? "" : t.channel}, "waiting")}));
-  lines.push(...tags.filter(t => t.dead).map(t => ({key: "dead\n" + t.tag + "\n" + t.channel, kind: "dead", name: t.tag || t.channel,
-    n: t.dead, unit: " dead", does: "has dead letters", reason: t.last_error, href: where(t, "dead")})));
+  const where = (state, tag, channel) => to("messages", tag ? {state, tag} : {state, q: channel});
+  const webhook = "the webhook's channel", does = {failing: " fails", unreachable: " cannot be reached"};
+  const lines = stat.trouble.map(({kind, channel, tags, destinations: n, waiting, ...t}) => ({...t, kind, n: waiting,
+    key: [kind, tags, n > 1 || channel].join("\n"), unit: " wait", does: does[kind],
+    name: (channel || webhook) + (n > 1 ? ` and ${n - 1} more` : ""),
+    href: where("waiting", tags.length === 1 && tags[0], n > 1 ? "" : channel)}));
+  lines.push(...tags.filter(t => t.dead).map(({tag, channel, dead: n, last_error: reason}) => ({kind: "dead", reason, n,
+    key: "dead\n" + tag + "\n" + channel, unit: " dead", name: tag || channel, href: where("dead", tag, channel)})));
   const rank = t => ["failing", "unreachable", "dead", "paused"].indexOf(t.kind) >> 1;
   lines.sort((a, b) => rank(a) - rank(b) || b.n - a.n);
-  const draw = (t, gone) => h("li", {className: t.kind + gone}, h("a", {href: t.href}, text("", t.name)), " ", text("does", t.does), " ",
-    text("n", number(t.n) + t.unit), " ", text("reason", why(t.kind, t.reason, t.next_attempt_at)), " ",
-    text("when", t.since && `since ${brief(t.since)}, ${ago(t.since)}`, t.since ? clock(t.since) : ""), " ",
-    text("when", t.kind !== "paused" && t.next_attempt_at && `next attempt ${until(t.next_attempt_at)}`), " ",
+  const draw = (t, gone) => h("li", {className: t.kind + gone}, h("a", {href: t.href}, text("", t.name)), t.does, ": ",
+    text("n", number(t.n) + t.unit), " · ", text("reason", why(t.kind, t.reason, t.next_attempt_at)),
+    text("when", t.since && ` · since ${brief(t.since)}, ${ago(t.since)}`, t.since ? clock(t.since) : ""),
+    text("when", t.kind !== "paused" && t.next_attempt_at && ` · next attempt ${until(t.next_attempt_at)}`),
     text("advice", advise(t.reason)));
   const all = new Map(lines.map(t => [t.key, t])), first = !pinned.size;
   for (const [key, t] of all) if (first || pinned.has(key)) pinned.set(key, t);
@@ -300,8 +303,7 @@ function drawTags(at) {
     const name = t.tag + "\n" + t.channel;
     seen[name] = (seen[name] || 0) + 1;
     return [name + "\n" + seen[name], t];
-  }), tagList.grown);
-  tagList.grown = false;
+  }));
   patch($("tag-heads"), Object.entries(columns).map(([by, name]) => {
     const up = ["tag", "channel", "last_error"].includes(by) ? by : "-" + by, down = up === by ? "-" + by : by;
     const ariaSort = at.sort === by ? "ascending" : at.sort === "-" + by ? "descending" : "none";
@@ -319,12 +321,12 @@ function drawTags(at) {
 function drawTag(tag, tags, dead) {
   if (!tag) return patch($("tag-detail"), []);
   const all = verb => () => act(verb, [verb === "again" ? {tag} : {state: "dead", tag}], tag, dead), hidden = !dead;
-  const settings = t => ["username", "icon_emoji", "parse"].map(key => t[key] && `${key} ${t[key]}`).filter(s => s).join(", ");
+  const settings = t => ["username", "icon_emoji", "parse"].map(key => `${key} ${t[key] || "none"}`).join(", ");
+  const counts = t => `${number(t.waiting)} waiting, ${number(t.dead)} dead, ${number(t.last_hour)} accepted in the ` +
+    `last hour, ${t.delivered_at ? "last delivery " + ago(t.delivered_at) : "no delivery since the start"}`;
   patch($("tag-detail"), [h("h2", {}, text("", tag)), h("ul", {}, tags.map(t => h("li", {},
-    text("channel", "→ " + (t.channel || "the webhook's channel")), " ", text("settings", settings(t)), " ",
-    text("", `${number(t.waiting)} waiting, ${number(t.dead)} dead, ${number(t.last_hour)} accepted in the last hour, ` +
-      (t.delivered_at ? "last delivery " + ago(t.delivered_at) : "no delivery since the start")), " ",
-    text(t.trouble === "paused" ? "reason" : "reason bad", troubleOf(t))))),
+    text("", "→ " + (t.channel || "the webhook's channel")), " · ", text("settings", settings(t)), " · ", counts(t),
+    text(t.trouble === "paused" ? "reason" : "reason bad", troubleOf(t) && " · " + troubleOf(t))))),
   h("p", {className: "tools"}, button(["Send a test to ", text("", tag)], () => openTest(tag)),
     button(`Send all ${count(dead, "dead letter")} again`, all("again"), {hidden}),
     button(`Drop all ${count(dead, "dead letter")}`, all("drop"), {hidden, className: "danger"}),
@@ -346,28 +348,27 @@ async function loadMessages(mine, at) {
   if (one && !one.ok) note(one.says);
   whole = one?.ok && one.json;
   if (whole && !messages.some(m => m.id === id)) rows.unshift([id, whole]);
-  messageList.update(rows, messageList.grown);
-  messageList.grown = false;
+  messageList.update(rows);
   totals.any = Object.values(totals).reduce((a, b) => a + b);
-  patch($("states"), Object.entries(states).map(([name, words]) => h("a", {href: same({state: name, id: "", n: "", order: ""}),
-    ariaCurrent: String(name === state)}, `${words} ${number(totals[name])}`)));
-  setText($("order"), order + " first");
-  const others = Object.keys(states).filter(name => name !== "any" && totals[name]).map(name => `${number(totals[name])} ${states[name]}`);
-  const which = [tag && `for tag ${tag}`, q && `that match “${q}”`].filter(part => part).join(" ");
-  const instead = others.length ? `instead: ${others.join(", ")}` : which
-    ? `in all, ${number(stat.waiting)} wait, ${number(stat.dead)} are dead, ${number(stat.delivered)} were delivered since the start` : "";
+  patch($("states"), Object.entries(states).map(([name, words]) => h("a", {ariaCurrent: String(name === state),
+    href: same({state: name, id: "", n: "", order: ""})}, `${words} ${number(totals[name])}`)));
+  setText($("order"), order + " first ⇅");
+  const which = some(tag && `for tag ${tag}`, q && `that match “${q}”`).join(" ");
+  const others = Object.keys(states).slice(1).filter(name => totals[name]).map(name => totals[name] + " " + name);
+  const instead = others.join(", ") || `in all ${stat.waiting} waiting, ${stat.dead} dead`;
   setText($("count"), total ? `${number(messages.length)} of ${count(total, "message")} ${which}`
-    : `No ${state === "any" ? "" : states[state]} messages ${which}` + (instead && "; " + instead));
+    : `No ${state === "any" ? "" : states[state]} message ${which}; there are ${instead}`);
   $("more").hidden = messages.length >= total;
   setText($("more"), `Show ${number(Math.min(step, total - messages.length))} more of ${number(total)}`);
   drawTag(tag, tags, q ? 0 : totals.dead);
 }
 
-// refresh brings up to date what is seen; a later one makes the answers of an earlier one void. A server that takes long is
-// asked less often. When it does not answer, what is shown is said to be from before.
+// refresh brings up to date what is seen; a later one makes the answers of an earlier one void. A slow server is asked
+// less often.
 async function refresh() {
   clearTimeout(timer);
-  const mine = ++turn, began = performance.now(), at = view(), seen = !document.hidden, tags = seen && at.name === "overview";
+  const mine = ++turn, began = performance.now(), at = view(), seen = !document.hidden;
+  const tags = seen && at.name === "overview";
   const query = tags && {tags: Math.min(+at.n || step, 10_000), sort: at.sort || "trouble", q: at.q || ""};
   try {
     const answer = await get("stat/app", query || {tags: 30});
@@ -382,10 +383,12 @@ async function refresh() {
   } catch (err) {
     if (mine === turn) offline(err.message);
   }
-  if (mine === turn) timer = setTimeout(refresh, document.hidden ? hiddenMS : Math.max(seenMS, 5 * (performance.now() - began)));
+  const pause = document.hidden ? hiddenMS : Math.max(seenMS, 5 * (performance.now() - began));
+  if (mine === turn) timer = setTimeout(refresh, pause);
 }
+// offline says that what is shown is from before, and why; "" says that it is not.
 function offline(words) {
-  setText($("offline"), words && `${words} ${statAt ? `What is shown is from ${clock(statAt)}.` : "Nothing is shown yet."}`);
+  setText($("offline"), words && words + (statAt ? ` What is shown is from ${clock(statAt)}.` : ""));
   $("offline").hidden = !words;
   document.body.classList.toggle("stale", !!words);
   if (words) tell(["no answer"], "#57606a");
@@ -405,8 +408,7 @@ function show() {
     tagList.empty();
     messageList.empty();
     note("");
-    picked.clear();
-    drawPicked();
+    pick([...picked], false);
     if (at.name === "overview") pinned.clear();
   }
   shownKey = key;
@@ -424,36 +426,29 @@ const search = replace => {
   clearTimeout(typing);
   go(here || replace ? same({q, id: "", n: ""}) : to("messages", {q}), replace);
 };
-$("search").oninput = () => {
-  clearTimeout(typing);
-  typing = setTimeout(() => { if (view().name !== "config") search(true); suggest($("search").value).catch(() => {}); }, 200);
-};
+const typed = () => { suggest($("search").value).catch(() => {}); if (view().name !== "config") search(true); };
+$("search").oninput = () => { clearTimeout(typing); typing = setTimeout(typed, 200); };
 $("search-form").onsubmit = event => { event.preventDefault(); search(false); };
 
 function openTest(tag) {
-  const form = $("test-form").elements;
-  if (tag) [form.kind.value, form.to.value] = ["tag", tag];
+  if (tag) $("test-form").elements.tag.value = tag;
   setText($("answer"), "");
-  suggest("").catch(() => {});
   $("test").showModal();
 }
 $("test-form").onsubmit = async event => {
   event.preventDefault();
-  const {kind, level, title, text, to: tag, sync: on} = Object.fromEntries(new FormData(event.target)), sync = on !== undefined;
-  const color = {info: "#00ff00", warn: "#ffdd00", crit: "#ff0000"}[level], part = {color, title, text, fallback: text};
-  const payload = {channel: tag, ...color || title ? {attachments: [part]} : {text}}, host = "the page";
-  const [path, body] = kind === "tag" ? ["notify", {tag, level, title, text, host, sync}] : ["notify-directly", {payload, host, sync}];
+  const {sync, ...form} = Object.fromEntries(new FormData(event.target));
   setText($("answer"), "…");
   try {
-    const {ok, status, json, says} = await call("POST", path, {}, {body: JSON.stringify(body)});
+    const body = JSON.stringify({...form, host: "the page", sync: !!sync});
+    const {ok, status, json, says} = await call("POST", "notify", {}, {body});
     setText($("answer"), ok ? `${sync ? "Slack has it" : "Accepted"}: ${json.ids}` : `${status}: ${says}`);
   } catch (err) { setText($("answer"), err.message); }
   refresh();
 };
-
 $("more").onclick = () => { messageList.grown = true; go(same({n: (+view().n || step) + step}), true); };
 $("more-tags").onclick = () => { tagList.grown = true; go(same({n: (+view().n || step) + step}), true); };
-$("order").onclick = () => go(same({n: "", order: $("order").textContent === "oldest first" ? "newest" : "oldest"}));
+$("order").onclick = () => go(same({n: "", order: $("order").textContent.startsWith("oldest") ? "newest" : "oldest"}));
 $("utc").onclick = () => go(same({utc: view().utc ? "" : "1"}), true);
 $("noted").onclick = () => { pinned.clear(); refresh(); };
 $("test-open").onclick = () => openTest(view().tag);
