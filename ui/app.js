@@ -23,7 +23,7 @@ const picked = new Set(); // ids of messages
 const pinned = new Map(); // trouble that is shown in its place, by key
 let stat, statAt, whole, turn = 0, timer, typing, shownKey;
 
-const number = n => n.toLocaleString("en-US");
+const number = new Intl.NumberFormat("en-US").format;
 const count = (n, noun) => `${number(n)} ${noun}${n === 1 ? "" : "s"}`;
 
 // h describes an element. patch makes the children of node so and changes only what differs: focus and selection stay.
@@ -74,9 +74,12 @@ function list(body, changes, draw) {
   return self;
 }
 
-const zone = () => view().utc ? "UTC" : undefined;
-const clock = t => new Date(t).toLocaleString("sv-SE", {timeZone: zone()}) +
-  " " + (zone() || Intl.DateTimeFormat().resolvedOptions().timeZone);
+const formats = {}, local = Intl.DateTimeFormat().resolvedOptions().timeZone;
+function clock(t) {
+  const timeZone = view().utc ? "UTC" : local;
+  formats[timeZone] ||= new Intl.DateTimeFormat("sv-SE", {dateStyle: "short", timeStyle: "medium", timeZone});
+  return formats[timeZone].format(new Date(t)) + " " + timeZone;
+}
 const brief = t => clock(t).slice(clock(t).slice(0, 10) === clock(Date.now()).slice(0, 10) ? 11 : 0, 16);
 function span(ms) {
   const s = Math.max(0, ms / 1000), units = [["d", 86_400], ["h", 3600], ["min", 60]];
@@ -401,7 +404,7 @@ function show() {
     const name = link.hash.slice(1).split("?")[0];
     link.href = to(name, {});
     link.ariaCurrent = name === at.name ? "page" : "false";
-    $(name).hidden = name !== at.name;
+    $("view-" + name).hidden = name !== at.name;
   }
   $("utc").ariaPressed = String(!!at.utc);
   if (key !== shownKey) {
