@@ -408,8 +408,8 @@ function show() {
   }
   $("utc").ariaPressed = String(!!at.utc);
   if (key !== shownKey) {
-    tagList.empty();
-    messageList.empty();
+    for (const rows of [tagList, messageList]) rows.empty();
+    for (const id of ["count", "tag-count"]) setText($(id), "");
     note("");
     pick([...picked], false);
     if (at.name === "overview") pinned.clear();
