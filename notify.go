@@ -78,7 +78,8 @@ func (s *server) handler() http.Handler {
 	mux.HandleFunc("GET /config/app", s.configApp)
 	mux.HandleFunc("GET /app/config", s.configApp) // its name in 0.6
 	mux.HandleFunc("GET /ui/", s.page)
-	mux.Handle("GET /{$}", http.RedirectHandler("/ui/", http.StatusFound))
+	mux.HandleFunc("GET /ui", toPage)
+	mux.HandleFunc("GET /{$}", toPage)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { s.answerUnknown(mux, w, r) })
 
 	guarded := s.guarded(mux)
@@ -87,6 +88,8 @@ func (s *server) handler() http.Handler {
 		if u := r.URL; strings.Contains(u.Path, "//") || r.Method == http.MethodPost && strings.HasSuffix(u.Path, "/") {
 			u.Path, u.RawPath = path.Clean(u.Path), path.Clean(u.RawPath) // the original's clients post to //notify
 		}
+		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
 		guarded.ServeHTTP(res, r)
 		if r.Pattern == "" { // it was refused before its route was looked up
 			_, r.Pattern = mux.Handler(r)
@@ -201,7 +204,12 @@ type accessLine struct {
 	DurationMS    float64  `json:"duration_ms"`
 }
 
+// logAccess writes the line of a request. What the page asks for again and again has one at level debug only.
 func (s *server) logAccess(start time.Time, res *response, r *http.Request) {
+	poll := r.Method == http.MethodGet && res.status == http.StatusOK && r.Header.Get(pollHeader) != ""
+	if poll && !s.log.Enabled(r.Context(), slog.LevelDebug) {
+		return
+	}
 	s.access.Write(encodeLine(accessLine{
 		Type: "accepted-request", Time: start.Format(time.RFC3339Nano), RemoteAddr: r.RemoteAddr,
 		URI: cleaned(s.shownURI(r), bodyLimit), Method: r.Method, Proto: r.Proto, ContentLength: r.ContentLength,

@@ -27,6 +27,7 @@ package main
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -1089,6 +1090,52 @@ func (s *spool) each(f func(w line, dead bool)) error {
 			}
 		})
 		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// all calls f for every message that the log knows, in no order, with its W line and what became of it: its D line, an X
+// line of which nothing but the kind is set, or a zero one. What changes meanwhile may be missed. f must not keep parts of
+// the W line.
+func (s *spool) all(ctx context.Context, f func(w, became line)) error {
+	type done struct {
+		seq      uint64
+		at       int64
+		attempts int
+		fate     string
+		lies     place
+	}
+	ended := map[place]done{}            // by the place of the W line, until that is met
+	for _, number := range s.numbers() { // a D line is never in an older segment than its W line
+		_, _, _, err := s.walk(number, func(l line) {
+			if l.kind == 'D' {
+				ended[l.place] = done{l.seq, l.at, l.attempts, l.reason, l.lies}
+			}
+		})
+		if err == nil {
+			_, _, _, err = s.walk(number, func(l line) {
+				if l.kind != 'W' {
+					return
+				}
+				d, over := ended[l.lies]
+				delete(ended, l.lies)
+				w, x := s.where(l.seq)
+				switch {
+				case over && d.seq == l.seq:
+					f(l, line{kind: 'D', seq: d.seq, at: d.at, attempts: d.attempts, reason: d.fate, lies: d.lies})
+				case w == l.lies && x != 0:
+					f(l, line{kind: 'X'})
+				case w == l.lies:
+					f(l, line{})
+				}
+			})
+		}
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // that is removed meanwhile
 			return err
 		}
 	}
