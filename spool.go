@@ -1077,28 +1077,6 @@ func (s *spool) all(ctx context.Context, f func(w, became line)) error {
 	return nil
 }
 
-// past calls f with the W and the D line of what is done, what ended last first, until f returns false.
-func (s *spool) past(f func(w, d line) bool) error {
-	for _, number := range s.numbers() {
-		data, err := os.ReadFile(s.path(number))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		for end := len(data); end > 0; {
-			start := bytes.LastIndexByte(data[:end-1], '\n') + 1
-			d, n := parseLine(data[start:end])
-			if end = start; n == 0 || d.kind != 'D' {
-				continue
-			}
-			w, err := s.readLine(d.place)
-			if err == nil && w.seq == d.seq && !f(w, d) { // else its segment is removed
-				return nil
-			}
-		}
-	}
-	return nil
-}
-
 // find returns the newest W line with an id, and the line that says what became of it: a zero one while it waits.
 func (s *spool) find(id string) (w, became line, err error) {
 	needle := []byte(`{"id":"` + id + `"`)
@@ -1125,14 +1103,15 @@ func (s *spool) find(id string) (w, became line, err error) {
 	if at, _ := s.where(w.seq); at != 0 {
 		return s.read(w.seq)
 	}
-	err = s.past(func(_, d line) bool {
-		if d.seq == w.seq {
-			became = d
+	for _, number := range s.numbers() {
+		_, _, _, err := s.walk(number, func(l line) {
+			if l.kind == 'D' && l.seq == w.seq {
+				became = l
+			}
+		})
+		if became.kind != 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return w, became, err
 		}
-		return became.kind == 0
-	})
-	if err == nil && became.kind == 0 {
-		err = errGone
 	}
-	return w, became, err
+	return w, became, errGone
 }
