@@ -1142,34 +1142,6 @@ func (s *spool) all(ctx context.Context, f func(w, became line)) error {
 	return nil
 }
 
-// past calls f with the W and the D line of what is done, what ended last first, until f returns false.
-func (s *spool) past(f func(w, d line) bool) error {
-	for _, number := range s.numbers() {
-		var ends []place
-		_, _, _, err := s.walk(number, func(l line) {
-			if l.kind == 'D' {
-				ends = append(ends, l.lies)
-			}
-		})
-		for i := len(ends) - 1; i >= 0 && err == nil; i-- {
-			var w, d line
-			if d, err = s.readLine(ends[i]); err == nil {
-				w, err = s.readLine(d.place)
-			}
-			if err == nil && w.seq == d.seq && !f(w, d) {
-				return nil
-			}
-			if err == errDamaged || errors.Is(err, fs.ErrNotExist) { // its segment is removed
-				err = nil
-			}
-		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	return nil
-}
-
 // find returns the newest W line with an id, and the line that says what became of it: a zero one while it waits.
 func (s *spool) find(id string) (w, became line, err error) {
 	s.still.RLock()

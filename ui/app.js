@@ -268,8 +268,7 @@ function tell(wrong, color) {
   const path = wrong.length ? "M8 3v6M8 11v2" : "M4 8l3 3l5-6";
   const svg = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><circle cx="8" cy="8" r="8" ` +
     `fill="${color}"/><path d="${path}" fill="none" stroke="#fff" stroke-width="2"/></svg>`;
-  const icon = "data:image/svg+xml," + encodeURIComponent(svg);
-  if ($("icon").href !== icon) $("icon").href = icon;
+  $("icon").href = "data:image/svg+xml," + encodeURIComponent(svg);
 }
 
 // drawTrouble shows who is in trouble. What comes while somebody looks lies above the rest, until it is noted.
@@ -349,9 +348,11 @@ async function loadMessages(mine, at) {
   }
   const {messages, total, totals} = answer.json, rows = messages.map(m => [m.id, m]);
   if (one && !one.ok) note(one.says);
+  const opened = whole?.id !== id;
   whole = one?.ok && one.json;
   if (whole && !messages.some(m => m.id === id)) rows.unshift([id, whole]);
   messageList.update(rows);
+  if (whole && opened) $("m-" + id)?.children[1].scrollIntoView({block: "nearest"});
   totals.any = Object.values(totals).reduce((a, b) => a + b);
   patch($("states"), Object.entries(states).map(([name, words]) => h("a", {ariaCurrent: String(name === state),
     href: same({state: name, id: "", n: "", order: ""})}, `${words} ${number(totals[name])}`)));
