@@ -15,12 +15,11 @@ import (
 // webhook decodes what is posted to an incoming webhook, for the tag in the path: a payload, alone or as the field
 // payload of a form. https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks/
 func (s *server) webhook(r *http.Request, body []byte) (sub submission, err error) {
-	tag := r.PathValue("tag")
-	entries := len(s.cfg().byTag[tag])
-	if entries == 0 { // nor is it noted for the log: it may be a token in the wrong place
+	sub.routes = s.cfg().routes(r.PathValue("tag"))
+	if sub.routes == nil { // nor is it noted for the log: it may be a token in the wrong place
 		return sub, answer{status: http.StatusNotFound, code: "no_service"}
 	}
-	sub.to = tag
+	sub.to = r.PathValue("tag")
 	fields, err := payloadFields(body)
 	if isForm(body) {
 		fields, err = payloadFields(fields["payload"])
@@ -30,11 +29,9 @@ func (s *server) webhook(r *http.Request, body []byte) (sub submission, err erro
 	}
 	delete(fields, "channel") // the tag has one
 	takeToken(fields)
-	if _, err := checkPayload(fields); err != nil {
-		return sub, err
-	}
-	sub.addressed(entries, message{Payload: encode(fields), Plain: true})
-	return sub, nil
+	sub.Payload, sub.Plain = encode(fields), true
+	_, err = checkPayload(fields)
+	return sub, err
 }
 
 // postMessage decodes a message for a channel: https://docs.slack.dev/reference/methods/chat.postMessage/
@@ -44,11 +41,10 @@ func (s *server) postMessage(_ *http.Request, body []byte) (sub submission, err 
 		return sub, err
 	}
 	sub.token = takeToken(fields)
-	if sub.to, err = s.checkDirect(fields); err != nil {
-		return sub, err
-	}
-	sub.messages = []*message{{Payload: encode(fields), Plain: true, route: route{channel: sub.to}}}
-	return sub, nil
+	sub.Payload, sub.Plain = encode(fields), true
+	sub.to, err = s.checkDirect(fields)
+	sub.routes = []route{{channel: sub.to}}
+	return sub, err
 }
 
 // authTest decodes the question whether a token will do: https://docs.slack.dev/reference/methods/auth.test/

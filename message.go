@@ -47,13 +47,6 @@ func (m *message) encoded() []byte {
 	return m.body
 }
 
-// shareBody encodes messages that differ in nothing but id and route: however many there are, their text is there once.
-func shareBody(messages []*message) {
-	for _, m := range messages {
-		m.body = messages[0].encoded()
-	}
-}
-
 // size is what m takes of max_bytes.
 func (m *message) size() int64 { return lineSize(len(m.route.String()), len(m.ID), len(m.encoded())) }
 
@@ -100,6 +93,14 @@ type route struct {
 	tag     string
 	index   int
 	channel string
+}
+
+// routes returns the ways to all entries of a tag, none if there is no such tag.
+func (c *config) routes(tag string) (routes []route) {
+	for i := range c.byTag[tag] {
+		routes = append(routes, route{tag: tag, index: i})
+	}
+	return routes
 }
 
 // String returns the route as it stands in a record, "tag:NAME/0" or "to:#channel": it holds no blank and no newline.

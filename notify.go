@@ -217,13 +217,13 @@ type wayIn struct {
 	tokenInBody bool // it may be there
 }
 
-// submission is what a way in makes of a request's body.
+// submission is what a way in makes of a request's body: a message, and all the routes that it takes.
 type submission struct {
-	to       string // the tag or the channel, for the access log
-	host     string // the sender's, as it says
-	token    string // that was in the body
-	messages []*message
-	sync     bool
+	message
+	to     string // the tag or the channel, for the access log
+	token  string // that was in the body
+	routes []route
+	sync   bool
 }
 
 // takes is the way of every message from the request to accept. The body is read, bounded and checked here, before it
@@ -271,8 +271,8 @@ func (s *server) takes(in wayIn) http.HandlerFunc {
 		case sub.sync:
 			giveBack()
 			fallthrough
-		case len(sub.messages) > 0:
-			a = s.accept(w, r, sub.messages, sub.sync)
+		case sub.routes != nil:
+			a = s.accept(w, r, &sub)
 		}
 		in.send(a, w)
 	}
@@ -327,20 +327,18 @@ func (s *server) notify(_ *http.Request, body []byte) (sub submission, err error
 	if err := json.Unmarshal(asJSON(body), &req); err != nil {
 		return sub, malformed(err)
 	}
-	sub.to, sub.host, sub.sync = cleaned(req.Tag, nameLimit), req.Host, req.Sync
-	entries := s.cfg().byTag[sub.to]
+	sub.to, sub.sync, sub.Host, sub.Text = cleaned(req.Tag, nameLimit), req.Sync, req.Host, req.Text
+	sub.Level, sub.Title = cleaned(req.Level, nameLimit), cleaned(req.Title, titleLimit)
+	sub.routes = s.cfg().routes(sub.to)
 	switch {
 	case sub.to == "":
-		return sub, badRequest("tag is missing")
-	case len(entries) == 0:
-		return sub, badRequest("tag:%s is not found", sub.to)
-	case strings.TrimSpace(req.Text) == "" && strings.TrimSpace(req.Title) == "":
-		return sub, badRequest("text is missing")
+		err = badRequest("tag is missing")
+	case sub.routes == nil:
+		err = badRequest("tag:%s is not found", sub.to)
+	case strings.TrimSpace(req.Text+req.Title) == "":
+		err = badRequest("text is missing")
 	}
-	sub.addressed(len(entries), message{
-		Level: cleaned(req.Level, nameLimit), Title: cleaned(req.Title, titleLimit), Text: req.Text,
-	})
-	return sub, nil
+	return sub, err
 }
 
 // notifyDirectly decodes a payload for Slack.
@@ -353,12 +351,12 @@ func (s *server) notifyDirectly(_ *http.Request, body []byte) (sub submission, e
 	if err := json.Unmarshal(asJSON(body), &req); err != nil {
 		return sub, malformed(err)
 	}
-	sub.host, sub.sync = req.Host, req.Sync
+	sub.Host, sub.sync, sub.Payload = req.Host, req.Sync, req.Payload
 	fields, err := payloadFields(req.Payload)
 	if err == nil {
 		sub.to, err = s.checkDirect(fields)
 	}
-	sub.messages = []*message{{Payload: req.Payload, route: route{channel: sub.to}}}
+	sub.routes = []route{{channel: sub.to}}
 	return sub, err
 }
 
@@ -378,45 +376,32 @@ func (s *server) check(w http.ResponseWriter, r *http.Request) {
 	a.send(w)
 }
 
-// addressed adds a message for each of the entries of the tag sub.to. They share their text.
-func (sub *submission) addressed(entries int, m message) {
-	for i := range entries {
-		to := m
-		to.route = route{tag: sub.to, index: i}
-		sub.messages = append(sub.messages, &to)
-	}
-}
-
-// noteSender notes for the messages and the access log who sends them: whose token it is, and the host that the request
+// noteSender notes for the message and the access log who sends it: whose token it is, and the host that the request
 // names, else its address.
 func (s *server) noteSender(w http.ResponseWriter, r *http.Request, sub *submission, who identity) {
-	host := cleaned(sub.host, nameLimit)
-	if host == "" {
-		var err error
-		if host, _, err = net.SplitHostPort(r.RemoteAddr); err != nil {
-			host = s.hostname // the other end of a unix socket
-		}
-	}
-	for _, m := range sub.messages {
-		m.Host, m.Sender = host, who.sender
-	}
+	address, _, _ := net.SplitHostPort(r.RemoteAddr) // a unix socket's other end has none: it is here
+	sub.Host, sub.Sender = cmp.Or(cleaned(sub.Host, nameLimit), address, s.hostname), who.sender
 	res := w.(*response)
-	res.tag, res.host, res.sender = cleaned(sub.to, nameLimit), host, who.sender
+	res.tag, res.host, res.sender = cleaned(sub.to, nameLimit), sub.Host, who.sender
 }
 
-// accept takes responsibility for messages, which differ in id and route alone, or with sync posts them now and answers
-// what became of them. The same key again is answered as the first time.
-func (s *server) accept(w http.ResponseWriter, r *http.Request, messages []*message, sync bool) answer {
+// accept takes responsibility for a message on all its routes, or with sync posts it now and answers what became of it.
+// The same key again is answered as the first time.
+func (s *server) accept(w http.ResponseWriter, r *http.Request, sub *submission) answer {
 	key := r.Header.Get("Idempotency-Key")
-	for _, m := range messages {
-		m.ID, m.queued = newID(), time.Now().UnixMilli()
+	sub.queued = time.Now().UnixMilli()
+	sub.encoded() // once for all destinations: it may be large
+	messages := make([]*message, len(sub.routes))
+	for i, to := range sub.routes {
+		m := sub.message
+		m.ID, m.route = newID(), to
 		if key != "" {
-			m.ID = keyedID(key, m.route)
+			m.ID = keyedID(key, to)
 		}
-		m.body = messages[0].encoded() // once for all destinations: it may be large
+		messages[i] = &m
 	}
 	do := func() answer { return s.store(messages) }
-	if sync {
+	if sub.sync {
 		limit := s.cfg().delayLimit()
 		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(limit + postTimeout + 10*time.Second))
 		do = func() answer { return s.acceptNow(messages, limit) }
@@ -445,7 +430,6 @@ func (s *server) store(messages []*message) answer {
 		tooMany := "too many messages wait for slack: qps delays them by more than max_delay_duration"
 		return answer{status: http.StatusTooManyRequests, retryAfter: wait, Message: tooMany}
 	}
-	shareBody(messages)
 	if err := s.deliver.store(messages); err != nil {
 		why := "message is not stored: " + err.Error()
 		return answer{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second, Message: why}

@@ -447,13 +447,12 @@ func TestCleaned(t *testing.T) {
 
 // Messages for several entries of a tag differ in id and route alone: they share the rest as it lies in the spool.
 func TestSharedBody(t *testing.T) {
-	var messages []*message
+	shared := message{Host: "h", Text: "text"}
+	shared.encoded()
 	for i := range 3 {
-		messages = append(messages, &message{ID: newID(), Host: "h", Text: "text", route: route{tag: "a", index: i}})
-	}
-	shareBody(messages)
-	for _, m := range messages {
-		if got, want := `{"id":"`+m.ID+`"`+string(m.encoded()), string(encode(m)); got != want || &m.body[0] != &messages[0].body[0] {
+		m := shared
+		m.ID, m.route = newID(), route{tag: "a", index: i}
+		if got, want := `{"id":"`+m.ID+`"`+string(m.encoded()), string(encode(m)); got != want || &m.body[0] != &shared.body[0] {
 			t.Errorf("%s, want %s", got, want)
 		}
 	}
