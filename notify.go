@@ -400,20 +400,20 @@ func (s *server) accept(w http.ResponseWriter, r *http.Request, sub *submission)
 		}
 		messages[i] = &m
 	}
-	do := func() answer { return s.store(messages) }
-	if sub.sync {
-		limit := s.cfg().delayLimit()
-		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(limit + postTimeout + 10*time.Second))
-		do = func() answer { return s.acceptNow(messages, limit) }
+	do := func() answer {
+		switch {
+		case key != "" && s.spool.seen(messages):
+			return answer{status: http.StatusOK}
+		case sub.sync:
+			return s.acceptNow(w, messages)
+		}
+		return s.store(messages)
 	}
 	var a answer
-	switch {
-	case key == "":
+	if key == "" {
 		a = do()
-	case s.spool.seen(messages):
-		a.status = http.StatusOK
-	default:
-		a = s.answered.once(messages[0].ID, do)
+	} else {
+		a = s.answered.once(messages[0].ID, sub.sync, do)
 	}
 	if a.status == http.StatusOK {
 		a.Message = "ok"
@@ -426,9 +426,13 @@ func (s *server) accept(w http.ResponseWriter, r *http.Request, sub *submission)
 
 // store answers 200 once messages are on disk.
 func (s *server) store(messages []*message) answer {
-	if wait := s.qpsDelay(messages); wait > 0 {
-		tooMany := "too many messages wait for slack: qps delays them by more than max_delay_duration"
-		return answer{status: http.StatusTooManyRequests, retryAfter: wait, Message: tooMany}
+	if core := &s.cfg().core; core.qps > 0 && core.maxDelay >= 0 {
+		before := s.deliver.ahead(messages[0].route) + len(messages) - 1
+		delay := time.Duration(before) * time.Second / time.Duration(core.qps)
+		if wait := delay - time.Duration(core.maxDelay)*time.Second; wait > 0 {
+			tooMany := "too many messages wait for slack: qps delays them by more than max_delay_duration"
+			return answer{status: http.StatusTooManyRequests, retryAfter: wait, Message: tooMany}
+		}
 	}
 	if err := s.deliver.store(messages); err != nil {
 		why := "message is not stored: " + err.Error()
@@ -437,11 +441,12 @@ func (s *server) store(messages []*message) answer {
 	return answer{status: http.StatusOK}
 }
 
-// keyedAnswers remembers what requests with an Idempotency-Key were answered, since the spool knows nothing of a post
-// with sync: the last keysKept of them, and no more than twice as many.
+// keyedAnswers has the answers to requests with an Idempotency-Key: to those in hand and, since the spool knows nothing of
+// a post with sync, the last keysKept that are kept.
 type keyedAnswers struct {
-	mu         sync.Mutex
-	young, old map[string]*keyedAnswer // by the id of the request's first message
+	byID sync.Map // *keyedAnswer, by the id of a request's first message
+	mu   sync.Mutex
+	kept []string // ids, the oldest first
 }
 
 type keyedAnswer struct {
@@ -450,71 +455,61 @@ type keyedAnswer struct {
 }
 
 // once does what a request asks for and returns the answer. If another request for id was first, it waits for the
-// answer to that. An answer that invites to try again is forgotten: nothing was done.
-func (k *keyedAnswers) once(id string, do func() answer) answer {
-	k.mu.Lock()
-	a := cmp.Or(k.young[id], k.old[id])
-	if a != nil {
-		k.mu.Unlock()
+// answer to that. An answer that invites to try again is not kept: nothing was done.
+func (k *keyedAnswers) once(id string, keep bool, do func() answer) answer {
+	a := &keyedAnswer{known: make(chan struct{})}
+	if first, ok := k.byID.LoadOrStore(id, a); ok {
+		a = first.(*keyedAnswer)
 		<-a.known
 		return a.answer
 	}
-	if k.young == nil || len(k.young) == keysKept {
-		k.young, k.old = map[string]*keyedAnswer{}, k.young
-	}
-	a = &keyedAnswer{known: make(chan struct{})}
-	k.young[id] = a
-	k.mu.Unlock()
 	defer close(a.known)
-	if a.answer = do(); a.retryAfter > 0 {
-		k.mu.Lock()
-		delete(k.young, id)
-		delete(k.old, id)
-		k.mu.Unlock()
+	a.answer = do()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if keep && a.retryAfter == 0 {
+		k.kept = append(k.kept, id)
+	} else {
+		k.byID.Delete(id)
+	}
+	if len(k.kept) > keysKept {
+		k.byID.Delete(k.kept[0])
+		k.kept = k.kept[1:]
 	}
 	return a.answer
 }
 
-// qpsDelay returns how much longer than max_delay_duration messages would take, 0 if they would not.
-func (s *server) qpsDelay(messages []*message) time.Duration {
-	core := &s.cfg().core
-	if core.qps == 0 || core.maxDelay < 0 {
-		return 0
-	}
-	delay := time.Duration(s.deliver.ahead(messages[0].route)+len(messages)-1) * time.Second / time.Duration(core.qps)
-	return max(0, delay-time.Duration(core.maxDelay)*time.Second)
-}
-
-// acceptNow posts to all destinations side by side. None waits longer than limit for its turn.
-func (s *server) acceptNow(messages []*message, limit time.Duration) answer {
-	outs := make([]chan outcome, len(messages))
+// acceptNow posts to all destinations side by side. None waits for its turn longer than qps may delay it.
+func (s *server) acceptNow(w http.ResponseWriter, messages []*message) answer {
+	limit := s.cfg().delayLimit()
+	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(limit + postTimeout + 10*time.Second))
+	outs := make([]outcome, len(messages))
+	var posts sync.WaitGroup
 	for i, m := range messages {
-		outs[i] = make(chan outcome, 1)
-		go func() { outs[i] <- s.deliver.postNow(m, limit) }()
+		posts.Go(func() { outs[i] = s.deliver.postNow(m, limit) })
 	}
-	var failed []outcome
-	for _, out := range outs {
-		if o := <-out; o.class != delivered {
-			failed = append(failed, o)
+	posts.Wait()
+	a := answer{status: http.StatusTooManyRequests}
+	again := true // helps, and doubles nothing
+	for _, o := range outs {
+		again = again && o.class == retry && !o.unsure
+		if o.class == delivered {
+			continue
 		}
-	}
-	if len(failed) == 0 {
-		return answer{status: http.StatusOK}
-	}
-	a := answer{status: http.StatusTooManyRequests, Message: "failed to post message to slack: " + failed[0].reason}
-	again, unsure := len(failed) == len(messages), false
-	for _, o := range failed {
 		if !o.limited {
 			a.status = http.StatusBadGateway
 		}
-		again, unsure = again && o.class == retry && !o.unsure, unsure || o.unsure
+		if o.unsure {
+			a.Detail = "it may have been posted all the same"
+		}
+		a.Message = cmp.Or(a.Message, "failed to post message to slack: "+o.reason)
 		a.retryAfter = max(a.retryAfter, o.wait, time.Second)
 	}
-	if !again {
+	switch {
+	case a.Message == "":
+		a.status = http.StatusOK
+	case !again:
 		a.status, a.retryAfter = http.StatusBadGateway, 0
-	}
-	if unsure {
-		a.Detail = "it may have been posted all the same"
 	}
 	return a
 }

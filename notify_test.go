@@ -358,22 +358,25 @@ func TestKeyWithSync(t *testing.T) {
 	}
 }
 
-// The keys that are remembered are the last keysKept, and not many more.
+// The keys that are remembered are the last keysKept.
 func TestKeysAreForgotten(t *testing.T) {
 	var k keyedAnswers
 	done := 0
 	do := func() answer { done++; return answer{status: 200} }
 	for i := range 5 * keysKept / 2 {
-		k.once(fmt.Sprint(i), do)
+		k.once(fmt.Sprint(i), true, do)
 	}
 	for i := range keysKept {
-		k.once(fmt.Sprint(5*keysKept/2-1-i), do)
+		k.once(fmt.Sprint(5*keysKept/2-1-i), true, do)
 	}
 	if done != 5*keysKept/2 {
 		t.Errorf("%d of the last keys are forgotten", done-5*keysKept/2)
 	}
-	if k.once("0", do); done != 5*keysKept/2+1 || len(k.young)+len(k.old) > 2*keysKept {
-		t.Errorf("%d and %d keys are kept", len(k.young), len(k.old))
+	k.once("0", true, do)
+	kept := 0
+	k.byID.Range(func(_, _ any) bool { kept++; return true })
+	if done != 5*keysKept/2+1 || kept > keysKept {
+		t.Errorf("%d keys are kept", kept)
 	}
 }
 
