@@ -28,7 +28,7 @@ func (s *server) webhook(r *http.Request, body []byte) (sub submission, err erro
 		return sub, err
 	}
 	delete(fields, "channel") // the tag has one
-	takeToken(fields)
+	delete(fields, "token")
 	sub.Payload, sub.Plain = encode(fields), true
 	_, err = checkPayload(fields)
 	return sub, err
@@ -40,20 +40,15 @@ func (s *server) postMessage(_ *http.Request, body []byte) (sub submission, err 
 	if err != nil {
 		return sub, err
 	}
-	sub.token = takeToken(fields)
+	delete(fields, "token") // it must not lie in the spool
 	sub.Payload, sub.Plain = encode(fields), true
 	sub.to, err = s.checkDirect(fields)
 	sub.routes = []route{{channel: sub.to}}
 	return sub, err
 }
 
-// authTest decodes the question whether a token will do: https://docs.slack.dev/reference/methods/auth.test/
-func (s *server) authTest(_ *http.Request, body []byte) (sub submission, _ error) {
-	if fields, err := payloadFields(body); err == nil {
-		sub.token = takeToken(fields)
-	}
-	return sub, nil
-}
+// authTest is the question whether a token will do: https://docs.slack.dev/reference/methods/auth.test/
+func authTest(*http.Request, []byte) (nothing submission, _ error) { return nothing, nil }
 
 // unknownMethod answers all else of the Web API.
 func unknownMethod(w http.ResponseWriter, _ *http.Request) {
@@ -110,13 +105,6 @@ func checkPayload(fields map[string]json.RawMessage) (channel string, err error)
 	return channel, nil
 }
 
-// takeToken takes the token out of a payload: it must not lie in the spool.
-func takeToken(fields map[string]json.RawMessage) (token string) {
-	json.Unmarshal(fields["token"], &token)
-	delete(fields, "token")
-	return token
-}
-
 const formFields = 100 // at most: what has more, for the memory that they take, is no form
 
 // isForm tells a form from JSON. The Content-Type does not: curl -d and fluentd send JSON as a form.
@@ -162,10 +150,13 @@ func asJSON(body []byte) []byte {
 
 // sendAsWebhook answers in a word, as text.
 func (a answer) sendAsWebhook(w http.ResponseWriter) {
-	if a.status == http.StatusUnauthorized {
+	switch a.status {
+	case http.StatusUnauthorized:
 		a.status, a.code = http.StatusForbidden, "invalid_token"
+	case http.StatusTooManyRequests: // there Alertmanager gives a message up, at 503 it tries again
+		a.status = http.StatusServiceUnavailable
 	}
-	a.neverLimited().write(w, "text/plain", []byte(cmp.Or(a.code, a.Message)))
+	a.write(w, "text/plain", []byte(cmp.Or(a.code, a.Message)))
 }
 
 // sendAsAPI answers as JSON, with status 200 to what Slack would refuse as well.
@@ -174,27 +165,19 @@ func (a answer) sendAsAPI(w http.ResponseWriter) {
 		OK      bool   `json:"ok"`
 		Channel string `json:"channel,omitempty"`
 		Error   string `json:"error,omitempty"`
-	}{OK: a.status == http.StatusOK}
-	switch {
-	case reply.OK:
-		reply.Channel = w.(*response).tag
-	case a.code == "invalid_payload": // a webhook's word
-		reply.Error = "invalid_arguments"
-	default:
-		reply.Error = cmp.Or(a.code, a.Message)
-	}
-	if a.status == http.StatusBadRequest || a.status == http.StatusUnauthorized {
+	}{Error: cmp.Or(a.code, a.Message)}
+	switch a.status {
+	case http.StatusOK:
+		reply.OK, reply.Channel, reply.Error = true, w.(*response).line.Tag, ""
+	case http.StatusBadRequest, http.StatusUnauthorized:
 		a.status = http.StatusOK
-	}
-	a.neverLimited().write(w, "application/json", encode(reply))
-}
-
-// neverLimited turns a 429 into a 503: at the one Alertmanager gives a message up, at the other it tries again.
-func (a answer) neverLimited() answer {
-	if a.status == http.StatusTooManyRequests {
+	case http.StatusTooManyRequests:
 		a.status = http.StatusServiceUnavailable
 	}
-	return a
+	if a.code == "invalid_payload" { // a webhook's word
+		reply.Error = "invalid_arguments"
+	}
+	a.write(w, "application/json", encode(reply))
 }
 
 // shownURI returns what may be seen of the URI of r. Programs that know Slack only have their token in it, or even one

@@ -55,44 +55,47 @@ func (s *server) cfg() *config { return s.config.Load() }
 // handler is the route table.
 func (s *server) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /notify", s.takes(wayIn{s.notify, answer.send, false}))
-	mux.HandleFunc("POST /notify-directly", s.takes(wayIn{s.notifyDirectly, answer.send, false}))
-	mux.HandleFunc("POST /services/{tag}", s.takes(wayIn{s.webhook, answer.sendAsWebhook, false}))
-	mux.HandleFunc("POST /services/{tag}/{token...}", s.takes(wayIn{s.webhook, answer.sendAsWebhook, false}))
-	mux.HandleFunc("POST /api/chat.postMessage", s.takes(wayIn{s.postMessage, answer.sendAsAPI, true}))
-	mux.HandleFunc("POST /api/auth.test", s.takes(wayIn{s.authTest, answer.sendAsAPI, true}))
-	mux.HandleFunc("/api/", unknownMethod)
-	mux.HandleFunc("GET /check", s.check)
-	mux.HandleFunc("GET /stat/go", s.statGo)
-	mux.HandleFunc("GET /stat/app", s.statApp)
-	mux.HandleFunc("GET /messages", s.operator(s.listMessages))
-	mux.HandleFunc("GET /messages/{id}", s.operator(s.showMessage))
-	mux.HandleFunc("POST /messages/{id}/retry", s.operator(s.retryMessage))
-	mux.HandleFunc("POST /messages/retry", s.operator(s.retryMessages))
-	mux.HandleFunc("DELETE /messages/{id}", s.operator(s.dropMessage))
-	mux.HandleFunc("DELETE /messages", s.operator(s.dropMessages))
-	mux.HandleFunc("GET /metrics", s.metrics)
-	mux.HandleFunc("GET /debug/vars", s.debugVars)
-	mux.HandleFunc("GET /healthz", s.healthz)
-	mux.HandleFunc("GET /readyz", s.readyz)
-	mux.HandleFunc("GET /config/app", s.configApp)
-	mux.HandleFunc("GET /app/config", s.configApp) // its name in 0.6
-	mux.HandleFunc("GET /ui/", s.page)
-	mux.Handle("GET /{$}", http.RedirectHandler("/ui/", http.StatusFound))
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { s.answerUnknown(mux, w, r) })
+	route := func(who access, pattern string, h http.HandlerFunc) { mux.HandleFunc(pattern, s.guarded(who, h)) }
+	route(anybody, "POST /notify", s.takes(s.notify, answer.send, false))
+	route(anybody, "POST /notify-directly", s.takes(s.notifyDirectly, answer.send, false))
+	route(anybody, "POST /services/{tag}", s.takes(s.webhook, answer.sendAsWebhook, false))
+	route(anybody, "POST /services/{tag}/{token...}", s.takes(s.webhook, answer.sendAsWebhook, false))
+	route(anybody, "POST /api/chat.postMessage", s.takes(s.postMessage, answer.sendAsAPI, true))
+	route(anybody, "POST /api/auth.test", s.takes(authTest, answer.sendAsAPI, true))
+	route(anybody, "/api/", unknownMethod)
+	route(anybody, "GET /healthz", s.healthz)
+	route(anybody, "GET /readyz", s.readyz)
+	route(senders, "GET /check", s.check)
+	route(operators, "GET /stat/go", s.statGo)
+	route(operators, "GET /stat/app", s.statApp)
+	route(operators, "GET /metrics", s.metrics)
+	route(operators, "GET /debug/vars", s.debugVars)
+	route(operators, "GET /config/app", s.configApp)
+	route(operators, "GET /app/config", s.configApp) // its name in 0.6
+	route(operators, "GET /ui/", s.page)
+	route(operators, "GET /{$}", http.RedirectHandler("/ui/", http.StatusFound).ServeHTTP)
+	route(operators, "/", func(w http.ResponseWriter, r *http.Request) { s.answerUnknown(mux, w, r) })
+	route(operatorsHere, "GET /messages", s.listMessages)
+	route(operatorsHere, "GET /messages/{id}", s.showMessage)
+	route(operatorsHere, "POST /messages/{id}/retry", s.retryMessage)
+	route(operatorsHere, "POST /messages/retry", s.retryMessages)
+	route(operatorsHere, "DELETE /messages/{id}", s.dropMessage)
+	route(operatorsHere, "DELETE /messages", s.dropMessages)
 
-	guarded := s.guarded(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		start, res := time.Now(), &response{ResponseWriter: w, status: http.StatusOK}
+		start := time.Now()
+		res := &response{ResponseWriter: w, line: accessLine{
+			Type: "accepted-request", Time: start.Format(time.RFC3339Nano), RemoteAddr: r.RemoteAddr,
+			Method: r.Method, Proto: r.Proto, ContentLength: r.ContentLength, Status: http.StatusOK,
+		}}
 		if u := r.URL; strings.Contains(u.Path, "//") || r.Method == http.MethodPost && strings.HasSuffix(u.Path, "/") {
 			u.Path, u.RawPath = path.Clean(u.Path), path.Clean(u.RawPath) // the original's clients post to //notify
 		}
-		guarded.ServeHTTP(res, r)
-		if r.Pattern == "" { // it was refused before its route was looked up
-			_, r.Pattern = mux.Handler(r)
-		}
-		s.requests.add(r.Pattern, res.status)
-		s.logAccess(start, res, r)
+		mux.ServeHTTP(res, r)
+		s.requests.add(r.Pattern, res.line.Status)
+		res.line.URI = cleaned(s.shownURI(r), bodyLimit)
+		res.line.DurationMS = float64(time.Since(start).Microseconds()) / 1000
+		s.access.Write(encodeLine(res.line))
 	})
 }
 
@@ -119,25 +122,24 @@ func (s *server) answerUnknown(mux *http.ServeMux, w http.ResponseWriter, r *htt
 			allow = append(allow, method)
 		}
 	}
-	if len(allow) == 0 {
-		answer{status: http.StatusNotFound, Message: "there is nothing at " + s.shownURI(r)}.send(w)
-		return
+	a := answer{status: http.StatusNotFound, Message: "there is nothing at " + s.shownURI(r)}
+	if allow != nil {
+		w.Header().Set("Allow", strings.Join(allow, ", "))
+		use := r.Method + " is not allowed here: use " + strings.Join(allow, " or ")
+		a = answer{status: http.StatusMethodNotAllowed, Message: use}
 	}
-	w.Header().Set("Allow", strings.Join(allow, ", "))
-	use := r.Method + " is not allowed here: use " + strings.Join(allow, " or ")
-	answer{status: http.StatusMethodNotAllowed, Message: use}.send(w)
+	a.send(w)
 }
 
-// response keeps for the access log what was answered.
+// response keeps who asks, and for the access log what was answered.
 type response struct {
 	http.ResponseWriter
-	status            int
-	tag, host, sender string
-	ids               []string
+	who  identity
+	line accessLine
 }
 
 func (r *response) WriteHeader(status int) {
-	r.status = status
+	r.line.Status = status
 	r.ResponseWriter.WriteHeader(status)
 }
 
@@ -157,7 +159,7 @@ type answer struct {
 func (a answer) send(w http.ResponseWriter) { a.write(w, "application/json", encodeLine(a)) }
 
 func (a answer) write(w http.ResponseWriter, contentType string, body []byte) {
-	w.(*response).ids = a.IDs
+	w.(*response).line.IDs = a.IDs
 	if a.retryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(a.retryAfter.Seconds()))))
 	}
@@ -169,15 +171,11 @@ func (a answer) write(w http.ResponseWriter, contentType string, body []byte) {
 // Error makes an answer the error of a handler that cannot go on.
 func (a answer) Error() string { return a.Message }
 
-func badRequest(format string, args ...any) answer {
-	return answer{status: http.StatusBadRequest, Message: fmt.Sprintf(format, args...)}
-}
+func badRequest(format string, args ...any) answer { return badPayload("", format, args...) }
 
 // badPayload says what is wrong with a payload, to programs that know Slack in its word.
 func badPayload(code, format string, args ...any) answer {
-	a := badRequest(format, args...)
-	a.code = code
-	return a
+	return answer{status: http.StatusBadRequest, code: code, Message: fmt.Sprintf(format, args...)}
 }
 
 func malformed(err error) answer {
@@ -201,81 +199,68 @@ type accessLine struct {
 	DurationMS    float64  `json:"duration_ms"`
 }
 
-func (s *server) logAccess(start time.Time, res *response, r *http.Request) {
-	s.access.Write(encodeLine(accessLine{
-		Type: "accepted-request", Time: start.Format(time.RFC3339Nano), RemoteAddr: r.RemoteAddr,
-		URI: cleaned(s.shownURI(r), bodyLimit), Method: r.Method, Proto: r.Proto, ContentLength: r.ContentLength,
-		Tag: res.tag, Host: res.host, Status: res.status, Sender: res.sender, IDs: res.ids,
-		DurationMS: float64(time.Since(start).Microseconds()) / 1000,
-	}))
-}
+// decoder makes a submission of a request's body. Its errors are answers.
+type decoder func(r *http.Request, body []byte) (submission, error)
 
-// wayIn is a kind of request that brings messages.
-type wayIn struct {
-	decode      func(r *http.Request, body []byte) (submission, error) // an error is an answer
-	send        func(answer, http.ResponseWriter)
-	tokenInBody bool // it may be there
-}
-
-// submission is what a way in makes of a request's body: a message, and all the routes that it takes.
+// submission is a message, and all the routes that it takes.
 type submission struct {
 	message
 	to     string // the tag or the channel, for the access log
-	token  string // that was in the body
 	routes []route
 	sync   bool
 }
 
-// takes is the way of every message from the request to accept. The body is read, bounded and checked here, before it
-// is decoded. A large body holds one of a few tokens until its messages are stored or, with sync, until it is decoded:
-// a post may take long.
-func (s *server) takes(in wayIn) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		token := tokenOf(r)
-		who := s.cfg().identify(token)
-		if !who.posts && (token != "" || !in.tokenInBody) {
-			in.send(s.unauthorized(w), w)
-			return
-		}
-		giveBack := func() {}
-		defer func() { giveBack() }()
-		body, err := readBody(w, r, func() bool {
-			if !who.posts && len(s.large) >= maxLarge/2 { // strangers leave room for those who may post
-				return false
-			}
-			select {
-			case s.large <- struct{}{}:
-				giveBack = sync.OnceFunc(func() { <-s.large })
-				return true
-			case <-time.After(largeWait):
-				return false
-			}
-		})
-		var sub submission
-		if err != nil {
-			w.Header().Set("Connection", "close") // some of the body may not have been read
-		} else {
-			sub, err = in.decode(r, body)
-			if !who.posts {
-				who = s.cfg().identify(sub.token)
-			}
-			if !who.posts {
-				err = s.unauthorized(w)
-			}
-			s.noteSender(w, r, &sub, who)
-		}
-		a := answer{status: http.StatusOK, Message: "ok"} // to a question
-		switch {
-		case err != nil:
-			a = err.(answer)
-		case sub.sync:
-			giveBack()
-			fallthrough
-		case sub.routes != nil:
-			a = s.accept(w, r, &sub)
-		}
-		in.send(a, w)
+// takes returns the handler of a way in: decode reads bodies, send answers. With tokenInBody the token may be there.
+func (s *server) takes(decode decoder, send func(answer, http.ResponseWriter), tokenInBody bool) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) { send(s.take(w, r, decode, tokenInBody), w) }
+}
+
+// take is the way of every message from the request to accept. The body is read, bounded and checked here, before it is
+// decoded. A large body holds one of a few tokens until its messages are stored or, with sync, until it is decoded: a
+// post may take long.
+func (s *server) take(w http.ResponseWriter, r *http.Request, decode decoder, tokenInBody bool) answer {
+	who, line := w.(*response).who, &w.(*response).line
+	if !who.posts && !(tokenInBody && tokenOf(r) == "") {
+		return s.unauthorized(w)
 	}
+	giveBack := func() {}
+	defer func() { giveBack() }()
+	body, err := readBody(w, r, func() bool {
+		if !who.posts && len(s.large) >= maxLarge/2 { // strangers leave room for those who may post
+			return false
+		}
+		select {
+		case s.large <- struct{}{}:
+			giveBack = sync.OnceFunc(func() { <-s.large })
+			return true
+		case <-time.After(largeWait):
+			return false
+		}
+	})
+	if err != nil {
+		w.Header().Set("Connection", "close") // some of the body may not have been read
+		return err.(answer)
+	}
+	if !who.posts {
+		var in struct{ Token string }
+		json.Unmarshal(asJSON(body), &in)
+		if who = s.cfg().identify(in.Token); !who.posts {
+			return s.unauthorized(w)
+		}
+	}
+	sub, err := decode(r, body)
+	address, _, _ := net.SplitHostPort(r.RemoteAddr) // a unix socket's other end has none: it is here
+	sub.Host, sub.Sender = cmp.Or(cleaned(sub.Host, nameLimit), address, s.hostname), who.sender
+	line.Tag, line.Host, line.Sender = cleaned(sub.to, nameLimit), sub.Host, who.sender
+	switch {
+	case err != nil:
+		return err.(answer)
+	case sub.routes == nil: // it was a question
+		return answer{status: http.StatusOK, Message: "ok"}
+	case sub.sync:
+		giveBack()
+	}
+	return s.accept(w, r, &sub)
 }
 
 // readBody returns the body of r: valid UTF-8, at most bodyLimit bytes. It asks for room once the body turns out to be
@@ -374,15 +359,6 @@ func (s *server) check(w http.ResponseWriter, r *http.Request) {
 		a = err.(answer)
 	}
 	a.send(w)
-}
-
-// noteSender notes for the message and the access log who sends it: whose token it is, and the host that the request
-// names, else its address.
-func (s *server) noteSender(w http.ResponseWriter, r *http.Request, sub *submission, who identity) {
-	address, _, _ := net.SplitHostPort(r.RemoteAddr) // a unix socket's other end has none: it is here
-	sub.Host, sub.Sender = cmp.Or(cleaned(sub.Host, nameLimit), address, s.hostname), who.sender
-	res := w.(*response)
-	res.tag, res.host, res.sender = cleaned(sub.to, nameLimit), sub.Host, who.sender
 }
 
 // accept takes responsibility for a message on all its routes, or with sync posts it now and answers what became of it.
