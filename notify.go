@@ -42,7 +42,7 @@ type server struct {
 	hostname string
 	large    chan struct{} // holds a token for each large body that is in hand
 	looking  chan struct{} // holds a token for a look-up that reads the log
-	requests requestCounts
+	requests expvar.Map // by the labels of their count: route and status
 	answered keyedAnswers
 	lost     func() int64 // log lines
 	gc       gcSample
@@ -92,24 +92,10 @@ func (s *server) handler() http.Handler {
 			u.Path, u.RawPath = path.Clean(u.Path), path.Clean(u.RawPath) // the original's clients post to //notify
 		}
 		mux.ServeHTTP(res, r)
-		s.requests.add(r.Pattern, res.line.Status)
+		s.requests.Add(fmt.Sprintf(`route=%q,status="%d"`, r.Pattern, res.line.Status), 1)
 		res.line.URI = cleaned(s.shownURI(r), bodyLimit)
 		res.line.DurationMS = float64(time.Since(start).Microseconds()) / 1000
 		s.access.Write(encodeLine(res.line))
-	})
-}
-
-// requestCounts counts requests by the pattern of their route and the status of the answer.
-type requestCounts struct{ n expvar.Map }
-
-func (c *requestCounts) add(pattern string, status int) { c.n.Add(strconv.Itoa(status)+" "+pattern, 1) }
-
-// each calls f for every count, in a fixed order.
-func (c *requestCounts) each(f func(route string, status int, n int64)) {
-	c.n.Do(func(count expvar.KeyValue) {
-		code, route, _ := strings.Cut(count.Key, " ")
-		status, _ := strconv.Atoi(code)
-		f(route, status, count.Value.(*expvar.Int).Value())
 	})
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"expvar"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -259,8 +260,9 @@ func TestRequestCounts(t *testing.T) {
 	p.do("GET", "/messages/0123", "")
 	p.do("GET", "/no/such/path", "")
 	var got []string
-	p.requests.each(func(route string, status int, n int64) { got = append(got, fmt.Sprintln(route, status, n)) })
-	want := []string{"GET /healthz 200 3\n", "/ 401 1\n", "GET /messages/{id} 401 1\n", "POST /notify 401 1\n"}
+	p.requests.Do(func(count expvar.KeyValue) { got = append(got, fmt.Sprint(count.Key, " ", count.Value)) })
+	want := []string{`route="/",status="401" 1`, `route="GET /healthz",status="200" 3`,
+		`route="GET /messages/{id}",status="401" 1`, `route="POST /notify",status="401" 1`}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
