@@ -79,21 +79,18 @@ func (s *server) checkDirect(fields map[string]json.RawMessage) (channel string,
 // listens.
 func checkPayload(fields map[string]json.RawMessage) (channel string, err error) {
 	var text, markdown string
-	for i, into := range []*string{&channel, &text, &markdown} {
-		key := [...]string{"channel", "text", "markdown_text"}[i]
+	for key, into := range map[string]*string{"channel": &channel, "text": &text, "markdown_text": &markdown} {
 		if value := fields[key]; value != nil && json.Unmarshal(value, into) != nil {
 			return channel, badPayload("invalid_payload", "payload.%s is not a string", key)
 		}
 	}
 	says := strings.TrimSpace(text+markdown) != ""
 	for _, key := range []string{"blocks", "attachments"} {
-		switch value := string(fields[key]); {
-		case value == "" || value == "null":
-		case value[0] != '[':
+		value := bytes.TrimPrefix(fields[key], []byte("null"))
+		if len(value) > 0 && value[0] != '[' {
 			return channel, badPayload("invalid_"+key, "payload.%s is not an array", key)
-		default:
-			says = says || strings.TrimSpace(value[1:len(value)-1]) != ""
 		}
+		says = says || len(bytes.Trim(value, "[] \t\r\n")) > 0
 	}
 	switch {
 	case len(channel) > nameLimit || strings.ContainsFunc(channel, endsLine):
@@ -126,24 +123,23 @@ func asJSON(body []byte) []byte {
 		if text, err := url.QueryUnescape(value); err == nil { // else it is as it was typed: curl -d "text=100% full"
 			value = strings.ToValidUTF8(text, "\ufffd")
 		}
-		switch flag, err := strconv.ParseBool(value); key {
-		case "payload", "blocks", "attachments", "metadata":
-			if json.Valid([]byte(value)) {
-				fields[key] = json.RawMessage(value)
-				continue
-			}
-		case "sync", "as_user", "link_names", "mrkdwn", "reply_broadcast", "unfurl_links", "unfurl_media":
-			if err == nil {
-				fields[key] = encode(flag)
-				continue
-			}
-		}
-		fields[key] = encode(strings.Map(func(c rune) rune {
+		value = strings.Map(func(c rune) rune {
 			if c < ' ' && c != '\n' && c != '\r' && c != '\t' {
 				return -1
 			}
 			return c
-		}, value))
+		}, value)
+		fields[key] = encode(value)
+		switch flag, err := strconv.ParseBool(value); key {
+		case "payload", "blocks", "attachments", "metadata":
+			if json.Valid([]byte(value)) {
+				fields[key] = json.RawMessage(value)
+			}
+		case "sync", "as_user", "link_names", "mrkdwn", "reply_broadcast", "unfurl_links", "unfurl_media":
+			if err == nil {
+				fields[key] = encode(flag)
+			}
+		}
 	}
 	return encode(fields)
 }
