@@ -22,27 +22,27 @@ type identity struct {
 // open tells whether there is no token to bring.
 func (c *config) open() bool { return c.core.authToken == (secret{}) && len(c.senders) == 0 }
 
-// identify returns whose token it is. All tokens are compared, whichever is the right one, in a time that does not
-// depend on what is in them.
+// identify returns whose token it is. All tokens are compared, whichever is the right one.
 func (c *config) identify(token string) identity {
 	who := identity{posts: c.open(), operator: c.core.authToken == (secret{})}
 	if who.posts {
 		return who
 	}
-	got := sha256.Sum256([]byte(token))
-	is := func(s secret) bool {
-		want := sha256.Sum256([]byte(s.reveal()))
-		return subtle.ConstantTimeCompare(got[:], want[:]) == 1 && s != (secret{})
-	}
 	for _, s := range c.senders {
-		if is(s.token) {
+		if s.token.is(token) {
 			who = identity{sender: s.name, posts: true}
 		}
 	}
-	if is(c.core.authToken) {
+	if c.core.authToken.is(token) {
 		who = identity{posts: true, operator: true}
 	}
 	return who
+}
+
+// is tells whether token is s, and s is not empty, in a time that does not depend on what is in them.
+func (s secret) is(token string) bool {
+	got, want := sha256.Sum256([]byte(token)), sha256.Sum256([]byte(s.reveal()))
+	return subtle.ConstantTimeCompare(got[:], want[:]) == 1 && s != (secret{})
 }
 
 // tokenOf returns the token in the path or the header of r, "" if there is none.
