@@ -22,7 +22,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unicode/utf8"
 )
 
 const (
@@ -42,7 +41,7 @@ type server struct {
 	hostname string
 	large    chan struct{} // holds a token for each large body that is in hand
 	looking  chan struct{} // holds a token for a look-up that reads the log
-	requests expvar.Map // by the labels of their count: route and status
+	requests expvar.Map    // by the labels of their count: route and status
 	answered keyedAnswers
 	lost     func() int64 // log lines
 	gc       gcSample
@@ -283,10 +282,7 @@ func readBody(w http.ResponseWriter, r *http.Request, room func() bool) ([]byte,
 		return nil, malformed(err)
 	}
 	body := bytes.TrimPrefix(buffer.Bytes(), []byte("\ufeff")) // a byte order mark
-	if !utf8.Valid(body) {
-		body = bytes.ToValidUTF8(body, []byte("\ufffd"))
-	}
-	return body, nil
+	return bytes.ToValidUTF8(body, []byte("\ufffd")), nil
 }
 
 // notify decodes a message for a tag. The Content-Type is not looked at: curl -d and fluentd send JSON as a form.
@@ -406,27 +402,20 @@ func (s *server) store(messages []*message) answer {
 // keyedAnswers has the answers to requests with an Idempotency-Key: to those in hand and, since the spool knows nothing of
 // a post with sync, the last keysKept that are kept.
 type keyedAnswers struct {
-	byID sync.Map // *keyedAnswer, by the id of a request's first message
+	byID sync.Map // by the id of a request's first message: a chan that holds the answer once there is one
 	mu   sync.Mutex
 	kept []string // ids, the oldest first
 }
 
-type keyedAnswer struct {
-	answer
-	known chan struct{} // closed once there is an answer
-}
-
 // once does what a request asks for and returns the answer. If another request for id was first, it waits for the
 // answer to that. An answer that invites to try again is not kept: nothing was done.
-func (k *keyedAnswers) once(id string, keep bool, do func() answer) answer {
-	a := &keyedAnswer{known: make(chan struct{})}
-	if first, ok := k.byID.LoadOrStore(id, a); ok {
-		a = first.(*keyedAnswer)
-		<-a.known
-		return a.answer
+func (k *keyedAnswers) once(id string, keep bool, do func() answer) (a answer) {
+	known, others := k.byID.LoadOrStore(id, make(chan answer, 1))
+	defer func() { known.(chan answer) <- a }()
+	if others {
+		return <-known.(chan answer)
 	}
-	defer close(a.known)
-	a.answer = do()
+	a = do()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if keep && a.retryAfter == 0 {
@@ -438,7 +427,7 @@ func (k *keyedAnswers) once(id string, keep bool, do func() answer) answer {
 		k.byID.Delete(k.kept[0])
 		k.kept = k.kept[1:]
 	}
-	return a.answer
+	return a
 }
 
 // acceptNow posts to all destinations side by side. None waits for its turn longer than qps may delay it.
@@ -451,27 +440,24 @@ func (s *server) acceptNow(w http.ResponseWriter, messages []*message) answer {
 		posts.Go(func() { outs[i] = s.deliver.postNow(m, limit) })
 	}
 	posts.Wait()
-	a := answer{status: http.StatusTooManyRequests}
-	again := true // helps, and doubles nothing
+	a := answer{status: http.StatusOK}
+	limited, again := true, true // again: that helps, and doubles nothing
 	for _, o := range outs {
-		again = again && o.class == retry && !o.unsure
-		if o.class == delivered {
-			continue
-		}
-		if !o.limited {
+		limited, again = limited && o.limited, again && o.class == retry && !o.unsure
+		if o.class != delivered {
 			a.status = http.StatusBadGateway
+			a.Message = cmp.Or(a.Message, "failed to post message to slack: "+o.reason)
+			a.retryAfter = max(a.retryAfter, o.wait, time.Second)
 		}
-		if o.unsure {
+		if o.class != delivered && o.unsure {
 			a.Detail = "it may have been posted all the same"
 		}
-		a.Message = cmp.Or(a.Message, "failed to post message to slack: "+o.reason)
-		a.retryAfter = max(a.retryAfter, o.wait, time.Second)
 	}
 	switch {
-	case a.Message == "":
-		a.status = http.StatusOK
 	case !again:
-		a.status, a.retryAfter = http.StatusBadGateway, 0
+		a.retryAfter = 0
+	case limited:
+		a.status = http.StatusTooManyRequests
 	}
 	return a
 }
