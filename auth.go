@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 )
 
@@ -97,13 +98,14 @@ func (s *server) unauthorized(w http.ResponseWriter) answer {
 	return answer{status: http.StatusUnauthorized, code: "invalid_auth", Message: how}
 }
 
+// proxied matches the headers by which a proxy says for whom it asks.
+var proxied = regexp.MustCompile(`(?i)^via$|forwarded|-(ip|external-address)$`)
+
 // fromHere tells whether r comes from this machine, and not through a proxy or from a page that a name of someone
 // else's has led here (DNS rebinding).
 func fromHere(r *http.Request) bool {
 	for name := range r.Header { // an empty one may stand before the proxy's own
-		name = strings.ToLower(name)
-		if name == "via" || strings.Contains(name, "forwarded") ||
-			strings.HasSuffix(name, "-ip") || strings.HasSuffix(name, "-external-address") {
+		if proxied.MatchString(name) {
 			return false
 		}
 	}

@@ -358,21 +358,20 @@ func (s *server) accept(w http.ResponseWriter, r *http.Request, sub *submission)
 		}
 		messages[i] = &m
 	}
+	if sub.sync { // it may wait for another request's post as long as for its own
+		longest := s.cfg().delayLimit() + postTimeout + 10*time.Second
+		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(longest))
+	}
 	do := func() answer {
 		switch {
 		case key != "" && s.spool.seen(messages):
 			return answer{status: http.StatusOK}
 		case sub.sync:
-			return s.acceptNow(w, messages)
+			return s.acceptNow(messages)
 		}
 		return s.store(messages)
 	}
-	var a answer
-	if key == "" {
-		a = do()
-	} else {
-		a = s.answered.once(messages[0].ID, sub.sync, do)
-	}
+	a := s.answered.once(messages[0].ID, key != "" && sub.sync, do)
 	if a.status == http.StatusOK {
 		a.Message = "ok"
 		for _, m := range messages {
@@ -399,8 +398,8 @@ func (s *server) store(messages []*message) answer {
 	return answer{status: http.StatusOK}
 }
 
-// keyedAnswers has the answers to requests with an Idempotency-Key: to those in hand and, since the spool knows nothing of
-// a post with sync, the last keysKept that are kept.
+// keyedAnswers has the answers to requests in hand and, since the spool knows nothing of a post with sync, the last
+// keysKept of those with an Idempotency-Key.
 type keyedAnswers struct {
 	byID sync.Map // by the id of a request's first message: a chan that holds the answer once there is one
 	mu   sync.Mutex
@@ -431,9 +430,8 @@ func (k *keyedAnswers) once(id string, keep bool, do func() answer) (a answer) {
 }
 
 // acceptNow posts to all destinations side by side. None waits for its turn longer than qps may delay it.
-func (s *server) acceptNow(w http.ResponseWriter, messages []*message) answer {
+func (s *server) acceptNow(messages []*message) answer {
 	limit := s.cfg().delayLimit()
-	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(limit + postTimeout + 10*time.Second))
 	outs := make([]outcome, len(messages))
 	var posts sync.WaitGroup
 	for i, m := range messages {
