@@ -907,8 +907,8 @@ func (d *deliverer) reportDead(l *lane, m *message, reason string) {
 	}
 	text := fmt.Sprintf("A message for %s could not be delivered: %s. It is kept as dead letter %s: GET /messages/%[3]s shows it, "+
 		"POST /messages/%[3]s/retry sends it again, and GET /messages?state=dead lists all.", name, reason, m.ID)
-	for i := range d.cfg.byTag[tag] {
-		report := &message{ID: newID(), Host: hostname(), Level: "warn", Text: text, route: route{tag: tag, index: i}}
+	for _, to := range d.cfg.routes(tag) {
+		report := &message{ID: newID(), Host: hostname(), Level: "warn", Text: text, route: to}
 		go d.store([]*message{report})
 	}
 }

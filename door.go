@@ -15,12 +15,11 @@ import (
 // webhook decodes what is posted to an incoming webhook, for the tag in the path: a payload, alone or as the field
 // payload of a form. https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks/
 func (s *server) webhook(r *http.Request, body []byte) (sub submission, err error) {
-	tag := r.PathValue("tag")
-	entries := len(s.cfg().byTag[tag])
-	if entries == 0 { // nor is it noted for the log: it may be a token in the wrong place
+	sub.routes = s.cfg().routes(r.PathValue("tag"))
+	if sub.routes == nil { // nor is it noted for the log: it may be a token in the wrong place
 		return sub, answer{status: http.StatusNotFound, code: "no_service"}
 	}
-	sub.to = tag
+	sub.to = r.PathValue("tag")
 	fields, err := payloadFields(body)
 	if isForm(body) {
 		fields, err = payloadFields(fields["payload"])
@@ -29,12 +28,10 @@ func (s *server) webhook(r *http.Request, body []byte) (sub submission, err erro
 		return sub, err
 	}
 	delete(fields, "channel") // the tag has one
-	takeToken(fields)
-	if _, err := checkPayload(fields); err != nil {
-		return sub, err
-	}
-	sub.addressed(entries, message{Payload: encode(fields), Plain: true})
-	return sub, nil
+	delete(fields, "token")
+	sub.Payload, sub.Plain = encode(fields), true
+	_, err = checkPayload(fields)
+	return sub, err
 }
 
 // postMessage decodes a message for a channel: https://docs.slack.dev/reference/methods/chat.postMessage/
@@ -43,21 +40,15 @@ func (s *server) postMessage(_ *http.Request, body []byte) (sub submission, err 
 	if err != nil {
 		return sub, err
 	}
-	sub.token = takeToken(fields)
-	if sub.to, err = s.checkDirect(fields); err != nil {
-		return sub, err
-	}
-	sub.messages = []*message{{Payload: encode(fields), Plain: true, route: route{channel: sub.to}}}
-	return sub, nil
+	delete(fields, "token") // it must not lie in the spool
+	sub.Payload, sub.Plain = encode(fields), true
+	sub.to, err = s.checkDirect(fields)
+	sub.routes = []route{{channel: sub.to}}
+	return sub, err
 }
 
-// authTest decodes the question whether a token will do: https://docs.slack.dev/reference/methods/auth.test/
-func (s *server) authTest(_ *http.Request, body []byte) (sub submission, _ error) {
-	if fields, err := payloadFields(body); err == nil {
-		sub.token = takeToken(fields)
-	}
-	return sub, nil
-}
+// authTest is the question whether a token will do: https://docs.slack.dev/reference/methods/auth.test/
+func authTest(*http.Request, []byte) (nothing submission, _ error) { return nothing, nil }
 
 // unknownMethod answers all else of the Web API.
 func unknownMethod(w http.ResponseWriter, _ *http.Request) {
@@ -88,21 +79,18 @@ func (s *server) checkDirect(fields map[string]json.RawMessage) (channel string,
 // listens.
 func checkPayload(fields map[string]json.RawMessage) (channel string, err error) {
 	var text, markdown string
-	for i, into := range []*string{&channel, &text, &markdown} {
-		key := [...]string{"channel", "text", "markdown_text"}[i]
+	for key, into := range map[string]*string{"channel": &channel, "text": &text, "markdown_text": &markdown} {
 		if value := fields[key]; value != nil && json.Unmarshal(value, into) != nil {
 			return channel, badPayload("invalid_payload", "payload.%s is not a string", key)
 		}
 	}
 	says := strings.TrimSpace(text+markdown) != ""
 	for _, key := range []string{"blocks", "attachments"} {
-		switch value := string(fields[key]); {
-		case value == "" || value == "null":
-		case value[0] != '[':
+		value := bytes.TrimPrefix(fields[key], []byte("null"))
+		if len(value) > 0 && value[0] != '[' {
 			return channel, badPayload("invalid_"+key, "payload.%s is not an array", key)
-		default:
-			says = says || strings.TrimSpace(value[1:len(value)-1]) != ""
 		}
+		says = says || len(bytes.Trim(value, "[] \t\r\n")) > 0
 	}
 	switch {
 	case len(channel) > nameLimit || strings.ContainsFunc(channel, endsLine):
@@ -112,13 +100,6 @@ func checkPayload(fields map[string]json.RawMessage) (channel string, err error)
 		return channel, badPayload("no_text", "payload has neither text nor blocks nor attachments")
 	}
 	return channel, nil
-}
-
-// takeToken takes the token out of a payload: it must not lie in the spool.
-func takeToken(fields map[string]json.RawMessage) (token string) {
-	json.Unmarshal(fields["token"], &token)
-	delete(fields, "token")
-	return token
 }
 
 const formFields = 100 // at most: what has more, for the memory that they take, is no form
@@ -142,34 +123,36 @@ func asJSON(body []byte) []byte {
 		if text, err := url.QueryUnescape(value); err == nil { // else it is as it was typed: curl -d "text=100% full"
 			value = strings.ToValidUTF8(text, "\ufffd")
 		}
-		switch flag, err := strconv.ParseBool(value); key {
-		case "payload", "blocks", "attachments", "metadata":
-			if json.Valid([]byte(value)) {
-				fields[key] = json.RawMessage(value)
-				continue
-			}
-		case "sync", "as_user", "link_names", "mrkdwn", "reply_broadcast", "unfurl_links", "unfurl_media":
-			if err == nil {
-				fields[key] = encode(flag)
-				continue
-			}
-		}
-		fields[key] = encode(strings.Map(func(c rune) rune {
+		value = strings.Map(func(c rune) rune {
 			if c < ' ' && c != '\n' && c != '\r' && c != '\t' {
 				return -1
 			}
 			return c
-		}, value))
+		}, value)
+		fields[key] = encode(value)
+		switch flag, err := strconv.ParseBool(value); key {
+		case "payload", "blocks", "attachments", "metadata":
+			if json.Valid([]byte(value)) {
+				fields[key] = json.RawMessage(value)
+			}
+		case "sync", "as_user", "link_names", "mrkdwn", "reply_broadcast", "unfurl_links", "unfurl_media":
+			if err == nil {
+				fields[key] = encode(flag)
+			}
+		}
 	}
 	return encode(fields)
 }
 
 // sendAsWebhook answers in a word, as text.
 func (a answer) sendAsWebhook(w http.ResponseWriter) {
-	if a.status == http.StatusUnauthorized {
+	switch a.status {
+	case http.StatusUnauthorized:
 		a.status, a.code = http.StatusForbidden, "invalid_token"
+	case http.StatusTooManyRequests: // there Alertmanager gives a message up, at 503 it tries again
+		a.status = http.StatusServiceUnavailable
 	}
-	a.neverLimited().write(w, "text/plain", []byte(cmp.Or(a.code, a.Message)))
+	a.write(w, "text/plain", []byte(cmp.Or(a.code, a.Message)))
 }
 
 // sendAsAPI answers as JSON, with status 200 to what Slack would refuse as well.
@@ -178,27 +161,19 @@ func (a answer) sendAsAPI(w http.ResponseWriter) {
 		OK      bool   `json:"ok"`
 		Channel string `json:"channel,omitempty"`
 		Error   string `json:"error,omitempty"`
-	}{OK: a.status == http.StatusOK}
-	switch {
-	case reply.OK:
-		reply.Channel = w.(*response).tag
-	case a.code == "invalid_payload": // a webhook's word
-		reply.Error = "invalid_arguments"
-	default:
-		reply.Error = cmp.Or(a.code, a.Message)
-	}
-	if a.status == http.StatusBadRequest || a.status == http.StatusUnauthorized {
+	}{Error: cmp.Or(a.code, a.Message)}
+	switch a.status {
+	case http.StatusOK:
+		reply.OK, reply.Channel, reply.Error = true, w.(*response).line.Tag, ""
+	case http.StatusBadRequest, http.StatusUnauthorized:
 		a.status = http.StatusOK
-	}
-	a.neverLimited().write(w, "application/json", encode(reply))
-}
-
-// neverLimited turns a 429 into a 503: at the one Alertmanager gives a message up, at the other it tries again.
-func (a answer) neverLimited() answer {
-	if a.status == http.StatusTooManyRequests {
+	case http.StatusTooManyRequests:
 		a.status = http.StatusServiceUnavailable
 	}
-	return a
+	if a.code == "invalid_payload" { // a webhook's word
+		reply.Error = "invalid_arguments"
+	}
+	a.write(w, "application/json", encode(reply))
 }
 
 // shownURI returns what may be seen of the URI of r. Programs that know Slack only have their token in it, or even one

@@ -3,6 +3,7 @@ package main
 // A message and the route it takes, from the request to Slack.
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
@@ -46,22 +47,12 @@ func (m *message) encoded() []byte {
 	return m.body
 }
 
-// shareBody encodes messages that differ in nothing but id and route: however many there are, their text is there once.
-func shareBody(messages []*message) {
-	for _, m := range messages {
-		m.body = messages[0].encoded()
-	}
-}
-
 // size is what m takes of max_bytes.
 func (m *message) size() int64 { return lineSize(len(m.route.String()), len(m.ID), len(m.encoded())) }
 
 // acceptedAt returns when a client was told ok.
 func (m *message) acceptedAt() time.Time {
-	if m.Accepted != 0 {
-		return time.UnixMilli(m.Accepted)
-	}
-	return time.UnixMilli(m.queued)
+	return time.UnixMilli(cmp.Or(m.Accepted, m.queued))
 }
 
 // again returns the dead letter m as it is sent again.
@@ -76,23 +67,18 @@ func endsLine(c rune) bool { return unicode.IsControl(c) || c == '\u2028' || c =
 
 // cleaned returns s without control characters, cut to limit characters. White space becomes blanks.
 func cleaned(s string, limit int) string {
+	n := 0
 	s = strings.Map(func(c rune) rune {
 		switch {
-		case !endsLine(c):
-			return c
-		case unicode.IsSpace(c):
-			return ' '
-		}
-		return -1
-	}, s)
-	n := 0
-	for at := range s {
-		if n == limit {
-			return strings.Clone(s[:at]) // a part of s would keep all of it
+		case n == limit, endsLine(c) && !unicode.IsSpace(c):
+			return -1
+		case endsLine(c):
+			c = ' '
 		}
 		n++
-	}
-	return s
+		return c
+	}, s)
+	return strings.Clone(s) // what Map returns may hold as much memory as it was given
 }
 
 func newID() string {
@@ -109,6 +95,14 @@ type route struct {
 	channel string
 }
 
+// routes returns the ways to all entries of a tag, none if there is no such tag.
+func (c *config) routes(tag string) (routes []route) {
+	for i := range c.byTag[tag] {
+		routes = append(routes, route{tag: tag, index: i})
+	}
+	return routes
+}
+
 // String returns the route as it stands in a record, "tag:NAME/0" or "to:#channel": it holds no blank and no newline.
 func (r route) String() string {
 	if r.tag != "" {
@@ -120,18 +114,14 @@ func (r route) String() string {
 // parseRoute reads what String returns. What is no route is one to a channel of that name: it is shown as it is.
 func parseRoute(s string) route {
 	if name, ok := strings.CutPrefix(s, "tag:"); ok {
-		at := strings.LastIndexByte(name, '/')
-		if at >= 0 {
-			tag, err := url.PathUnescape(name[:at])
-			index, err2 := strconv.Atoi(name[at+1:])
-			if err == nil && err2 == nil && tag != "" && index >= 0 {
-				return route{tag: tag, index: index}
-			}
+		name, number, _ := strings.Cut(name, "/")
+		tag, err := url.PathUnescape(name)
+		if index, notOne := strconv.Atoi(number); err == nil && notOne == nil && tag != "" && index >= 0 {
+			return route{tag: tag, index: index}
 		}
 	}
-	channel, err := url.PathUnescape(strings.TrimPrefix(s, "to:"))
-	if err != nil {
-		channel = s
+	if channel, err := url.PathUnescape(strings.TrimPrefix(s, "to:")); err == nil {
+		return route{channel: channel}
 	}
-	return route{channel: channel}
+	return route{channel: s}
 }

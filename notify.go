@@ -22,7 +22,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unicode/utf8"
 )
 
 const (
@@ -42,7 +41,7 @@ type server struct {
 	hostname string
 	large    chan struct{} // holds a token for each large body that is in hand
 	looking  chan struct{} // holds a token for a look-up that reads the log
-	requests requestCounts
+	requests expvar.Map    // by the labels of their count: route and status
 	answered keyedAnswers
 	lost     func() int64 // log lines
 	gc       gcSample
@@ -55,61 +54,53 @@ func (s *server) cfg() *config { return s.config.Load() }
 // handler is the route table.
 func (s *server) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /notify", s.takes(wayIn{s.notify, answer.send, false}))
-	mux.HandleFunc("POST /notify-directly", s.takes(wayIn{s.notifyDirectly, answer.send, false}))
-	mux.HandleFunc("POST /services/{tag}", s.takes(wayIn{s.webhook, answer.sendAsWebhook, false}))
-	mux.HandleFunc("POST /services/{tag}/{token...}", s.takes(wayIn{s.webhook, answer.sendAsWebhook, false}))
-	mux.HandleFunc("POST /api/chat.postMessage", s.takes(wayIn{s.postMessage, answer.sendAsAPI, true}))
-	mux.HandleFunc("POST /api/auth.test", s.takes(wayIn{s.authTest, answer.sendAsAPI, true}))
-	mux.HandleFunc("/api/", unknownMethod)
-	mux.HandleFunc("GET /check", s.check)
-	mux.HandleFunc("GET /stat/go", s.statGo)
-	mux.HandleFunc("GET /stat/app", s.statApp)
-	mux.HandleFunc("GET /messages", s.operator(s.listMessages))
-	mux.HandleFunc("GET /messages/{id}", s.operator(s.showMessage))
-	mux.HandleFunc("POST /messages/{id}/retry", s.operator(s.retryMessage))
-	mux.HandleFunc("POST /messages/retry", s.operator(s.retryMessages))
-	mux.HandleFunc("DELETE /messages/{id}", s.operator(s.dropMessage))
-	mux.HandleFunc("DELETE /messages", s.operator(s.dropMessages))
-	mux.HandleFunc("GET /metrics", s.metrics)
-	mux.HandleFunc("GET /debug/vars", s.debugVars)
-	mux.HandleFunc("GET /healthz", s.healthz)
-	mux.HandleFunc("GET /readyz", s.readyz)
-	mux.HandleFunc("GET /config/app", s.configApp)
-	mux.HandleFunc("GET /app/config", s.configApp) // its name in 0.6
-	mux.HandleFunc("GET /ui/", s.page)
-	mux.HandleFunc("GET /ui", toPage)
-	mux.HandleFunc("GET /{$}", toPage)
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { s.answerUnknown(mux, w, r) })
+	route := func(who access, pattern string, h http.HandlerFunc) { mux.HandleFunc(pattern, s.guarded(who, h)) }
+	route(anybody, "POST /notify", s.takes(s.notify, answer.send, false))
+	route(anybody, "POST /notify-directly", s.takes(s.notifyDirectly, answer.send, false))
+	route(anybody, "POST /services/{tag}", s.takes(s.webhook, answer.sendAsWebhook, false))
+	route(anybody, "POST /services/{tag}/{token...}", s.takes(s.webhook, answer.sendAsWebhook, false))
+	route(anybody, "POST /api/chat.postMessage", s.takes(s.postMessage, answer.sendAsAPI, true))
+	route(anybody, "POST /api/auth.test", s.takes(authTest, answer.sendAsAPI, true))
+	route(anybody, "/api/", unknownMethod)
+	route(anybody, "GET /healthz", s.healthz)
+	route(anybody, "GET /readyz", s.readyz)
+	route(senders, "GET /check", s.check)
+	route(operators, "GET /stat/go", s.statGo)
+	route(operators, "GET /stat/app", s.statApp)
+	route(operators, "GET /metrics", s.metrics)
+	route(operators, "GET /debug/vars", s.debugVars)
+	route(operators, "GET /config/app", s.configApp)
+	route(operators, "GET /app/config", s.configApp) // its name in 0.6
+	route(operators, "GET /ui/", s.page)
+	route(operators, "GET /ui", toPage)
+	route(operators, "GET /{$}", toPage)
+	route(operators, "/", func(w http.ResponseWriter, r *http.Request) { s.answerUnknown(mux, w, r) })
+	route(operatorsHere, "GET /messages", s.listMessages)
+	route(operatorsHere, "GET /messages/{id}", s.showMessage)
+	route(operatorsHere, "POST /messages/{id}/retry", s.retryMessage)
+	route(operatorsHere, "POST /messages/retry", s.retryMessages)
+	route(operatorsHere, "DELETE /messages/{id}", s.dropMessage)
+	route(operatorsHere, "DELETE /messages", s.dropMessages)
 
-	guarded := s.guarded(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		start, res := time.Now(), &response{ResponseWriter: w, status: http.StatusOK}
+		start := time.Now()
+		res := &response{ResponseWriter: w, line: accessLine{
+			Type: "accepted-request", Time: start.Format(time.RFC3339Nano), RemoteAddr: r.RemoteAddr,
+			Method: r.Method, Proto: r.Proto, ContentLength: r.ContentLength, Status: http.StatusOK,
+		}}
 		if u := r.URL; strings.Contains(u.Path, "//") || r.Method == http.MethodPost && strings.HasSuffix(u.Path, "/") {
 			u.Path, u.RawPath = path.Clean(u.Path), path.Clean(u.RawPath) // the original's clients post to //notify
 		}
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
-		guarded.ServeHTTP(res, r)
-		if r.Pattern == "" { // it was refused before its route was looked up
-			_, r.Pattern = mux.Handler(r)
+		mux.ServeHTTP(res, r)
+		s.requests.Add(fmt.Sprintf(`route=%q,status="%d"`, r.Pattern, res.line.Status), 1)
+		res.line.URI = cleaned(s.shownURI(r), bodyLimit)
+		res.line.DurationMS = float64(time.Since(start).Microseconds()) / 1000
+		poll := r.Method == http.MethodGet && res.line.Status == http.StatusOK && r.Header.Get(pollHeader) != ""
+		if !poll || s.log.Enabled(r.Context(), slog.LevelDebug) { // what the page asks for again and again
+			s.access.Write(encodeLine(res.line))
 		}
-		s.requests.add(r.Pattern, res.status)
-		s.logAccess(start, res, r)
-	})
-}
-
-// requestCounts counts requests by the pattern of their route and the status of the answer.
-type requestCounts struct{ n expvar.Map }
-
-func (c *requestCounts) add(pattern string, status int) { c.n.Add(strconv.Itoa(status)+" "+pattern, 1) }
-
-// each calls f for every count, in a fixed order.
-func (c *requestCounts) each(f func(route string, status int, n int64)) {
-	c.n.Do(func(count expvar.KeyValue) {
-		code, route, _ := strings.Cut(count.Key, " ")
-		status, _ := strconv.Atoi(code)
-		f(route, status, count.Value.(*expvar.Int).Value())
 	})
 }
 
@@ -122,25 +113,24 @@ func (s *server) answerUnknown(mux *http.ServeMux, w http.ResponseWriter, r *htt
 			allow = append(allow, method)
 		}
 	}
-	if len(allow) == 0 {
-		answer{status: http.StatusNotFound, Message: "there is nothing at " + s.shownURI(r)}.send(w)
-		return
+	a := answer{status: http.StatusNotFound, Message: "there is nothing at " + s.shownURI(r)}
+	if allow != nil {
+		w.Header().Set("Allow", strings.Join(allow, ", "))
+		use := r.Method + " is not allowed here: use " + strings.Join(allow, " or ")
+		a = answer{status: http.StatusMethodNotAllowed, Message: use}
 	}
-	w.Header().Set("Allow", strings.Join(allow, ", "))
-	use := r.Method + " is not allowed here: use " + strings.Join(allow, " or ")
-	answer{status: http.StatusMethodNotAllowed, Message: use}.send(w)
+	a.send(w)
 }
 
-// response keeps for the access log what was answered.
+// response keeps who asks, and for the access log what was answered.
 type response struct {
 	http.ResponseWriter
-	status            int
-	tag, host, sender string
-	ids               []string
+	who  identity
+	line accessLine
 }
 
 func (r *response) WriteHeader(status int) {
-	r.status = status
+	r.line.Status = status
 	r.ResponseWriter.WriteHeader(status)
 }
 
@@ -160,7 +150,7 @@ type answer struct {
 func (a answer) send(w http.ResponseWriter) { a.write(w, "application/json", encodeLine(a)) }
 
 func (a answer) write(w http.ResponseWriter, contentType string, body []byte) {
-	w.(*response).ids = a.IDs
+	w.(*response).line.IDs = a.IDs
 	if a.retryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(a.retryAfter.Seconds()))))
 	}
@@ -172,15 +162,11 @@ func (a answer) write(w http.ResponseWriter, contentType string, body []byte) {
 // Error makes an answer the error of a handler that cannot go on.
 func (a answer) Error() string { return a.Message }
 
-func badRequest(format string, args ...any) answer {
-	return answer{status: http.StatusBadRequest, Message: fmt.Sprintf(format, args...)}
-}
+func badRequest(format string, args ...any) answer { return badPayload("", format, args...) }
 
 // badPayload says what is wrong with a payload, to programs that know Slack in its word.
 func badPayload(code, format string, args ...any) answer {
-	a := badRequest(format, args...)
-	a.code = code
-	return a
+	return answer{status: http.StatusBadRequest, code: code, Message: fmt.Sprintf(format, args...)}
 }
 
 func malformed(err error) answer {
@@ -204,86 +190,68 @@ type accessLine struct {
 	DurationMS    float64  `json:"duration_ms"`
 }
 
-// logAccess writes the line of a request. What the page asks for again and again has one at level debug only.
-func (s *server) logAccess(start time.Time, res *response, r *http.Request) {
-	poll := r.Method == http.MethodGet && res.status == http.StatusOK && r.Header.Get(pollHeader) != ""
-	if poll && !s.log.Enabled(r.Context(), slog.LevelDebug) {
-		return
-	}
-	s.access.Write(encodeLine(accessLine{
-		Type: "accepted-request", Time: start.Format(time.RFC3339Nano), RemoteAddr: r.RemoteAddr,
-		URI: cleaned(s.shownURI(r), bodyLimit), Method: r.Method, Proto: r.Proto, ContentLength: r.ContentLength,
-		Tag: res.tag, Host: res.host, Status: res.status, Sender: res.sender, IDs: res.ids,
-		DurationMS: float64(time.Since(start).Microseconds()) / 1000,
-	}))
-}
+// decoder makes a submission of a request's body. Its errors are answers.
+type decoder func(r *http.Request, body []byte) (submission, error)
 
-// wayIn is a kind of request that brings messages.
-type wayIn struct {
-	decode      func(r *http.Request, body []byte) (submission, error) // an error is an answer
-	send        func(answer, http.ResponseWriter)
-	tokenInBody bool // it may be there
-}
-
-// submission is what a way in makes of a request's body.
+// submission is a message, and all the routes that it takes.
 type submission struct {
-	to       string // the tag or the channel, for the access log
-	host     string // the sender's, as it says
-	token    string // that was in the body
-	messages []*message
-	sync     bool
+	message
+	to     string // the tag or the channel, for the access log
+	routes []route
+	sync   bool
 }
 
-// takes is the way of every message from the request to accept. The body is read, bounded and checked here, before it
-// is decoded. A large body holds one of a few tokens until its messages are stored or, with sync, until it is decoded:
-// a post may take long.
-func (s *server) takes(in wayIn) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		token := tokenOf(r)
-		who := s.cfg().identify(token)
-		if !who.posts && (token != "" || !in.tokenInBody) {
-			in.send(s.unauthorized(w), w)
-			return
-		}
-		giveBack := func() {}
-		defer func() { giveBack() }()
-		body, err := readBody(w, r, func() bool {
-			if !who.posts && len(s.large) >= maxLarge/2 { // strangers leave room for those who may post
-				return false
-			}
-			select {
-			case s.large <- struct{}{}:
-				giveBack = sync.OnceFunc(func() { <-s.large })
-				return true
-			case <-time.After(largeWait):
-				return false
-			}
-		})
-		var sub submission
-		if err != nil {
-			w.Header().Set("Connection", "close") // some of the body may not have been read
-		} else {
-			sub, err = in.decode(r, body)
-			if !who.posts {
-				who = s.cfg().identify(sub.token)
-			}
-			if !who.posts {
-				err = s.unauthorized(w)
-			}
-			s.noteSender(w, r, &sub, who)
-		}
-		a := answer{status: http.StatusOK, Message: "ok"} // to a question
-		switch {
-		case err != nil:
-			a = err.(answer)
-		case sub.sync:
-			giveBack()
-			fallthrough
-		case len(sub.messages) > 0:
-			a = s.accept(w, r, sub.messages, sub.sync)
-		}
-		in.send(a, w)
+// takes returns the handler of a way in: decode reads bodies, send answers. With tokenInBody the token may be there.
+func (s *server) takes(decode decoder, send func(answer, http.ResponseWriter), tokenInBody bool) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) { send(s.take(w, r, decode, tokenInBody), w) }
+}
+
+// take is the way of every message from the request to accept. The body is read, bounded and checked here, before it is
+// decoded. A large body holds one of a few tokens until its messages are stored or, with sync, until it is decoded: a
+// post may take long.
+func (s *server) take(w http.ResponseWriter, r *http.Request, decode decoder, tokenInBody bool) answer {
+	who, line := w.(*response).who, &w.(*response).line
+	if !who.posts && !(tokenInBody && tokenOf(r) == "") {
+		return s.unauthorized(w)
 	}
+	giveBack := func() {}
+	defer func() { giveBack() }()
+	body, err := readBody(w, r, func() bool {
+		if !who.posts && len(s.large) >= maxLarge/2 { // strangers leave room for those who may post
+			return false
+		}
+		select {
+		case s.large <- struct{}{}:
+			giveBack = sync.OnceFunc(func() { <-s.large })
+			return true
+		case <-time.After(largeWait):
+			return false
+		}
+	})
+	if err != nil {
+		w.Header().Set("Connection", "close") // some of the body may not have been read
+		return err.(answer)
+	}
+	if !who.posts {
+		var in struct{ Token string }
+		json.Unmarshal(asJSON(body), &in)
+		if who = s.cfg().identify(in.Token); !who.posts {
+			return s.unauthorized(w)
+		}
+	}
+	sub, err := decode(r, body)
+	address, _, _ := net.SplitHostPort(r.RemoteAddr) // a unix socket's other end has none: it is here
+	sub.Host, sub.Sender = cmp.Or(cleaned(sub.Host, nameLimit), address, s.hostname), who.sender
+	line.Tag, line.Host, line.Sender = cleaned(sub.to, nameLimit), sub.Host, who.sender
+	switch {
+	case err != nil:
+		return err.(answer)
+	case sub.routes == nil: // it was a question
+		return answer{status: http.StatusOK, Message: "ok"}
+	case sub.sync:
+		giveBack()
+	}
+	return s.accept(w, r, &sub)
 }
 
 // readBody returns the body of r: valid UTF-8, at most bodyLimit bytes. It asks for room once the body turns out to be
@@ -320,10 +288,7 @@ func readBody(w http.ResponseWriter, r *http.Request, room func() bool) ([]byte,
 		return nil, malformed(err)
 	}
 	body := bytes.TrimPrefix(buffer.Bytes(), []byte("\ufeff")) // a byte order mark
-	if !utf8.Valid(body) {
-		body = bytes.ToValidUTF8(body, []byte("\ufffd"))
-	}
-	return body, nil
+	return bytes.ToValidUTF8(body, []byte("\ufffd")), nil
 }
 
 // notify decodes a message for a tag. The Content-Type is not looked at: curl -d and fluentd send JSON as a form.
@@ -335,20 +300,18 @@ func (s *server) notify(_ *http.Request, body []byte) (sub submission, err error
 	if err := json.Unmarshal(asJSON(body), &req); err != nil {
 		return sub, malformed(err)
 	}
-	sub.to, sub.host, sub.sync = cleaned(req.Tag, nameLimit), req.Host, req.Sync
-	entries := s.cfg().byTag[sub.to]
+	sub.to, sub.sync, sub.Host, sub.Text = cleaned(req.Tag, nameLimit), req.Sync, req.Host, req.Text
+	sub.Level, sub.Title = cleaned(req.Level, nameLimit), cleaned(req.Title, titleLimit)
+	sub.routes = s.cfg().routes(sub.to)
 	switch {
 	case sub.to == "":
-		return sub, badRequest("tag is missing")
-	case len(entries) == 0:
-		return sub, badRequest("tag:%s is not found", sub.to)
-	case strings.TrimSpace(req.Text) == "" && strings.TrimSpace(req.Title) == "":
-		return sub, badRequest("text is missing")
+		err = badRequest("tag is missing")
+	case sub.routes == nil:
+		err = badRequest("tag:%s is not found", sub.to)
+	case strings.TrimSpace(req.Text+req.Title) == "":
+		err = badRequest("text is missing")
 	}
-	sub.addressed(len(entries), message{
-		Level: cleaned(req.Level, nameLimit), Title: cleaned(req.Title, titleLimit), Text: req.Text,
-	})
-	return sub, nil
+	return sub, err
 }
 
 // notifyDirectly decodes a payload for Slack.
@@ -361,12 +324,12 @@ func (s *server) notifyDirectly(_ *http.Request, body []byte) (sub submission, e
 	if err := json.Unmarshal(asJSON(body), &req); err != nil {
 		return sub, malformed(err)
 	}
-	sub.host, sub.sync = req.Host, req.Sync
+	sub.Host, sub.sync, sub.Payload = req.Host, req.Sync, req.Payload
 	fields, err := payloadFields(req.Payload)
 	if err == nil {
 		sub.to, err = s.checkDirect(fields)
 	}
-	sub.messages = []*message{{Payload: req.Payload, route: route{channel: sub.to}}}
+	sub.routes = []route{{channel: sub.to}}
 	return sub, err
 }
 
@@ -386,58 +349,35 @@ func (s *server) check(w http.ResponseWriter, r *http.Request) {
 	a.send(w)
 }
 
-// addressed adds a message for each of the entries of the tag sub.to. They share their text.
-func (sub *submission) addressed(entries int, m message) {
-	for i := range entries {
-		to := m
-		to.route = route{tag: sub.to, index: i}
-		sub.messages = append(sub.messages, &to)
-	}
-}
-
-// noteSender notes for the messages and the access log who sends them: whose token it is, and the host that the request
-// names, else its address.
-func (s *server) noteSender(w http.ResponseWriter, r *http.Request, sub *submission, who identity) {
-	host := cleaned(sub.host, nameLimit)
-	if host == "" {
-		var err error
-		if host, _, err = net.SplitHostPort(r.RemoteAddr); err != nil {
-			host = s.hostname // the other end of a unix socket
-		}
-	}
-	for _, m := range sub.messages {
-		m.Host, m.Sender = host, who.sender
-	}
-	res := w.(*response)
-	res.tag, res.host, res.sender = cleaned(sub.to, nameLimit), host, who.sender
-}
-
-// accept takes responsibility for messages, which differ in id and route alone, or with sync posts them now and answers
-// what became of them. The same key again is answered as the first time.
-func (s *server) accept(w http.ResponseWriter, r *http.Request, messages []*message, sync bool) answer {
+// accept takes responsibility for a message on all its routes, or with sync posts it now and answers what became of it.
+// The same key again is answered as the first time.
+func (s *server) accept(w http.ResponseWriter, r *http.Request, sub *submission) answer {
 	key := r.Header.Get("Idempotency-Key")
-	for _, m := range messages {
-		m.ID, m.queued = newID(), time.Now().UnixMilli()
+	sub.queued = time.Now().UnixMilli()
+	sub.encoded() // once for all destinations: it may be large
+	messages := make([]*message, len(sub.routes))
+	for i, to := range sub.routes {
+		m := sub.message
+		m.ID, m.route = newID(), to
 		if key != "" {
-			m.ID = keyedID(key, m.route)
+			m.ID = keyedID(key, to)
 		}
-		m.body = messages[0].encoded() // once for all destinations: it may be large
+		messages[i] = &m
 	}
-	do := func() answer { return s.store(messages) }
-	if sync {
-		limit := s.cfg().delayLimit()
-		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(limit + postTimeout + 10*time.Second))
-		do = func() answer { return s.acceptNow(messages, limit) }
+	if sub.sync { // it may wait for another request's post as long as for its own
+		longest := s.cfg().delayLimit() + postTimeout + 10*time.Second
+		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(longest))
 	}
-	var a answer
-	switch {
-	case key == "":
-		a = do()
-	case s.spool.seen(messages):
-		a.status = http.StatusOK
-	default:
-		a = s.answered.once(messages[0].ID, do)
+	do := func() answer {
+		switch {
+		case key != "" && s.spool.seen(messages):
+			return answer{status: http.StatusOK}
+		case sub.sync:
+			return s.acceptNow(messages)
+		}
+		return s.store(messages)
 	}
+	a := s.answered.once(messages[0].ID, key != "" && sub.sync, do)
 	if a.status == http.StatusOK {
 		a.Message = "ok"
 		for _, m := range messages {
@@ -449,11 +389,14 @@ func (s *server) accept(w http.ResponseWriter, r *http.Request, messages []*mess
 
 // store answers 200 once messages are on disk.
 func (s *server) store(messages []*message) answer {
-	if wait := s.qpsDelay(messages); wait > 0 {
-		tooMany := "too many messages wait for slack: qps delays them by more than max_delay_duration"
-		return answer{status: http.StatusTooManyRequests, retryAfter: wait, Message: tooMany}
+	if core := &s.cfg().core; core.qps > 0 && core.maxDelay >= 0 {
+		before := s.deliver.ahead(messages[0].route) + len(messages) - 1
+		delay := time.Duration(before) * time.Second / time.Duration(core.qps)
+		if wait := delay - time.Duration(core.maxDelay)*time.Second; wait > 0 {
+			tooMany := "too many messages wait for slack: qps delays them by more than max_delay_duration"
+			return answer{status: http.StatusTooManyRequests, retryAfter: wait, Message: tooMany}
+		}
 	}
-	shareBody(messages)
 	if err := s.deliver.store(messages); err != nil {
 		why := "message is not stored: " + err.Error()
 		return answer{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second, Message: why}
@@ -461,84 +404,64 @@ func (s *server) store(messages []*message) answer {
 	return answer{status: http.StatusOK}
 }
 
-// keyedAnswers remembers what requests with an Idempotency-Key were answered, since the spool knows nothing of a post
-// with sync: the last keysKept of them, and no more than twice as many.
+// keyedAnswers has the answers to requests in hand and, since the spool knows nothing of a post with sync, the last
+// keysKept of those with an Idempotency-Key.
 type keyedAnswers struct {
-	mu         sync.Mutex
-	young, old map[string]*keyedAnswer // by the id of the request's first message
-}
-
-type keyedAnswer struct {
-	answer
-	known chan struct{} // closed once there is an answer
+	byID sync.Map // by the id of a request's first message: a chan that holds the answer once there is one
+	mu   sync.Mutex
+	kept []string // ids, the oldest first
 }
 
 // once does what a request asks for and returns the answer. If another request for id was first, it waits for the
-// answer to that. An answer that invites to try again is forgotten: nothing was done.
-func (k *keyedAnswers) once(id string, do func() answer) answer {
+// answer to that. An answer that invites to try again is not kept: nothing was done.
+func (k *keyedAnswers) once(id string, keep bool, do func() answer) (a answer) {
+	known, others := k.byID.LoadOrStore(id, make(chan answer, 1))
+	defer func() { known.(chan answer) <- a }()
+	if others {
+		return <-known.(chan answer)
+	}
+	a = do()
 	k.mu.Lock()
-	a := cmp.Or(k.young[id], k.old[id])
-	if a != nil {
-		k.mu.Unlock()
-		<-a.known
-		return a.answer
+	defer k.mu.Unlock()
+	if keep && a.retryAfter == 0 {
+		k.kept = append(k.kept, id)
+	} else {
+		k.byID.Delete(id)
 	}
-	if k.young == nil || len(k.young) == keysKept {
-		k.young, k.old = map[string]*keyedAnswer{}, k.young
+	if len(k.kept) > keysKept {
+		k.byID.Delete(k.kept[0])
+		k.kept = k.kept[1:]
 	}
-	a = &keyedAnswer{known: make(chan struct{})}
-	k.young[id] = a
-	k.mu.Unlock()
-	defer close(a.known)
-	if a.answer = do(); a.retryAfter > 0 {
-		k.mu.Lock()
-		delete(k.young, id)
-		delete(k.old, id)
-		k.mu.Unlock()
-	}
-	return a.answer
+	return a
 }
 
-// qpsDelay returns how much longer than max_delay_duration messages would take, 0 if they would not.
-func (s *server) qpsDelay(messages []*message) time.Duration {
-	core := &s.cfg().core
-	if core.qps == 0 || core.maxDelay < 0 {
-		return 0
-	}
-	delay := time.Duration(s.deliver.ahead(messages[0].route)+len(messages)-1) * time.Second / time.Duration(core.qps)
-	return max(0, delay-time.Duration(core.maxDelay)*time.Second)
-}
-
-// acceptNow posts to all destinations side by side. None waits longer than limit for its turn.
-func (s *server) acceptNow(messages []*message, limit time.Duration) answer {
-	outs := make([]chan outcome, len(messages))
+// acceptNow posts to all destinations side by side. None waits for its turn longer than qps may delay it.
+func (s *server) acceptNow(messages []*message) answer {
+	limit := s.cfg().delayLimit()
+	outs := make([]outcome, len(messages))
+	var posts sync.WaitGroup
 	for i, m := range messages {
-		outs[i] = make(chan outcome, 1)
-		go func() { outs[i] <- s.deliver.postNow(m, limit) }()
+		posts.Go(func() { outs[i] = s.deliver.postNow(m, limit) })
 	}
-	var failed []outcome
-	for _, out := range outs {
-		if o := <-out; o.class != delivered {
-			failed = append(failed, o)
-		}
-	}
-	if len(failed) == 0 {
-		return answer{status: http.StatusOK}
-	}
-	a := answer{status: http.StatusTooManyRequests, Message: "failed to post message to slack: " + failed[0].reason}
-	again, unsure := len(failed) == len(messages), false
-	for _, o := range failed {
-		if !o.limited {
+	posts.Wait()
+	a := answer{status: http.StatusOK}
+	limited, again := true, true // again: that helps, and doubles nothing
+	for _, o := range outs {
+		limited, again = limited && o.limited, again && o.class == retry && !o.unsure
+		if o.class != delivered {
 			a.status = http.StatusBadGateway
+			a.Message = cmp.Or(a.Message, "failed to post message to slack: "+o.reason)
+			a.retryAfter = max(a.retryAfter, o.wait, time.Second)
 		}
-		again, unsure = again && o.class == retry && !o.unsure, unsure || o.unsure
-		a.retryAfter = max(a.retryAfter, o.wait, time.Second)
+		if o.class != delivered && o.unsure {
+			a.Detail = "it may have been posted all the same"
+		}
 	}
-	if !again {
-		a.status, a.retryAfter = http.StatusBadGateway, 0
-	}
-	if unsure {
-		a.Detail = "it may have been posted all the same"
+	switch {
+	case !again:
+		a.retryAfter = 0
+	case limited:
+		a.status = http.StatusTooManyRequests
 	}
 	return a
 }

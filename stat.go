@@ -927,8 +927,8 @@ func (s *server) metrics(w http.ResponseWriter, _ *http.Request) {
 	}
 	fmt.Fprintf(e, "slackboard_posts_total{outcome=%q} %d\n", limited, posts[limited])
 	e.head("slackboard_http_requests_total", "Requests, by route and status.")
-	s.requests.each(func(route string, status int, n int64) {
-		fmt.Fprintf(e, "slackboard_http_requests_total{route=\"%s\",status=\"%d\"} %d\n", labels.Replace(route), status, n)
+	s.requests.Do(func(count expvar.KeyValue) {
+		fmt.Fprintf(e, "slackboard_http_requests_total{%s} %v\n", count.Key, count.Value)
 	})
 	e.histogram("slackboard_post_duration_seconds", "How long a post to Slack took.", took)
 	e.histogram("slackboard_delivery_delay_seconds", "From acceptance to delivery.", delay)
