@@ -64,7 +64,7 @@ func Cut(s string, limit int, clean func(string) string) string {
 
 // Plain returns s without the control characters of ASCII, except newline and tab.
 func Plain(s string) string {
-	return regexp.MustCompile(`[\x00-\x08\x0b-\x1f]`).ReplaceAllString(s, "")
+	return strings.Join(strings.FieldsFunc(s, func(c rune) bool { return c < ' ' && c != '\n' && c != '\t' }), "")
 }
 
 // Shown returns s as a terminal shows it in the end: without escape sequences (ECMA-48, 5.4 and 5.6, and ECMA-35, 13.2)
