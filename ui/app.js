@@ -281,7 +281,7 @@ function drawTrouble(tags) {
     href: where("waiting", tags.length === 1 && tags[0], n > 1 ? "" : channel)}));
   lines.push(...tags.filter(t => t.dead).map(({tag, channel, dead: n, last_error: reason}) => ({kind: "dead", reason, n,
     key: "dead\n" + tag + "\n" + channel, unit: " dead", name: tag || channel, href: where("dead", tag, channel)})));
-  const rank = t => ["failing", "unreachable", "dead", "paused"].indexOf(t.kind) >> 1;
+  const rank = t => ({dead: 1, paused: 2})[t.kind] || 0;
   lines.sort((a, b) => rank(a) - rank(b) || b.n - a.n);
   const draw = (t, gone) => h("li", {className: t.kind + gone}, h("a", {href: t.href}, text("", t.name)), t.does, ": ",
     text("n", number(t.n) + t.unit), " · ", text("reason", why(t.kind, t.reason, t.next_attempt_at)),
