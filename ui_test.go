@@ -514,6 +514,9 @@ func TestPageTellsByItself(t *testing.T) {
 	if grey := p.js("return getComputedStyle(document.getElementById('sentence')).filter"); grey != "grayscale(1)" {
 		t.Errorf("what is from before looks as now: %v", grey)
 	}
+	login := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte(`{"login":"please"}`)) })
+	p.web.Config.Handler.(*switched).Store(login)
+	p.wait("#offline", "something in between does. What is shown is from 20")
 	p.web.Config.Handler.(*switched).Store(p.http)
 	poll(t, "it is back", func() bool { return p.js("return document.getElementById('offline').hidden") == true })
 	p.web.CloseClientConnections()
@@ -640,6 +643,16 @@ func TestPageBelowPath(t *testing.T) {
 	p.wait("#answer", "Slack has it")
 	p.click("#test-close")
 	p.wait("#message-rows", "A test from the page.")
+	refused := func() int64 {
+		p.stats.mu.Lock()
+		defer p.stats.mu.Unlock()
+		return p.stats.Unauthorized
+	}
+	before, polls := refused(), strings.Count(p.out.String(), "/stat/app")
+	poll(t, "the page asks again", func() bool { return strings.Count(p.out.String(), "/stat/app") > polls+1 })
+	if n := refused() - before; n != 0 {
+		t.Errorf("the browser asked %d times without the token, once it had it", n)
+	}
 	asked.Range(func(path, _ any) bool {
 		if path != "/favicon.ico" {
 			t.Errorf("asked for above its path: %v", path)

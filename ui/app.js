@@ -123,7 +123,7 @@ async function call(method, path, query, {body, poll} = {}) {
     const what = err.name === "TimeoutError" ? `nothing comes within ${seconds} s` : "there is no connection";
     throw new Error(`The server does not answer: ${what}.`);
   }
-  if (answer.ok && answer.headers.get("Content-Type")?.startsWith("text/plain")) return {ok: true, says};
+  if (answer.ok && path === "config/app") return {ok: true, says};
   try { json = JSON.parse(says); } catch { /* it is not the server that answers */ }
   if (!json || !answer.ok && !json.message) {
     throw new Error(`The server does not answer: something in between does, with status ${answer.status}.`);
@@ -245,8 +245,9 @@ function drawStat() {
     cell("", "accepted in the last hour", accepted), cell("", "delivered in the last hour", delivered)]);
   setText($("sentence"), stat.sentence);
   $("sentence").className = stat.state;
-  if ($("spoken").className !== "unseen " + stat.state) setText($("spoken"), stat.sentence); // not for each new number
-  $("spoken").className = "unseen " + stat.state;
+  const said = stat.state + stat.trouble_total; // a new number alone is not said again
+  if ($("spoken").dataset.said !== said) setText($("spoken"), stat.sentence);
+  $("spoken").dataset.said = said;
   const bar = (n, x) => n ? `M${x} 60v${-Math.max(2, n / most * 60)}h2.1V60z` : "";
   [...$("chart").children].forEach((path, half) =>
     path.setAttribute("d", hour.map((counts, i) => bar(counts[half], i * 5 + half * 2.3)).join("")));
@@ -281,7 +282,7 @@ function drawTrouble(tags) {
     href: where("waiting", tags.length === 1 && tags[0], n > 1 ? "" : channel)}));
   lines.push(...tags.filter(t => t.dead).map(({tag, channel, dead: n, last_error: reason}) => ({kind: "dead", reason, n,
     key: "dead\n" + tag + "\n" + channel, unit: " dead", name: tag || channel, href: where("dead", tag, channel)})));
-  const rank = t => ["failing", "unreachable", "dead", "paused"].indexOf(t.kind) >> 1;
+  const rank = t => ({dead: 1, paused: 2})[t.kind] || 0;
   lines.sort((a, b) => rank(a) - rank(b) || b.n - a.n);
   const draw = (t, gone) => h("li", {className: t.kind + gone}, h("a", {href: t.href}, text("", t.name)), t.does, ": ",
     text("n", number(t.n) + t.unit), " · ", text("reason", why(t.kind, t.reason, t.next_attempt_at)),
@@ -378,6 +379,7 @@ async function refresh() {
     const answer = await get("stat/app", query || {tags: 30});
     const worst = query && (at.q || at.sort) ? (await get("stat/app", {tags: 30})).tags : answer.tags;
     if (mine !== turn) return;
+    if (!answer.sentence) throw new Error("The server does not answer: something in between does.");
     [stat, statAt] = [answer, Date.now()];
     drawStat();
     drawTrouble(worst);
