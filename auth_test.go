@@ -319,13 +319,13 @@ func TestSecretsByReference(t *testing.T) {
 		t.Errorf("one fault is reported as %s", stderr)
 	}
 	for value, want := range map[string]string{
-		"env:NO_SUCH_THING":                         `2: auth_token in [core]: the environment variable "NO_SUCH_THING" is not set`,
+		"env:NO_SUCH_THING":                         `2: auth_token in [core]: there is nothing in env:NO_SUCH_THING`,
 		"file:/no/such/file":                        `2: auth_token in [core]: open /no/such/file: no such file or directory`,
-		"file:" + file("empty", "\n", 0o600):        `2: auth_token in [core]: ` + filepath.Join(dir, "empty") + ` is empty`,
+		"file:" + file("empty", "\n", 0o600):        `2: auth_token in [core]: there is nothing in file:` + filepath.Join(dir, "empty"),
 		"file:" + file("words", "a b\n", 0o600):     `2: auth_token in [core]: has a blank or a newline in it`,
 		"file:" + file("blank", "S3CRET \n", 0o600): `2: auth_token in [core]: has a blank or a newline at its end`,
 		"env:BLANK": `2: auth_token in [core]: has a blank or a newline at its end`,
-		"env:EMPTY": `2: auth_token in [core]: EMPTY is empty`,
+		"env:EMPTY": `2: auth_token in [core]: there is nothing in env:EMPTY`,
 	} {
 		bad := file("bad.toml", withCore(server1(slack.URL), "auth_token = '"+value+"'"), 0o600)
 		for _, flag := range [][]string{{"-c", bad}, {"-t", "-c", bad}} {

@@ -166,7 +166,8 @@ func TestSpoolSetsAside(t *testing.T) {
 	spool := t.TempDir()
 	keep(t, spool, "refused", "taken")
 	request := readFile(t, filepath.Join(spool, filesIn(t, spool)[0]))
-	bad := map[string]string{"00.json": "", "02.json": "\x00\xff", "03.json": request[:len(request)/2], "06.json": strings.Repeat("x", 3<<20)}
+	bad := map[string]string{"00.json": "", "02.json": "\x00\xff", "03.json": request[:len(request)/2], "06.json": strings.Repeat("x", 3<<20),
+		"07.json": `{"path":" %zz","to":"a","key":"K","body":{}}`}
 	for name, content := range bad {
 		writeInto(t, spool, name, content)
 	}

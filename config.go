@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"maps"
 	"net/url"
 	"os"
 	"slices"
@@ -41,17 +42,19 @@ func (s secret) reveal() string {
 	return s.text.Value()
 }
 
-func (s secret) String() string {
+// MarshalText is what logs and JSON show.
+func (s secret) MarshalText() ([]byte, error) {
 	if s == (secret{}) {
-		return ""
+		return nil, nil
 	}
-	return "[redacted]"
+	return []byte("[redacted]"), nil
 }
 
 // Format keeps verbs that would print the fields from doing so.
-func (s secret) Format(f fmt.State, _ rune)   { fmt.Fprint(f, s.String()) }
-func (s secret) LogValue() slog.Value         { return slog.StringValue(s.String()) }
-func (s secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+func (s secret) Format(f fmt.State, _ rune) {
+	text, _ := s.MarshalText()
+	f.Write(text)
+}
 
 // credential says where, and as whom, a message is posted: to a webhook, or with a token to the Web API.
 type credential struct{ url, token secret }
@@ -65,18 +68,17 @@ type destination struct {
 type config struct {
 	path string
 	core struct {
-		port            string
-		socketMode      string
-		authToken       secret // what requests have to bring
-		tlsCert, tlsKey string // files
-		tlsClientCA     string
-		slackURL, token secret
-		apiURL          string
-		qps             int64 // posts a second to all of Slack, 0 for no limit
-		maxDelay        int64 // seconds a message may be delayed by qps, -1 for no limit
-		channelRate     int64 // posts a second to one destination, 0 for no pacing
-		batch           int64 // attachments that messages are merged into, 1: never
-		reportTag       string
+		port, socketMode string
+		authToken        secret // what requests have to bring
+		tlsCert, tlsKey  string // files
+		tlsClientCA      string
+		slackURL, token  secret
+		apiURL           string
+		qps              int64 // posts a second to all of Slack, 0 for no limit
+		maxDelay         int64 // seconds a message may be delayed by qps, -1 for no limit
+		channelRate      int64 // posts a second to one destination, 0 for no pacing
+		batch            int64 // attachments that messages are merged into, 1: never
+		reportTag        string
 	}
 	tags    []*tag
 	senders []*sender
@@ -111,7 +113,7 @@ type sender struct {
 type key struct {
 	name   string
 	to     any                   // where its value goes: a *string, *int64 or *secret
-	preset any                   // its default, a string or an int; nil if the key is required
+	preset any                   // its default, a string or an int64; nil if the key is required
 	check  func(value any) error // of values other than the default; nil if every value of the type will do
 }
 
@@ -136,17 +138,17 @@ func (c *config) sections() []section {
 			{"slack_url", &c.core.slackURL, "", checkURL},
 			{"slack_token", &c.core.token, "", checkToken},
 			{"slack_api_url", &c.core.apiURL, "https://slack.com/api/", checkURL},
-			{"qps", &c.core.qps, 0, between(0, 1_000_000)},
-			{"max_delay_duration", &c.core.maxDelay, -1, between(-1, 86_400)},
-			{"channel_rate", &c.core.channelRate, 1, between(0, 1000)},
-			{"batch", &c.core.batch, 20, between(1, 100)}, // Slack takes 100 attachments at most
+			{"qps", &c.core.qps, int64(0), between(0, 1_000_000)},
+			{"max_delay_duration", &c.core.maxDelay, int64(-1), between(-1, 86_400)},
+			{"channel_rate", &c.core.channelRate, int64(1), between(0, 1000)},
+			{"batch", &c.core.batch, int64(20), between(1, 100)}, // Slack takes 100 attachments at most
 			{"report_tag", &c.core.reportTag, "", nil},
 		}},
 		{"[spool]", &c.spool, []key{
 			{"dir", &c.spool.dir, cmp.Or(state, "slackboard.spool"), notEmpty},
-			{"max_bytes", &c.spool.maxBytes, 1 << 30, between(1<<20, 1<<44)},
-			{"max_age", &c.spool.maxAge, 72 * 60 * 60, between(1, 366*86_400)},
-			{"history_bytes", &c.spool.historyBytes, 64 << 20, between(0, 1<<40)},
+			{"max_bytes", &c.spool.maxBytes, int64(1 << 30), between(1<<20, 1<<44)},
+			{"max_age", &c.spool.maxAge, int64(72 * 60 * 60), between(1, 366*86_400)},
+			{"history_bytes", &c.spool.historyBytes, int64(64 << 20), between(0, 1<<40)},
 		}},
 		{"[log]", &c.log, []key{
 			{"access_log", &c.log.access, "stdout", notEmpty},
@@ -194,12 +196,7 @@ func (c *config) addTag() *tag {
 // preset stores the defaults.
 func (s section) preset() {
 	for _, k := range s.keys {
-		switch to := k.to.(type) {
-		case *string:
-			*to, _ = k.preset.(string)
-		case *int64:
-			*to = int64(k.preset.(int))
-		}
+		k.store(k.preset)
 	}
 }
 
@@ -221,22 +218,17 @@ func defaultConfig() *config {
 // dryRunConfig is what -dry-run runs on without a file.
 func dryRunConfig() *config {
 	c := defaultConfig()
-	c.core.port = "127.0.0.1:29800"
+	c.core.port, c.core.slackURL = "127.0.0.1:29800", standIn()
 	for _, name := range []string{"general", "random", "test"} {
 		t := c.addTag()
 		t.name, t.channel = name, "#"+name
 	}
-	c.standIn()
 	c.resolve()
 	return c
 }
 
-// standIn gives [core] a webhook that is never called, so that -dry-run needs none.
-func (c *config) standIn() {
-	if c.credential() == (credential{}) {
-		c.core.slackURL = newSecret("http://127.0.0.1/")
-	}
-}
+// standIn is a webhook that is never called, so that -dry-run needs none.
+func standIn() secret { return newSecret("http://127.0.0.1/") }
 
 // credential returns that of [core], the zero one if it has none.
 func (c *config) credential() credential { return c.credentialOf(c.core.token, c.core.slackURL) }
@@ -265,19 +257,18 @@ func (c *config) lookup(r route) (destination, *tag, error) {
 	if r.tag == "" {
 		return destination{c.credential(), r.channel}, nil, nil
 	}
-	entries := c.byTag[r.tag]
-	if r.index >= len(entries) {
-		return destination{}, nil, fmt.Errorf("tag %s is not configured", r.tag)
+	if entries := c.byTag[r.tag]; r.index < len(entries) {
+		t := entries[r.index]
+		return destination{t.credential, t.channel}, t, nil
 	}
-	t := entries[r.index]
-	return destination{t.credential, t.channel}, t, nil
+	return destination{}, nil, fmt.Errorf("tag %s is not configured", r.tag)
 }
 
 // routeTo returns a route that leads to to.
 func (c *config) routeTo(to destination) route {
 	for name, entries := range c.byTag {
 		for i, t := range entries {
-			if t.credential == to.credential && t.channel == to.channel {
+			if to == (destination{t.credential, t.channel}) {
 				return route{tag: name, index: i}
 			}
 		}
@@ -286,18 +277,12 @@ func (c *config) routeTo(to destination) route {
 }
 
 // purpose is what a configuration is loaded for. One that is only checked may have its secrets masked, as /config/app
-// shows them; a dry run may lack them as well; who asks for the health need not be able to read them.
-type purpose int
+// shows them; a dry run may lack them as well.
+type purpose struct{ check, dryRun bool }
 
-const (
-	forPosting purpose = iota
-	forCheck
-	forDryRun
-	forHealth
-)
-
-// loadConfig reads and checks a file. err joins all that is wrong with it, one "FILE:LINE: …" each; of faults in the
-// language it has the first alone, as "FILE:LINE:COLUMN: …".
+// loadConfig reads and checks a file. err joins all that is wrong with it, one "FILE:LINE: …" each; the configuration
+// has what could be read. Of faults in the language err has the first alone, as "FILE:LINE:COLUMN: …", and there is no
+// configuration.
 func loadConfig(path string, use purpose) (*config, error) {
 	src, err := os.ReadFile(path)
 	if err != nil {
@@ -309,18 +294,16 @@ func loadConfig(path string, use purpose) (*config, error) {
 	}
 	c := defaultConfig()
 	c.path = path
-	l := &loader{config: c, use: use, row: map[any]int{}}
+	l := &loader{config: c, use: use, row: map[any]int{}, faults: map[int][]error{}}
 	l.known = append(c.sections(), (&tag{}).section(), (&sender{}).section())
 	l.read(lines)
 	l.readTLS()
-	if use == forDryRun {
-		c.standIn()
+	if use.dryRun {
+		c.core.slackURL = cmp.Or(c.core.slackURL, standIn())
 	}
 	c.resolve()
-	if use != forHealth {
-		l.destinations()
-		l.tokens()
-	}
+	l.destinations()
+	l.tokens()
 	return c, l.err()
 }
 
@@ -328,32 +311,31 @@ func loadConfig(path string, use purpose) (*config, error) {
 type loader struct {
 	*config
 	use     purpose
-	known   []section   // the sections, and an entry of each list
-	row     map[any]int // lines: of a section by its id, of a key by where its value goes
-	faults  []fault
-	literal bool // a secret stands in the file itself
+	known   []section       // the sections, and an entry of each list
+	row     map[any]int     // lines: of a section by its id, of a key by where its value goes
+	faults  map[int][]error // by line
+	literal bool            // a secret stands in the file itself
 }
 
-type fault struct {
-	row  int
-	text string
+func (l *loader) at(row int, format string, args ...any) error {
+	return fmt.Errorf("%s:%d: "+format, append([]any{l.path, max(row, 1)}, args...)...)
 }
 
 func (l *loader) fault(row int, format string, args ...any) {
-	l.faults = append(l.faults, fault{max(row, 1), fmt.Sprintf(format, args...)})
+	l.faults[row] = append(l.faults[row], l.at(row, format, args...))
 }
 
 func (l *loader) warn(row int, format string, args ...any) {
-	l.warnings = append(l.warnings, fmt.Sprintf("%s:%d: %s", l.path, row, fmt.Sprintf(format, args...)))
+	l.warnings = append(l.warnings, l.at(row, format, args...).Error())
 }
 
+// err joins the faults in the order of their lines.
 func (l *loader) err() error {
-	slices.SortStableFunc(l.faults, func(a, b fault) int { return a.row - b.row })
-	var errs []error
-	for _, f := range l.faults {
-		errs = append(errs, fmt.Errorf("%s:%d: %s", l.path, f.row, f.text))
+	var all []error
+	for _, row := range slices.Sorted(maps.Keys(l.faults)) {
+		all = append(all, l.faults[row]...)
 	}
-	return errors.Join(errs...)
+	return errors.Join(all...)
 }
 
 func (l *loader) read(lines []tomlLine) {
@@ -409,15 +391,15 @@ func (l *loader) open(line tomlLine) section {
 
 // key stores the value of a line. A misspelt key is one fault: its value is checked as that of the key that is meant.
 func (l *loader) key(in section, line tomlLine) {
-	names := in.names()
-	i := slices.Index(names, nearest(line.key, slices.Values(names)))
-	if i < 0 || names[i] != line.key {
-		l.unknown(in, line, names, i)
-	}
+	i := slices.Index(in.names(), nearest(line.key, slices.Values(in.names())))
 	if i < 0 {
+		l.unknown(in, line)
 		return
 	}
 	k := in.keys[i]
+	if k.name != line.key {
+		l.fault(line.row, "unknown key %q in %s: write %s", line.key, in.header, k.name)
+	}
 	if first := l.row[k.to]; first > 0 {
 		l.fault(line.row, "%s in %s is on line %d already", k.name, in.header, first)
 		return
@@ -428,17 +410,15 @@ func (l *loader) key(in section, line tomlLine) {
 	}
 }
 
-// unknown reports a key that its section does not have. names[meant] is the one to write instead; -1 if there is none.
-func (l *loader) unknown(in section, line tomlLine, names []string, meant int) {
-	place, hint := "in "+in.header, "known are "+strings.Join(names, ", ")
+// unknown reports a key that is close to none of its section's.
+func (l *loader) unknown(in section, line tomlLine) {
+	place, hint := "in "+in.header, "known are "+strings.Join(in.names(), ", ")
 	if in.header == "" {
 		place, hint = "outside of a section", "write the [section] that it belongs to above it"
 	}
-	owner := slices.IndexFunc(l.known, func(s section) bool { return slices.Contains(s.names(), line.key) })
-	if meant >= 0 {
-		hint = "write " + names[meant]
-	} else if owner >= 0 {
-		hint = "it belongs below " + l.known[owner].header
+	i := slices.IndexFunc(l.known, func(s section) bool { return slices.Contains(s.names(), line.key) })
+	if i >= 0 {
+		hint = "it belongs below " + l.known[i].header
 	}
 	l.fault(line.row, "unknown key %q %s: %s", line.key, place, hint)
 }
@@ -471,70 +451,73 @@ func within(edits int, a, b string) bool {
 	return within(edits-1, a[1:], b[1:]) || within(edits-1, a[1:], b) || within(edits-1, a, b[1:])
 }
 
-// set stores value, if it is of the key's type and passes its check. No error shows the value of a secret.
-func (l *loader) set(k key, value any) error {
+// store puts value where the key's goes, if it is of the key's type.
+func (k key) store(value any) error {
 	n, isInt := value.(int64)
-	if isInt && k.name == "port" {
-		value = fmt.Sprint(n)
-	}
 	text, isText := value.(string)
-	switch _, wantsInt := k.to.(*int64); {
-	case wantsInt && !isInt:
-		return errors.New("wants an integer, without quotes")
-	case !wantsInt && !isText:
-		return errors.New("wants a string")
-	}
 	switch to := k.to.(type) {
 	case *int64:
-		*to = n
+		if *to = n; !isInt {
+			return errors.New("wants an integer, without quotes")
+		}
+		return nil
 	case *string:
 		*to = text
 	case *secret:
-		if l.use == forHealth {
-			return nil
-		}
-		*to = newSecret(text) // for now: a secret that cannot be read must not be reported as missing, too
-		plain, err := l.dereference(to, text)
-		if err != nil {
+		*to = newSecret(text)
+	}
+	if !isText {
+		return errors.New("wants a string")
+	}
+	return nil
+}
+
+// set stores value, if it is of the key's type, and checks it. No error shows the value of a secret. A secret that
+// cannot be read is stored as it is named: so it is not reported as missing, too.
+func (l *loader) set(k key, value any) (err error) {
+	if n, ok := value.(int64); ok && k.name == "port" {
+		value = fmt.Sprint(n)
+	}
+	if err := k.store(value); err != nil || value == k.preset {
+		return err
+	}
+	if to, ok := k.to.(*secret); ok {
+		if value, err = l.dereference(to); err != nil {
 			return err
 		}
-		if plain == masked && l.use == forPosting {
-			return errors.New("is masked: put the real one in place of \"...\"")
+		if k.store(value); value == masked && l.use == (purpose{}) {
+			return errors.New(`is masked: put the real one in place of "..."`)
 		}
-		*to, value = newSecret(plain), plain
 	}
-	if k.check == nil || value == k.preset {
+	if k.check == nil {
 		return nil
 	}
 	return k.check(value)
 }
 
-// dereference returns the secret that value names, "env:NAME" or "file:/path", or is. A newline at the end of what is
-// named is no part of it: editors leave one, and so do files for LoadCredential=, systemd.exec(5).
-func (l *loader) dereference(to *secret, value string) (string, error) {
-	kind, name, named := strings.Cut(value, ":")
-	text := os.Getenv(name)
-	switch {
-	case named && kind == "file":
-		content, err := os.ReadFile(name)
-		if err != nil {
-			return "", err
-		}
+// dereference returns the secret that s names, "env:NAME" or "file:/path", or is. A newline at the end of what is named
+// is no part of it: editors leave one, and so do files for LoadCredential=, systemd.exec(5).
+func (l *loader) dereference(s *secret) (text string, err error) {
+	from := s.reveal()
+	switch kind, name, _ := strings.Cut(from, ":"); kind {
+	case "env":
+		text = os.Getenv(name)
+	case "file":
+		var content []byte
+		content, err = os.ReadFile(name)
 		text = string(content)
-		l.private(to, name)
-	case !named || kind != "env":
-		if value != "" && value != masked && !l.literal {
+		l.private(s, name)
+	default:
+		if !l.literal && from != "" && from != masked {
 			l.literal = true
-			l.private(to, l.path)
+			l.private(s, l.path)
 		}
-		return value, nil
-	case text == "":
-		return "", fmt.Errorf("the environment variable %q is not set", name)
+		return from, nil
 	}
-	if text = strings.TrimRight(text, "\r\n"); text == "" {
-		return "", fmt.Errorf("%s is empty", name)
+	if text = strings.TrimRight(text, "\r\n"); text == "" && err == nil {
+		err = errors.New("there is nothing in " + from)
 	}
-	return text, nil
+	return text, err
 }
 
 // private warns of a file with a secret that others may read.
@@ -547,29 +530,26 @@ func (l *loader) private(at any, path string) {
 // readTLS reads the certificates.
 func (l *loader) readTLS() {
 	cert, key, clientCA := l.core.tlsCert, l.core.tlsKey, l.core.tlsClientCA
-	if cert == "" && key == "" && clientCA == "" {
+	switch {
+	case cert+key+clientCA == "":
 		return
-	}
-	if cert == "" || key == "" {
+	case cert == "" || key == "":
 		l.fault(l.row[&l.core], "tls_cert and tls_key go together, and tls_client_ca needs them: set both")
 		return
 	}
 	pair, err := tls.LoadX509KeyPair(cert, key)
-	l.tls = &tls.Config{Certificates: []tls.Certificate{pair}}
-	if l.use == forHealth {
-		return
-	}
 	if err != nil {
 		l.fault(l.row[&l.core.tlsCert], "tls_cert and tls_key in [core]: %v", err)
 	}
 	l.private(&l.core.tlsKey, key)
+	l.tls = &tls.Config{Certificates: []tls.Certificate{pair}}
 	if clientCA == "" {
 		return
 	}
 	authorities, err := os.ReadFile(clientCA)
 	l.tls.ClientAuth, l.tls.ClientCAs = tls.RequireAndVerifyClientCert, x509.NewCertPool()
 	if err == nil && !l.tls.ClientCAs.AppendCertsFromPEM(authorities) {
-		err = fmt.Errorf("there is no certificate in %s", clientCA)
+		err = errors.New("there is no certificate in " + clientCA)
 	}
 	if err != nil {
 		l.fault(l.row[&l.core.tlsClientCA], "tls_client_ca in [core]: %v", err)
@@ -627,14 +607,9 @@ func checkPort(value any) error {
 	return err
 }
 
-// parseMode reads socket_mode, chmod's octal digits; ok is false where there are none.
-func parseMode(mode string) (bits int, ok bool) {
-	n, err := strconv.ParseUint(mode, 8, 9)
-	return int(n), err == nil
-}
-
+// checkMode wants chmod's octal digits.
 func checkMode(value any) error {
-	if _, ok := parseMode(value.(string)); !ok {
+	if _, err := strconv.ParseUint(value.(string), 8, 9); err != nil {
 		return fmt.Errorf("%q is not a mode like \"0660\"", value)
 	}
 	return nil

@@ -25,17 +25,17 @@ func TestConfigFaults(t *testing.T) {
 		{"no section of that name", "x = 1\n" + head + "[net]\nport = 'x'\n", []string{`1: unknown key "x" outside of a section: write the [section] that it belongs to above it`, `4: unknown section [net]: known are [core], [spool], [log], [ui], [[tags]], [[senders]]`}},
 		{"key of another section", head + "dir = '/x'\n", []string{`3: unknown key "dir" in [core]: it belongs below [spool]`}},
 		{"a misspelt key has a value, too", "[core]\nSlackURL = 'SECRET'\n", []string{`2: unknown key "SlackURL" in [core]: write slack_url`, "2: slack_url in [core]: wants a URL like https://HOST/PATH"}},
-		{"dotted key", "core.port = 1\n", []string{"1:5: dotted keys are not supported: write the [section] on a line of its own, and below it the key"}},
+		{"dotted key", "core.port = 1\n", []string{"1:5: dotted keys and nested tables are not supported: write the [section] on a line of its own"}},
 		{"twice", head + "qps = 1\n'qps' = 2\n[log]\n[core]\nqps = 3\nbatch = 0\n", []string{"4: qps in [core] is on line 3 already", "6: [core] is on line 1 already: bring the two together", "7: qps in [core] is on line 3 already", "8: batch in [core]: 0 is out of range: 1 to 100"}},
 		{"wrong type", head + "qps = '5'\n", []string{"3: qps in [core]: wants an integer, without quotes"}},
 		{"wrong type too", head + "slack_token = 5\n", []string{"3: slack_token in [core]: wants a string"}},
-		{"a table for a value", head + "[core.port]\n", []string{"3:6: nested tables are not supported"}},
+		{"a table for a value", head + "[core.port]\n", []string{"3:6: dotted keys and nested tables are not supported: write the [section] on a line of its own"}},
 		{"out of range", head + "qps = -1\nmax_delay_duration = 86401\n", []string{"3: qps in [core]: -1 is out of range: 0 to 1000000", "4: max_delay_duration in [core]: 86401 is out of range: -1 to 86400"}},
 		{"history", head + "[spool]\nhistory_bytes = 0\n", nil},
 		{"too much history", head + "[spool]\nhistory_bytes = 1_099_511_627_777\n", []string{"4: history_bytes in [spool]: 1099511627777 is out of range: 0 to 1099511627776"}},
 		{"port", head + "port = 'x'\n", []string{`3: port in [core]: "x" is not PORT, HOST:PORT or unix:/path, with a PORT from 0 to 65535`}},
 		{"port too large", head + "port = 70000\n", []string{`3: port in [core]: "70000" is not PORT, HOST:PORT or unix:/path, with a PORT from 0 to 65535`}},
-		{"port without a path", head + "port = 'unix:'\n", []string{`3: port in [core]: "unix:" wants a path: unix:/path`}},
+		{"port without a path", head + "port = 'unix:'\n", []string{`3: port in [core]: "unix:" is not PORT, HOST:PORT or unix:/path, with a PORT from 0 to 65535`}},
 		{"not a URL, and not shown", "[core]\nslack_url = 'SECRET'\n", []string{"2: slack_url in [core]: wants a URL like https://HOST/PATH"}},
 		{"a URL with a blank at its end", "[core]\nslack_url = 'https://h.invalid/SECRET '\n", []string{"2: slack_url in [core]: has a blank or a newline at its end"}},
 		{"a URL with a newline", "[core]\nslack_url = \"https://h.invalid/SECRET\\n\"\n[[tags]]\ntag = 'a'\nslack_url = \"https://h.invalid/\\r\\nSECRET\"\n", []string{
@@ -73,7 +73,7 @@ func TestConfigFaults(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			path := writeFile(t, "s.toml", test.toml)
-			_, err := loadConfig(path, forPosting)
+			_, err := loadConfig(path, purpose{})
 			got := ""
 			if err != nil {
 				got = strings.ReplaceAll(err.Error(), path+":", "")
@@ -113,14 +113,14 @@ token = "SECRET-2"
 		t.Errorf("shown: %s", shown)
 	}
 	path := writeFile(t, "shown.toml", shown)
-	again, err := loadConfig(path, forCheck)
+	again, err := loadConfig(path, purpose{check: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if again.masked() != shown {
 		t.Errorf("got\n%s\nwant\n%s", again.masked(), shown)
 	}
-	if _, err := loadConfig(path, forPosting); err == nil || strings.Count(err.Error(), "is masked") != 4 {
+	if _, err := loadConfig(path, purpose{}); err == nil || strings.Count(err.Error(), "is masked") != 4 {
 		t.Errorf("starting with it: %v", err)
 	}
 }
@@ -147,21 +147,18 @@ func TestReadableSecrets(t *testing.T) {
 		if test.row > 0 {
 			want = []string{fmt.Sprintf("%s:%d: %s holds a secret and everybody may read it: chmod o-r", path, test.row, path)}
 		}
-		c, err := loadConfig(path, forCheck)
+		c, err := loadConfig(path, purpose{check: true})
 		if err != nil || !slices.Equal(c.warnings, want) {
 			t.Errorf("%s: %v, warnings %q, want %q", test.name, err, c.warnings, want)
 		}
 	}
 }
 
-// Who asks for the health need not be able to read the secrets.
-func TestHealthNeedsNoSecret(t *testing.T) {
+// A configuration is returned beside its faults: who asks for the health need not be able to read the secrets.
+func TestUnreadableSecrets(t *testing.T) {
 	path := writeFile(t, "s.toml", "[core]\nslack_token = 'env:NO_SUCH'\n[[senders]]\nname = 'a'\ntoken = 'file:/no/such'\n[[senders]]\nname = 'a'\ntoken = 'env:NO_SUCH'\n")
-	if _, err := loadConfig(path, forHealth); err != nil {
-		t.Error(err)
-	}
-	if _, err := loadConfig(path, forCheck); err == nil || strings.Count(err.Error(), "\n") != 2 {
-		t.Errorf("checked: %v", err)
+	if c, err := loadConfig(path, purpose{}); c == nil || err == nil || strings.Count(err.Error(), "\n") != 2 {
+		t.Errorf("got %v, %v", c, err)
 	}
 }
 
@@ -243,7 +240,7 @@ func TestNearest(t *testing.T) {
 
 func TestDryRunConfigIsValid(t *testing.T) {
 	path := writeFile(t, "dry.toml", dryRunConfig().masked())
-	if _, err := loadConfig(path, forCheck); err != nil {
+	if _, err := loadConfig(path, purpose{check: true}); err != nil {
 		t.Error(err)
 	}
 }
@@ -261,7 +258,7 @@ func FuzzConfig(f *testing.F) {
 			t.Skip("may read any file")
 		}
 		os.WriteFile(path, src, 0o600)
-		c, err := loadConfig(path, forPosting)
+		c, err := loadConfig(path, purpose{})
 		if err != nil {
 			for line := range strings.Lines(err.Error()) {
 				var n int
@@ -273,7 +270,7 @@ func FuzzConfig(f *testing.F) {
 		}
 		shown := c.masked()
 		os.WriteFile(path, []byte(shown), 0o600)
-		again, err := loadConfig(path, forCheck)
+		again, err := loadConfig(path, purpose{check: true})
 		if err != nil {
 			t.Fatalf("%q is shown as %s: %v", src, shown, err)
 		}

@@ -707,9 +707,7 @@ func (d *deliverer) post(t *turn, g *merger, attempt int) outcome {
 	}
 	start := time.Now()
 	payload := g.render(start)
-	for _, p := range g.parts {
-		p.piece = piece{}
-	}
+	clear(g.parts)
 	for _, m := range g.messages {
 		m.Text, m.Payload = "", nil
 	}

@@ -122,6 +122,12 @@ func TestBehindHAProxy(t *testing.T) {
 		resp.Body.Close()
 	}
 
+	if resp, err := http.Get("http://" + p.proxy + "/slackboard/ui/app.js"); err != nil || resp.StatusCode != http.StatusOK {
+		t.Errorf("the page below a path: %v %v", resp, err)
+	} else {
+		resp.Body.Close()
+	}
+
 	const clients, some, kills = 8, 300, 2 // clients of each kind
 	var taken atomic.Int64
 	all := make([]*proxyClient, 2*clients)

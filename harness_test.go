@@ -193,7 +193,7 @@ func poll(t testing.TB, what string, done func() bool) {
 // testConfig returns the configuration file written as toml, checked.
 func testConfig(t testing.TB, toml string) *config {
 	t.Helper()
-	c, err := loadConfig(writeFile(t, "slackboard.toml", toml), forPosting)
+	c, err := loadConfig(writeFile(t, "slackboard.toml", toml), purpose{})
 	if err != nil {
 		t.Fatal(err)
 	}

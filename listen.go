@@ -18,27 +18,22 @@ import (
 	"strings"
 	"syscall"
 	"time"
-	"unicode"
 )
 
 // parsePort turns core.port ("29800", "HOST:PORT", "unix:/path") into what net.Listen takes.
 func parsePort(port string) (network, address string, err error) {
-	if path, ok := strings.CutPrefix(port, "unix:"); ok {
-		if path == "" {
-			return "", "", errors.New(`"unix:" wants a path: unix:/path`)
-		}
+	if path, ok := strings.CutPrefix(port, "unix:"); ok && path != "" {
 		return "unix", path, nil
 	}
-	host, number := "", port
-	if strings.Contains(port, ":") {
-		if host, number, err = net.SplitHostPort(port); err != nil {
-			return "", "", fmt.Errorf("%q is not PORT, HOST:PORT or unix:/path", port)
-		}
+	address = port
+	if !strings.Contains(port, ":") {
+		address = ":" + port
 	}
+	_, number, _ := net.SplitHostPort(address)
 	if _, err := strconv.ParseUint(number, 10, 16); err != nil {
 		return "", "", fmt.Errorf("%q is not PORT, HOST:PORT or unix:/path, with a PORT from 0 to 65535", port)
 	}
-	return "tcp", net.JoinHostPort(host, number), nil
+	return "tcp", address, nil
 }
 
 // listen opens core.port, or takes over the sockets that systemd has opened: sd_listen_fds(3).
@@ -47,16 +42,12 @@ func listen(cfg *config) ([]net.Listener, error) {
 	if n, err := strconv.Atoi(os.Getenv("LISTEN_FDS")); err == nil && n > 0 && forUs {
 		return inherited(n)
 	}
-	network, address, err := parsePort(cfg.core.port)
-	if err != nil {
-		return nil, err
-	}
-	var l net.Listener
+	network, address, _ := parsePort(cfg.core.port) // it was checked
 	if network == "unix" {
-		l, err = listenUnix(address, cfg.core.socketMode)
-	} else {
-		l, err = net.Listen(network, address)
+		l, err := listenUnix(address, cfg.core.socketMode)
+		return []net.Listener{l}, err
 	}
+	l, err := net.Listen(network, address)
 	return []net.Listener{l}, err
 }
 
@@ -68,28 +59,36 @@ func listenUnix(path, socketMode string) (net.Listener, error) {
 		return nil, fmt.Errorf("listen unix %s: %w", path, err)
 	}
 	defer dir.Close() // this unlocks it
-	err = syscall.EWOULDBLOCK
-	for tries := 0; errors.Is(err, syscall.EWOULDBLOCK) && tries < 500; tries++ {
-		if err = syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-			time.Sleep(10 * time.Millisecond)
-		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("listen unix %s: lock its folder: %w", path, err)
-	}
+	syscall.Flock(int(dir.Fd()), syscall.LOCK_EX)
 	if err := removeStale(path); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("listen unix %s: %w", path, err)
 	}
-	if mode, ok := parseMode(socketMode); ok {
-		defer syscall.Umask(syscall.Umask(0o777 &^ mode)) // a chmod would come a moment late
+	if mode, err := strconv.ParseUint(socketMode, 8, 9); err == nil {
+		defer syscall.Umask(syscall.Umask(0o777 &^ int(mode))) // a chmod would come a moment late
 	}
 	return net.Listen("unix", path)
 }
 
-const firstInherited = 3 // file descriptor: SD_LISTEN_FDS_START
+// removeStale removes the socket that a dead server left at path, if any.
+func removeStale(path string) error {
+	info, err := os.Lstat(path)
+	if err != nil || info.Mode().Type() != fs.ModeSocket {
+		return nil // listening says what is wrong
+	}
+	conn, err := net.Dial("unix", path)
+	switch {
+	case err == nil:
+		conn.Close()
+		return errors.New("a running server listens there")
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return os.Remove(path)
+	}
+	return err
+}
 
+// inherited returns the sockets that the service manager hands over: n file descriptors from 3 on.
 func inherited(n int) (listeners []net.Listener, err error) {
-	for fd := firstInherited; fd < firstInherited+n; fd++ {
+	for fd := 3; fd < 3+n; fd++ {
 		syscall.CloseOnExec(fd)
 		f := os.NewFile(uintptr(fd), "socket")
 		l, err := net.FileListener(f)
@@ -115,33 +114,26 @@ func exposed(cfg *config, listeners []net.Listener) bool {
 // any. While none can be accepted, Accept tries again; it logs that once.
 type door struct {
 	net.Listener
-	cfg     func() *config
-	log     *slog.Logger
-	failing bool
+	cfg func() *config
+	log *slog.Logger
 }
 
 func (d *door) Accept() (net.Conn, error) {
-	for {
-		conn, err := d.Listener.Accept()
-		switch {
-		case err == nil && d.failing:
-			d.failing = false
-			d.log.Log(context.Background(), levelNotice, "connections are accepted again")
-		case errors.Is(err, net.ErrClosed):
-			return nil, err
-		case err != nil:
-			if !d.failing {
-				d.log.Error("no connection can be accepted", "err", err)
-			}
-			d.failing = true
+	conn, err := d.Listener.Accept()
+	if err != nil && !errors.Is(err, net.ErrClosed) {
+		d.log.Error("no connection can be accepted", "err", err)
+		for err != nil && !errors.Is(err, net.ErrClosed) {
 			time.Sleep(acceptWait)
-			continue
+			conn, err = d.Listener.Accept()
 		}
-		if config := d.cfg().tls; config != nil {
-			conn = tls.Server(conn, config)
+		if err == nil {
+			d.log.Log(context.Background(), levelNotice, "connections are accepted again")
 		}
-		return conn, nil
 	}
+	if config := d.cfg().tls; err == nil && config != nil {
+		conn = tls.Server(conn, config)
+	}
+	return conn, err
 }
 
 const (
@@ -152,11 +144,9 @@ const (
 
 // limits shares out the file descriptors that the process may open: Go has raised that to the hard limit.
 func limits() (connections, posts int) {
-	var files syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil || uint64(files.Cur) > 4*maxConnections {
-		return share(4 * maxConnections)
-	}
-	return share(int(files.Cur))
+	files := syscall.Rlimit{Cur: 4 * maxConnections}
+	syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files)
+	return share(int(min(uint64(files.Cur), 4*maxConnections)))
 }
 
 // share gives what has to work first: posts, each in flight with an idle connection to Slack beside it. The rest is for
@@ -167,48 +157,16 @@ func share(files int) (connections, posts int) {
 }
 
 // tellSystemd sends assignments such as READY=1 to the service manager, if there is one: sd_notify(3). Each becomes one
-// line of at most 1,000 bytes, whatever its value is. If the manager does not read, tellSystemd gives up after 1 s.
+// line of at most 500 characters, whatever its value is. If the manager does not read, tellSystemd gives up after 1 s.
 func tellSystemd(assignments ...string) {
-	socket := os.Getenv("NOTIFY_SOCKET")
-	if socket == "" {
-		return
-	}
-	conn, err := net.Dial("unixgram", socket)
+	conn, err := net.Dial("unixgram", os.Getenv("NOTIFY_SOCKET"))
 	if err != nil {
 		return
 	}
 	defer conn.Close()
 	for i, a := range assignments {
-		a = strings.ToValidUTF8(a[:min(len(a), 1000)], "")
-		assignments[i] = strings.Map(func(r rune) rune {
-			if unicode.IsPrint(r) {
-				return r
-			}
-			return ' '
-		}, a)
+		assignments[i] = cleaned(a, 500)
 	}
 	conn.SetWriteDeadline(time.Now().Add(time.Second))
 	io.WriteString(conn, strings.Join(assignments, "\n"))
-}
-
-func removeStale(path string) error {
-	info, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if info.Mode().Type() != fs.ModeSocket {
-		return fmt.Errorf("listen unix %s: there is a file of that name, and it is not a socket", path)
-	}
-	conn, err := net.Dial("unix", path)
-	if err == nil {
-		conn.Close()
-		return fmt.Errorf("listen unix %s: a running server listens there", path)
-	}
-	if !errors.Is(err, syscall.ECONNREFUSED) {
-		return err
-	}
-	return os.Remove(path)
 }

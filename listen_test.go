@@ -3,6 +3,7 @@ package main
 // Where the server listens: few file descriptors, and two that start at once.
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -84,6 +85,45 @@ func TestIdleConnectionsMakeRoom(t *testing.T) {
 		}
 		io.Copy(io.Discard, resp.Body)
 		resp.Body.Close()
+	}
+}
+
+// A connection that waits for its turn does not hold up a stop.
+func TestStopWhileConnectionsWait(t *testing.T) {
+	p := newInProcess(t, dryRunConfig(), &recorder{})
+	stop, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	web := newWebServer(p.server, 1, stop)
+	var begun atomic.Int64
+	limit := web.ConnState
+	web.ConnState = func(conn net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			begun.Add(1)
+		}
+		limit(conn, state)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go web.Serve(l)
+	defer web.Close()
+	for range 2 {
+		conn, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		io.WriteString(conn, "GET /healthz HTTP/1.1\r\n")
+	}
+	poll(t, "the second connection waits", func() bool { return begun.Load() == 2 })
+	cancel()
+	enough, done := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer done()
+	start := time.Now()
+	web.Shutdown(enough)
+	if took := time.Since(start); took > web.ReadHeaderTimeout/2 {
+		t.Errorf("it took %v", took)
 	}
 }
 
@@ -179,24 +219,10 @@ func TestTwoStartsAtOnce(t *testing.T) {
 	}
 }
 
-// If the folder of the socket is locked by another program, the start says so after a while.
-func TestSocketFolderLocked(t *testing.T) {
+// Of several servers that start at once, one listens: they take turns at the folder of the socket.
+func TestOneListens(t *testing.T) {
 	dir := t.TempDir()
-	f, err := os.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
-		t.Fatal(err)
-	}
-	synctest.Test(t, func(t *testing.T) {
-		_, err := listenUnix(filepath.Join(dir, "s"), "")
-		if err == nil || !strings.Contains(err.Error(), "lock its folder") {
-			t.Errorf("got %v", err)
-		}
-	})
-	f.Close()
+	staleSocket(t, filepath.Join(dir, "s"))
 	var opened atomic.Int64
 	var all sync.WaitGroup
 	for range 8 {

@@ -510,7 +510,8 @@ func TestMillionWaiting(t *testing.T) {
 		t.Run(strconv.Itoa(n), func(t *testing.T) {
 			spool, tags := t.TempDir(), tagNames("tag", 1000)
 			size := writeSpool(t, spool, tags, n)
-			config := spoolConfig(spool) + tagConfig("http://127.0.0.1:1/services/down", tags...)
+			down := newFakeSlack(t, func(delivery) reply { return reply{status: 500, body: "down"} })
+			config := spoolConfig(spool) + tagConfig(down.URL+"/services/down", tags...)
 			start := time.Now()
 			s := startServer(t, config)
 			took := time.Since(start)

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -31,7 +30,7 @@ var errNoRoom = errors.New("too many lines wait for the file")
 // output is a file that is written line by line. Write does not block: one goroutine writes what waits.
 type output struct {
 	to   io.Writer
-	lost *atomic.Int64 // lines that could not be written
+	lost *atomic.Int64 // counts the lines that could not be written
 
 	mu      sync.Mutex
 	more    sync.Cond // waiting or closed has changed
@@ -52,6 +51,7 @@ func (o *output) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if len(o.waiting) > 0 && len(o.waiting)+len(p) > outputRoom {
+		o.lost.Add(1)
 		return 0, errNoRoom
 	}
 	o.waiting = append(o.waiting, p...)
@@ -62,17 +62,7 @@ func (o *output) Write(p []byte) (int, error) {
 // run writes each line with a write of its own: the lines of several processes that write to one pipe do not mix.
 func (o *output) run() {
 	defer close(o.ended)
-	var writing []byte
-	for {
-		o.mu.Lock()
-		for len(o.waiting) == 0 && !o.closed {
-			o.more.Wait()
-		}
-		writing, o.waiting = o.waiting, writing[:0]
-		o.mu.Unlock()
-		if len(writing) == 0 {
-			break
-		}
+	for writing := o.next(nil); len(writing) > 0; writing = o.next(writing) {
 		for line := range bytes.Lines(writing) {
 			if _, err := o.to.Write(line); err != nil {
 				o.lost.Add(1)
@@ -82,6 +72,17 @@ func (o *output) run() {
 	if f, ok := o.to.(io.Closer); ok {
 		f.Close()
 	}
+}
+
+// next returns what waits, nothing at the end. What is written goes on in the memory of written.
+func (o *output) next(written []byte) (waiting []byte) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for len(o.waiting) == 0 && !o.closed {
+		o.more.Wait()
+	}
+	waiting, o.waiting = o.waiting, written[:0]
+	return waiting
 }
 
 // close closes the file once what waits is written. It does not wait for that.
@@ -104,11 +105,7 @@ type logFile struct {
 func (l *logFile) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	n, err := l.to.Write(p)
-	if err != nil {
-		l.to.lost.Add(1)
-	}
-	return n, err
+	return l.to.Write(p)
 }
 
 // change goes on with another output and returns the one before.
@@ -170,7 +167,7 @@ func (l *logs) leave(o *output) {
 	}
 }
 
-// open must not block. A named pipe is opened for reading as well: so it needs no reader, and its reader may go.
+// open must not block. A file is opened for reading as well: so a named pipe needs no reader, and its reader may go.
 func (l *logs) open(key, name string) (*output, error) {
 	switch {
 	case name == "stdout" && !l.dryRun:
@@ -178,11 +175,7 @@ func (l *logs) open(key, name string) (*output, error) {
 	case name == "stdout", name == "stderr":
 		return l.stderr, nil
 	}
-	access := os.O_WRONLY
-	if info, err := os.Stat(name); err == nil && info.Mode().Type() == fs.ModeNamedPipe {
-		access = os.O_RDWR
-	}
-	f, err := os.OpenFile(name, access|os.O_APPEND|os.O_CREATE, 0o644)
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("log.%s: %w", key, err)
 	}
@@ -191,16 +184,13 @@ func (l *logs) open(key, name string) (*output, error) {
 
 // close writes what waits, for flushTime at most. What is logged after it is lost.
 func (l *logs) close() {
-	enough := time.After(flushTime)
-	all := []*output{l.access.change(l.stderr), l.errors.change(l.stderr), l.stdout, l.stderr}
-	for _, o := range all {
+	enough, cancel := context.WithTimeout(context.Background(), flushTime)
+	defer cancel()
+	for _, o := range []*output{l.access.change(l.stderr), l.errors.change(l.stderr), l.stdout, l.stderr} {
 		o.close()
-	}
-	for _, o := range all {
 		select {
 		case <-o.ended:
-		case <-enough:
-			return
+		case <-enough.Done():
 		}
 	}
 }

@@ -16,7 +16,7 @@
 //	record.go   its lines; recent.go, the idempotency keys; quota.go, how much may wait
 //	deliver.go  lanes: one post at a time for each destination, in order; pauses and back-off
 //	reload.go   the configuration is read again, and what waits moves to where it leads then
-//	render.go   a message becomes what Slack gets; merge.go, several become one post
+//	render.go   a message becomes what Slack gets, and several become one post
 //	slack.go    one post to Slack and what became of it
 //	messages.go the operators' API: list, send again, drop
 //	stat.go     one table of counters, and everything that shows them; health
@@ -41,26 +41,32 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"slackboard/cli"
 )
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 func run(args []string, stdout, stderr io.Writer) int {
-	opts, code, ok := parseFlags(args, stdout, stderr)
-	if !ok {
-		return code
+	opts, text, err := parseFlags(args)
+	switch {
+	case err != nil:
+		fmt.Fprintf(stderr, "slackboard: %v\n", err)
+		return 2
+	case text != "":
+		fmt.Fprint(stdout, text)
+		return 0
 	}
 	cfg, err := opts.load()
 	switch {
-	case opts.check:
-		return reportCheck(cfg, err, stdout, stderr)
+	case opts.health && cfg != nil: // what is wrong does not matter: who asks need not be able to read the secrets
+		err = askReady(cfg)
 	case err != nil:
 		fmt.Fprintln(stderr, err) // a line for each fault
 		return 1
-	case opts.health:
-		err = askReady(cfg)
+	case opts.check:
+		for _, warning := range cfg.warnings {
+			fmt.Fprintln(stderr, warning)
+		}
+		fmt.Fprintf(stdout, "%s: ok\n", cfg.path)
 	default:
 		logs := newLogs(stdout, stderr, opts.dryRun)
 		defer logs.close()
@@ -73,7 +79,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// serve is the server's life, from its logs to its stop. An error is why it could not start.
+// serve is the server's life, from its logs to its stop. An error is why it could not start or go on.
 func serve(opts options, cfg *config, logs *logs) error {
 	if err := logs.change(cfg); err != nil {
 		return err
@@ -84,71 +90,75 @@ func serve(opts options, cfg *config, logs *logs) error {
 	signal.Notify(hangUp, syscall.SIGHUP)
 	signal.Ignore(syscall.SIGPIPE) // standard output and error may lose their reader
 	connections, posts := limits()
-
-	debug.SetGCPercent(25)                            // of a long spool the index alone is to stay
-	sp, cleanUp, err := opts.openSpool(cfg, logs.log) // first: its lock ends a second start that would touch our socket
-	if err != nil {
-		return err
-	}
-	defer cleanUp()
-	listeners, err := opts.listen(cfg)
-	if err != nil {
-		return err
-	}
-	d, stopDelivery, err := startDelivery(cfg, sp, opts.slack(logs.stdout, posts), posts, logs.log)
-	if err != nil {
-		return err
+	var slack poster = newSlackClient(posts)
+	if opts.dryRun {
+		dir, err := os.MkdirTemp("", "slackboard-dry-run")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir)
+		cfg.spool.dir, slack = dir, printer{logs.stdout}
 	}
 
+	sp, listeners, err := opts.open(cfg, logs.log)
+	if err != nil {
+		return err
+	}
+	d, err := newDeliverer(cfg, slack, posts, sp, newStats(), logs.log)
+	if err != nil {
+		return fmt.Errorf("spool.dir: %w", err)
+	}
+	debug.FreeOSMemory() // what reading a long spool took
 	s := &server{
 		deliver: d, spool: sp, stats: d.stats, log: logs.log, access: &logs.access,
 		hostname: hostname(), large: make(chan struct{}, maxLarge), looking: make(chan struct{}, 1), lost: logs.dropped,
 	}
 	s.config.Store(cfg)
+	go sp.run()
+	delivering, stopDelivery := context.WithCancel(context.Background())
+	go d.run(delivering)
 	web, served := newWebServer(s, connections, stop), make(chan error, len(listeners))
 	for _, l := range listeners {
-		go func() { served <- web.Serve(&door{Listener: l, cfg: s.cfg, log: s.log}) }()
+		go func() { served <- web.Serve(&door{l, s.cfg, s.log}) }()
 		logs.notice("listening on " + l.Addr().String())
 	}
 	logs.warn(cfg, listeners)
 	tellSystemd("READY=1")
 	go opts.reloadAt(hangUp, s, logs, listeners)
-	if err := s.attend(stop, served); err != nil {
-		return err
-	}
+	err = s.attend(stop, served)
 	cancel() // from here on a second signal ends the process
 
 	tellSystemd("STOPPING=1")
 	logs.notice("stopping")
-	answerRequestsInHand(web)
+	enough, done := context.WithTimeout(context.Background(), postTimeout)
+	defer done()
+	web.Shutdown(enough) // takes no new requests, and answers those in hand
 	stopDelivery()
+	<-d.ended // the posts in flight, and what became of them is on disk
+	sp.close()
 	logs.notice("stopped", "waiting", d.stats.waiting())
-	return nil
+	return err
 }
 
-// startDelivery delivers what an earlier process left in sp, and what is accepted from now on. stop returns when the
-// posts in flight have ended and what became of them is on disk.
-func startDelivery(
-	cfg *config, sp *spool, slack poster, posts int, log *slog.Logger,
-) (d *deliverer, stop func(), err error) {
-	if d, err = newDeliverer(cfg, slack, posts, sp, newStats(), log); err != nil {
-		return nil, nil, fmt.Errorf("spool.dir: %w", err)
+// open opens the spool and, once its lock keeps out a second start that would touch our socket, the port.
+func (o options) open(cfg *config, log *slog.Logger) (sp *spool, listeners []net.Listener, err error) {
+	debug.SetGCPercent(25) // of a long spool the index alone is to stay
+	if sp, err = openSpool(cfg.spool.dir, log); err != nil {
+		return nil, nil, fmt.Errorf("spool.dir: %w: "+
+			"set dir in [spool] to a folder that only this server uses and may write", err)
 	}
-	debug.FreeOSMemory() // what reading a long spool took
-	delivering, cancel := context.WithCancel(context.Background())
-	go sp.run()
-	go d.run(delivering)
-	return d, func() {
-		cancel()
-		<-d.ended
-		sp.close()
-	}, nil
+	sp.history.Store(cfg.spool.historyBytes)
+	listeners, err = listen(cfg)
+	if o.dryRun && errors.Is(err, syscall.EADDRINUSE) {
+		err = fmt.Errorf("%w: choose another one, as with -port 127.0.0.1:0 for any that is free", err)
+	}
+	return sp, listeners, err
 }
 
 // attend sees to what comes from outside of HTTP, until stop.
 func (s *server) attend(stop context.Context, served <-chan error) error {
-	status := time.NewTicker(10 * time.Second)
-	defer status.Stop()
+	tick := time.NewTicker(10 * time.Second)
+	defer tick.Stop()
 	for {
 		s.limitMemory()
 		select {
@@ -156,26 +166,19 @@ func (s *server) attend(stop context.Context, served <-chan error) error {
 			return err
 		case <-stop.Done():
 			return nil
-		case <-status.C:
-			if os.Getenv("NOTIFY_SOCKET") != "" {
-				tellSystemd("STATUS=" + s.status())
+		case <-tick.C:
+			st := s.appStat()
+			if st.ReloadRefused {
+				st.Sentence = reloadRefused + "; " + st.Sentence
 			}
+			tellSystemd("STATUS=" + st.Sentence)
 		}
 	}
 }
 
-// status is what the service manager shows of the server.
-func (s *server) status() string {
-	st := s.appStat()
-	if st.ReloadRefused {
-		return reloadRefused + "; " + st.Sentence
-	}
-	return st.Sentence
-}
-
-// limitMemory lets the heap grow by 16 MiB between two collections: it is small, and collecting it less often costs some
-// MB and is a fifth of the work. What waits takes some 40 bytes a message. If requests grow the heap it is collected more
-// often, though not without end: a connection is one or two goroutines and 20 KB.
+// limitMemory lets the heap grow by 16 MiB between two collections: it is small, and collecting it less often costs
+// some MB and is a fifth of the work. What waits takes some 40 bytes a message. If requests grow the heap it is
+// collected more often, though not without end: a connection is one or two goroutines and 20 KB.
 func (s *server) limitMemory() {
 	waiting := s.stats.waiting()
 	debug.SetGCPercent(int(100 * 16 << 20 / (4<<20 + 40*waiting)))
@@ -184,8 +187,9 @@ func (s *server) limitMemory() {
 
 // options are what the command line says.
 type options struct {
-	file, port            string
-	check, dryRun, health bool
+	file, port string
+	health     bool
+	purpose
 }
 
 const usage = `slackboard is a proxy server for Slack: programs send it a tag and a text, and it delivers.
@@ -197,10 +201,12 @@ const usage = `slackboard is a proxy server for Slack: programs send it a tag an
 Flags:
 `
 
-// parseFlags returns ok false where the command ends here, with code.
-func parseFlags(args []string, stdout, stderr io.Writer) (o options, code int, ok bool) {
+// parseFlags reads the command line. text is what it asks to be told, and nothing else.
+func parseFlags(args []string) (o options, text string, err error) {
+	var help strings.Builder
 	flags := flag.NewFlagSet("slackboard", flag.ContinueOnError)
-	flags.SetOutput(io.Discard) // its errors are told in one line
+	flags.SetOutput(&help)
+	flags.Usage = flags.PrintDefaults
 	flags.StringVar(&o.file, "c", "", "the configuration `FILE`")
 	flags.StringVar(&o.port, "port", "",
 		"listen on this `PORT` instead of the configuration's: 29800, 127.0.0.1:29800 or unix:/path")
@@ -211,44 +217,50 @@ func parseFlags(args []string, stdout, stderr io.Writer) (o options, code int, o
 		"ask the server that runs on this configuration whether it takes messages; exit 0 or 1")
 	version := flags.Bool("v", false, "print the version and exit")
 	flags.BoolVar(version, "version", false, "the same")
-	wrong := func(format string, args ...any) (options, int, bool) {
-		fmt.Fprintf(stderr, "slackboard: "+format+"\n", args...)
-		return o, 2, false
-	}
-	err := flags.Parse(args)
+	err = flags.Parse(args)
 	switch _, _, badPort := parsePort(cmp.Or(o.port, "0")); {
 	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprint(stdout, usage)
-		flags.SetOutput(stdout)
-		flags.PrintDefaults()
-		return o, 0, false
+		return o, usage + help.String(), nil
 	case err != nil:
-		return wrong("%v: see slackboard -h", err)
+		err = fmt.Errorf("%w: see slackboard -h", err)
 	case *version:
-		fmt.Fprintln(stdout, cli.Version("slackboard"))
-		return o, 0, false
+		text = fmt.Sprintf("slackboard %s %s %s/%s\n", build(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	case flags.NArg() > 0:
-		return wrong("unexpected argument %q: the configuration is given as -c FILE", flags.Arg(0))
+		err = fmt.Errorf("unexpected argument %q: the configuration is given as -c FILE", flags.Arg(0))
 	case o.file == "" && (o.check || o.health || !o.dryRun):
-		return wrong("no configuration: give one with -c FILE, or try it without Slack: slackboard -dry-run")
+		err = errors.New("no configuration: give one with -c FILE, or try it without Slack: slackboard -dry-run")
 	case badPort != nil:
-		return wrong("-port: %v", badPort)
+		err = fmt.Errorf("-port: %w", badPort)
 	}
-	return o, 0, true
+	return o, text, err
 }
 
+// version is the release, as CHANGELOG.md has it.
+const version = "1.0.0"
+
+// build names what this program was built from: the version and, if the build knows them, the revision and whether
+// files had been modified since, as in 1.0.0+4bf7d1c09a2e.modified.
+func build() string {
+	text := version
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			switch {
+			case s.Key == "vcs.revision":
+				text += "+" + s.Value[:min(len(s.Value), 12)]
+			case s.Key == "vcs.modified" && s.Value == "true":
+				text += ".modified"
+			}
+		}
+	}
+	return text
+}
+
+// load returns the configuration and what is wrong with it. If it cannot be read at all, there is only the latter.
 func (o options) load() (cfg *config, err error) {
-	switch {
-	case o.file == "":
+	if o.file == "" {
 		cfg = dryRunConfig()
-	case o.check:
-		cfg, err = loadConfig(o.file, forCheck)
-	case o.health:
-		cfg, err = loadConfig(o.file, forHealth)
-	case o.dryRun:
-		cfg, err = loadConfig(o.file, forDryRun)
-	default:
-		cfg, err = loadConfig(o.file, forPosting)
+	} else {
+		cfg, err = loadConfig(o.file, o.purpose)
 	}
 	if cfg != nil && o.port != "" {
 		cfg.core.port = o.port
@@ -256,20 +268,8 @@ func (o options) load() (cfg *config, err error) {
 	return cfg, err
 }
 
-func reportCheck(cfg *config, err error, stdout, stderr io.Writer) int {
-	if err != nil {
-		fmt.Fprintln(stderr, err)
-		return 1
-	}
-	for _, warning := range cfg.warnings {
-		fmt.Fprintln(stderr, warning)
-	}
-	fmt.Fprintf(stdout, "%s: ok\n", cfg.path)
-	return 0
-}
-
-// newWebServer returns a server with at most this many open connections, until stop. When all are in use, idle ones are
-// closed for the next one.
+// newWebServer returns a server with at most this many open connections. When all are in use, idle ones are closed for
+// the next one. What requests wait for ends at stop.
 func newWebServer(s *server, most int, stop context.Context) *http.Server {
 	web := &http.Server{
 		Handler:           s.handler(),
@@ -291,58 +291,13 @@ func newWebServer(s *server, most int, stop context.Context) *http.Server {
 			}
 			select {
 			case connections <- struct{}{}:
-			case <-stop.Done():
+			case <-stop.Done(): // Shutdown would not return before this does
 			}
 		case http.StateClosed:
-			select {
-			case <-connections:
-			default: // it came at the stop
-			}
+			<-connections
 		}
 	}
 	return web
-}
-
-// answerRequestsInHand takes no new ones and returns when the others are answered, or took too long.
-func answerRequestsInHand(web *http.Server) {
-	ctx, cancel := context.WithTimeout(context.Background(), postTimeout)
-	defer cancel()
-	web.Shutdown(ctx)
-}
-
-// openSpool opens that of the configuration. A dry run has one of its own, which cleanUp removes.
-func (o options) openSpool(cfg *config, log *slog.Logger) (sp *spool, cleanUp func(), err error) {
-	cleanUp = func() {}
-	if o.dryRun {
-		if cfg.spool.dir, err = os.MkdirTemp("", "slackboard-dry-run"); err != nil {
-			return nil, nil, err
-		}
-		cleanUp = func() { os.RemoveAll(cfg.spool.dir) }
-	}
-	if sp, err = openSpool(cfg.spool.dir, log); err != nil {
-		cleanUp()
-		return nil, nil, fmt.Errorf("spool.dir: %w: "+
-			"set dir in [spool] to a folder that only this server uses and may write", err)
-	}
-	sp.history.Store(cfg.spool.historyBytes)
-	return sp, cleanUp, nil
-}
-
-// listen opens the port of the configuration.
-func (o options) listen(cfg *config) ([]net.Listener, error) {
-	listeners, err := listen(cfg)
-	if o.dryRun && errors.Is(err, syscall.EADDRINUSE) {
-		err = fmt.Errorf("%w: choose another one, as with -port 127.0.0.1:0 for any that is free", err)
-	}
-	return listeners, err
-}
-
-// slack returns who takes the posts, so many at once.
-func (o options) slack(stdout io.Writer, posts int) poster {
-	if o.dryRun {
-		return printer{stdout}
-	}
-	return newSlackClient(posts)
 }
 
 // printer is a Slack for dry runs: it prints every post, one JSON line each. Its output must not block. If that has no
@@ -357,9 +312,6 @@ func (p printer) post(_ context.Context, _ credential, payload []byte) outcome {
 }
 
 func hostname() string {
-	name, err := os.Hostname()
-	if err != nil {
-		return "localhost"
-	}
-	return strings.TrimSpace(name)
+	name, _ := os.Hostname()
+	return cmp.Or(name, "localhost")
 }

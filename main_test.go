@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -147,11 +148,16 @@ func TestPortFlag(t *testing.T) {
 }
 
 func TestVersion(t *testing.T) {
+	var release string
 	for _, name := range []string{"slackboard", "slackboard-cli", "slackboard-log"} {
 		code, stdout, stderr := runProgram(t, "", nil, name, "-v")
 		if want := name + " 1."; code != 0 || stderr != "" || !strings.HasPrefix(stdout, want) ||
 			!strings.HasSuffix(stdout, runtime.Version()+" "+runtime.GOOS+"/"+runtime.GOARCH+"\n") {
 			t.Errorf("%s: exit %d, %q %q", name, code, stdout, stderr)
+		}
+		number, _, _ := strings.Cut(strings.Fields(stdout)[1], "+")
+		if release = cmp.Or(release, number); number != release {
+			t.Errorf("%s is version %s, another program %s", name, number, release)
 		}
 	}
 	_, want, _ := runProgram(t, "", nil, "slackboard", "-v")

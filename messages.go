@@ -3,11 +3,13 @@ package main
 // The operators' API: which messages wait, are dead letters, were delivered or dropped; send them again, drop them.
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -28,16 +30,21 @@ type messageView struct {
 	Tag           string     `json:"tag"`   // "" for /notify-directly
 	Channel       string     `json:"channel"`
 	Host          string     `json:"host"`
+	Sender        string     `json:"sender"` // whose token it came with, "" for an operator's or none
 	Level         string     `json:"level"`
 	Title         string     `json:"title"`
-	Text          string     `json:"text"` // or the payload
+	Text          string     `json:"text"` // or the payload; in a list its first 1,024 bytes
 	AcceptedAt    time.Time  `json:"accepted_at"`
 	Attempts      int        `json:"attempts"`
 	Before        int        `json:"before"`          // messages of its destination that wait in front of it
 	NextAttemptAt *time.Time `json:"next_attempt_at"` // at its destination; null: it is being posted, or does not wait
 	DeliveredAt   *time.Time `json:"delivered_at"`
 	DroppedAt     *time.Time `json:"dropped_at"`
-	Error         string     `json:"error"` // why it is a dead letter, or has to wait
+	Trouble       string     `json:"trouble"` // why it has to wait longer than for its turn: failing, paused or unreachable
+	Error         string     `json:"error"`   // that in words, or why it is a dead letter
+
+	// As Slack gets it, or got it, alone in a post; null if its tag is gone. Not in lists.
+	Payload json.RawMessage `json:"payload,omitempty"`
 }
 
 // view returns a message for an operator: the one of w, and what became says became of it (a zero line: it waits).
@@ -47,8 +54,8 @@ func (s *server) view(w, became line) (v messageView, err error) {
 		return v, err
 	}
 	v = messageView{
-		ID: m.ID, State: "waiting", Tag: m.route.tag, Channel: m.route.channel, Host: m.Host, Level: m.Level, Title: m.Title,
-		Text: m.Text, AcceptedAt: m.acceptedAt().UTC(), Attempts: became.attempts, Error: became.reason,
+		ID: m.ID, State: became.state(), Tag: m.route.tag, Channel: m.route.channel, Host: m.Host, Sender: m.Sender,
+		Level: m.Level, Title: m.Title, Text: m.Text, AcceptedAt: m.acceptedAt().UTC(), Attempts: became.attempts,
 	}
 	if to, t, err := s.cfg().lookup(m.route); err == nil && t != nil {
 		v.Channel = to.channel
@@ -60,18 +67,30 @@ func (s *server) view(w, became line) (v messageView, err error) {
 		}
 		v.Text = p.Text
 	}
-	at := time.UnixMilli(became.at).UTC()
-	switch {
-	case became.kind == 'X':
-		v.State = "dead"
-	case became.reason == fateDelivered:
-		v.State, v.Error, v.DeliveredAt = "delivered", "", &at
-	case became.kind == 'D':
-		v.State, v.Error, v.DroppedAt = "dropped", "", &at
+	switch at := time.UnixMilli(became.at).UTC(); v.State {
+	case "dead":
+		v.Error = became.reason
+	case "delivered":
+		v.DeliveredAt = &at
+	case "dropped":
+		v.DroppedAt = &at
 	default:
 		s.deliver.addWaiting(&v, m.route, w.seq)
 	}
 	return v, nil
+}
+
+// state says what became of the message whose last line is l, a zero one if it has but its W line.
+func (l line) state() string {
+	switch {
+	case l.kind == 0:
+		return "waiting"
+	case l.kind == 'X':
+		return "dead"
+	case l.reason == fateDelivered:
+		return "delivered"
+	}
+	return "dropped"
 }
 
 // addWaiting adds to v what the lane knows of a message that waits in it.
@@ -83,6 +102,7 @@ func (d *deliverer) addWaiting(v *messageView, r route, seq uint64) {
 		return
 	}
 	v.Before = at
+	v.Trouble, _ = l.trouble(time.Now())
 	if v.Error = l.err; l.account.until.After(time.Now()) {
 		v.Error = l.account.err
 	}
@@ -101,7 +121,11 @@ func (d *deliverer) find(r route, seq uint64) (l *lane, at int) {
 	if l = d.lanes[to]; l == nil {
 		return nil, 0
 	}
-	if at = slices.IndexFunc(l.waiting, func(w waiter) bool { return w.seq() == seq }); at < 0 {
+	at, ok := slices.BinarySearchFunc(l.waiting, seq, func(w waiter, seq uint64) int { return cmp.Compare(w.seq(), seq) })
+	if !ok { // they are not quite in order behind messages that were posted together
+		at = slices.IndexFunc(l.waiting, func(w waiter) bool { return w.seq() == seq })
+	}
+	if at < 0 {
 		return nil, 0
 	}
 	return l, at
@@ -120,12 +144,6 @@ func shortened(s string) string {
 	return strings.ToValidUTF8(s[:listedText], "") + "…"
 }
 
-// says tells whether q, in lower case, is somewhere in what an operator sees of the message.
-func (v *messageView) says(q string) bool {
-	text := strings.Join([]string{v.ID, v.Tag, v.Channel, v.Host, v.Title, v.Text, v.Error}, "\n")
-	return strings.Contains(strings.ToLower(text), q)
-}
-
 // alone lets one look-up read the log at a time: it takes memory. It returns false if the client went away meanwhile.
 func (s *server) alone(ctx context.Context) bool {
 	select {
@@ -136,104 +154,160 @@ func (s *server) alone(ctx context.Context) bool {
 	}
 }
 
-func (s *server) listMessages(w http.ResponseWriter, r *http.Request) {
+// search is what an operator looks for: messages of a state ("any": of all), of a tag ("": of all), that say q.
+type search struct {
+	state, tag, q string // q in lower case
+	newest        bool   // the last accepted first, else the first
+	offset, limit int
+}
+
+// states are all that a message can be in, and what they are together.
+var states = []string{"waiting", "dead", "delivered", "dropped", "any"}
+
+// readSearch reads the query of r.
+func readSearch(r *http.Request) (q search, err error) {
 	query := r.URL.Query()
-	limit := listLimit
-	if text := query.Get("limit"); text != "" {
-		n, err := strconv.Atoi(text)
-		if err != nil || n < 1 || n > 100_000 {
-			badRequest("limit=%s is not a number from 1 to 100000", text).send(w)
-			return
+	q = search{state: query.Get("state"), tag: query.Get("tag"), q: strings.ToLower(query.Get("q")), newest: true, limit: listLimit}
+	if !slices.Contains(states, q.state) {
+		return q, badQuery("state=%s: it has to be one of %s", q.state, strings.Join(states, ", "))
+	}
+	switch order := query.Get("order"); order {
+	case "", "newest":
+	case "oldest":
+		q.newest = false
+	default:
+		return q, badQuery("order=%s: it has to be oldest or newest", order)
+	}
+	number := func(name string, to *int, least, most int) {
+		if text := query.Get(name); text != "" && err == nil {
+			if *to, err = strconv.Atoi(text); err != nil || *to < least || *to > most {
+				err = badQuery("%s=%s is not a number from %d to %d", name, text, least, most)
+			}
 		}
-		limit = n
+	}
+	number("limit", &q.limit, 1, 100_000)
+	number("offset", &q.offset, 0, 1<<31-1)
+	return q, err
+}
+
+// badQuery is an error to answer 400 with.
+func badQuery(format string, args ...any) error { return fmt.Errorf(format, args...) }
+
+// onlyKnown answers 400 and returns false if the query has a parameter besides known: what it asks for would be missing.
+func onlyKnown(w http.ResponseWriter, r *http.Request, known ...string) bool {
+	for name := range r.URL.Query() {
+		if !slices.Contains(known, name) {
+			badRequest("%s is not known here, but: %s", name, strings.Join(known, ", ")).send(w)
+			return false
+		}
+	}
+	return true
+}
+
+func (s *server) listMessages(w http.ResponseWriter, r *http.Request) {
+	if !onlyKnown(w, r, "state", "tag", "q", "order", "offset", "limit") {
+		return
+	}
+	q, err := readSearch(r)
+	if err != nil {
+		badRequest("%v", err).send(w)
+		return
 	}
 	if !s.alone(r.Context()) {
 		return
 	}
 	defer func() { <-s.looking }()
-	match := matcher{tag: query.Get("tag"), q: strings.ToLower(query.Get("q")), server: s}
-	list := &listing{w: w}
-	var err error
-	switch state := query.Get("state"); state {
-	case "delivered", "dropped":
-		err = s.spool.past(func(w, d line) bool {
-			if v, ok := match.view(w, d); ok && v.State == state {
-				list.total++
-				list.add(v)
-			}
-			return list.total < limit && r.Context().Err() == nil
-		})
-	case "waiting", "dead":
-		var found []uint64
-		if found, list.total, err = s.newest(match, state == "dead", limit); err == nil {
-			for _, seq := range found {
-				if w, x, err := s.spool.read(seq); err == nil { // else it has ended meanwhile
-					if v, err := s.view(w, x); err == nil {
-						list.add(v)
-					}
-				}
-			}
-		}
-	default:
-		badRequest("state=%s: it has to be waiting, dead, delivered or dropped", state).send(w)
-		return
-	}
-	if err != nil && !list.begun {
+	found, totals, err := s.find(r.Context(), q)
+	if err != nil {
 		counted(w, 0, err)
 		return
 	}
-	list.end()
-}
-
-// matcher says which messages an operator asks for.
-type matcher struct {
-	tag, q string
-	*server
-}
-
-// view returns the message of w for the operator, if it matches.
-func (m matcher) view(w, became line) (v messageView, ok bool) {
-	if m.tag != "" && parseRoute(string(w.route)).tag != m.tag {
-		return v, false
-	}
-	v, err := m.server.view(w, became)
-	return v, err == nil && v.says(m.q)
-}
-
-// newest returns the numbers of what waits or is dead and matches, the last accepted first, limit at most, and how many
-// match. It keeps nothing but numbers: a million may wait.
-func (s *server) newest(match matcher, dead bool, limit int) (found []uint64, total int, err error) {
-	cut := func() {
-		slices.Sort(found)
-		slices.Reverse(found)
-		found = found[:min(limit, len(found))]
-	}
-	err = s.spool.each(func(w line, isDead bool) {
-		ok := isDead == dead && (match.tag == "" || parseRoute(string(w.route)).tag == match.tag)
-		if ok && match.q != "" {
-			var x line
-			if dead {
-				_, x, _ = s.spool.read(w.seq)
-			}
-			_, ok = match.view(w, x)
+	list := &listing{w: w}
+	for _, f := range found[min(q.offset, len(found)):] {
+		w, became, err := f.read(s.spool)
+		if err != nil { // it has ended or moved meanwhile
+			continue
 		}
-		if !ok {
+		if v, err := s.view(w, became); err == nil {
+			list.add(v)
+		}
+	}
+	list.end(q.state, totals)
+}
+
+// found is a message: its number, where its W line lies, and where its D line does (0: it has none).
+type found struct {
+	seq         uint64
+	lies, ended place
+}
+
+func (f found) read(s *spool) (w, became line, err error) {
+	if f.ended == 0 {
+		return s.read(f.seq)
+	}
+	if w, err = s.readLine(f.lies); err == nil {
+		became, err = s.readLine(f.ended)
+	}
+	return w, became, err
+}
+
+// find returns the first offset+limit messages of what q looks for, and how many there are of each state. It keeps nothing but
+// numbers: a million may wait.
+func (s *server) find(ctx context.Context, q search) (list []found, totals map[string]int, err error) {
+	totals = map[string]int{}
+	most := q.offset + q.limit
+	cut := func() {
+		slices.SortFunc(list, func(a, b found) int {
+			if q.newest {
+				a, b = b, a
+			}
+			return cmp.Compare(a.seq, b.seq)
+		})
+		list = list[:min(most, len(list))]
+	}
+	err = s.spool.all(ctx, func(w, became line) {
+		if !s.matches(q, w, became) {
 			return
 		}
-		total++
-		if found = append(found, w.seq); len(found)/2-500 > limit {
+		state := became.state()
+		totals[state]++
+		if q.state != state && q.state != "any" {
+			return
+		}
+		if list = append(list, found{w.seq, w.lies, became.lies}); len(list)/2-500 > most {
 			cut()
 		}
 	})
 	cut()
-	return found, total, err
+	return list, totals, err
 }
 
-// listing writes {"messages":[…],"total":n} as it goes.
+// matches tells whether q looks for a message, whatever its state.
+func (s *server) matches(q search, w, became line) bool {
+	if q.tag != "" && parseRoute(string(w.route)).tag != q.tag {
+		return false
+	}
+	if q.q == "" {
+		return true
+	}
+	m, err := w.message()
+	if err != nil {
+		return false
+	}
+	reason := ""
+	if became.kind == 'X' {
+		_, x, _ := s.spool.read(w.seq)
+		reason = x.reason
+	}
+	to, _, _ := s.cfg().lookup(m.route)
+	text := []string{m.ID, m.route.tag, m.route.channel, to.channel, m.Host, m.Sender, m.Title, m.Text, string(m.Payload), reason}
+	return strings.Contains(strings.ToLower(strings.Join(text, "\n")), q.q)
+}
+
+// listing writes {"messages":[…],"total":n,"totals":{…}} as it goes.
 type listing struct {
 	w     http.ResponseWriter
 	begun bool
-	total int
 }
 
 func (l *listing) add(v messageView) {
@@ -252,11 +326,17 @@ func (l *listing) begin() string {
 	return "{\"messages\": [\n"
 }
 
-func (l *listing) end() {
+// end adds how many messages there are of state, and of each state.
+func (l *listing) end(state string, totals map[string]int) {
 	if !l.begun {
 		io.WriteString(l.w, l.begin())
 	}
-	fmt.Fprintf(l.w, "\n], \"total\": %d}\n", l.total)
+	all := ordered{}
+	for _, name := range states[:4] {
+		all = append(all, name, totals[name])
+		totals["any"] += totals[name]
+	}
+	fmt.Fprintf(l.w, "\n], \"total\": %d, \"totals\": %s}\n", totals[state], encode(all))
 }
 
 func (s *server) showMessage(w http.ResponseWriter, r *http.Request) {
@@ -266,8 +346,26 @@ func (s *server) showMessage(w http.ResponseWriter, r *http.Request) {
 			counted(w, 0, err)
 			return
 		}
+		v.Payload = s.payloadOf(m, v.DeliveredAt)
 		sendJSON(w, v)
 	})
+}
+
+// payloadOf returns what Slack gets of the message of w, or got at a time, if it goes alone; nil if its tag is gone.
+func (s *server) payloadOf(w line, at *time.Time) json.RawMessage {
+	m, err := w.message()
+	if err != nil {
+		return nil
+	}
+	_, t, err := s.cfg().lookup(m.route)
+	if err != nil {
+		return nil
+	}
+	now := time.Now()
+	if at != nil {
+		now = *at
+	}
+	return render(m, t, now)
 }
 
 // one finds the message that the path names, and calls do with it.
@@ -305,43 +403,58 @@ func counted(w http.ResponseWriter, n int, err error) {
 	}
 }
 
-// retryMessage puts a dead letter at the end of its lane, and makes what waits due now.
+// retryMessage puts a dead letter at the end of its lane, and makes what waits due now. did says which.
 func (s *server) retryMessage(w http.ResponseWriter, r *http.Request) {
 	s.one(w, r, func(w http.ResponseWriter, m, became line) {
-		n, err := 1, errGone
+		did, err := "", errGone
 		switch became.kind {
 		case 0:
-			s.deliver.dueNow(parseRoute(string(m.route)))
-			err = nil
+			did, err = s.deliver.dueNow(parseRoute(string(m.route)), m.seq)
 		case 'X':
+			var n int
 			if n, err = s.resend([]uint64{m.seq}); n == 0 && err == nil {
 				err = errGone
 			}
+			did = "put at the end of its queue"
 		}
 		if err != nil {
 			failed(w, m.id, err)
 			return
 		}
-		counted(w, n, nil)
+		sendJSON(w, ordered{"message", "ok", "count", 1, "did", did})
 	})
 }
 
-// dueNow ends the back-off of the lane of r. A pause that Slack asked for stays.
-func (d *deliverer) dueNow(r route) {
+// dueNow ends the back-off of the lane in which a message waits, and says what that means for the message. A pause that
+// Slack asked for stays.
+func (d *deliverer) dueNow(r route, seq uint64) (did string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	to, _, _ := d.cfg.lookup(r)
-	l := d.lanes[to]
+	l, at := d.find(r, seq)
 	if l == nil {
-		return
+		return "", errGone
 	}
+	posting := at < l.posting
 	if l.head.retryAt = (time.Time{}); !l.account.limited {
 		l.account.until = time.Time{}
+	}
+	next, reason := d.nextTurn(l), l.err
+	if l.account.until.After(time.Now()) {
+		reason = l.account.err
 	}
 	l.failing = false
 	d.schedule(l)
 	d.join(l.account)
 	d.begin()
+	switch {
+	case posting:
+		return "is being posted at this moment", nil
+	case time.Until(next) > d.cfg.pace():
+		return fmt.Sprintf("waits for a pause until %s: %s", clock(next), reason), nil
+	case at > 0:
+		return fmt.Sprintf("due now, behind the %d before it", at), nil
+	}
+	return "due now", nil
 }
 
 func (s *server) dropMessage(w http.ResponseWriter, r *http.Request) {
@@ -445,9 +558,12 @@ func (s *server) allDead(w http.ResponseWriter, r *http.Request, do func([]uint6
 	if !s.alone(r.Context()) {
 		return
 	}
-	dead, _, err := s.newest(matcher{tag: r.URL.Query().Get("tag"), server: s}, true, 1<<62)
+	list, _, err := s.find(r.Context(), search{state: "dead", tag: r.URL.Query().Get("tag"), limit: math.MaxInt32})
 	<-s.looking
-	slices.Reverse(dead)
+	var dead []uint64
+	for _, f := range list {
+		dead = append(dead, f.seq)
+	}
 	n := 0
 	for some := range slices.Chunk(dead, atOnce) {
 		if err == nil {
@@ -464,6 +580,9 @@ func (s *server) allDead(w http.ResponseWriter, r *http.Request, do func([]uint6
 }
 
 func (s *server) retryMessages(w http.ResponseWriter, r *http.Request) {
+	if !onlyKnown(w, r, "tag") {
+		return
+	}
 	if r.URL.Query().Get("tag") == "" {
 		badRequest("tag is missing: POST /messages/retry?tag=NAME").send(w)
 		return
@@ -472,6 +591,9 @@ func (s *server) retryMessages(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *server) dropMessages(w http.ResponseWriter, r *http.Request) {
+	if !onlyKnown(w, r, "state", "tag") {
+		return
+	}
 	query := r.URL.Query()
 	if query.Get("state") != "dead" || query.Get("tag") == "" {
 		badRequest("only dead letters of a tag are dropped together: DELETE /messages?state=dead&tag=NAME").send(w)

@@ -72,7 +72,8 @@ func (s *server) handler() http.Handler {
 	route(operators, "GET /config/app", s.configApp)
 	route(operators, "GET /app/config", s.configApp) // its name in 0.6
 	route(operators, "GET /ui/", s.page)
-	route(operators, "GET /{$}", http.RedirectHandler("/ui/", http.StatusFound).ServeHTTP)
+	route(operators, "GET /ui", toPage)
+	route(operators, "GET /{$}", toPage)
 	route(operators, "/", func(w http.ResponseWriter, r *http.Request) { s.answerUnknown(mux, w, r) })
 	route(operatorsHere, "GET /messages", s.listMessages)
 	route(operatorsHere, "GET /messages/{id}", s.showMessage)
@@ -90,8 +91,14 @@ func (s *server) handler() http.Handler {
 		if u := r.URL; strings.Contains(u.Path, "//") || r.Method == http.MethodPost && strings.HasSuffix(u.Path, "/") {
 			u.Path, u.RawPath = path.Clean(u.Path), path.Clean(u.RawPath) // the original's clients post to //notify
 		}
+		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
 		mux.ServeHTTP(res, r)
 		s.requests.Add(fmt.Sprintf(`route=%q,status="%d"`, r.Pattern, res.line.Status), 1)
+		poll := r.Method == http.MethodGet && res.line.Status == http.StatusOK && r.Header.Get(pollHeader) != ""
+		if poll && !s.log.Enabled(r.Context(), slog.LevelDebug) {
+			return // what the page asks for again and again has a line at level debug only
+		}
 		res.line.URI = cleaned(s.shownURI(r), bodyLimit)
 		res.line.DurationMS = float64(time.Since(start).Microseconds()) / 1000
 		s.access.Write(encodeLine(res.line))

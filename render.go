@@ -1,11 +1,15 @@
 package main
 
-// A message becomes what Slack gets: pure functions.
+// A message becomes what Slack gets, and several become one post: an attachment each, and one for those that say the
+// same. Pure functions.
 
 import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -14,9 +18,12 @@ import (
 // payload is a post (https://docs.slack.dev/reference/methods/chat.postMessage/).
 type payload struct {
 	around
-	Text        string `json:"text,omitempty"`
-	Attachments []any  `json:"attachments,omitempty"` // attachment, or what a client sent as one
+	Text        string            `json:"text,omitempty"`
+	Attachments []json.RawMessage `json:"attachments,omitempty"` // attachment, or what a client sent as one
 }
+
+// object is JSON of a client, of which only some keys are looked at.
+type object = map[string]json.RawMessage
 
 // around is what surrounds a message. Where it is equal, messages can be merged into one post.
 type around struct {
@@ -44,7 +51,6 @@ const (
 	mergedLimit   = 12_000 // characters of text in a merged post
 	mergedHeads   = 1_000  // messages in one
 	hostsNamed    = 3      // of those that sent what is folded
-	mentionsKept  = 100    // different ones, of a merged post
 )
 
 // color returns that of a level, written in any of the usual ways; "" for a level that has none.
@@ -63,7 +69,7 @@ func render(m *message, t *tag, now time.Time) []byte {
 	}
 	p := payload{around: t.around()}
 	if color(m.Level) != "" || m.Title != "" {
-		p.Attachments = []any{attach(m.Level, m.Title, m.Text, join(m.Host, " · ", late))}
+		p.Attachments = []json.RawMessage{attach(m.Level, m.Title, m.Text, join(m.Host, " · ", late))}
 	} else {
 		p.Text = join(cut(m.Text, textLimit), "\n", late)
 	}
@@ -74,10 +80,19 @@ func (t *tag) around() around {
 	return around{Channel: t.channel, Username: t.username, IconEmoji: t.icon, Parse: t.parse}
 }
 
-func attach(level, title, text, footer string) attachment {
-	return attachment{
+func attach(level, title, text, footer string) json.RawMessage {
+	return encode(attachment{
 		Fallback: cut(join(title, ": ", text), fallbackLimit),
 		Color:    color(level), Title: title, Text: cut(text, textLimit), Footer: footer, MrkdwnIn: []string{"text"},
+	})
+}
+
+// sign puts before and behind around the footer that attachment has.
+func sign(attachment object, before, behind string) {
+	var given string
+	json.Unmarshal(attachment["footer"], &given)
+	if footer := join(join(before, " · ", given), " · ", behind); footer != "" && attachment != nil {
+		attachment["footer"] = encode(footer)
 	}
 }
 
@@ -111,7 +126,7 @@ func join(a, sep, b string) string {
 // fields returns the fields of m's payload as they are posted: with the documented defaults for those that are absent,
 // and without those that are "". A payload that is posted as it came gets the channel of its tag t, if it has one, and
 // t's name and icon if it has none of its own.
-func (m *message) fields(t *tag) (p map[string]json.RawMessage) {
+func (m *message) fields(t *tag) (p object) {
 	json.Unmarshal(m.Payload, &p) // was checked when it was accepted
 	fill := map[string]string{"username": "slackboard", "icon_emoji": ":clipboard:", "parse": "full"}
 	if m.Plain {
@@ -136,24 +151,21 @@ func (m *message) fields(t *tag) (p map[string]json.RawMessage) {
 
 // renderDirect returns the post for the fields of a payload. late goes into the footer of its last attachment, else
 // below its text.
-func renderDirect(p map[string]json.RawMessage, late string) []byte {
+func renderDirect(p object, late string) []byte {
 	var text string
-	if json.Unmarshal(p["text"], &text) == nil && utf8.RuneCountInString(text) > textLimit {
-		p["text"] = encode(cut(text, textLimit))
-	}
-	if late == "" {
-		return encode(p)
-	}
-	var attachments []map[string]json.RawMessage
-	if json.Unmarshal(p["attachments"], &attachments) == nil && len(attachments) > 0 {
-		if last := attachments[len(attachments)-1]; last != nil {
-			var footer string
-			json.Unmarshal(last["footer"], &footer)
-			last["footer"] = encode(join(footer, " · ", late))
-		}
+	var attachments []object
+	json.Unmarshal(p["text"], &text)
+	text = cut(text, textLimit)
+	switch err := json.Unmarshal(p["attachments"], &attachments); {
+	case late == "":
+	case err == nil && len(attachments) > 0:
+		sign(attachments[len(attachments)-1], "", late)
 		p["attachments"] = encode(attachments)
-	} else if text != "" {
-		p["text"] = encode(join(cut(text, textLimit), "\n", late))
+	case text != "":
+		text += "\n" + late
+	}
+	if text != "" {
+		p["text"] = encode(text)
 	}
 	return encode(p)
 }
@@ -169,8 +181,8 @@ func (m *message) shortened() (short *message, ok bool) {
 	if m.Payload == nil {
 		return &copied, ok
 	}
-	var p map[string]json.RawMessage
-	var attachments []map[string]json.RawMessage
+	var p object
+	var attachments []object
 	json.Unmarshal(m.Payload, &p)
 	if json.Unmarshal(p["attachments"], &attachments) != nil {
 		attachments = nil // they stay as they are
@@ -192,22 +204,169 @@ func (m *message) shortened() (short *message, ok bool) {
 
 // cut returns s in at most limit characters: its beginning and its end, with how much was left out in between.
 func cut(s string, limit int) string {
-	count := utf8.RuneCountInString(s)
-	if count <= limit {
+	if utf8.RuneCountInString(s) <= limit {
 		return s
 	}
 	const mark = "\n[… %d characters left out …]\n"
-	keep := limit - len(fmt.Sprintf(mark, count))
-	head, tail := 0, len(s)
-	for range keep / 2 {
-		_, size := utf8.DecodeRuneInString(s[head:])
-		head += size
+	all := []rune(s)
+	out := len(all) - limit + len(fmt.Sprintf(mark, len(all)))
+	head := (len(all) - out) / 2
+	return string(all[:head]) + fmt.Sprintf(mark, out) + string(all[head+out:])
+}
+
+// part is one attachment of a post: a message, or the fold of all that say the same.
+type part struct {
+	around
+	level, title, text string
+	own                object // the attachment of a payload, instead of these
+	same               string // equal for those that are folded
+	size               int    // characters of text
+	messages           []*message
+}
+
+// partOf returns false for a message that goes alone: its tag is gone, or it is a payload with more than text and one
+// attachment.
+func partOf(m *message, t *tag) (p *part, ok bool) {
+	p = &part{level: m.Level, title: m.Title, text: m.Text}
+	switch {
+	case m.Payload != nil:
+		ok = p.read(m.fields(t))
+	case t != nil:
+		p.around, ok = t.around(), true
 	}
-	for range keep - keep/2 {
-		_, size := utf8.DecodeLastRuneInString(s[:tail])
-		tail -= size
+	p.same = strings.Join([]string{color(p.level), p.title, p.text}, "\x00")
+	p.size = utf8.RuneCountInString(p.title + p.text)
+	if p.own != nil {
+		p.same = string(encode(p.own))
+		p.size = utf8.RuneCountInString(p.same)
 	}
-	return s[:head] + fmt.Sprintf(mark, count-keep) + s[tail:]
+	return p, ok
+}
+
+func (p *part) read(fields object) bool {
+	maps.DeleteFunc(fields, func(_ string, value json.RawMessage) bool { return string(value) == "null" })
+	d := json.NewDecoder(bytes.NewReader(encode(fields)))
+	d.DisallowUnknownFields()
+	var given payload
+	if d.Decode(&given) != nil || len(given.Attachments) > 1 {
+		return false
+	}
+	p.around, p.text = given.around, given.Text
+	if len(given.Attachments) == 0 {
+		return true
+	}
+	json.Unmarshal(given.Attachments[0], &p.own)
+	if p.text != "" && p.own != nil && p.own["pretext"] == nil {
+		p.own["pretext"] = encode(p.text) // Slack shows it above the attachment, as it does a post's text
+		return true
+	}
+	return p.text == "" && p.own != nil
+}
+
+// mentions finds what notifies people if it stands in the text of a post. Its groups are the mention without a label.
+var mentions = regexp.MustCompile(`(<(?:@[A-Z0-9]+|!subteam\^[A-Z0-9]+|!channel|!here|!everyone))(?:\|[^<>]*)?(>)` +
+	`|(?:^|[^\w<@.-])(@(?:channel|here|everyone))\b`)
+
+// merger collects the messages of one post, from the head of a lane on.
+type merger struct {
+	limit    int // parts
+	messages []*message
+	parts    []*part
+	alone    bool // its one message does not merge
+	tag      *tag // of the first message
+	size     int
+}
+
+// add returns false for a message that does not fit: the post is complete without it.
+func (g *merger) add(m *message, t *tag) bool {
+	p, ok := partOf(m, t)
+	if len(g.messages) == 0 {
+		g.alone, g.tag = !ok, t
+	} else if g.alone || !ok || p.around != g.parts[0].around {
+		return false
+	}
+	i := slices.IndexFunc(g.parts, func(q *part) bool { return q.same == p.same })
+	if i < 0 {
+		i = len(g.parts)
+		if i > 0 && (i >= g.limit || g.size+p.size > mergedLimit) {
+			return false
+		}
+		g.parts = append(g.parts, p)
+		g.size += p.size
+	}
+	g.parts[i].messages = append(g.parts[i].messages, m)
+	g.messages = append(g.messages, m)
+	return true
+}
+
+// render returns the post. A message that goes alone looks as if nothing was ever merged.
+func (g *merger) render(now time.Time) []byte {
+	if len(g.messages) == 1 {
+		return render(g.messages[0], g.tag, now)
+	}
+	post := payload{around: g.parts[0].around}
+	var called []string
+	for _, p := range g.parts {
+		post.Attachments = append(post.Attachments, p.attachment(now))
+		if color(p.level) == "" && p.title == "" { // alone, its text would be the post's: there alone a mention notifies
+			for _, groups := range mentions.FindAllStringSubmatch(cut(p.text, textLimit), -1) {
+				mention := strings.Join(groups[1:], "")
+				if !slices.Contains(called, mention) {
+					called = append(called, mention)
+				}
+			}
+		}
+	}
+	post.Text = strings.Join(called, " ")
+	return encode(post)
+}
+
+func (p *part) attachment(now time.Time) json.RawMessage {
+	if p.own == nil {
+		return attach(p.level, p.title, p.text, p.footer(now))
+	}
+	own := maps.Clone(p.own)
+	sign(own, p.footer(now), "")
+	return encode(own)
+}
+
+// footer returns the host of one message, or "×37 from 12 hosts: web-01, web-02, web-03 and 9 more · 03:12:05 to
+// 03:14:41 UTC" for a fold.
+func (p *part) footer(now time.Time) string {
+	if m := p.messages[0]; len(p.messages) == 1 && p.own != nil { // the host is not a part of a payload
+		return lateness(m.acceptedAt(), now)
+	} else if len(p.messages) == 1 {
+		return join(m.Host, " · ", lateness(m.acceptedAt(), now))
+	}
+	var hosts []string
+	var times []time.Time
+	for _, m := range p.messages {
+		if at := m.acceptedAt(); believed(at, now) {
+			times = append(times, at)
+		}
+		if !slices.Contains(hosts, m.Host) {
+			hosts = append(hosts, m.Host)
+		}
+	}
+	count, noun := len(hosts), "hosts"
+	if count == 1 {
+		noun = "host"
+	}
+	named := strings.Join(hosts[:min(count, hostsNamed)], ", ")
+	footer := fmt.Sprintf("×%d from %d %s: %s", len(p.messages), count, noun, named)
+	if count > hostsNamed {
+		footer += fmt.Sprintf(" and %d more", count-hostsNamed)
+	}
+	if len(times) == 0 {
+		return footer
+	}
+	first, last := slices.MinFunc(times, time.Time.Compare), slices.MaxFunc(times, time.Time.Compare)
+	form := "15:04:05"
+	if last.Sub(first) >= 24*time.Hour {
+		form = "Jan 2 15:04:05"
+	}
+	footer += " · " + first.UTC().Format(form) + " to " + last.UTC().Format(form) + " UTC"
+	return join(footer, " · ", lateness(first, now))
 }
 
 // encode returns v as JSON, with < > & as they are.

@@ -36,7 +36,7 @@ func TestMentionsInMergedPosts(t *testing.T) {
 		"<@U012AB>, <@W9|jo do>: <!subteam^S1|@ops all>": "<@U012AB> <@W9> <!subteam^S1>",
 		"警告:@channelバックアップ":                              "@channel",
 		"x<!here>y":                                      "<!here>",
-		"me@channel.com @channels @heres <!date^1^{date}|x> List<@Unknown Type> <!DOCTYPE html> <!-- x --> @ops <!channel": "",
+		"me@channel.com @channels @heres <!date^1^{date}|x> List<@Unknown Type> <!DOCTYPE html> <!-- x --> @ops a.@here <@here> <!channel": "",
 		strings.Repeat("@ <@ <! ", 1000): "",
 	} {
 		var post struct {

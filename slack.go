@@ -9,14 +9,17 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -60,15 +63,15 @@ type poster interface {
 }
 
 const (
-	postTimeout  = 30 * time.Second // a shorter one doubles messages that Slack took late
-	answerLimit  = 8 << 20          // bytes of an answer: Slack says the whole message twice, a character in up to 12
-	textLooked   = 4 << 10          // bytes of one that is not JSON
-	nestingLimit = 50               // levels of JSON
-	reasonLimit  = 300              // characters
-	lingerTime   = time.Second      // for the rest of an answer that is understood: its connection is used again
-	leastWait    = time.Second
-	longestWait  = time.Hour        // of a Retry-After so much is believed
-	quotaWait    = 15 * time.Minute // at least, after a limit that is a workspace's quota and not a rate
+	postTimeout = 30 * time.Second // a shorter one doubles messages that Slack took late
+	answerLimit = 8 << 20          // bytes of an answer: Slack says the whole message twice, a character in up to 12
+	textLooked  = 4 << 10          // bytes of one that is not JSON
+	valueLooked = 64 << 10         // bytes of a value in JSON: what explains is shorter
+	reasonLimit = 300              // characters
+	lingerTime  = time.Second      // for the rest of an answer that is understood: its connection is used again
+	leastWait   = time.Second
+	longestWait = time.Hour        // of a Retry-After so much is believed
+	quotaWait   = 15 * time.Minute // at least, after a limit that is a workspace's quota and not a rate
 )
 
 type slackClient struct{ client *http.Client }
@@ -105,13 +108,20 @@ func (s *slackClient) post(ctx context.Context, to credential, payload []byte) o
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var begun, answered atomic.Bool
-	req, err := newPost(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GetConn:              func(string) { begun.Store(false) }, // again, when an idle connection has ended meanwhile
 		WroteHeaders:         func() { begun.Store(true) },
 		GotFirstResponseByte: func() { answered.Store(true) },
-	}), to, payload)
+	}), http.MethodPost, to.url.reveal(), bytes.NewReader(payload))
 	if err != nil {
 		return outcome{class: badCredential, reason: "the URL in the configuration is not valid"}
+	}
+	bot := to.token != (secret{})
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("User-Agent", "slackboard")
+	if bot {
+		req.Header.Set("Content-Type", "application/json; charset=utf-8") // without the charset Slack answers with a warning
+		req.Header.Set("Authorization", "Bearer "+to.token.reveal())
 	}
 	resp, err := s.client.Do(req)
 	if err != nil {
@@ -123,7 +133,7 @@ func (s *slackClient) post(ctx context.Context, to credential, payload []byte) o
 		return out
 	}
 	defer resp.Body.Close()
-	if to.token == (secret{}) && resp.StatusCode/100 == 2 { // delivered: the body can only say that it is not
+	if !bot && resp.StatusCode/100 == 2 { // delivered: the body can only say that it is not
 		defer time.AfterFunc(lingerTime, cancel).Stop()
 	}
 	var a said
@@ -133,37 +143,20 @@ func (s *slackClient) post(ctx context.Context, to credential, payload []byte) o
 	return decide(to, resp.StatusCode, resp.Header, &a)
 }
 
-func newPost(ctx context.Context, to credential, payload []byte) (*http.Request, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to.url.reveal(), bytes.NewReader(payload))
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("User-Agent", "slackboard")
-	if to.token != (secret{}) {
-		req.Header.Set("Content-Type", "application/json; charset=utf-8") // without the charset Slack answers with a warning
-		req.Header.Set("Authorization", "Bearer "+to.token.reveal())
-	}
-	return req, nil
-}
-
 // networkReason describes err without its URL, which is a secret: url.Error prints it whole. What net/http quotes is
 // left out as well: it is what the other side sent, perhaps our own request.
 func networkReason(err error) string {
-	var withURL *url.Error
-	if errors.As(err, &withURL) {
-		if withURL.Timeout() {
-			return "no answer within " + postTimeout.String()
-		}
-		err = withURL.Err
+	failed := err.(*url.Error) // Client.Do returns no other
+	if failed.Timeout() {
+		return "no answer within " + postTimeout.String()
 	}
-	reason, _, _ := strings.Cut(err.Error(), `"`)
+	reason, _, _ := strings.Cut(failed.Err.Error(), `"`)
 	return strings.TrimRight(reason, " :")
 }
 
 // said is what the body of an answer says.
 type said struct {
-	ok, success string // "true", "false" or nothing, at the top of JSON: Slack's and Rocket.Chat's
+	ok, success any    // at the top of JSON, true or false: Slack's and Rocket.Chat's
 	code        string // Slack's, or what looks like one
 	explained   string // for the operator; it may repeat a secret
 	retryAfter  string // seconds; Discord's is a fraction
@@ -177,156 +170,124 @@ func (a *said) read(body io.Reader) {
 	r := bufio.NewReaderSize(io.LimitReader(body, answerLimit), textLooked)
 	head, err := r.Peek(textLooked)
 	a.text, a.broken = strings.TrimLeft(string(head), " \r\n\t\ufeff"), err != nil && err != io.EOF
-	if strings.HasPrefix(a.text, "{") {
-		r.Discard(len(head) - len(a.text))
-		a.text = ""
-		var syntax *json.SyntaxError
-		err = a.walk(json.NewDecoder(r), "", 0)
-		a.broken = err != nil && !errors.As(err, &syntax)
+	if !strings.HasPrefix(a.text, "{") {
+		a.code = errorCode(strings.TrimSpace(a.text))
 		return
 	}
-	code := errorCode(strings.TrimRight(a.text, " \r\n\t"))
-	if _, known := meaningOf(code); known || strings.Contains(code, "_") { // a word such as "ok" is none
-		a.code = code
-	}
+	r.Discard(len(head) - len(a.text))
+	a.text = ""
+	err = a.readObject(json.NewDecoder(r))
+	a.broken = err != nil && (a.json || !errors.As(err, new(*json.SyntaxError)))
 }
 
-// walk reads one JSON value, depth levels deep below the key of the whole object.
-func (a *said) walk(d *json.Decoder, key string, depth int) error {
-	t, err := d.Token()
-	kind, nested := t.(json.Delim)
-	switch {
-	case err != nil:
-		return err
-	case !nested:
-		a.take(key, t, depth == 1)
-		return nil
-	case depth > nestingLimit:
-		return errors.New("nested too deep")
-	}
+// readObject reads JSON until it ends or breaks off.
+func (a *said) readObject(d *json.Decoder) error {
+	d.Token()
 	for d.More() {
-		if kind == '{' {
-			t, err := d.Token()
-			if err != nil {
-				return err
-			}
-			if depth == 0 {
-				key, _ = t.(string)
-			}
-		}
-		if err := a.walk(d, key, depth+1); err != nil {
+		var value json.RawMessage
+		key, _ := d.Token() // after an error, Decode returns one as well
+		a.json = a.json || key != nil
+		if err := d.Decode(&value); err != nil {
 			return err
 		}
+		var v any
+		if len(value) <= valueLooked {
+			json.Unmarshal(value, &v)
+		}
+		text, _ := v.(string)
+		switch key {
+		case "ok":
+			a.ok = v
+		case "success":
+			a.success = v
+		case "retry_after":
+			a.retryAfter = fmt.Sprint(v)
+		case "needed", "provided":
+			a.explain(fmt.Sprint(key, " ", text))
+		case "error", "errors", "message", "msg", "response_metadata":
+			if code := errorCode(text); key == "error" && code != "" {
+				a.code = code
+			} else {
+				a.explain(v)
+			}
+		}
 	}
-	_, err = d.Token()
+	_, err := d.Token()
 	return err
 }
 
-// take takes over a string, a number or a boolean.
-func (a *said) take(key string, t json.Token, top bool) {
-	a.json = true
-	value := fmt.Sprint(t)
-	text, _ := t.(string)
-	switch key {
-	case "ok":
-		if _, isBool := t.(bool); top && isBool {
-			a.ok = value
+// explain adds the texts in v to what is explained, as long as there is room, in whole words: a part of a secret would
+// not be recognized.
+func (a *said) explain(v any) {
+	switch v := v.(type) {
+	case []any:
+		for _, element := range v {
+			a.explain(element)
 		}
-	case "success":
-		a.success = value
-	case "retry_after":
-		a.retryAfter = value
-	case "needed", "provided":
-		a.explain(key + " " + text)
-	case "error", "errors", "message", "msg", "response_metadata":
-		if code := errorCode(text); key == "error" && code != "" {
-			a.code = code
-		} else {
-			a.explain(strings.TrimPrefix(text, "[ERROR] "))
+	case map[string]any:
+		for _, key := range slices.Sorted(maps.Keys(v)) {
+			a.explain(v[key])
+		}
+	case string:
+		text := strings.TrimPrefix(v, "[ERROR] ")
+		if len(text) > 4*reasonLimit {
+			text = text[:strings.LastIndexByte(text[:4*reasonLimit], ' ')+1]
+		}
+		if len(a.explained) < reasonLimit && !strings.Contains(a.explained, text) {
+			a.explained = join(a.explained, ", ", text)
 		}
 	}
 }
 
-// explain adds whole words to what is explained, as long as there is room: in a part, a secret would not be recognized.
-func (a *said) explain(text string) {
-	if len(text) > 4*reasonLimit {
-		text = text[:strings.LastIndexByte(text[:4*reasonLimit], ' ')+1]
-	}
-	if len(a.explained) < reasonLimit && !strings.Contains(a.explained, text) {
-		a.explained = join(a.explained, ", ", text)
-	}
-}
+// limitWords find a rate limit that no code and no status tells of.
+var limitWords = regexp.MustCompile(`(?i)rate[ _]*limit|too[ _]*many[ _]*requests`)
 
-// speaksOfLimit finds a rate limit that no code and no status tells of.
-func (a *said) speaksOfLimit() bool {
-	text := strings.NewReplacer("_", "", " ", "").Replace(strings.ToLower(a.explained + a.text))
-	return strings.Contains(text, "ratelimit") || strings.Contains(text, "toomanyrequests")
-}
-
-// errorCode returns s if it looks like a code of Slack's, else nothing.
+// errorCode returns s if it is a code of Slack's or looks like one, else nothing: a word such as "ok" is none.
 func errorCode(s string) string {
-	if len(s) > 60 || strings.Trim(s, "abcdefghijklmnopqrstuvwxyz_") != "" {
+	_, known := meaningOf(s)
+	if len(s) > 60 || strings.Trim(s, "abcdefghijklmnopqrstuvwxyz_") != "" || !known && !strings.Contains(s, "_") {
 		return ""
 	}
 	return s
 }
 
-// ofSlack reports whether Slack speaks, or a receiver that speaks like it; else it is something in between.
-func (a *said) ofSlack(bot bool, status int) bool {
-	switch {
-	case status == http.StatusProxyAuthRequired, status == http.StatusNetworkAuthenticationRequired:
-		return false
-	case bot:
-		return a.ok != ""
-	}
-	page := strings.HasPrefix(a.text, "<")
-	return status/100 == 2 || a.json || a.code != "" || ofThePost(status) && !page
-}
-
-// ofThePost reports whether a status speaks of the post itself, as those of receivers do that find one too large.
-func ofThePost(status int) bool {
-	return status == http.StatusBadRequest || status == http.StatusRequestEntityTooLarge ||
-		status == http.StatusUnprocessableEntity
-}
-
 // decide says what an answer means: who speaks, then what was said.
 func decide(to credential, status int, header http.Header, a *said) outcome {
 	bot, success := to.token != (secret{}), status/100 == 2
-	ofSlack, denied := a.ofSlack(bot, status), a.ok == "false" || a.success == "false"
 	o, known := meaningOf(a.code)
-	if ofSlack && (bot || success) && (a.ok == "true" || !bot && !denied && !known) {
+	ofThePost := slices.Contains([]int{400, 413, 422}, status) // so receivers find a post too large
+	// Slack speaks, or a receiver that speaks like it; else it is something in between.
+	ofSlack := a.ok == true || a.ok == false ||
+		!bot && (success || a.json || a.code != "" || ofThePost && !strings.HasPrefix(a.text, "<"))
+	ofSlack = ofSlack && status != 407 && status != 511
+	taken := a.ok == true || !bot && !known && a.ok != false && a.success != false
+	if ofSlack && taken && (bot || success) {
 		return outcome{class: delivered, status: status}
 	}
-	o.status, o.reason, o.wait = status, a.code, namedWait(header.Get("Retry-After"))
+	o.status, o.reason, o.wait = status, a.code, max(o.wait, namedWait(header.Get("Retry-After")))
 	if a.code == "" || !ofSlack {
 		o.reason = statusText(status)
 	}
 	switch {
-	case o.limited, status == http.StatusTooManyRequests, !known && a.speaksOfLimit():
+	case o.limited, status == 429, !known && limitWords.MatchString(a.explained+a.text):
 		o.class, o.limited = retry, true
-		o.wait = namedWait(header.Get("Retry-After"), a.retryAfter,
-			header.Get("X-RateLimit-Reset-After"), header.Get("X-RateLimit-Reset"))
-		if a.code == "message_limit_exceeded" {
-			o.wait = max(o.wait, quotaWait)
-		}
+		o.wait = max(o.wait, namedWait(header.Get("Retry-After"), a.retryAfter,
+			header.Get("X-RateLimit-Reset-After"), header.Get("X-RateLimit-Reset")))
 	case ofSlack && known:
 	case a.broken && bot && success && a.text == "":
-		o.class, o.unsure, o.broken = retry, a.ok == "", a.ok == ""
+		o.class, o.unsure, o.broken = retry, !ofSlack, !ofSlack
 		o.reason += ", but the answer broke off"
-	case status == http.StatusRequestEntityTooLarge: // whoever says it
-		o.class, o.tooMuch = badDestination, true
-	case status == http.StatusRequestTimeout,
-		status >= 500 && status != http.StatusNotImplemented && status != http.StatusNetworkAuthenticationRequired:
+	case status == 408, status >= 500 && status != 501 && status != 511:
 		o.class = retry
-	case !bot && (status/100 == 3 || status == http.StatusUnauthorized || status == http.StatusNotImplemented):
+	case !bot && (status/100 == 3 || status == 401 || status == 501):
 		o.class = badCredential
-	case !ofSlack:
-		o.class, o.tooMuch, o.unsure = inBetween, ofThePost(status), success
+	case !ofSlack && status != 413: // a 413 speaks of the post, whoever says it
+		o.class, o.tooMuch, o.unsure = inBetween, ofThePost, success
 		o.reason += ", not from Slack but from something in between: see the proxies, and the URL in the configuration"
 	default:
-		o.class, o.tooMuch = badDestination, ofThePost(status)
+		o.class, o.tooMuch = badDestination, ofThePost
 	}
-	o.unsure = o.unsure || status == http.StatusBadGateway || status == http.StatusGatewayTimeout
+	o.unsure = o.unsure || status == 502 || status == 504
 	o.reason = to.redact(join(o.reason, ": ", a.explained))
 	return o
 }
@@ -355,8 +316,10 @@ func meaningOf(code string) (o outcome, known bool) {
 		return outcome{class: retry}, true
 	case "internal_error", "fatal_error":
 		return outcome{class: retry, unsure: true}, true
-	case "ratelimited", "rate_limited", "message_limit_exceeded":
+	case "ratelimited", "rate_limited":
 		return outcome{class: retry, limited: true}, true
+	case "message_limit_exceeded":
+		return outcome{class: retry, limited: true, wait: quotaWait}, true
 	}
 	return outcome{class: badDestination}, strings.HasPrefix(code, "restricted_action")
 }
@@ -365,12 +328,9 @@ func meaningOf(code string) (o outcome, known bool) {
 // 10.2.3), or as Unix time in seconds or milliseconds.
 func namedWait(values ...string) time.Duration {
 	for _, value := range values {
-		seconds, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+		seconds, err := strconv.ParseFloat(value, 64)
 		if at, notDate := http.ParseTime(value); notDate == nil {
 			seconds, err = float64(at.Unix()), nil
-		}
-		if err != nil || seconds != seconds { // NaN
-			continue
 		}
 		if seconds > 1e11 {
 			seconds /= 1000
@@ -378,8 +338,9 @@ func namedWait(values ...string) time.Duration {
 		if seconds > 1e9 {
 			seconds -= float64(time.Now().UnixMilli()) / 1000
 		}
-		seconds = min(max(seconds, leastWait.Seconds()), longestWait.Seconds())
-		return time.Duration(seconds * float64(time.Second))
+		if err == nil && seconds == seconds { // not NaN
+			return time.Duration(min(max(seconds, leastWait.Seconds()), longestWait.Seconds()) * float64(time.Second))
+		}
 	}
 	return 0
 }
@@ -392,10 +353,8 @@ func unnamedPause(n int) time.Duration { return min(30*time.Second<<min(n-1, 10)
 func (to credential) redact(text string) string {
 	u, _ := url.Parse(to.url.reveal()) // a post was made to it: there is no error
 	u.Scheme, u.Host = "", ""
-	own := strings.ToLower(to.token.reveal() + unescaped(u.String()))
-	for _, public := range []string{"webhooks/", "hooks/", "services/", "/slack", "chat.postmessage"} {
-		own = strings.ReplaceAll(own, public, "")
-	}
+	public := strings.NewReplacer("webhooks/", "", "hooks/", "", "services/", "", "/slack", "", "chat.postmessage", "")
+	own := public.Replace(strings.ToLower(to.token.reveal() + unescaped(u.String())))
 	words := strings.FieldsFunc(text, func(c rune) bool { return c == ' ' || !unicode.IsPrint(c) })
 	for i, word := range words {
 		if looksSecret(strings.ToLower(unescaped(word)), own) {
@@ -411,23 +370,22 @@ func (to credential) redact(text string) string {
 
 // unescaped decodes the %41 in s, if it is well formed.
 func unescaped(s string) string {
-	if plain, err := url.PathUnescape(s); err == nil {
-		return plain
-	}
-	return s
+	plain, _ := url.PathUnescape(s)
+	return cmp.Or(plain, s)
 }
+
+// secretSigns are in a URL or a token.
+var secretSigns = regexp.MustCompile(`://|xox|xapp-|/(services|hooks|webhooks)/`)
 
 // looksSecret reports whether a word has six characters in a row of own, or looks like a URL or a token.
 func looksSecret(word, own string) bool {
-	signs := []string{"://", "xox", "xapp-", "/services/", "/hooks/", "/webhooks/"}
-	for i := 0; i+6 <= len(own); i++ {
-		signs = append(signs, own[i:i+6])
-	}
-	if slices.ContainsFunc(signs, func(sign string) bool { return strings.Contains(word, sign) }) {
-		return true
+	for i := range len(word) - 5 {
+		if strings.Contains(own, word[i:i+6]) {
+			return true
+		}
 	}
 	mark := func(c rune) bool { return !unicode.In(c, unicode.L, unicode.N, unicode.Pc, unicode.Pd) }
-	return slices.ContainsFunc(strings.FieldsFunc(word, mark), func(run string) bool {
+	return secretSigns.MatchString(word) || slices.ContainsFunc(strings.FieldsFunc(word, mark), func(run string) bool {
 		return len(run) >= 20 && strings.ContainsAny(run, "0123456789") && strings.ContainsFunc(run, unicode.IsLetter)
 	})
 }

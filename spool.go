@@ -27,6 +27,7 @@ package main
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -79,8 +80,6 @@ func newPlace(segment uint64, offset int64) place { return place(segment<<32 | u
 func (p place) segment() uint64                   { return uint64(p >> 32) }
 func (p place) offset() int64                     { return int64(p & (1<<32 - 1)) }
 
-const lost place = 1 // of a line that was damaged when its segment was removed
-
 // places is where lines lie, by their messages' numbers. A place takes 10 bytes where numbers are dense, 150 at most.
 type places map[uint64]*[16]place
 
@@ -91,29 +90,15 @@ func (p places) at(seq uint64) place {
 	return 0
 }
 
+// set notes that a line lies at a place, or is none any more (0).
 func (p places) set(seq uint64, at place) {
-	if p[seq/16] == nil {
-		p[seq/16] = new([16]place)
+	some := p[seq/16]
+	if some == nil {
+		some = new([16]place)
+		p[seq/16] = some
 	}
-	p[seq/16][seq%16] = at
-}
-
-func (p places) remove(seq uint64) {
-	if some := p[seq/16]; some != nil {
-		if some[seq%16] = 0; *some == ([16]place{}) {
-			delete(p, seq/16)
-		}
-	}
-}
-
-// change replaces each place by what f returns for it.
-func (p places) change(f func(seq uint64, at place) place) {
-	for n, some := range p {
-		for i, at := range some {
-			if at != 0 {
-				some[i] = f(n*16+uint64(i), at)
-			}
-		}
+	if some[seq%16] = at; at == 0 && *some == ([16]place{}) {
+		delete(p, seq/16)
 	}
 }
 
@@ -329,36 +314,24 @@ func (l *line) message() (*message, error) {
 	return m, nil
 }
 
-// eachLine calls f for the lines of b, which lies at start, and bad with how many are damaged in between. It returns how
-// many bytes it is through with: unless final, what may be the beginning of a line is left for a next call.
-func eachLine(b []byte, start place, final bool, f func(l line, n int), bad func(lines int)) (used int) {
-	for used < len(b) {
-		l, n := parseLine(b[used:])
-		if n > 0 {
-			l.lies = start + place(used)
-			f(l, n)
-			used += n
+// nextLine returns the first line of b, how many bytes before it are damaged, and its length: 0 where there is none.
+// Unless b is final, it may begin behind them and go on behind b. Behind damage, a line has to end with a newline: what
+// looks like one inside a text does not, so that one damaged line costs no other and lets none in.
+func nextLine(b []byte, final, damaged bool) (l line, at, n int) {
+	for ; at < len(b); at++ {
+		rest := b[at:]
+		length := lineLength(rest)
+		if !final && (length > len(rest) || len(rest) < headerSize) {
+			return l, at, 0
+		}
+		if length == 0 || length > len(rest) || (damaged || at > 0) && rest[length-1] != '\n' {
 			continue
 		}
-		from := used
-		for ; used < len(b); used++ { // to where a whole line begins: a damaged one costs no other
-			rest := b[used:]
-			length := lineLength(rest)
-			if !final && (length > len(rest) || len(rest) < headerSize) {
-				break
-			}
-			if length > 0 && length <= len(rest) && rest[length-1] == '\n' { // inside a text, none of these is
-				if _, n := parseLine(rest); n > 0 {
-					break
-				}
-			}
+		if l, n = parseLine(rest); n > 0 {
+			return l, at, n
 		}
-		if used == from {
-			return used
-		}
-		bad(1 + bytes.Count(b[from:used-1], []byte("\n")))
 	}
-	return used
+	return l, at, 0
 }
 
 // keyedID returns the id of a message to a route, with the client's key: the same for the same ones.
@@ -430,24 +403,16 @@ func (s *spool) load() error {
 	for _, number := range numbers {
 		seg := &segment{}
 		s.segments[number] = seg
-		var end int64
-		if end, seg.size, seg.damaged, err = s.measure(number, s.apply); err != nil {
+		torn := false
+		if seg.size, seg.damaged, torn, err = s.walk(number, s.apply); err != nil {
 			return err
 		}
-		if number == s.newest { // what a crash tore is behind the last good line
-			seg.size = end
-		} else if seg.size > end {
+		if torn && number != s.newest { // in the newest, a crash did that
 			seg.damaged++
 		}
 		s.damaged.Add(int64(seg.damaged))
 		s.bytes.Add(seg.size)
 	}
-	s.dead.change(func(seq uint64, at place) place {
-		if s.live.at(seq) == 0 { // its W line is damaged
-			return 0
-		}
-		return at
-	})
 	if n := s.damaged.Load(); n > 0 {
 		s.log.Error("the spool has damaged lines: their files are kept as *.bad", "lines", n, "dir", s.dir.Name())
 	}
@@ -475,45 +440,42 @@ func (s *spool) isOldFormat(name string) bool {
 
 func fileName(segment uint64) string { return fmt.Sprintf("%08d.log", segment) }
 
-// walk calls f for every line of a segment. f must not keep parts of the line.
-func (s *spool) walk(number uint64, f func(line)) error {
-	_, _, _, err := s.measure(number, f)
-	return err
-}
-
-// measure does as walk. It returns where the last good line ends, where the file does without its zeros, and how many
-// lines before the last good one are damaged.
-func (s *spool) measure(number uint64, f func(line)) (end, size int64, damaged int, err error) {
+// walk calls f for every line of a segment; f must not keep parts of the line. It returns where the last one ends, how
+// many damaged ones are before that, and whether there is something but zeros behind it.
+func (s *spool) walk(number uint64, f func(line)) (end int64, damaged int, torn bool, err error) {
 	file, err := s.dir.Open(fileName(number))
 	if err != nil {
-		return 0, 0, 0, err
+		return 0, 0, false, err
 	}
 	defer file.Close()
 	buf, at, bad, final := make([]byte, 0, len(zeros)), int64(0), 0, false
-	good := func(l line, n int) {
-		damaged, end = damaged+bad, l.lies.offset()+int64(n)
-		bad = 0
-		f(l)
-	}
 	for !final {
 		n, err := io.ReadFull(file, buf[len(buf):cap(buf)])
 		if final = err == io.EOF || err == io.ErrUnexpectedEOF; err != nil && !final {
-			return 0, 0, 0, err
+			return 0, 0, false, err
 		}
 		if buf = buf[:len(buf)+n]; bytes.Equal(buf, zeros[:min(len(buf), len(zeros))]) {
 			at, buf, bad = at+int64(len(buf)), buf[:0], bad+1 // a hole, or what was never written
 			continue
 		}
-		size = at + int64(len(bytes.TrimRight(buf, "\x00")))
-		used := eachLine(buf, newPlace(number, at), final, good, func(n int) { bad += n })
-		at += int64(used)
-		if rest := copy(buf, buf[used:]); rest < cap(buf) {
-			buf = buf[:rest]
-		} else {
-			buf = append(buf[:rest], make([]byte, rest)...)[:rest]
+		for rest := buf; ; {
+			l, skip, n := nextLine(rest, final, bad > 0)
+			if skip > 0 {
+				bad += 1 + bytes.Count(rest[:skip-1], []byte("\n"))
+				torn = torn || len(bytes.Trim(rest[:skip], "\x00")) > 0
+			}
+			at += int64(skip)
+			if rest = rest[skip+n:]; n == 0 {
+				buf = slices.Grow(buf[:copy(buf[:cap(buf)], rest)], 1)
+				break
+			}
+			l.lies = newPlace(number, at)
+			at += int64(n)
+			end, damaged, bad, torn = at, damaged+bad, 0, false
+			f(l)
 		}
 	}
-	return end, size, damaged, nil
+	return end, damaged, torn, nil
 }
 
 // apply does to the index what a line says: at the start for all there are, and then for each that was written.
@@ -548,8 +510,8 @@ func (s *spool) apply(l line) {
 // forget takes a message that has ended out of the index.
 func (s *spool) forget(seq uint64) {
 	s.segmentOf(s.live.at(seq)).live--
-	s.live.remove(seq)
-	s.dead.remove(seq)
+	s.live.set(seq, 0)
+	s.dead.set(seq, 0)
 }
 
 // segmentOf returns the segment that p lies in, one that counts for nothing where there is none.
@@ -708,7 +670,7 @@ func (s *spool) stage(lines []line, c *change) []line {
 	}
 	for _, m := range c.add {
 		_, known := s.keys[m.ID]
-		twin := slices.ContainsFunc(lines, func(l line) bool { return isKeyed(m.ID) && l.id == m.ID })
+		twin := isKeyed(m.ID) && slices.ContainsFunc(lines, func(l line) bool { return l.id == m.ID })
 		if m.replaces == 0 && (known || twin) || m.replaces != 0 && gone(m.replaces) {
 			continue
 		}
@@ -858,28 +820,7 @@ func (s *spool) renew() error {
 	if !s.suspect {
 		return nil
 	}
-	f, err := s.dir.OpenFile(spareName, os.O_RDWR, 0)
-	if s.spare = false; err != nil {
-		return err
-	}
-	good := io.NewSectionReader(s.f, 0, s.segments[s.newest].size)
-	if err = s.dir.Rename(spareName, newSpareName); err == nil { // after an error, makeSpare begins anew
-		_, err = io.Copy(f, good)
-	}
-	if err = cmp.Or(err, s.sync(f)); err == nil {
-		err = s.dir.Rename(newSpareName, fileName(s.newest))
-	}
-	if err != nil {
-		f.Close()
-		return err
-	}
-	s.f.Close()
-	s.f = f
-	if err := s.syncDir(); err != nil {
-		return err
-	}
-	s.suspect = false
-	return nil
+	return s.takeSpare(s.newest, io.NewSectionReader(s.f, 0, s.segments[s.newest].size))
 }
 
 // roll makes the spare segment the newest, where that is full or there is none yet.
@@ -887,11 +828,22 @@ func (s *spool) roll() error {
 	if s.newest > 0 && s.segments[s.newest].size < rollAt {
 		return nil
 	}
+	return s.takeSpare(s.newest+1, strings.NewReader(""))
+}
+
+// takeSpare makes the spare segment the newest, with this number and content.
+func (s *spool) takeSpare(number uint64, content io.Reader) error {
 	f, err := s.dir.OpenFile(spareName, os.O_RDWR, 0)
 	if s.spare = false; err != nil {
 		return err
 	}
-	if err := s.dir.Rename(spareName, fileName(s.newest+1)); err != nil {
+	if _, err = io.Copy(f, content); err == nil {
+		err = s.sync(f)
+	}
+	if err == nil {
+		err = s.dir.Rename(spareName, fileName(number))
+	}
+	if err != nil {
 		f.Close()
 		return err
 	}
@@ -901,9 +853,10 @@ func (s *spool) roll() error {
 	}
 	s.f = f
 	s.mu.Lock()
-	s.newest++
-	s.oldest = cmp.Or(s.oldest, s.newest)
-	s.segments[s.newest] = &segment{}
+	s.newest, s.oldest = number, cmp.Or(s.oldest, number)
+	if s.segments[number] == nil {
+		s.segments[number] = &segment{}
+	}
 	s.mu.Unlock()
 	err = s.syncDir() // the name is on disk before anything in it is acknowledged
 	s.suspect = err != nil
@@ -1010,11 +963,11 @@ func (s *spool) carryForward() error {
 		}
 		lines, size = nil, 0
 	}
-	err := s.walk(s.oldest, func(l line) {
+	_, _, _, err := s.walk(s.oldest, func(l line) {
 		switch {
 		case failed != nil:
 			return
-		case l.kind == 'W' && s.live.at(l.seq) == l.lies, l.kind == 'X' && s.dead.at(l.seq) == l.lies:
+		case l.kind == 'W' && s.live.at(l.seq) == l.lies, l.kind == 'X' && s.dead.at(l.seq) == l.lies && s.live.at(l.seq) != 0:
 			l.route, l.body = bytes.Clone(l.route), bytes.Clone(l.body)
 			lines = append(lines, l)
 		case (l.kind == 'W' || l.kind == 'K') && isKeyed(l.id) && s.keys[l.id] == l.seq:
@@ -1027,19 +980,10 @@ func (s *spool) carryForward() error {
 	if cmp.Or(err, failed) == nil {
 		write()
 	}
-	if cmp.Or(err, failed) != nil || oldest.live == 0 {
-		return cmp.Or(err, failed)
+	if cmp.Or(err, failed) == nil && oldest.live > 0 { // a line was damaged since the start
+		oldest.damaged++
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	oldest.damaged++ // since the start
-	s.live.change(func(_ uint64, at place) place {
-		if at.segment() == s.oldest {
-			return lost
-		}
-		return at
-	})
-	return nil
+	return cmp.Or(err, failed)
 }
 
 // seen tells whether all of messages were stored before, under their idempotency keys.
@@ -1064,31 +1008,24 @@ func (s *spool) where(seq uint64) (w, x place) {
 }
 
 // readLine reads the line at p. errDamaged is for what was read and is no line; any other error says nothing about it.
-func (s *spool) readLine(p place) (line, error) {
-	if p == lost {
-		return line{}, errDamaged
-	}
+func (s *spool) readLine(p place) (l line, err error) {
 	f, err := s.dir.Open(fileName(p.segment()))
 	if err != nil {
-		return line{}, err
+		return l, err
 	}
 	defer f.Close()
-	return lineAt(f, p)
-}
-
-func lineAt(f *os.File, p place) (line, error) {
 	b := make([]byte, 1024)
 	for {
 		n, err := f.ReadAt(b, p.offset())
 		if err != nil && err != io.EOF {
-			return line{}, err
+			return l, err
 		}
-		if size := lineLength(b[:n]); size > n && n == len(b) {
+		if size := lineLength(b[:n]); size > len(b) && err == nil {
 			b = make([]byte, size)
 			continue
 		}
-		l, size := parseLine(b[:n])
-		if l.lies = p; size == 0 {
+		l, n = parseLine(b[:n])
+		if l.lies = p; n == 0 {
 			return l, errDamaged
 		}
 		return l, nil
@@ -1102,21 +1039,26 @@ func (s *spool) read(seq uint64) (w, x line, err error) {
 		if at == 0 {
 			return w, x, errGone
 		}
-		if w, err = s.readLine(at); err == nil && w.seq != seq {
+		if w, err = s.readLine(at); err == nil && w.seq != seq || errors.Is(err, fs.ErrNotExist) && s.isRemoved(at) {
 			err = errDamaged
 		}
-		var xErr error
 		if x = (line{}); err == nil && dead != 0 {
-			x, xErr = s.readLine(dead)
+			x, err = s.readLine(dead)
+			if err == errDamaged || errors.Is(err, fs.ErrNotExist) {
+				x, err = line{kind: 'X', seq: seq, reason: "its reason is damaged"}, nil
+			}
 		}
-		if now, deadNow := s.where(seq); now != at || deadNow != dead {
-			continue // it has just moved
-		}
-		if xErr == errDamaged || errors.Is(xErr, fs.ErrNotExist) {
-			x, xErr = line{kind: 'X', seq: seq, reason: "its reason is damaged"}, nil
-		}
-		return w, x, cmp.Or(err, xErr)
+		if now, deadNow := s.where(seq); now == at && deadNow == dead {
+			return w, x, err
+		} // else it has just moved
 	}
+}
+
+// isRemoved tells whether the segment of a line was removed: if the line did not move before, it was damaged.
+func (s *spool) isRemoved(p place) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.segments[p.segment()] == nil
 }
 
 // message returns one that waits or is a dead letter.
@@ -1142,7 +1084,7 @@ func (s *spool) each(f func(w line, dead bool)) error {
 	s.still.RLock()
 	defer s.still.RUnlock()
 	for _, number := range s.numbers() {
-		err := s.walk(number, func(l line) {
+		_, _, _, err := s.walk(number, func(l line) {
 			if w, x := s.where(l.seq); l.kind == 'W' && w == l.lies {
 				f(l, x != 0)
 			}
@@ -1154,28 +1096,46 @@ func (s *spool) each(f func(w line, dead bool)) error {
 	return nil
 }
 
-// past calls f with the W and the D line of what is done, what ended last first, until f returns false.
-func (s *spool) past(f func(w, d line) bool) error {
-	for _, number := range s.numbers() {
-		var ends []place
-		err := s.walk(number, func(l line) {
+// all calls f for every message that the log knows, in no order, with its W line and what became of it: its D line, an X
+// line of which nothing but the kind is set, or a zero one. What changes meanwhile may be missed. f must not keep parts of
+// the W line.
+func (s *spool) all(ctx context.Context, f func(w, became line)) error {
+	type done struct {
+		seq      uint64
+		at       int64
+		attempts int
+		fate     string
+		lies     place
+	}
+	ended := map[place]done{}            // by the place of the W line, until that is met
+	for _, number := range s.numbers() { // a D line is never in an older segment than its W line
+		_, _, _, err := s.walk(number, func(l line) {
 			if l.kind == 'D' {
-				ends = append(ends, l.lies)
+				ended[l.place] = done{l.seq, l.at, l.attempts, l.reason, l.lies}
 			}
 		})
-		for i := len(ends) - 1; i >= 0 && err == nil; i-- {
-			var w, d line
-			if d, err = s.readLine(ends[i]); err == nil {
-				w, err = s.readLine(d.place)
-			}
-			if err == nil && w.seq == d.seq && !f(w, d) {
-				return nil
-			}
-			if err == errDamaged || errors.Is(err, fs.ErrNotExist) { // its segment is removed
-				err = nil
-			}
+		if err == nil {
+			_, _, _, err = s.walk(number, func(l line) {
+				if l.kind != 'W' {
+					return
+				}
+				d, over := ended[l.lies]
+				delete(ended, l.lies)
+				w, x := s.where(l.seq)
+				switch {
+				case over && d.seq == l.seq:
+					f(l, line{kind: 'D', seq: d.seq, at: d.at, attempts: d.attempts, reason: d.fate, lies: d.lies})
+				case w == l.lies && x != 0:
+					f(l, line{kind: 'X'})
+				case w == l.lies:
+					f(l, line{})
+				}
+			})
 		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // that is removed meanwhile
 			return err
 		}
 	}
@@ -1188,7 +1148,7 @@ func (s *spool) find(id string) (w, became line, err error) {
 	defer s.still.RUnlock()
 	numbers, i, seq := s.numbers(), 0, uint64(0)
 	for ; i < len(numbers) && seq == 0 && err == nil; i++ {
-		err = s.walk(numbers[i], func(l line) {
+		_, _, _, err = s.walk(numbers[i], func(l line) {
 			if l.kind == 'W' && l.id == id {
 				seq = l.seq
 			}
@@ -1198,7 +1158,7 @@ func (s *spool) find(id string) (w, became line, err error) {
 		return s.read(seq)
 	}
 	for i--; seq != 0 && i >= 0 && became.kind == 0 && err == nil; i-- {
-		err = s.walk(numbers[i], func(l line) {
+		_, _, _, err = s.walk(numbers[i], func(l line) {
 			if l.kind == 'D' && l.seq == seq {
 				became = line{kind: 'D', at: l.at, reason: l.reason, attempts: l.attempts, place: l.place}
 			}

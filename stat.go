@@ -28,8 +28,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"slackboard/cli"
 )
 
 // numbers is the table of counters: each is named here and nowhere else. json is its name in /stat/app, metric that in
@@ -118,8 +116,33 @@ func (h histogram) clone() histogram {
 
 type routeStats struct {
 	counts
-	LastAt    *time.Time `json:"last_at"`    // of the last delivery or failure
-	LastError string     `json:"last_error"` // "" after a delivery
+	LastAt      *time.Time `json:"last_at"`    // of the last delivery or failure
+	LastError   string     `json:"last_error"` // "" after a delivery
+	DeliveredAt *time.Time `json:"delivered_at"`
+	hour        hour
+}
+
+// hour counts what was accepted within the last hour, in steps of five minutes.
+type hour struct {
+	step  int64 // the newest
+	steps [12]int32
+}
+
+func (h *hour) add(n int64) {
+	step := time.Now().Unix() / 300
+	for h.step = max(h.step, step-12); h.step < step; {
+		h.step++
+		h.steps[h.step%12] = 0
+	}
+	h.steps[step%12] += int32(n)
+}
+
+func (h *hour) sum() (n int64) {
+	h.add(0)
+	for _, accepted := range h.steps {
+		n += int64(accepted)
+	}
+	return n
 }
 
 // What clients can make the server remember by naming channels is bounded. Further routes are counted as one.
@@ -163,7 +186,9 @@ func (s *stats) count(r route, d counts) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.add(d)
-	s.of(r).add(d)
+	st := s.of(r)
+	st.add(d)
+	st.hour.add(d.Accepted)
 	now := time.Now().Unix() / 60
 	m := &s.minutes[now%60]
 	if m.unix != now {
@@ -209,9 +234,10 @@ func (s *stats) posted(messages []*message, attempt int, out outcome, took time.
 	s.Retries += int64(number(attempt > 1))
 	s.postTook.observe(took)
 	for _, m := range messages {
-		s.note(s.of(m.route), &now, out.reason, kind)
+		st := s.of(m.route)
+		s.note(st, &now, out.reason, kind)
 		if out.class == delivered {
-			s.delivered = now
+			s.delivered, st.DeliveredAt = now, &now
 			s.delay.observe(now.Sub(m.acceptedAt()))
 		}
 	}
@@ -264,22 +290,67 @@ type tagStat struct {
 	Icon     string `json:"icon_emoji"`
 	Parse    string `json:"parse"`
 	routeStats
-	Trouble *trouble `json:"trouble,omitempty"` // what its messages wait for
-	route   route
+	LastHour int64 `json:"last_hour"` // accepted
+
+	// What keeps all that is sent to it waiting: see trouble.
+	Trouble       string     `json:"trouble"`
+	Reason        string     `json:"reason"`
+	NextAttemptAt *time.Time `json:"next_attempt_at"`
+
+	to destination
 }
 
-// statApp shows the counters. tags=N shows N tags, those in trouble first, of those that q= names.
+// tagQuery says which tags to show: n of those that q and tag name, ordered by compare; all are in their own order.
+type tagQuery struct {
+	q, tag  string
+	n       int
+	compare func(a, b *tagStat) int
+}
+
+// tagOrders are the values of sort=; with - in front, the other way round.
+var tagOrders = map[string]func(a, b *tagStat) int{
+	"trouble":      (*tagStat).compare,
+	"tag":          func(a, b *tagStat) int { return cmp.Compare(a.Tag, b.Tag) },
+	"channel":      func(a, b *tagStat) int { return cmp.Compare(a.Channel, b.Channel) },
+	"waiting":      func(a, b *tagStat) int { return cmp.Compare(a.Waiting, b.Waiting) },
+	"dead":         func(a, b *tagStat) int { return cmp.Compare(a.Dead, b.Dead) },
+	"last_hour":    func(a, b *tagStat) int { return cmp.Compare(a.LastHour, b.LastHour) },
+	"last_error":   func(a, b *tagStat) int { return cmp.Compare(a.LastError, b.LastError) },
+	"delivered_at": func(a, b *tagStat) int { return timeOf(a.DeliveredAt).Compare(timeOf(b.DeliveredAt)) },
+}
+
+func timeOf(t *time.Time) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return *t
+}
+
+// statApp shows the counters. tags=N shows N tags, sort= says which come first (those in trouble), q= and tag= narrow them.
 func (s *server) statApp(w http.ResponseWriter, r *http.Request) {
-	n, err := strconv.Atoi(r.URL.Query().Get("tags"))
-	if err != nil || n < 0 {
-		n = math.MaxInt
+	query := r.URL.Query()
+	q := tagQuery{q: strings.ToLower(query.Get("q")), tag: query.Get("tag"), n: math.MaxInt}
+	if n, err := strconv.Atoi(query.Get("tags")); err == nil && n >= 0 {
+		q.n = n
+	}
+	by, reversed := strings.CutPrefix(cmp.Or(query.Get("sort"), "trouble"), "-")
+	compare := tagOrders[by]
+	if compare == nil {
+		badRequest("sort=%s: it has to be one of %s", by, strings.Join(slices.Sorted(maps.Keys(tagOrders)), ", ")).send(w)
+		return
+	}
+	q.compare = func(a, b *tagStat) int {
+		if reversed {
+			return cmp.Or(compare(b, a), a.compare(b))
+		}
+		return cmp.Or(compare(a, b), a.compare(b))
 	}
 	w.Header().Set("Content-Type", "application/json")
-	s.writeApp(w, strings.ToLower(r.URL.Query().Get("q")), n)
+	s.writeApp(w, q)
 }
 
-// writeApp writes the answer of /stat/app, with n of the tags that q names: all of them are in their order.
-func (s *server) writeApp(to io.Writer, q string, n int) {
+// writeApp writes the answer of /stat/app.
+func (s *server) writeApp(to io.Writer, q tagQuery) {
 	w := bufio.NewWriter(to)
 	defer w.Flush()
 	var about bytes.Buffer
@@ -293,23 +364,22 @@ func (s *server) writeApp(to io.Writer, q string, n int) {
 	w.WriteString(",\n  \"tags\": [")
 	between := "\n    "
 	write := func(t *tagStat) {
-		if t.Waiting > 0 {
-			t.Trouble = s.deliver.troubleOf(t.route)
-		}
+		s.deliver.addTrouble(t)
 		w.WriteString(between)
 		w.Write(encode(t))
 		between = ",\n    "
 	}
 	found, total := 0, 0
-	worst := worstOf[tagStat]{n: n, compare: (*tagStat).compare}
-	for t := range s.stats.tags(s.cfg(), n == math.MaxInt) {
+	worst := worstOf[tagStat]{n: q.n, compare: q.compare}
+	for t := range s.stats.tags(s.cfg(), q.n == math.MaxInt) {
 		total++
-		if q != "" && !strings.Contains(strings.ToLower(t.Tag+"\n"+t.Channel+"\n"+t.LastError), q) {
+		text := strings.ToLower(t.Tag + "\n" + t.Channel + "\n" + t.LastError)
+		if q.tag != "" && t.Tag != q.tag || q.q != "" && !strings.Contains(text, q.q) {
 			continue
 		}
-		if found++; n == math.MaxInt {
+		if found++; q.n == math.MaxInt {
 			write(t)
-		} else if n > 0 {
+		} else if q.n > 0 {
 			worst.add(t)
 		}
 	}
@@ -474,17 +544,6 @@ func byStake(list []trouble) []trouble {
 	return list[:min(maxTrouble, len(list))]
 }
 
-// troubleOf returns what keeps the messages of a route from being posted, nil for nothing.
-func (d *deliverer) troubleOf(r route) *trouble {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	to, _, _ := d.cfg.lookup(r)
-	if l := d.lanes[to]; l != nil {
-		return l.explain(time.Now())
-	}
-	return nil
-}
-
 // trouble returns of what kind the trouble of l is, "" for none, and whether its whole account has it.
 func (l *lane) trouble(now time.Time) (kind string, ofAccount bool) {
 	switch a := l.account; {
@@ -498,6 +557,30 @@ func (l *lane) trouble(now time.Time) (kind string, ofAccount bool) {
 		return paused, false
 	}
 	return "", false
+}
+
+// addTrouble adds to t what keeps its destination's messages waiting, or would.
+func (d *deliverer) addTrouble(t *tagStat) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	a, l, now := d.accounts[t.to.credential], d.lanes[t.to], time.Now()
+	if a == nil {
+		return
+	}
+	if l == nil {
+		l = &lane{account: a}
+	}
+	kind, ofAccount := l.trouble(now)
+	if t.Trouble = kind; kind == "" {
+		return
+	}
+	next := a.until
+	if t.Reason = a.err; !ofAccount {
+		t.Reason, next = l.err, d.nextTurn(l)
+	}
+	if next = next.UTC(); next.After(now) {
+		t.NextAttemptAt = &next
+	}
 }
 
 // include adds what waits in l.
@@ -646,7 +729,7 @@ func (s *server) ready() error {
 func (s *stats) show() *appStat {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st := &appStat{numbers: s.numbers, Version: cli.Number}
+	st := &appStat{numbers: s.numbers, Version: build()}
 	now := time.Now().Unix() / 60
 	for at := now - 59; at <= now; at++ {
 		row := [2]int64{}
@@ -666,6 +749,7 @@ func (s *stats) tags(cfg *config, inOrder bool) iter.Seq[*tagStat] {
 		known := 0
 		for _, t := range cfg.tags {
 			row = tagStat{Tag: t.name, Channel: t.channel, Username: t.username, Icon: t.icon, Parse: t.parse}
+			row.to = destination{t.credential, t.channel}
 			if s.counted(&row, route{tag: t.name, index: t.index}) {
 				known++
 			}
@@ -675,6 +759,7 @@ func (s *stats) tags(cfg *config, inOrder bool) iter.Seq[*tagStat] {
 		}
 		for _, r := range s.others(cfg, known, inOrder) {
 			row = tagStat{Tag: r.tag, Channel: r.channel}
+			row.to, _, _ = cfg.lookup(r)
 			if s.counted(&row, r); !yield(&row) {
 				return
 			}
@@ -687,8 +772,8 @@ func (s *stats) counted(row *tagStat, r route) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := s.routes[r]
-	if row.route = r; st != nil {
-		row.routeStats = *st
+	if st != nil {
+		row.routeStats, row.LastHour = *st, st.hour.sum()
 	}
 	return st != nil
 }
@@ -898,14 +983,14 @@ func (e exposition) runtime(started time.Time) {
 		e.value("process_open_fds", "Open file descriptors.", len(fds))
 	}
 	e.head("slackboard_build_info", "The program.")
-	fmt.Fprintf(e, "slackboard_build_info{version=%q,goversion=%q} 1\n", cli.Number, runtime.Version())
+	fmt.Fprintf(e, "slackboard_build_info{version=%q,goversion=%q} 1\n", build(), runtime.Version())
 }
 
 // debugVars shows the counters and the memory's as expvar does, without the command line.
 func (s *server) debugVars(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	fmt.Fprintf(w, "{\n\"memstats\": %s,\n\"slackboard\": ", expvar.Get("memstats"))
-	s.writeApp(w, "", math.MaxInt)
+	s.writeApp(w, tagQuery{n: math.MaxInt})
 	io.WriteString(w, "}\n")
 }
 

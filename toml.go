@@ -28,11 +28,10 @@ type tomlLine struct {
 // fault.
 func parseTOML(src string) (lines []tomlLine, err error) {
 	defer func() {
-		switch p := recover().(type) {
-		case nil:
-		case tomlError:
-			lines, err = nil, p
-		default:
+		p := recover()
+		if fault, ok := p.(tomlError); ok {
+			lines, err = nil, fault
+		} else if p != nil {
 			panic(p)
 		}
 	}()
@@ -98,27 +97,26 @@ func (r *tomlReader) word(chars string) string {
 
 func (r *tomlReader) blanks() { r.word(" \t") }
 
+func (r *tomlReader) atEnd() bool { return r.rest == "" || r.next("#") }
+
 // line reads one line.
 func (r *tomlReader) line() (line tomlLine) {
 	r.checkCharacters()
 	r.blanks()
-	after := "the value"
 	switch {
-	case r.rest == "" || r.next("#"):
+	case r.atEnd():
 		return line
 	case r.skip("[["):
-		after = "]]"
-		line.header = "[[" + r.key(after) + after
+		line.header = "[[" + r.key("]]") + "]]"
 	case r.skip("["):
-		after = "]"
-		line.header = "[" + r.key(after) + after
+		line.header = "[" + r.key("]") + "]"
 	default:
 		line.key = r.key("=")
 		r.blanks()
 		line.value = r.value()
 	}
-	if r.blanks(); r.rest != "" && !r.next("#") {
-		r.unexpected("the end of the line after " + after)
+	if r.blanks(); !r.atEnd() {
+		r.unexpected("the end of the line")
 	}
 	return line
 }
@@ -151,10 +149,8 @@ func (r *tomlReader) key(end string) (key string) {
 	switch {
 	case r.skip(end):
 		return key
-	case r.next(".") && end == "=":
-		r.fail(r.rest, "dotted keys are not supported: write the [section] on a line of its own, and below it the key")
 	case r.next("."):
-		r.fail(r.rest, "nested tables are not supported")
+		r.fail(r.rest, "dotted keys and nested tables are not supported: write the [section] on a line of its own")
 	}
 	r.unexpected(end + " after the name")
 	return ""

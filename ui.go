@@ -3,20 +3,34 @@ package main
 // The page: built in, or the folder named by ui.root.
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"embed"
+	"fmt"
 	"io/fs"
 	"mime"
 	"net/http"
 	"os"
 	"path"
 	"strings"
+	"time"
 )
 
 //go:embed ui
 var builtIn embed.FS
 
 // pagePolicy lets the built-in page load and reach nothing but this server, and run no script but its own.
-const pagePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+const pagePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; " +
+	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+// pollHeader is in requests that the page makes by itself.
+const pollHeader = "Slackboard-Poll"
+
+// toPage leads from / and from /ui to the page. It stays below the path that a reverse proxy has in front of it.
+func toPage(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Location", "ui/")
+	w.WriteHeader(http.StatusFound)
+}
 
 // page serves the files of the built-in page, or of the folder that ui.root names.
 func (s *server) page(w http.ResponseWriter, r *http.Request) {
@@ -40,8 +54,8 @@ func (s *server) page(w http.ResponseWriter, r *http.Request) {
 	if kind := mime.TypeByExtension(path.Ext(name)); kind != "" { // else net/http looks at the content
 		w.Header().Set("Content-Type", kind)
 	}
-	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("Referrer-Policy", "no-referrer")
 	w.Header().Set("Cache-Control", "no-cache")
-	w.Write(content)
+	w.Header().Set("ETag", fmt.Sprintf(`"%x"`, sha256.Sum256(content)))
+	http.ServeContent(w, r, name, time.Time{}, bytes.NewReader(content))
 }

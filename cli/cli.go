@@ -1,10 +1,8 @@
 // Package cli is what slackboard-cli and slackboard-log share.
 //
-//	cli.go      the flags that say where a message goes and how hard to try, and what both print about themselves
-//	text.go     a text of any length, made fit for people
-//	message.go  the message, as a request for the server
-//	send.go     its way: one server after the other, round after round
-//	spool.go    the folder that keeps messages until a server has them
+//	cli.go   the flags that say where a message goes and how hard to try
+//	text.go  a text of any length, made fit for people
+//	send.go  the message as a request, its way to the servers, and the folder that keeps it until one has it
 //
 // A request is sent until a server answers: 200, it is taken; a refusal is final, no other server is asked. Every try
 // carries the same Idempotency-Key, in later runs as well, so that a server that was asked twice tells people once.
@@ -19,6 +17,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -32,20 +31,21 @@ func Version(program string) string {
 	return fmt.Sprintf("%s %s %s %s/%s", program, Number, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
-// Flags say where a message goes and how hard to try.
+// Flags say what a message is, where it goes and how hard to try: FlagSet has the meaning of each.
 type Flags struct {
-	program                    string
-	Servers                    string // comma separated: host, host:port, a URL, or unix:/path
-	Auth                       string // the token, or file:PATH
-	CACert, Cert, Key          string // files
-	Spool                      string // the folder that keeps messages until a server has them, "" for none
-	Tag, Channel               string // one of them
-	Username, Icon, Markup     string // with Channel; Markup is Slack's parse mode
-	Title                      string // above the text
-	Sync                       bool   // wait until Slack has the message
-	Check                      bool   // ask the servers, and send nothing
-	RetryMax                   uint   // rounds after the first
+	program                                     string
+	Servers, Auth, CACert, Cert, Key, Spool     string
+	Tag, Channel, Username, Icon, Markup, Title string
+
+	Level, Color string                 // message, info, warn or crit; and with Channel, instead of Level's own
+	Text         func(limit int) string // the text, cut to a number of characters before it is escaped
+
+	Sync, Check                bool
+	RetryMax                   uint
 	RetryWaitMin, RetryWaitMax time.Duration
+
+	servers []server // as Ready reads them
+	token   string
 }
 
 // FlagSet returns the flags of a program, which adds its own to them. No default comes from the environment: the
@@ -85,16 +85,16 @@ func TimeVar(fs *flag.FlagSet, t *time.Duration, name string, usage string) {
 }
 
 // Parse reads args into fs and f, and then the environment for what they leave out. It answers -h and -v itself, and
-// returns flag.ErrHelp then.
+// returns flag.ErrHelp then. What flag takes for something else than the user means is an error, too.
 func (f *Flags) Parse(fs *flag.FlagSet, args []string, usage string) error {
 	if !signal.Ignored(syscall.SIGPIPE) { // nobody reads what we print: no reason to die
 		signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	}
-	var showVersion bool
-	fs.BoolVar(&showVersion, "v", false, "print the version and exit")
-	fs.BoolVar(&showVersion, "version", false, "print the version and exit, like -v")
+	showVersion := fs.Bool("v", false, "print the version and exit")
+	fs.BoolVar(showVersion, "version", false, "print the version and exit, like -v")
 	fs.SetOutput(io.Discard) // its errors are told in one line, by the caller
-	switch err := fs.Parse(args); {
+	err := fs.Parse(args)
+	switch {
 	case errors.Is(err, flag.ErrHelp):
 		fmt.Print(usage, "\nFlags (a TIME is a number with a unit: 500ms, 30s, 2h):\n")
 		fs.SetOutput(os.Stdout)
@@ -102,31 +102,23 @@ func (f *Flags) Parse(fs *flag.FlagSet, args []string, usage string) error {
 		return flag.ErrHelp
 	case err != nil:
 		return fmt.Errorf("%w: see %s -h", err, f.program)
-	case showVersion:
+	case *showVersion:
 		fmt.Println(Version(f.program))
 		return flag.ErrHelp
 	}
 	f.Servers = cmp.Or(f.Servers, os.Getenv("SLACKBOARD_SERVER"))
 	f.Auth = cmp.Or(f.Auth, os.Getenv("SLACKBOARD_AUTH_TOKEN"))
 	f.Spool = cmp.Or(f.Spool, os.Getenv("SLACKBOARD_SPOOL"))
-	return f.misread(fs, args)
-}
-
-// misread returns what flag takes for something else than the user means.
-func (f *Flags) misread(fs *flag.FlagSet, args []string) (err error) {
+	value := fs.Arg(0) // true in "-tee true -- job": flag takes it for the end of the flags
+	isStray := slices.Contains([]string{"true", "false", "1", "0"}, value) && strings.HasPrefix(fs.Arg(1), "-")
 	fs.Visit(func(given *flag.Flag) {
+		last := args[len(args)-fs.NArg()-1]
 		if f.Channel == "" && strings.Contains("u i p C", given.Name) {
 			err = fmt.Errorf("-%s goes with -c: for a tag, the server's configuration says it", given.Name)
+		} else if isStray && strings.TrimLeft(last, "-") == given.Name {
+			err = fmt.Errorf("%s %s: write %[1]s=%[2]s", last, value)
 		}
 	})
-	if rest := fs.Args(); len(rest) > 1 && strings.HasPrefix(rest[1], "-") && len(rest) < len(args) {
-		isBool := map[string]bool{"true": true, "false": true, "1": true, "0": true}
-		before := args[len(args)-len(rest)-1]
-		of := fs.Lookup(strings.TrimLeft(before, "-"))
-		if of != nil && before[0] == '-' && isBool[of.DefValue] && isBool[rest[0]] {
-			err = fmt.Errorf("%s %s: write %[1]s=%[2]s", before, rest[0])
-		}
-	}
 	return err
 }
 

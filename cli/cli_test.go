@@ -9,11 +9,11 @@ import (
 
 // An answer may take 60 s: a sync one waits for Slack.
 func TestAnswerMayTakeAMinute(t *testing.T) {
-	w, err := (&Flags{Servers: "h:1,unix:/s"}).way()
-	if err != nil || len(w.servers) != 2 {
-		t.Fatal(w, err)
+	f := Flags{Servers: "h:1,unix:/s"}
+	if err := f.Ready(); err != nil || len(f.servers) != 2 {
+		t.Fatal(f.servers, err)
 	}
-	for _, s := range w.servers {
+	for _, s := range f.servers {
 		if s.client.Timeout < 60*time.Second {
 			t.Errorf("%s: %v", s.base, s.client.Timeout)
 		}
@@ -35,19 +35,23 @@ func TestParseServers(t *testing.T) {
 	}
 }
 
-// Whatever lies in the spool, what is read from it can be encoded again.
-func FuzzReadKept(f *testing.F) {
-	r := (&Flags{Tag: "a"}).request(Message{Text: func(int) string { return "<hi>" }})
-	f.Add(encode(r))
+// Whatever lies in the spool is set aside, or stays as it is while no server answers.
+func FuzzSpool(f *testing.F) {
+	f.Add(encode((&Flags{Tag: "a", Text: func(int) string { return "<hi>" }}).request()))
 	f.Add([]byte(`{"path":"/notify","key":"K","body":{}}`))
 	f.Add([]byte(`{"path":"/notify","key":"K","body":null} x`))
+	f.Add([]byte(`{"path":" %","key":"\n"}`))
 	f.Fuzz(func(t *testing.T, content []byte) {
-		path := filepath.Join(t.TempDir(), "r.json")
+		flags := Flags{Servers: "unix:/nowhere", Spool: t.TempDir()}
+		path := filepath.Join(flags.Spool, "r.json")
 		if err := os.WriteFile(path, content, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if r, err := readKept(path); err == nil {
-			encode(r)
+		flags.Flush(t.Context())
+		got, err := os.ReadFile(path)
+		aside, errAside := os.ReadFile(path + ".bad")
+		if (err == nil) == (errAside == nil) || string(got)+string(aside) != string(content) {
+			t.Errorf("%q is kept as %q, %q", content, got, aside)
 		}
 	})
 }

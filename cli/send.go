@@ -1,134 +1,190 @@
 package cli
 
-// The way to the servers: one after the other, round after round.
+// The message as a request, and its way to the servers: one after the other, round after round.
+//
+// The spool is a folder that keeps messages until a server has them: one file each, for its owner only,
+// DIR/20060102T150405.000000000Z-KEY.json. Names sort by time, and the oldest goes first; what a server refuses for
+// good becomes *.bad. Nothing else in the folder is touched.
 
 import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
 	"os"
+	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
-	"unsafe"
 )
 
 const (
 	connectTimeout = 5 * time.Second
 	answerTimeout  = 60 * time.Second // long, because a sync answer waits for Slack
+	drainTime      = 10 * time.Second // for what other runs have left, and for those to end that are sending it
 	defaultPort    = "29800"
+	maxRequest     = 1 << 20 // what a server takes: bytes of a request's body
+	titleLimit     = 1000    // characters
 )
+
+// request is a message on its way. This is also what the spool keeps of it: there is no token in it.
+type request struct {
+	Path string          `json:"path"`
+	To   string          `json:"to,omitempty"` // the tag or the channel
+	Key  string          `json:"key"`          // by which a server knows one that it has taken already
+	Body json.RawMessage `json:"body"`         // nil: the request is a question
+}
+
+// request returns the message as a request. It cuts as much of the text as a server would not take.
+func (f *Flags) request() request {
+	r := request{Path: "/notify", To: cmp.Or(f.Tag, channel(f.Channel)), Key: rand.Text()}
+	if f.Tag == "" {
+		r.Path = "/notify-directly"
+	}
+	for limit := maxRequest; ; limit = limit / 16 * 15 * maxRequest / len(r.Body) {
+		if r.Body = encode(f.body(f.Text(limit))); len(r.Body) <= maxRequest || limit == 0 {
+			return r
+		}
+	}
+}
+
+// body returns the message as the server knows it.
+func (f *Flags) body(text string) map[string]any {
+	host, _ := os.Hostname()
+	title := Cut(f.Title, titleLimit, Plain)
+	body := map[string]any{"tag": f.Tag, "host": host, "text": text, "level": f.Level, "title": title, "sync": f.Sync}
+	if f.Tag != "" {
+		return body
+	}
+	payload := map[string]any{
+		"channel": channel(f.Channel), "username": f.Username, "icon_emoji": f.Icon, "parse": f.Markup,
+	}
+	color := cmp.Or(f.Color, map[string]string{"info": "#00ff00", "warn": "#ffdd00", "crit": "#ff0000"}[f.Level])
+	if color == "" && title == "" {
+		payload["text"] = text
+	} else {
+		payload["attachments"] = []map[string]any{{
+			"color": color, "title": title, "text": text, "footer": host, "mrkdwn_in": []string{"text"},
+			"fallback": strings.TrimPrefix(title+": "+text, ": "), // what notifications show
+		}}
+	}
+	return map[string]any{"payload": payload, "host": host, "sync": f.Sync}
+}
+
+// channel puts # in front of a channel's name, except of #names, @names and ids of channels, direct messages, groups
+// and users.
+func channel(name string) string {
+	if regexp.MustCompile(`^[#@]|^[CDGU][A-Z0-9]{8,}$|^$`).MatchString(name) {
+		return name
+	}
+	return "#" + name
+}
+
+// encode returns v as JSON. Bytes that are not UTF-8 become U+FFFD; & < > stay one byte each.
+func encode(v any) []byte {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	e.Encode(v) // of strings and booleans: no error
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
+}
 
 // server is one place where requests go.
 type server struct {
-	name   string // for people: unix:/path or host:port
-	base   string // the URL in front of /notify
-	client *http.Client
+	name, base string // for people: unix:/path or host:port; and the URL in front of /notify
+	client     *http.Client
 }
 
-// parseServers reads the argument of -s. There is at least one server in what it returns.
-func parseServers(list string, config *tls.Config) ([]server, error) {
-	var servers []server
-	for s := range strings.SplitSeq(list, ",") {
-		s = strings.TrimSpace(s)
-		if path, ok := strings.CutPrefix(s, "unix:"); ok && path != "" {
-			servers = append(servers, server{s, "http://localhost", newClient(path, config)})
-			continue
-		}
-		address, isURL := strings.TrimRight(s, "/"), strings.Contains(s, "://")
-		if !isURL {
+// parseServers reads the argument of -s. There is at least one server in what it returns. Their clients use no proxy:
+// the servers are our own, and so is the token. They follow no redirect: that would make a GET of the POST, or take the
+// token elsewhere.
+func parseServers(list string, config *tls.Config) (servers []server, err error) {
+	for name := range strings.SplitSeq(list, ",") {
+		name = strings.TrimSpace(name)
+		address, isURL := strings.TrimRight(name, "/"), strings.Contains(name, "://")
+		network, socket := "tcp", ""
+		if path, ok := strings.CutPrefix(name, "unix:"); ok && path != "" {
+			address, network, socket = "http://localhost", "unix", path
+		} else if !isURL {
 			address = "http://" + address
 		}
 		u, err := url.Parse(address)
-		if err != nil || u.Hostname() == "" || s == "unix:" || u.Scheme != "http" && u.Scheme != "https" {
-			return nil, fmt.Errorf("%q is not a server: host, host:port, http://…, https://… or unix:/path", s)
+		if err != nil || u.Hostname() == "" || name == "unix:" || u.Scheme != "http" && u.Scheme != "https" {
+			return nil, fmt.Errorf("%q is not a server: host, host:port, http://…, https://… or unix:/path", name)
 		}
-		if !isURL && u.Port() == "" {
+		if socket == "" && !isURL && u.Port() == "" {
 			u.Host = net.JoinHostPort(u.Hostname(), defaultPort)
 		}
-		servers = append(servers, server{u.Host, u.String(), newClient("", config)})
+		if socket == "" {
+			name = u.Host
+		}
+		dial := func(ctx context.Context, _, address string) (net.Conn, error) {
+			return (&net.Dialer{Timeout: connectTimeout}).DialContext(ctx, network, cmp.Or(socket, address))
+		}
+		transport := &http.Transport{DialContext: dial, TLSClientConfig: config, TLSHandshakeTimeout: connectTimeout}
+		servers = append(servers, server{name, u.String(), &http.Client{
+			Transport:     transport,
+			Timeout:       connectTimeout + answerTimeout,
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		}})
 	}
 	return servers, nil
 }
 
-// way carries requests to the servers.
-type way struct {
-	servers []server
-	token   string
-}
-
-// kind says what a failure is about. From sender on it is final: no server is asked again.
-type kind int
-
-const (
-	absent  kind = iota // no slackboard answers there now
-	busy                // slackboard takes nothing now for that tag or channel
-	sender              // who sends it, or what lies in between: what the spool keeps stays there
-	refused             // the request
-)
-
-// failure is why a request was not taken. Its zero value: it was.
-type failure struct {
-	err  error
-	kind kind
-	wait time.Duration // what the server asks for before the next try, 0 if it does not say
-}
-
-// Send hands m to a server. With a spool, m goes behind what that keeps already, and an error means that m is not
-// kept either.
-func (f *Flags) Send(ctx context.Context, m Message) error {
-	r := f.request(m)
-	if f.Spool != "" && f.Sync {
-		f.Flush(ctx)
-	} else if f.Spool != "" {
-		own, err := store(f.Spool, r)
-		switch fail := f.drain(ctx, own); {
-		case err != nil:
-			f.Complain(fmt.Errorf("-spool: not kept: %w", err))
-		case fail.err == nil || fail.kind == refused:
-			return fail.err
-		default:
-			f.Complain(fmt.Errorf("kept in %s for a later run: %w", f.Spool, fail.err))
-			return nil
+// Ready reads the files that the flags name. No error shows the token.
+func (f *Flags) Ready() (err error) {
+	f.token = f.Auth
+	if path, ok := strings.CutPrefix(f.Auth, "file:"); ok {
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return fmt.Errorf("-auth: %w", err)
+		}
+		f.token = strings.TrimRight(string(content), "\r\n")
+	}
+	if f.Auth != "" && !regexp.MustCompile(`^[!-~]+$`).MatchString(f.token) {
+		return errors.New("-auth: the token is not one word of printable characters")
+	}
+	var config tls.Config
+	if f.CACert != "" {
+		pem, err := os.ReadFile(f.CACert)
+		if config.RootCAs = x509.NewCertPool(); err == nil && !config.RootCAs.AppendCertsFromPEM(pem) {
+			err = fmt.Errorf("there is no certificate in %s", f.CACert)
+		}
+		if err != nil {
+			return fmt.Errorf("-cacert: %w", err)
 		}
 	}
-	w, err := f.way()
-	for round := uint(0); err == nil; round++ {
-		fail := w.round(ctx, r)
-		if fail.err == nil || fail.kind >= sender || round >= f.RetryMax {
-			return fail.err
+	if f.Cert != "" {
+		pair, err := tls.LoadX509KeyPair(f.Cert, f.Key)
+		if err != nil {
+			return fmt.Errorf("-cert and -key: %w", err)
 		}
-		wait := min(cmp.Or(fail.wait, f.RetryWaitMin<<min(round, 20)), f.RetryWaitMax)
-		if _, ok := TerminalGroup(os.Stderr.Fd()); ok {
-			f.Complain(fmt.Errorf("%w: the next try is in %v", fail.err, wait))
-		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return fail.err
-		}
+		config.Certificates = []tls.Certificate{pair}
 	}
+	f.servers, err = parseServers(f.Servers, &config)
 	return err
 }
 
 // Report asks all servers whether they would take a message, and sends none. It prints what is wrong, or that nothing
 // is, in one line, and returns the exit status.
-func (f *Flags) Report(ctx context.Context) int {
-	w, err := f.way()
+func (f *Flags) Report() int {
+	err := f.Ready()
 	query := url.Values{"tag": {f.Tag}, "channel": {channel(f.Channel)}}
-	for _, s := range w.servers {
-		err = errors.Join(err, w.post(ctx, s, request{Path: "/check?" + query.Encode()}).err)
+	for _, s := range f.servers {
+		err = errors.Join(err, f.post(context.Background(), s, request{Path: "/check?" + query.Encode()}).err)
 	}
 	if err != nil {
 		f.Complain(err)
@@ -138,78 +194,72 @@ func (f *Flags) Report(ctx context.Context) int {
 	return 0
 }
 
-// CheckFiles tells the user which of the files that Send will read cannot be read now.
-func (f *Flags) CheckFiles() {
-	if _, err := f.way(); err != nil {
-		f.Complain(err)
-	}
+// failure is why a request was not taken. Its zero value: it was.
+type failure struct {
+	err     error
+	final   bool          // this run asks no server again
+	refused bool          // later runs do not either: the request is to blame
+	wait    time.Duration // what the server asks for before the next try, 0 if it does not say
 }
 
-// way reads the files that the flags name. No error shows the token.
-func (f *Flags) way() (w way, err error) {
-	w.token = f.Auth
-	if path, ok := strings.CutPrefix(f.Auth, "file:"); ok {
-		content, err := os.ReadFile(path)
-		if err != nil {
-			return w, fmt.Errorf("-auth: %w", err)
-		}
-		w.token = strings.TrimRight(string(content), "\r\n")
-	}
-	isOdd := func(c rune) bool { return c <= ' ' || c > '~' }
-	if f.Auth != "" && (w.token == "" || strings.ContainsFunc(w.token, isOdd)) {
-		return w, errors.New("-auth: the token is not one word of printable characters")
-	}
-	var config tls.Config
-	if f.CACert != "" {
-		pem, err := os.ReadFile(f.CACert)
-		if config.RootCAs = x509.NewCertPool(); err == nil && !config.RootCAs.AppendCertsFromPEM(pem) {
-			err = fmt.Errorf("there is no certificate in %s", f.CACert)
-		}
-		if err != nil {
-			return w, fmt.Errorf("-cacert: %w", err)
+// Send hands the message to a server, tells the user if that fails, and returns the exit status. With a spool, it is
+// stored first and sent after what the spool keeps already: then a server that cannot be reached is no failure.
+func (f *Flags) Send(ctx context.Context) int {
+	r, isKept, send := f.request(), false, f.insist
+	if f.Spool != "" && !f.Sync {
+		if err := store(f.Spool, r); err == nil {
+			isKept, send = true, f.drain
+		} else {
+			f.Complain(fmt.Errorf("-spool: not kept: %w", err))
 		}
 	}
-	if f.Cert != "" {
-		pair, err := tls.LoadX509KeyPair(f.Cert, f.Key)
-		if err != nil {
-			return w, fmt.Errorf("-cert and -key: %w", err)
-		}
-		config.Certificates = []tls.Certificate{pair}
+	switch fail := send(ctx, r); {
+	case fail.err == nil:
+	case isKept && !fail.refused:
+		f.Complain(fmt.Errorf("kept in %s for a later run: %w", f.Spool, fail.err))
+	default:
+		f.Complain(fmt.Errorf("not sent: %w", fail.err))
+		return 1
 	}
-	w.servers, err = parseServers(f.Servers, &config)
-	return w, err
+	return 0
 }
 
-// newClient returns a client that dials the unix socket, or TCP if that is "". It uses no proxy: the servers are our
-// own, and so is the token. It follows no redirect: that would make a GET of the POST, or take the token elsewhere.
-func newClient(socket string, config *tls.Config) *http.Client {
-	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
-		if socket != "" {
-			network, address = "unix", socket
-		}
-		return (&net.Dialer{Timeout: connectTimeout}).DialContext(ctx, network, address)
+// insist sends r, round after round.
+func (f *Flags) insist(ctx context.Context, r request) failure {
+	if err := f.Ready(); err != nil {
+		return failure{err: err, final: true}
 	}
-	return &http.Client{
-		Transport:     &http.Transport{DialContext: dial, TLSClientConfig: config, TLSHandshakeTimeout: connectTimeout},
-		Timeout:       connectTimeout + answerTimeout,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	for round := uint(0); ; round++ {
+		fail := f.round(ctx, r)
+		if fail.err == nil || fail.final || round >= f.RetryMax {
+			return fail
+		}
+		wait := min(cmp.Or(fail.wait, f.RetryWaitMin<<min(round, 20)), f.RetryWaitMax)
+		if info, err := os.Stderr.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
+			f.Complain(fmt.Errorf("%w: the next try is in %v", fail.err, wait))
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return fail
+		}
 	}
 }
 
 // round offers r to one server after the other, until one answers for good.
-func (w way) round(ctx context.Context, r request) (all failure) {
-	for _, s := range w.servers {
-		fail := w.post(ctx, s, r)
-		if fail.err == nil || fail.kind >= sender {
+func (f *Flags) round(ctx context.Context, r request) (all failure) {
+	for _, s := range f.servers {
+		fail := f.post(ctx, s, r)
+		if fail.err == nil || fail.final {
 			return fail
 		}
-		all = failure{errors.Join(all.err, fail.err), max(all.kind, fail.kind), max(all.wait, fail.wait)}
+		all = failure{err: errors.Join(all.err, fail.err), wait: max(all.wait, fail.wait)}
 	}
 	return all
 }
 
 // post offers r to s.
-func (w way) post(ctx context.Context, s server, r request) failure {
+func (f *Flags) post(ctx context.Context, s server, r request) failure {
 	name := s.name
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) {
 		if address := c.Conn.RemoteAddr().String(); !strings.HasSuffix(name, address) {
@@ -219,22 +269,19 @@ func (w way) post(ctx context.Context, s server, r request) failure {
 	method := map[bool]string{true: http.MethodGet, false: http.MethodPost}[r.Body == nil]
 	req, err := http.NewRequestWithContext(ctx, method, s.base+r.Path, bytes.NewReader(r.Body))
 	if err != nil {
-		return failure{err: err, kind: sender}
+		return failure{err: err, final: true, refused: true}
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Idempotency-Key", r.Key)
-	if w.token != "" {
-		req.Header.Set("Authorization", "Bearer "+w.token)
+	if f.token != "" {
+		req.Header.Set("Authorization", "Bearer "+f.token)
 	}
 	resp, err := s.client.Do(req)
 	if err != nil {
 		return failure{err: fmt.Errorf("%s: %w", name, errors.Unwrap(err))} // without the URL
 	}
 	defer resp.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
-	if err != nil { // half an answer is none
-		return failure{err: fmt.Errorf("%s: its answer breaks off: %w", name, err)}
-	}
+	answer, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10)) // half an answer is none of slackboard's
 	return judge(name, resp, answer)
 }
 
@@ -243,33 +290,110 @@ func (w way) post(ctx context.Context, s server, r request) failure {
 // one with Retry-After: Slack has refused the message, or may have posted it.
 func judge(name string, resp *http.Response, answer []byte) (fail failure) {
 	var said struct{ Message string }
-	ours := json.Unmarshal(answer, &said) == nil && said.Message != ""
-	if ours && resp.StatusCode == http.StatusOK {
-		return failure{}
-	}
-	fail.err = fmt.Errorf("%s answered %d: %s", name, resp.StatusCode, said.Message)
+	ours, status := json.Unmarshal(answer, &said) == nil && said.Message != "", resp.StatusCode
+	text := ": " + said.Message
 	if !ours {
-		text, _, _ := strings.Cut(strings.TrimSpace(string(answer)), "\n")
-		fail.err = fmt.Errorf("%s answered %d, and not as slackboard does: %.200q", name, resp.StatusCode, text)
+		line, _, _ := strings.Cut(strings.TrimSpace(string(answer)), "\n")
+		text = fmt.Sprintf(", and not as slackboard does: %.200q", line)
 	}
+	fail.err = fmt.Errorf("%s answered %d%s", name, status, text)
 	seconds, err := strconv.Atoi(resp.Header.Get("Retry-After"))
 	fail.wait = time.Duration(min(seconds, 1<<30)) * time.Second
-	switch status := resp.StatusCode; {
-	case !ours && status != http.StatusRequestEntityTooLarge: // absent
+	switch {
+	case ours && status == 200:
+		return failure{}
+	case !ours && status != 413, status == 429, status == 503, status == 504, status == 502 && err == nil:
 	case status == 401, status == 403:
-		fail.err, fail.kind = fmt.Errorf("%w (see -auth and -cert)", fail.err), sender
-	case status == 429, status == 503, status == 504, status == 502 && err == nil:
-		fail.kind = busy
-	case status/100 == 4:
-		fail.kind = refused
+		fail.err, fail.final = fmt.Errorf("%w (see -auth and -cert)", fail.err), true
 	default:
-		fail.kind = sender
+		fail.final, fail.refused = true, status/100 == 4
 	}
 	return fail
 }
 
-// TerminalGroup returns the process group in the foreground of fd, ok false if fd is not the terminal that controls us.
-func TerminalGroup(fd uintptr) (group int32, ok bool) {
-	_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, fd, syscall.TIOCGPGRP, uintptr(unsafe.Pointer(&group)))
-	return group, errno == 0
+// Flush sends what the spool keeps, for a run that has nothing to say itself. What cannot be sent stays.
+func (f *Flags) Flush(ctx context.Context) { f.drain(ctx, request{}) }
+
+// store returns nil once r is in a file that would survive a power cut.
+func store(dir string, r request) error {
+	if os.Mkdir(dir, 0o700) == nil {
+		syncPath(filepath.Dir(dir))
+	}
+	name := time.Now().UTC().Format("20060102T150405.000000000Z") + "-" + r.Key + ".json"
+	tmp := filepath.Join(dir, ".new-"+r.Key)
+	defer os.Remove(tmp) // unless it is renamed
+	err := os.WriteFile(tmp, encode(r), 0o600)
+	if err == nil {
+		err = syncPath(tmp)
+	}
+	if err == nil {
+		err = os.Rename(tmp, filepath.Join(dir, name))
+	}
+	if err == nil {
+		err = syncPath(dir)
+	}
+	return err
+}
+
+func syncPath(path string) error {
+	file, err := os.Open(path)
+	if err == nil {
+		defer file.Close()
+		err = file.Sync()
+	}
+	return err
+}
+
+// drain sends what the spool keeps, the oldest first, and own last, unless another run is doing that: for a message of
+// its own it waits for that run. It returns why own is not sent. What is not sent holds up what goes to the same tag or
+// channel, and nothing else.
+func (f *Flags) drain(ctx context.Context, own request) failure {
+	dir, err := os.Open(f.Spool)
+	defer dir.Close() // and gives up the lock
+	if err = errors.Join(err, f.Ready()); err != nil {
+		return failure{err: err}
+	}
+	late, cancel := context.WithTimeout(ctx, drainTime)
+	defer cancel()
+	for errors.Is(syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB), syscall.EWOULDBLOCK) {
+		if own.Key == "" || late.Err() != nil {
+			return failure{err: errors.New("another run is sending")}
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	blocked := map[string]failure{}
+	names, _ := fs.Glob(os.DirFS(f.Spool), "*.json") // in order; the one error is a bad pattern
+	for _, name := range names {
+		path, until := filepath.Join(f.Spool, name), late
+		isOwn := strings.HasSuffix(name, "-"+own.Key+".json")
+		if isOwn {
+			until = ctx
+		}
+		var r request
+		content, err := os.ReadFile(path)
+		fail := failure{err: errors.New("it is not a request"), refused: true}
+		if json.Unmarshal(content, &r) == nil {
+			fail = blocked[r.To]
+		}
+		if fail.err == nil {
+			fail = f.round(until, r)
+		}
+		switch {
+		case err != nil: // another user's
+		case fail.err == nil || fail.refused && isOwn:
+			err = os.Remove(path) // one that comes back after a power cut is known to the server by its key
+		case fail.refused:
+			f.Complain(fmt.Errorf("set aside as %s.bad: %w", path, fail.err))
+			err = os.Rename(path, path+".bad")
+		default:
+			blocked[r.To] = fail
+		}
+		if err != nil {
+			f.Complain(fmt.Errorf("-spool: %w", err))
+		}
+		if isOwn {
+			return fail
+		}
+	}
+	return failure{} // another run has sent own
 }

@@ -5,13 +5,14 @@ package cli
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 )
 
 // keptHalf is how much of a text is kept, of its beginning and of its end.
-const keptHalf = MaxRequest / 2
+const keptHalf = maxRequest / 2
 
 // Text keeps the first and the last keptHalf bytes of what is written to it.
 type Text struct {
@@ -30,16 +31,13 @@ func (t *Text) Write(p []byte) {
 // Cut returns the text as clean makes it: its first and last lines, with how much is left out in between, if that has
 // more than limit characters or not all is kept.
 func (t *Text) Cut(limit int, clean func(string) string) string {
-	head, tail := string(t.bytes), ""
 	isWhole := t.Total <= 2*keptHalf
+	head, tail := string(t.bytes), string(t.bytes)
 	if !isWhole {
-		head, tail = head[:keptHalf], head[len(head)-keptHalf:]
+		head, tail = head[:keptHalf], tail[len(tail)-keptHalf:]
 	}
-	head, tail = clean(head), clean(tail)
-	if isWhole && utf8.RuneCountInString(head) <= limit {
+	if head, tail = clean(head), clean(tail); isWhole && utf8.RuneCountInString(head) <= limit {
 		return head
-	} else if isWhole {
-		tail = head
 	}
 	const marker = "\n[… %d bytes left out …]\n"
 	half := max(0, limit-len(fmt.Sprintf(marker, t.Total))) / 2
@@ -66,32 +64,30 @@ func Cut(s string, limit int, clean func(string) string) string {
 
 // Plain returns s without the control characters of ASCII, except newline and tab.
 func Plain(s string) string {
-	return strings.Map(func(c rune) rune {
-		if c < ' ' && c != '\n' && c != '\t' {
-			return -1
-		}
-		return c
-	}, s)
+	return regexp.MustCompile(`[\x00-\x08\x0b-\x1f]`).ReplaceAllString(s, "")
 }
 
-// Shown returns s as a terminal shows it in the end: without escape sequences and control characters, each line as it
-// was last written.
+// Shown returns s as a terminal shows it in the end: without escape sequences (ECMA-48, 5.4 and 5.6, and ECMA-35, 13.2)
+// and control characters, each line as it was last written.
 func Shown(s string) string {
+	// A control string goes up to BEL or ESC \, which are taken out by themselves.
+	sequence := regexp.MustCompile(`\x1b(\[[ -?]*[@-~]?|[]PX^_][^\n\a\x1b]*|[ -/]*[0-~]?)`)
+	const erase = "\u0094" // a control character, here for: take out the rest of the line
+	means := map[string]string{
+		"\x1b[G": "\r", "\x1b[1G": "\r", "\x1b[K": erase, "\x1b[0K": erase, "\x1b[2K": "\r" + erase,
+	}
 	var b strings.Builder
 	var line []rune
-	for at := 0; s != ""; {
-		n := sequence(s)
-		c, _ := utf8.DecodeRuneInString(s)
-		switch part := s[:n]; {
-		case part == "\x1b[K" || part == "\x1b[0K":
+	at := 0
+	for _, c := range sequence.ReplaceAllStringFunc(s, func(s string) string { return means[s] }) {
+		switch {
+		case string(c) == erase:
 			line = line[:at]
-		case part == "\x1b[2K":
-			line, at = line[:0], 0
-		case part == "\r" || part == "\x1b[G" || part == "\x1b[1G":
+		case c == '\r':
 			at = 0
-		case part == "\b":
+		case c == '\b':
 			at = max(0, at-1)
-		case part == "\n":
+		case c == '\n':
 			b.WriteString(string(line) + "\n")
 			line, at = line[:0], 0
 		case unicode.IsControl(c) && c != '\t':
@@ -100,31 +96,8 @@ func Shown(s string) string {
 		default:
 			line, at = append(line, c), at+1
 		}
-		s = s[n:]
 	}
 	return b.String() + string(line)
-}
-
-// sequence returns the length of the escape sequence that s begins with, or of its first character: ECMA-48, 5.4 and
-// 5.6, and ECMA-35, 13.2.
-func sequence(s string) int {
-	end, final := 1, byte('0')
-	switch {
-	case s[0] != '\x1b' || len(s) == 1:
-		_, n := utf8.DecodeRuneInString(s)
-		return n
-	case strings.IndexByte("]PX^_", s[1]) >= 0: // a string, up to BEL or ESC \, which go by themselves
-		return 2 + strings.IndexAny(s[2:]+"\n", "\n\a\x1b")
-	case s[1] == '[':
-		end, final = 2, '@'
-	}
-	for end < len(s) && s[end] >= ' ' && s[end] < final {
-		end++
-	}
-	if end < len(s) && s[end] >= final && s[end] <= '~' {
-		end++
-	}
-	return end
 }
 
 // Escape returns text as Slack wants what is no markup:
@@ -136,18 +109,12 @@ func Escape(text string) string {
 // Code returns s as a block of code, which s cannot end.
 func Code(s string) string { return "```\n" + strings.TrimSuffix(Harmless(s), "\n") + "\n```\n" }
 
-// Harmless returns s as valid UTF-8 that Slack shows as it is: escaped, and with a U+2060 (which shows nothing) where
-// it would ping everyone or end a code block.
+// Harmless returns s as Slack shows it as it is: escaped, and with a U+2060 (which shows nothing) where it would ping
+// everyone or end a code block.
 func Harmless(s string) string {
-	var b strings.Builder
-	for i, c := range s {
-		b.WriteRune(c)
-		pings := func(name string) bool {
-			return c == '@' && len(s)-i > len(name) && strings.EqualFold(s[i+1:i+1+len(name)], name)
-		}
-		if c == '`' && s[i+1:] != "" && s[i+1] == '`' || pings("channel") || pings("here") || pings("everyone") {
-			b.WriteRune('\u2060')
-		}
+	s = regexp.MustCompile("(?i)@(channel|here|everyone)").ReplaceAllString(s, "@\u2060$1")
+	for range 2 { // of three, the first round leaves two together
+		s = strings.ReplaceAll(s, "``", "`\u2060`")
 	}
-	return Escape(b.String())
+	return Escape(s)
 }

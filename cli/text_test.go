@@ -97,9 +97,9 @@ func TestRequestFits(t *testing.T) {
 			for _, show := range []func(string) string{Escape, Code} {
 				var text Text
 				text.Write([]byte("first\n" + strings.Repeat(unit, 3<<20/len(unit)) + "\nlast"))
-				m := Message{Level: "crit", Text: func(limit int) string { return show(text.Cut(limit, Plain)) }}
-				body := string(flags.request(m).Body)
-				if len(body) > MaxRequest || len(body) < MaxRequest/2 || !strings.Contains(body, `first\n`) || !strings.Contains(body, `\nlast`) || !strings.Contains(body, " bytes left out …]") {
+				flags.Level, flags.Text = "crit", func(limit int) string { return show(text.Cut(limit, Plain)) }
+				body := string(flags.request().Body)
+				if len(body) > maxRequest || len(body) < maxRequest/2 || !strings.Contains(body, `first\n`) || !strings.Contains(body, `\nlast`) || !strings.Contains(body, " bytes left out …]") {
 					t.Errorf("%s: %d bytes: %.100q", name, len(body), body)
 				}
 			}

@@ -1,277 +1,462 @@
 "use strict";
-// The page asks the server every two seconds and writes text into what is there. It shows everything as text, never as markup, and never moves
-// a row that somebody may be reading: rows change in place, and what is new waits behind a button.
+// The page asks the server again and again and shows what it says, as text and never as markup. What somebody reads
+// does not move. What one looks at is in the URL, behind the #.
 
-const everyMS = 2000, shownTags = 200, shownMessages = 100;
+const seenMS = 2000, hiddenMS = 30_000, step = 100; // step: so many rows more
+const server = new URL("../", location.origin + location.pathname); // without the password that the URL may have
+const states = {any: "all", waiting: "waiting", dead: "dead", delivered: "delivered", dropped: "dropped"};
+const columns = {tag: "tag", channel: "channel", waiting: "waiting", dead: "dead", last_hour: "last hour",
+  delivered_at: "last delivery", last_error: "error"};
+const advice = [
+  [/channel_not_found|not_in_channel|archived/, "Does the channel exist, is the app in it, is it archived?"],
+  [/auth|token_|account_inactive/, "The token is refused: put a valid one into the configuration and reload it."],
+  [/missing_scope|access|restricted|two_factor/, "The app may not post there: give it the permission in Slack."],
+  [/no_service|no_team|no_active|team_disabled|status (3|404|410)/, "The webhook is gone: configure a new one."],
+  [/not Slack's|in between/, "What is in between? A proxy or a login page answers: see HTTPS_PROXY and slack_api_url."],
+  [/rate ?_?limit|429/, "Nothing to do: Slack asked for this pause, and what waits goes out after it."],
+  [/status 5|internal_error|fatal_error|unavailable/, "Slack has trouble itself: what waits goes out when it is over."],
+  [/no such|refused|reach|no answer|reset|timeout|EOF|broken|x509|tls/, "See to DNS, firewall, HTTPS_PROXY."],
+  [/blocks|attachment|text|too_|invalid_/, "Slack refuses what is in the message: open it and look at its payload."],
+];
 const $ = id => document.getElementById(id);
-let stat = null, state = "dead";
-let turn = 0, asking = false; // the last refresh, and whether it goes on
+const picked = new Set(); // ids of messages
+const pinned = new Map(); // trouble that is shown in its place, by key
+let stat, statAt, whole, turn = 0, timer, typing, shownKey;
 
-async function call(method, path, body) {
-  const patience = AbortSignal.timeout(method === "GET" ? 10_000 : 120_000); // a server that hangs is to be told, too
-  const answer = await fetch(path, {method, body, signal: patience, headers: body ? {"Content-Type": "application/json"} : {}, cache: "no-store"});
-  const text = await answer.text();
-  let json = null;
-  try { json = JSON.parse(text); } catch { /* not JSON: shown as text */ }
-  return {status: answer.status, ok: answer.ok, text, json, says: json?.message || text};
-}
+const number = new Intl.NumberFormat("en-US").format;
+const count = (n, noun) => `${number(n)} ${noun}${n === 1 ? "" : "s"}`;
 
-const setText = (node, text) => { if (node.textContent !== text) node.textContent = text; };
-const number = n => n.toLocaleString("en-US");
-
-function ago(time) {
-  if (!time) return "";
-  const s = Math.max(0, Math.round((Date.now() - new Date(time)) / 1000));
-  if (s < 60) return s + " s ago";
-  if (s < 3600) return Math.floor(s / 60) + " min ago";
-  if (s < 86400) return Math.floor(s / 3600) + " h ago";
-  return Math.floor(s / 86400) + " d ago";
-}
-
-function clock(time) {
-  return time ? new Date(time).toISOString().replace("T", " ").slice(0, 19) + " UTC" : "";
-}
-
-// fill makes the cells of a row once and then only changes their texts. What is not a text is made by a function, once.
-function fill(row, cells) {
-  cells.forEach(([name, content, kind], i) => {
-    const made = row.cells[i], cell = made || row.insertCell();
-    cell.dataset.name = name;
-    cell.className = kind || "";
-    if (typeof content !== "function") setText(cell, content);
-    else if (!made) cell.append(...content());
+// h describes an element. patch makes the children of node so and changes only what differs: focus and selection stay.
+const h = (tag, props, ...children) => ({tag, props, children: children.flat().filter(child => child)});
+const text = (className, words, title = "") => words && h("bdi", {className, title}, words);
+const button = (words, onclick, props) => h("button", {type: "button", onclick, ...props}, words);
+function patch(node, children) {
+  children.forEach((child, i) => {
+    let old = node.childNodes[i];
+    const word = typeof child !== "object";
+    if (!old || (word ? old.nodeType !== 3 : old.localName !== child.tag)) {
+      const made = word ? document.createTextNode("") : document.createElement(child.tag);
+      if (old) old.replaceWith(made); else node.append(made);
+      old = made;
+    }
+    if (word) return old.data === child || (old.data = child);
+    for (const key in old.made) if (!(key in child.props)) old[key] = typeof old[key] === "boolean" ? false : "";
+    for (const key in child.props) if (old[key] !== child.props[key]) old[key] = child.props[key];
+    old.made = child.props;
+    patch(old, child.children);
   });
+  while (node.childNodes.length > children.length) node.lastChild.remove();
 }
+const some = (...parts) => parts.filter(part => part);
+const setText = (node, words) => patch(node, words ? [words] : []);
 
-function element(tag, text, kind) {
-  const node = document.createElement(tag);
-  node.textContent = text;
-  node.className = kind || "";
-  return node;
-}
-
-function button(text, onclick, kind) {
-  const node = element("button", text, kind);
-  node.addEventListener("click", onclick);
-  return node;
-}
-
-// A list shows rows by key. Keys that are new wait until show() is called; those that went stay, dimmed, until then.
+// A list shows items by key. What is new waits until it is asked for; what went stays, struck out, until then.
 function list(body, changes, draw) {
-  let items = new Map();
+  let fresh = new Map(), shown = new Map();
   const self = {
-    update(fresh) {
-      const next = new Map(fresh);
-      const shown = new Set([...body.rows].map(row => row.dataset.key));
-      items = next;
-      if (shown.size === 0) return self.show();
-      for (const row of body.rows) {
-        const item = next.get(row.dataset.key);
-        row.classList.toggle("gone", !item);
-        if (item) draw(row, item);
-      }
-      const added = [...next.keys()].filter(key => !shown.has(key)).length;
-      const gone = [...shown].filter(key => !next.has(key)).length;
-      changes.hidden = added + gone === 0;
-      setText(changes, added ? `show ${added} new` : `clear ${gone} gone`);
+    grown: false, // rows that come next were asked for
+    items: () => [...shown.values()],
+    draw() { patch(body, [...shown].map(([key, item]) => draw(item, fresh.has(key) ? "" : " gone"))); },
+    update(items) {
+      fresh = new Map(items);
+      if (self.grown || !shown.size) shown = new Map(fresh);
+      self.grown = false;
+      for (const key of shown.keys()) if (fresh.has(key)) shown.set(key, fresh.get(key));
+      const added = [...fresh.keys()].filter(key => !shown.has(key)).length;
+      const gone = [...shown.keys()].filter(key => !fresh.has(key)).length;
+      changes.hidden = [...fresh.keys()].join("\n") === [...shown.keys()].join("\n");
+      setText(changes, added ? `show ${number(added)} new` : gone ? `clear ${number(gone)} gone` : "sort again");
+      self.draw();
     },
-    show() {
-      const rows = [...items].map(([key, item]) => {
-        const row = document.createElement("tr");
-        row.dataset.key = key;
-        draw(row, item);
-        return row;
-      });
-      body.replaceChildren(...rows);
-      changes.hidden = true;
-    },
-    empty() { items = new Map(); body.replaceChildren(); },
+    empty() { shown = new Map(); self.update([]); },
   };
-  changes.addEventListener("click", self.show);
+  changes.onclick = () => { self.grown = true; self.update(fresh); body.querySelector("a, button")?.focus(); };
   return self;
 }
 
-const tagList = list($("tag-rows"), $("tag-changes"), (row, t) => {
-  fill(row, [
-    ["tag", t.tag || "(payload)"], ["channel", t.channel], ["username", t.username], ["icon", t.icon_emoji], ["parse", t.parse],
-    ["count", number(t.accepted), "n"], ["delivered", number(t.delivered), "n"],
-    ["waiting", number(t.waiting), t.waiting ? "n bad" : "n zero"], ["dead", number(t.dead), t.dead ? "n bad" : "n zero"],
-    ["last", ago(t.last_at), "when"], ["error", t.last_error, "bad"],
-  ]);
+const formats = {}, local = Intl.DateTimeFormat().resolvedOptions().timeZone;
+function clock(t) {
+  const timeZone = view().utc ? "UTC" : local;
+  formats[timeZone] ||= new Intl.DateTimeFormat("sv-SE", {dateStyle: "short", timeStyle: "medium", timeZone});
+  return formats[timeZone].format(new Date(t)) + " " + timeZone;
+}
+const brief = t => clock(t).slice(clock(t).slice(0, 10) === clock(Date.now()).slice(0, 10) ? 11 : 0, 16);
+function span(ms) {
+  const s = Math.max(0, ms / 1000), units = [["d", 86_400], ["h", 3600], ["min", 60]];
+  const [unit, size] = units.find(([, size]) => s >= 1.5 * size) || ["s", 1];
+  return `${Math.round(s / size)} ${unit}`;
+}
+const ago = t => t ? span(Date.now() - new Date(t)) + " ago" : "";
+const later = t => new Date(t) - Date.now();
+const until = t => `${brief(t)}, in ${span(later(t))}`;
+
+// why says what keeps a message, a tag or a destination waiting. Only a token's pause names the channel that met it.
+function why(kind, reason, next) {
+  const what = /met by/.test(reason) ? "this token pauses" : "pauses";
+  return kind === "paused" ? `${what}${next ? " until " + until(next) : ""}: ${reason}` : reason;
+}
+const troubleOf = t => t.trouble ? why(t.trouble, t.reason, t.next_attempt_at) : t.last_error;
+const advise = reason => advice.find(([words]) => words.test(reason))?.[1] || "";
+
+// The view is #NAME?PARAMETERS.
+function view() {
+  const [name, query] = location.hash.slice(1).split(/\?(.*)/s);
+  const parameters = Object.fromEntries(new URLSearchParams(query));
+  return {...parameters, name: ["messages", "config"].includes(name) ? name : "overview"};
+}
+function to(name, params) {
+  const given = Object.entries({utc: view().utc, ...params, name: ""}).filter(([, value]) => value);
+  return "#" + name + (given.length ? "?" + new URLSearchParams(given) : "");
+}
+const same = changes => to(view().name, {...view(), ...changes});
+const go = (hash, replace) => { history[replace ? "replaceState" : "pushState"](null, "", hash); show(); };
+
+async function call(method, path, query, {body, poll} = {}) {
+  const url = new URL(path, server), seconds = method === "GET" ? 10 : 120; // a server that hangs is to be told, too
+  url.search = new URLSearchParams(query);
+  let answer, says, json;
+  try {
+    answer = await fetch(url, {method, body, cache: "no-store", headers: poll ? {"Slackboard-Poll": "yes"} : {},
+      signal: AbortSignal.timeout(seconds * 1000)});
+    says = await answer.text();
+  } catch (err) {
+    const what = err.name === "TimeoutError" ? `nothing comes within ${seconds} s` : "there is no connection";
+    throw new Error(`The server does not answer: ${what}.`);
+  }
+  if (answer.ok && answer.headers.get("Content-Type")?.startsWith("text/plain")) return {ok: true, says};
+  try { json = JSON.parse(says); } catch { /* it is not the server that answers */ }
+  if (!json || !answer.ok && !json.message) {
+    throw new Error(`The server does not answer: something in between does, with status ${answer.status}.`);
+  }
+  if (answer.status === 401) throw new Error("The server asks for the token: load the page again.");
+  return {ok: answer.ok, status: answer.status, json, says: json.message};
+}
+async function get(path, query) {
+  const answer = await call("GET", path, query, {poll: true});
+  if (!answer.ok) throw new Error(`The server shows nothing: ${answer.says}.`);
+  return answer.json;
+}
+
+const tagList = list($("tag-rows"), $("tag-changes"), (t, gone) => {
+  const cell = (kind, title, ...inside) => h("td", {role: "cell", className: kind, title}, ...inside);
+  const hot = (kind, n, hot = "hot") => cell(`${kind} ${n ? hot : "zero"}`, "", number(n)), last = t.delivered_at;
+  const link = to("messages", t.tag ? {tag: t.tag} : {q: t.channel});
+  return h("tr", {role: "row", className: gone},
+    cell("tag", t.tag, h("a", {href: link}, text("", t.tag || "(payload)"))),
+    cell("channel", t.channel, text("", t.channel)), hot("waiting", t.waiting),
+    hot("dead", t.dead), hot("hour", t.last_hour, ""), cell("last", last ? clock(last) : "", ago(last)),
+    cell(t.trouble === "paused" ? "error" : "error bad", troubleOf(t), text("", troubleOf(t))));
 });
 
-const messageList = list($("message-rows"), $("message-changes"), (row, m) => {
-  row.dataset.level = m.level;
-  fill(row, [
-    ["accepted", clock(m.accepted_at)], ["tag", m.tag || "(payload)"], ["channel", m.channel], ["host", m.host],
-    ["message", () => [element("b", m.title), element("span", m.text, "text")], "message"],
-    ["attempts", m.attempts ? number(m.attempts) : "", "n"],
-    [m.delivered_at ? "delivered" : "next", clock(m.delivered_at || m.next_attempt_at), "when"], ["reason", m.error, "bad"],
-    ["do", () => m.state === "delivered" ? [] : [
-      button("send again", () => act("POST", `/messages/${m.id}/retry`, `Send message ${m.id} again?`, "Send again")),
-      button("drop", () => act("DELETE", `/messages/${m.id}`, `Drop message ${m.id}? It will not be delivered.`, "Drop"), "danger"),
-    ], "do"],
-  ]);
+const messageList = list($("message-rows"), $("message-changes"), (m, gone) => {
+  const open = view().id === m.id, level = m.level === "message" ? "" : m.level;
+  return h("li", {id: "m-" + m.id, className: (open ? "open" : "") + gone},
+    h("input", {type: "checkbox", ariaLabel: "select message " + m.id, disabled: !lives(m), checked: picked.has(m.id),
+      onchange: event => pick([m.id], event.target.checked)}),
+    button([h("span", {className: "line"}, text("state " + m.state, m.state),
+      text("ago", ago(m.accepted_at), "accepted " + clock(m.accepted_at)), text("tag", m.tag || "(payload)", m.tag),
+      text("channel", "→ " + (m.channel || "the webhook's channel"), m.channel), text("host", m.host, m.host),
+      text("sender", m.sender && "by " + m.sender, m.sender)),
+    h("span", {className: "line"}, text("level " + (["info", "warn", "crit"].includes(level) ? level : ""), level),
+      text("title", m.title), text("text", m.text.trimStart().split("\n", 1)[0].slice(0, 300)),
+      text(m.trouble === "paused" ? "lane" : "lane bad", lane(m)))],
+    () => go(same({id: open ? "" : m.id})), {className: "head", ariaExpanded: String(open)}),
+    open && whole?.id === m.id && detail(whole));
 });
+const lives = m => m.state === "waiting" || m.state === "dead";
 
-// ask shows a question and returns true for yes.
-function ask(question, yes) {
-  setText($("ask-text"), question);
+// lane says where in its queue a message is and what keeps it there, or why it is a dead letter.
+function lane(m) {
+  if (m.state !== "waiting") return m.error;
+  const next = m.next_attempt_at;
+  return some(m.before && `${number(m.before)} before it`, !next && !m.before && "being posted",
+    m.trouble !== "paused" && later(next || 0) > 1000 && `next attempt in ${span(later(next))}`,
+    why(m.trouble, m.error, next)).join(" · ");
+}
+function detail(m) {
+  const facts = [["accepted", `${clock(m.accepted_at)}, ${ago(m.accepted_at)}`],
+    ["delivered", m.delivered_at && clock(m.delivered_at)], ["dropped", m.dropped_at && clock(m.dropped_at)],
+    ["attempts", m.attempts ? number(m.attempts) : m.state === "waiting" && "none yet"],
+    ["before it", m.before && count(m.before, "message") + " of its destination"],
+    ["next attempt", m.next_attempt_at ? until(m.next_attempt_at) : m.state === "waiting" && "now"],
+    [m.trouble === "paused" ? "pause" : "reason", why(m.trouble, m.error, m.next_attempt_at)],
+    ["what to do", m.error && advise(m.error)], ["tag", m.tag], ["channel", m.channel], ["host", m.host],
+    ["sender", m.sender], ["level", m.level], ["title", m.title]];
+  const copy = e => getSelection().selectAllChildren(e.target.previousElementSibling) || document.execCommand("copy");
+  const whole = (ariaLabel, words) => [h("h3", {}, ariaLabel),
+    h("pre", {dir: "auto", tabIndex: 0, role: "region", ariaLabel}, words)];
+  const named = (words, verb, className = "") =>
+    button(words, () => act(verb, [m.id]), {ariaLabel: `${words}: message ${m.id}`, hidden: !lives(m), className});
+  return h("div", {className: "detail"}, h("p", {className: "tools"}, h("code", {}, m.id), button("Copy id", copy),
+    named("Send again", "again"), named("Drop", "drop", "danger"),
+    m.tag && h("a", {href: to("messages", {tag: m.tag})}, "Tag ", text("", m.tag))),
+  h("dl", {}, facts.filter(([, words]) => words).map(([name, words]) =>
+    h("div", {}, h("dt", {}, name), h("dd", {dir: "auto"}, words)))),
+  whole("Text", m.text), whole("What Slack gets", JSON.stringify(m.payload, null, 2) || "nothing: its tag is gone"));
+}
+
+// confirmed asks a question that names what it is about, and returns true for yes.
+function confirmed(verb, what) {
+  const yes = verb === "again" ? `Send ${what} again` : `Drop ${what}`;
+  setText($("ask-text"), yes + "?" + (verb === "again" ? "" : " What is dropped will not be delivered."));
   setText($("ask-yes"), yes);
   $("ask").returnValue = "no";
   $("ask").showModal();
-  return new Promise(answered => $("ask").addEventListener("close", () => answered($("ask").returnValue === "yes"), {once: true}));
+  return new Promise(answered => { $("ask").onclose = () => answered($("ask").returnValue === "yes"); });
 }
-
-async function act(method, path, question, yes) {
-  if (!await ask(question, yes)) return;
-  try {
-    const answer = await call(method, path);
-    note(answer.ok ? "" : answer.says);
-  } catch (err) {
-    note("the server did not answer: " + err.message);
+// act sends messages again or drops them, and says what became of how many.
+async function act(verb, ids, tag, n) {
+  if (!await confirmed(verb, tag ? `all ${count(n, "dead letter")} of ${tag}` : count(ids.length, "message"))) return;
+  const did = new Map(), done = verb === "again" ? "put at the end of its queue" : "dropped";
+  const [method, end] = verb === "again" ? ["POST", "/retry"] : ["DELETE", ""];
+  for (const id of ids) {
+    let result, times = 1;
+    try {
+      const answer = await call(method, "messages" + (tag ? end : "/" + id + end), tag ? id : {});
+      result = answer.ok ? answer.json.did || done : answer.says;
+      if (answer.ok) times = answer.json.count;
+    } catch (err) { result = err.message; }
+    result = result.replace(id + " ", "");
+    did.set(result, (did.get(result) || 0) + times);
+    note([...did].map(([what, n]) => `${count(n, "message")}: ${what}`).join("; "));
   }
-  await refresh();
+  pick([...picked], false);
+  refresh();
+}
+const note = words => { setText($("note"), words); $("note").hidden = !words; };
+function pick(ids, on) {
+  for (const id of ids) picked[on ? "add" : "delete"](id);
+  const what = count(picked.size, "message"), clear = () => pick([...picked], false);
+  const all = () => pick(messageList.items().filter(lives).map(m => m.id), true);
+  $("picked").hidden = !picked.size;
+  patch($("picked"), [h("span", {}, what), button(`Send ${what} again`, () => act("again", [...picked])),
+    button(`Drop ${what}`, () => act("drop", [...picked]), {className: "danger"}),
+    button("Select all shown", all), button("Clear", clear)]);
+  messageList.draw();
 }
 
-function note(text) {
-  setText($("message-note"), text);
-  $("message-note").hidden = !text;
-}
-
-function drawChart(minutes) {
-  const most = Math.max(1, ...minutes.flat());
-  ["accepted", "delivered"].forEach((kind, half) => {
-    const bars = minutes.map((counts, i) => `M${i * 5 + half * 2.2} 60v${-counts[half] / most * 58}h2V60z`);
-    $("chart").querySelector("." + kind).setAttribute("d", bars.join(""));
-  });
-  setText($("peak"), `, ${number(most)} at most`);
-}
-
+// drawStat shows how things are: in words, numbers, the chart, the title and the icon.
 function drawStat() {
+  const hour = stat.last_hour, sum = half => hour.reduce((n, counts) => n + counts[half], 0);
+  const most = Math.max(1, ...hour.flat()), accepted = number(sum(0)), delivered = number(sum(1));
+  const cell = (id, name, n, className = "") => h("div", {}, h("dt", {}, name), h("dd", {id, className}, n));
+  patch($("numbers"), [cell("waiting", "waiting now", number(stat.waiting)),
+    cell("dead", "dead letters now", number(stat.dead), stat.dead ? "bad" : ""),
+    cell("", "accepted in the last hour", accepted), cell("", "delivered in the last hour", delivered)]);
   setText($("sentence"), stat.sentence);
   $("sentence").className = stat.state;
-  document.title = (stat.state === "ok" ? "" : "● ") + "Slackboard";
-  for (const key of ["waiting", "dead", "accepted", "delivered"]) setText($(key), number(stat[key]));
-  $("waiting").className = stat.waiting && stat.state !== "ok" ? "warn" : "";
-  $("dead").className = stat.dead ? "bad" : "";
-  drawChart(stat.last_hour);
-  setText($("about"), `version ${stat.version}, up since ${clock(stat.started_at)} (${ago(stat.started_at).replace(" ago", "")})`);
+  if ($("spoken").className !== "unseen " + stat.state) setText($("spoken"), stat.sentence); // not for each new number
+  $("spoken").className = "unseen " + stat.state;
+  const bar = (n, x) => n ? `M${x} 60v${-Math.max(2, n / most * 60)}h2.1V60z` : "";
+  [...$("chart").children].forEach((path, half) =>
+    path.setAttribute("d", hour.map((counts, i) => bar(counts[half], i * 5 + half * 2.3)).join("")));
+  $("chart").ariaLabel = `last hour: ${accepted} accepted, ${delivered} delivered, ${number(most)} a minute at most`;
+  setText($("most"), number(most));
+  setText($("from"), brief(Date.now() - 3600_000));
+  const since = ["accepted", "delivered", "dropped"].map(name => `${number(stat[name])} ${name}`).join(", ");
+  setText($("since"), `Since the start at ${brief(stat.started_at)}, ${ago(stat.started_at)}: ${since}; ` +
+    `${count(stat.found_at_start, "message")} waited or were dead before.`);
+  setText($("about"), `Version ${stat.version}, started ${clock(stat.started_at)}.`);
+  const failing = stat.trouble.filter(t => t.kind !== "paused").length, full = stat.state === "full";
+  const wrong = some(full && "takes nothing", failing && `${failing} failing`, stat.dead && `${number(stat.dead)} dead`,
+    stat.state === "paused" && "pause");
+  tell(wrong, full || failing || stat.dead ? "#cf222e" : wrong.length ? "#9a6700" : "#1a7f37");
+}
+// tell puts what is wrong into the title and the icon, for those who see no more of the page.
+function tell(wrong, color) {
+  document.title = (wrong.length ? `(${wrong.join(", ")}) ` : "") + "Slackboard";
+  const path = wrong.length ? "M8 3v6M8 11v2" : "M4 8l3 3l5-6";
+  const svg = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><circle cx="8" cy="8" r="8" ` +
+    `fill="${color}"/><path d="${path}" fill="none" stroke="#fff" stroke-width="2"/></svg>`;
+  $("icon").href = "data:image/svg+xml," + encodeURIComponent(svg);
 }
 
-function drawTags() {
-  const seen = new Map();
-  tagList.update(stat.tags.map(t => {
-    const name = t.tag + " " + t.channel, n = (seen.get(name) || 0) + 1;
-    seen.set(name, n);
-    return [name + " " + n, t];
+// drawTrouble shows who is in trouble. What comes while somebody looks lies above the rest, until it is noted.
+function drawTrouble(tags) {
+  const where = (state, tag, channel) => to("messages", tag ? {state, tag} : {state, q: channel});
+  const webhook = "the webhook's channel", does = {failing: " fails", unreachable: " cannot be reached"};
+  const lines = stat.trouble.map(({kind, channel, tags, destinations: n, waiting, ...t}) => ({...t, kind, n: waiting,
+    key: [kind, tags, n > 1 || channel].join("\n"), unit: " wait", does: does[kind],
+    name: (channel || webhook) + (n > 1 ? ` and ${n - 1} more` : ""),
+    href: where("waiting", tags.length === 1 && tags[0], n > 1 ? "" : channel)}));
+  lines.push(...tags.filter(t => t.dead).map(({tag, channel, dead: n, last_error: reason}) => ({kind: "dead", reason, n,
+    key: "dead\n" + tag + "\n" + channel, unit: " dead", name: tag || channel, href: where("dead", tag, channel)})));
+  const rank = t => ["failing", "unreachable", "dead", "paused"].indexOf(t.kind) >> 1;
+  lines.sort((a, b) => rank(a) - rank(b) || b.n - a.n);
+  const draw = (t, gone) => h("li", {className: t.kind + gone}, h("a", {href: t.href}, text("", t.name)), t.does, ": ",
+    text("n", number(t.n) + t.unit), " · ", text("reason", why(t.kind, t.reason, t.next_attempt_at)),
+    text("when", t.since && ` · since ${brief(t.since)}, ${ago(t.since)}`, t.since ? clock(t.since) : ""),
+    text("when", t.kind !== "paused" && t.next_attempt_at && ` · next attempt ${until(t.next_attempt_at)}`),
+    text("advice", advise(t.reason)));
+  const all = new Map(lines.map(t => [t.key, t])), first = !pinned.size;
+  for (const [key, t] of all) if (first || pinned.has(key)) pinned.set(key, t);
+  if (first) pinned.set("", {}); // from now on, what is new is news
+  const shown = [...pinned].filter(([key]) => key);
+  patch($("trouble"), shown.length ? shown.map(([key, t]) => draw(t, all.has(key) ? "" : " gone"))
+    : [h("li", {className: "none"}, "Nothing: no destination fails or pauses, and there are no dead letters.")]);
+  const news = lines.filter(t => !pinned.has(t.key));
+  patch($("news").firstChild, news.map(t => draw(t, "")));
+  $("news").hidden = !news.length;
+}
+
+function drawTags(at) {
+  const seen = {}, {tags, tags_found: found, tags_total: total} = stat;
+  tagList.update(tags.map(t => {
+    const name = t.tag + "\n" + t.channel;
+    seen[name] = (seen[name] || 0) + 1;
+    return [name + "\n" + seen[name], t];
   }));
-  const shown = stat.tags.length;
-  setText($("tag-count"), shown < stat.tags_found ? `${number(shown)} of ${number(stat.tags_found)}, trouble first` : `${number(shown)} of ${number(stat.tags_total)}`);
+  patch($("tag-heads"), Object.entries(columns).map(([by, name]) => {
+    const up = ["tag", "channel", "last_error"].includes(by) ? by : "-" + by, down = up === by ? "-" + by : by;
+    const ariaSort = at.sort === by ? "ascending" : at.sort === "-" + by ? "descending" : "none";
+    const turn = () => go(same({sort: at.sort === up ? down : at.sort === down ? "" : up}));
+    return h("th", {role: "columnheader", scope: "col", ariaSort, className: by}, button(name, turn));
+  }));
+  const which = at.q ? ` that match “${at.q}”, of ${number(total)}` : at.sort ? "" : ", those in trouble first";
+  patch($("tag-count"), [`${number(tags.length)} of ${number(found)}${which} `,
+    ...at.q ? [h("a", {href: to("messages", {q: at.q})}, "search messages for “", text("", at.q), "”")] : []]);
+  $("more-tags").hidden = tags.length >= found;
+  setText($("more-tags"), `Show ${number(Math.min(step, found - tags.length))} more`);
 }
 
-async function loadMessages(mine) {
-  const query = new URLSearchParams({state, tag: $("message-tag").value, q: $("message-search").value, limit: shownMessages});
-  const answer = await call("GET", "/messages?" + query);
+// drawTag shows the destinations of a tag, its settings, and what can be done to all of its dead letters.
+function drawTag(tag, tags, dead) {
+  if (!tag) return patch($("tag-detail"), []);
+  const all = verb => () => act(verb, [verb === "again" ? {tag} : {state: "dead", tag}], tag, dead), hidden = !dead;
+  const settings = t => ["username", "icon_emoji", "parse"].map(key => `${key} ${t[key] || "none"}`).join(", ");
+  const counts = t => `${number(t.waiting)} waiting, ${number(t.dead)} dead, ${number(t.last_hour)} accepted in the ` +
+    `last hour, ${t.delivered_at ? "last delivery " + ago(t.delivered_at) : "no delivery since the start"}`;
+  patch($("tag-detail"), [h("h2", {}, text("", tag)), h("ul", {}, tags.map(t => h("li", {},
+    text("", "→ " + (t.channel || "the webhook's channel")), " · ", text("settings", settings(t)), " · ", counts(t),
+    text(t.trouble === "paused" ? "reason" : "reason bad", troubleOf(t) && " · " + troubleOf(t))))),
+  h("p", {className: "tools"}, button(["Send a test to ", text("", tag)], () => openTest(tag)),
+    button(`Send all ${count(dead, "dead letter")} again`, all("again"), {hidden}),
+    button(`Drop all ${count(dead, "dead letter")}`, all("drop"), {hidden, className: "danger"}),
+    h("a", {href: same({tag: "", id: ""})}, "Messages of all tags"))]);
+}
+
+async function loadMessages(mine, at) {
+  const state = at.state in states ? at.state : "any", order = at.order || (state === "waiting" ? "oldest" : "newest");
+  const limit = Math.min(+at.n || step, 10_000), {tag = "", q = "", id} = at;
+  const answer = await call("GET", "messages", {state, tag, q, order, limit}, {poll: true});
+  const tags = tag ? (await get("stat/app", {tags: 20, tag})).tags : [];
+  const one = id && answer.ok && await call("GET", "messages/" + encodeURIComponent(id), {}, {poll: true});
   if (mine !== turn) return;
-  const tag = $("message-tag").value;
-  $("all-of-tag").hidden = !(answer.ok && state === "dead" && tag && answer.json.total > 0);
-  setText($("retry-all"), `send all of ${tag} again`);
-  setText($("drop-all"), `drop all of ${tag}`);
   if (!answer.ok) {
     messageList.empty();
-    setText($("message-count"), "");
-    return note(answer.says + ". From here: ssh -L 29800:127.0.0.1:PORT HOST, then open http://127.0.0.1:29800/ui/");
+    return note(`${answer.says}. From here: ssh -L 29800:127.0.0.1:PORT HOST, then open http://127.0.0.1:29800/ui/`);
   }
-  messageList.update(answer.json.messages.map(m => [m.id, m]));
-  const {total, messages} = answer.json;
-  setText($("message-count"), total > messages.length ? `the newest ${number(messages.length)} of ${number(total)}` : `${number(total)} ${state}`);
+  const {messages, total, totals} = answer.json, rows = messages.map(m => [m.id, m]);
+  if (one && !one.ok) note(one.says);
+  const opened = whole?.id !== id;
+  whole = one?.ok && one.json;
+  if (whole && !messages.some(m => m.id === id)) rows.unshift([id, whole]);
+  messageList.update(rows);
+  if (whole && opened) $("m-" + id)?.children[1].scrollIntoView({block: "nearest"});
+  totals.any = Object.values(totals).reduce((a, b) => a + b);
+  patch($("states"), Object.entries(states).map(([name, words]) => h("a", {ariaCurrent: String(name === state),
+    href: same({state: name, id: "", n: "", order: ""})}, `${words} ${number(totals[name])}`)));
+  setText($("order"), order + " first ⇅");
+  const which = some(tag && `for tag ${tag}`, q && `that match “${q}”`).join(" ");
+  const others = Object.keys(states).slice(1).filter(name => totals[name]).map(name => totals[name] + " " + name);
+  const instead = others.join(", ") || `in all ${stat.waiting} waiting, ${stat.dead} dead`;
+  setText($("count"), total ? `${number(messages.length)} of ${count(total, "message")} ${which}`
+    : `No ${state === "any" ? "" : states[state]} message ${which}; there are ${instead}`);
+  $("more").hidden = messages.length >= total;
+  setText($("more"), `Show ${number(Math.min(step, total - messages.length))} more of ${number(total)}`);
+  drawTag(tag, tags, q ? 0 : totals.dead);
 }
 
-async function loadConfig() {
-  const answer = await call("GET", "/config/app");
-  setText($("config-text"), answer.text);
-}
-
-const view = () => (location.hash || "#tags").slice(1);
-
-// refresh brings up to date what is in view; a later one makes the answers of an earlier one void. It says so when the server
-// does not answer.
+// refresh brings up to date what is seen; a later one makes the answers of an earlier one void. A slow server is asked
+// less often.
 async function refresh() {
-  const mine = ++turn;
-  asking = true;
+  clearTimeout(timer);
+  const mine = ++turn, began = performance.now(), at = view(), seen = !document.hidden;
+  const tags = seen && at.name === "overview";
+  const query = tags && {tags: Math.min(+at.n || step, 10_000), sort: at.sort || "trouble", q: at.q || ""};
   try {
-    const query = new URLSearchParams({tags: ["tags", "send"].includes(view()) ? shownTags : 0, q: $("tag-filter").value});
-    const answer = await call("GET", "/stat/app?" + query);
+    const answer = await get("stat/app", query || {tags: 30});
+    const worst = query && (at.q || at.sort) ? (await get("stat/app", {tags: 30})).tags : answer.tags;
     if (mine !== turn) return;
-    if (!answer.ok) throw new Error(answer.says);
-    stat = answer.json;
+    [stat, statAt] = [answer, Date.now()];
     drawStat();
-    if (view() === "tags") drawTags();
-    if (view() === "send") $("tag-names").replaceChildren(...stat.tags.map(t => new Option("", t.tag)));
-    if (view() === "messages") await loadMessages(mine);
-    $("offline").hidden = true;
+    drawTrouble(worst);
+    if (tags) drawTags(at);
+    if (seen && at.name === "messages") await loadMessages(mine, at);
+    if (mine === turn) offline("");
   } catch (err) {
-    if (mine !== turn) return;
-    setText($("offline"), `The server does not answer (${err.message}). What is shown is ${stat ? "from before" : "nothing yet"}.`);
-    $("offline").hidden = false;
-  } finally {
-    if (mine === turn) asking = false;
+    if (mine === turn) offline(err.message);
   }
+  const pause = document.hidden ? hiddenMS : Math.max(seenMS, 5 * (performance.now() - began));
+  if (mine === turn) timer = setTimeout(refresh, pause);
+}
+// offline says that what is shown is from before, and why; "" says that it is not.
+function offline(words) {
+  setText($("offline"), words && words + (statAt ? ` What is shown is from ${clock(statAt)}.` : ""));
+  $("offline").hidden = !words;
+  document.body.classList.toggle("stale", !!words);
+  if (words) tell(["no answer"], "#57606a");
 }
 
 function show() {
-  for (const section of document.querySelectorAll("main > section")) section.hidden = section.id !== view();
-  for (const link of document.querySelectorAll("nav a")) {
-    if (link.hash === "#" + view()) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
+  const at = view(), key = JSON.stringify([at.name, at.state, at.q, at.tag, at.order, at.sort, at.utc]);
+  document.body.dataset.view = at.name;
+  for (const link of document.querySelectorAll("nav > a")) {
+    const name = link.hash.slice(1).split("?")[0];
+    link.href = to(name, {});
+    link.ariaCurrent = name === at.name ? "page" : "false";
+    $("view-" + name).hidden = name !== at.name;
   }
-  tagList.empty();
-  messageList.empty();
-  if (view() === "config") loadConfig().catch(() => {});
+  $("utc").ariaPressed = String(!!at.utc);
+  if (key !== shownKey) {
+    for (const rows of [tagList, messageList]) rows.empty();
+    for (const id of ["count", "tag-count"]) setText($(id), "");
+    note("");
+    pick([...picked], false);
+    if (at.name === "overview") pinned.clear();
+  }
+  shownKey = key;
+  if (document.activeElement !== $("search")) $("search").value = at.q || "";
+  if (at.name === "config") call("GET", "config/app").then(answer => setText($("config-text"), answer.says), () => {});
   refresh();
 }
 
-function restart(fill) { return () => { fill.empty(); note(""); refresh(); }; }
+async function suggest(q) {
+  const {tags} = await get("stat/app", {tags: 20, q});
+  patch($("suggestions"), [...new Set(tags.map(t => t.tag || t.channel))].map(value => h("option", {value})));
+}
+const search = replace => {
+  const q = $("search").value, here = view().name === "messages";
+  clearTimeout(typing);
+  go(here || replace ? same({q, id: "", n: ""}) : to("messages", {q}), replace);
+};
+const typed = () => { suggest($("search").value).catch(() => {}); if (view().name !== "config") search(true); };
+$("search").oninput = () => { clearTimeout(typing); typing = setTimeout(typed, 200); };
+$("search-form").onsubmit = event => { event.preventDefault(); search(false); };
 
-$("tag-filter").addEventListener("input", restart(tagList));
-$("message-tag").addEventListener("input", restart(messageList));
-$("message-search").addEventListener("input", restart(messageList));
-$("states").addEventListener("click", event => {
-  if (!event.target.dataset.state) return;
-  state = event.target.dataset.state;
-  for (const b of $("states").children) b.setAttribute("aria-pressed", b === event.target);
-  restart(messageList)();
-});
-$("retry-all").addEventListener("click", () => {
-  const tag = $("message-tag").value;
-  act("POST", "/messages/retry?" + new URLSearchParams({tag}), `Send all dead letters of ${tag} again?`, "Send all again");
-});
-$("drop-all").addEventListener("click", () => {
-  const tag = $("message-tag").value;
-  act("DELETE", "/messages?" + new URLSearchParams({state: "dead", tag}), `Drop all dead letters of ${tag}? They will not be delivered.`, "Drop all");
-});
-$("send-form").addEventListener("submit", async event => {
+function openTest(tag) {
+  if (tag) $("test-form").elements.tag.value = tag;
+  setText($("answer"), "");
+  $("test").showModal();
+}
+$("test-form").onsubmit = async event => {
   event.preventDefault();
-  const form = new FormData(event.target), sync = form.get("sync") !== null;
-  const colors = {info: "#00ff00", warn: "#ffdd00", crit: "#ff0000"}, level = form.get("level"), title = form.get("title"), text = form.get("text");
-  let path = "/notify", body = {tag: form.get("to"), level, title, text, host: "the page", sync};
-  if (form.get("kind") === "channel") {
-    const payload = {channel: form.get("to")};
-    if (colors[level] || title) payload.attachments = [{color: colors[level], title, text, fallback: text}]; else payload.text = text;
-    path = "/notify-directly";
-    body = {payload, host: "the page", sync};
-  }
-  $("answer").hidden = false;
+  const {sync, ...form} = Object.fromEntries(new FormData(event.target));
   setText($("answer"), "…");
   try {
-    const answer = await call("POST", path, JSON.stringify(body));
-    setText($("answer"), `${answer.status} ${answer.text}`);
-  } catch (err) {
-    setText($("answer"), "the server did not answer: " + err.message);
-  }
+    const body = JSON.stringify({...form, host: "the page", sync: !!sync});
+    const {ok, status, json, says} = await call("POST", "notify", {}, {body});
+    setText($("answer"), ok ? `${sync ? "Slack has it" : "Accepted"}: ${json.ids}` : `${status}: ${says}`);
+  } catch (err) { setText($("answer"), err.message); }
   refresh();
-});
-addEventListener("hashchange", show);
-document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
-setInterval(() => { if (!document.hidden && !asking) refresh(); }, everyMS);
+};
+$("more").onclick = () => { messageList.grown = true; go(same({n: (+view().n || step) + step}), true); };
+$("more-tags").onclick = () => { tagList.grown = true; go(same({n: (+view().n || step) + step}), true); };
+$("order").onclick = () => go(same({n: "", order: $("order").textContent.startsWith("oldest") ? "newest" : "oldest"}));
+$("utc").onclick = () => go(same({utc: view().utc ? "" : "1"}), true);
+$("noted").onclick = () => { pinned.clear(); refresh(); };
+$("test-open").onclick = () => openTest(view().tag);
+$("test-close").onclick = () => $("test").close();
+addEventListener("popstate", show);
+document.addEventListener("visibilitychange", refresh);
 show();

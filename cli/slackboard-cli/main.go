@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"slackboard/cli"
@@ -32,68 +33,59 @@ func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int {
 	var to cli.Flags
-	m := cli.Message{Level: "message"}
+	to.Level = "message"
 	flags := to.FlagSet("slackboard-cli")
 	flags.Func("l", "`LEVEL`: message (the default), info, warn or warning, crit or error", func(s string) error {
-		if m.Level = levels[s]; m.Level == "" {
+		if to.Level = levels[s]; to.Level == "" {
 			return errors.New("want message, info, warn, warning, crit or error")
 		}
 		return nil
 	})
-	flags.StringVar(&m.Color, "C", "", "with -c: `COLOR` of the bar: good, warning, danger or a code like #00ff00")
+	flags.StringVar(&to.Color, "C", "", "with -c: `COLOR` of the bar: good, warning, danger or a code like #00ff00")
 	escape := flags.Bool("escape", false, "show the text as it is: & < > are no markup; leave out colors")
 	code := flags.Bool("code", false, "show the text as it is, in a block of code: tables stay tables")
-	fail := func(status int, err error) int {
-		to.Complain(err)
-		return status
-	}
-
 	err := to.Parse(flags, args, usage)
-	if errors.Is(err, flag.ErrHelp) {
-		return 0
-	} else if err == nil && flags.NArg() > 0 {
+	if err == nil && flags.NArg() > 0 {
 		err = fmt.Errorf("unexpected argument %q: the text comes from standard input, as in: "+
 			"echo hello | slackboard-cli -t ops", flags.Arg(0))
 	} else if err == nil {
 		err = to.Wrong()
 	}
-	if err != nil {
-		return fail(2, err)
-	}
-	if to.Check {
-		return to.Report(context.Background())
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case err != nil:
+		to.Complain(err)
+		return 2
+	case to.Check:
+		return to.Report()
 	}
 	var text cli.Text
 	if err := read(&text, to.Complain); err != nil {
-		return fail(1, err)
+		to.Complain(err)
+		return 1
 	}
-	m.Text = func(limit int) string {
-		switch {
-		case *code:
-			return cli.Code(text.Cut(limit, cli.Shown))
-		case *escape:
-			return cli.Escape(text.Cut(limit, cli.Shown))
-		}
-		return text.Cut(limit, cli.Plain)
+	clean, show := cli.Plain, strings.Clone
+	switch {
+	case *code:
+		clean, show = cli.Shown, cli.Code
+	case *escape:
+		clean, show = cli.Shown, cli.Escape
 	}
-	if err := to.Send(context.Background(), m); err != nil {
-		return fail(1, fmt.Errorf("not sent: %w", err))
-	}
-	return 0
+	to.Text = func(limit int) string { return show(text.Cut(limit, clean)) }
+	return to.Send(context.Background())
 }
 
 // read reads standard input into text.
 func read(text *cli.Text, complain func(error)) error {
-	say := errors.New("waiting for the end of standard input (at a terminal: Ctrl-D)")
-	waits := time.AfterFunc(quiet, func() { complain(say) })
+	waits := time.AfterFunc(quiet, func() {
+		complain(errors.New("waiting for the end of standard input (at a terminal: Ctrl-D)"))
+	})
 	defer waits.Stop()
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := os.Stdin.Read(buf)
 		text.Write(buf[:n])
-		if waits.Stop() { // else it has been said
-			waits.Reset(quiet)
-		}
 		switch {
 		case err == io.EOF && text.Total == 0:
 			return errors.New("standard input is empty: there is nothing to send")
@@ -101,6 +93,8 @@ func read(text *cli.Text, complain func(error)) error {
 			return nil
 		case err != nil:
 			return fmt.Errorf("standard input: %w", err)
+		case waits.Stop(): // else it has been said
+			waits.Reset(quiet)
 		}
 	}
 }

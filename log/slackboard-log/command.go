@@ -1,17 +1,22 @@
 package main
 
-// The command: its process group, the signals it gets, and the status it leaves.
+// The command: its process group, the signals it gets, what it prints, and the status it leaves.
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"math"
 	"os"
 	"os/exec"
 	"os/signal"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"slackboard/cli"
 )
@@ -20,178 +25,224 @@ import (
 // that were told to end with it.
 const grace = 2 * time.Second
 
-// result is what a command leaves.
-type result struct {
-	args    []string
+// command is what people want to run, while it runs, and what it leaves.
+type command struct {
+	cli.Flags
+	noArgs, tee        bool
+	logPath            string
+	timeout, killAfter time.Duration
+
+	cmd     *exec.Cmd
+	signals chan os.Signal // that we get: for the command; after its end they are for us
+	isGroup bool           // it has a process group of its own
+	told    bool           // to end: then its children end with it
+
+	files  []*os.File    // that may hold us up: the pipes, and a FIFO as the -log file
+	copied chan struct{} // closed when all pipes have come to their end
+	mu     sync.Mutex    // for log and kept: with -tee two streams write
+	log    *os.File      // nil without -log, and once it cannot be written
+	kept   cli.Text
+
 	started time.Time
 	took    time.Duration
 	status  int
 	err     error // nil if it succeeded
-	output  *cli.Text
 }
 
-// catchSignals keeps the signals for the command from ending us. One that we ignore (nohup) it goes on to ignore.
-func catchSignals() <-chan os.Signal {
-	signals := make(chan os.Signal, 16)
+// run runs args with our standard input, environment and folder, and returns once it has ended and its output is
+// copied. A -log file that cannot be opened is told, and args runs all the same.
+func (c *command) run(args []string) {
+	c.cmd, c.started = exec.Command(args[0], args[1:]...), time.Now()
+	c.signals, c.copied = make(chan os.Signal, 16), make(chan struct{})
 	for _, s := range []os.Signal{
 		syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2,
 	} {
-		if !signal.Ignored(s) {
-			signal.Notify(signals, s)
+		if !signal.Ignored(s) { // as under nohup: the command ignores it, too
+			signal.Notify(c.signals, s)
 		}
 	}
-	return signals
-}
-
-// ends tells whether s asks for an end.
-func ends(s os.Signal) bool { return s != syscall.SIGUSR1 && s != syscall.SIGUSR2 }
-
-// process is the command while it runs.
-type process struct {
-	*exec.Cmd
-	out   *output
-	own   bool // it has a process group of its own
-	told  bool // to end: then its children end with it
-	ended chan syscall.WaitStatus
-}
-
-// runCommand runs args with our standard input, environment and folder, and returns once it has ended and its output is
-// copied. At a terminal the command stays in our process group: the terminal stops one that reads from it in another,
-// and sends Ctrl-C to the one in its foreground only.
-func runCommand(args []string, out *output, signals <-chan os.Signal, timeout, killAfter time.Duration) result {
-	r := result{args: args, started: time.Now()}
-	p := &process{Cmd: exec.Command(args[0], args[1:]...), out: out, own: !atTerminal()}
-	p.ended = make(chan syscall.WaitStatus, 1)
-	if errors.Is(p.Err, exec.ErrDot) { // the PATH says so
-		p.Err = nil
+	if c.logPath != "" {
+		// O_NONBLOCK: a FIFO that nobody reads is an error, and does not hold up the command.
+		var err error
+		c.log, err = os.OpenFile(c.logPath, os.O_APPEND|os.O_CREATE|os.O_WRONLY|syscall.O_NONBLOCK, 0o644)
+		if err != nil {
+			c.Complain(fmt.Errorf("-log: %w", err))
+		}
+		c.files = append(c.files, c.log)
 	}
-	p.Stdin = os.Stdin
-	p.SysProcAttr = &syscall.SysProcAttr{Setpgid: p.own}
 	adoptOrphans()
-	if err := out.start(p.Cmd); err != nil {
-		r.status, r.err = notStarted(args, err)
-		return r
+	switch c.err = c.start(); {
+	case c.err == nil:
+		c.wait()
+		c.took = time.Since(c.started)
+		signal.Ignore(syscall.SIGUSR1, syscall.SIGUSR2) // they were for the command
+		c.settle()
+	case !errors.Is(c.err, exec.ErrNotFound) && !errors.Is(c.err, fs.ErrNotExist):
+		c.status = 126 // as the shell's
+	default:
+		c.status = 127
+		if strings.ContainsAny(args[0], " |&;<>()$=*") {
+			c.err = fmt.Errorf("%w; for a shell line: -- sh -c '…'", c.err)
+		}
 	}
-	go p.reap()
-	r.status, r.err = p.wait(signals, timeout, killAfter)
-	r.took = time.Since(r.started)
-	p.settle(signals)
-	return r
+	c.mu.Lock() // for good: nothing is copied any more
+	if err := c.log.Close(); c.log != nil && err != nil {
+		c.Complain(fmt.Errorf("-log: %w", err))
+	}
 }
 
-// atTerminal tells whether we may read from a terminal: as standard input, or because we are in its foreground.
-func atTerminal() bool {
-	_, isStdin := cli.TerminalGroup(os.Stdin.Fd())
+// start starts the command with its output connected: both streams to one pipe, which keeps their order, or with -tee
+// each to its own. In the foreground of a terminal it stays in our process group: the terminal stops one that reads
+// from it in another, and sends Ctrl-C to the one in its foreground only.
+func (c *command) start() error {
+	c.isGroup = !inForeground()
+	if errors.Is(c.cmd.Err, exec.ErrDot) { // the PATH says so
+		c.cmd.Err = nil
+	}
+	c.cmd.Stdin, c.cmd.SysProcAttr = os.Stdin, &syscall.SysProcAttr{Setpgid: c.isGroup}
+	tees := []*os.File{nil}
+	if c.tee {
+		tees = []*os.File{os.Stdout, os.Stderr}
+	}
+	var streams sync.WaitGroup
+	for _, tee := range tees {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return err
+		}
+		defer w.Close() // after the start: the command has its own
+		c.cmd.Stdout, c.cmd.Stderr = cmp.Or[io.Writer](c.cmd.Stdout, w), w
+		c.files = append(c.files, r)
+		streams.Go(func() { c.copy(r, tee) })
+	}
+	go func() { streams.Wait(); close(c.copied) }()
+	return c.cmd.Start()
+}
+
+// inForeground tells whether we are in the foreground of a terminal: tcgetpgrp(3).
+func inForeground() bool {
 	tty, err := os.Open("/dev/tty")
 	if err != nil {
-		return isStdin
+		return false
 	}
 	defer tty.Close()
-	group, _ := cli.TerminalGroup(tty.Fd())
-	return isStdin || int(group) == syscall.Getpgrp()
+	var group int32
+	syscall.Syscall(syscall.SYS_IOCTL, tty.Fd(), syscall.TIOCGPGRP, uintptr(unsafe.Pointer(&group)))
+	return int(group) == syscall.Getpgrp()
+}
+
+// copy takes what r has until its end or its deadline. When nobody reads tee any more the command is told as it would
+// be without us: by SIGPIPE.
+func (c *command) copy(r, tee *os.File) {
+	defer r.Close()
+	buf := make([]byte, 64<<10) // what a pipe holds: one read empties it
+	for end := error(nil); end == nil; {
+		var n int
+		if n, end = r.Read(buf); errors.Is(end, os.ErrDeadlineExceeded) { // what came before it may wait in the pipe
+			r.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+			n, _ = r.Read(buf)
+		}
+		c.mu.Lock()
+		c.kept.Write(buf[:n])
+		c.pass(buf[:n], &c.log, "-log")
+		c.mu.Unlock()
+		if errors.Is(c.pass(buf[:n], &tee, "-tee"), syscall.EPIPE) {
+			return
+		}
+	}
+}
+
+// pass writes p to the file, if there is one still: after an error, which the user is told, there is none.
+func (c *command) pass(p []byte, file **os.File, flag string) (err error) {
+	if *file != nil && len(p) > 0 {
+		if _, err = (*file).Write(p); err != nil {
+			c.Complain(fmt.Errorf("%s: %w", flag, err))
+			*file = nil
+		}
+	}
+	return err
+}
+
+// wait waits for the command's end. Until then it gets our signals, and those that its time brings.
+func (c *command) wait() {
+	ended := make(chan syscall.WaitStatus, 1)
+	go c.reap(ended)
+	term, kill := time.After(cmp.Or(c.timeout, math.MaxInt64)), (<-chan time.Time)(nil)
+	for {
+		select {
+		case s := <-c.signals:
+			if c.isGroup || s != syscall.SIGINT && s != syscall.SIGQUIT { // those the terminal sent to it as well
+				c.signal(s.(syscall.Signal))
+			}
+		case <-term:
+			c.err = fmt.Errorf("timed out after %v", c.timeout)
+			c.signal(syscall.SIGTERM)
+			kill = time.After(c.killAfter)
+		case <-kill:
+			c.signal(syscall.SIGKILL)
+		case how := <-ended:
+			switch c.status = how.ExitStatus(); {
+			case c.err != nil:
+				c.status = 124
+			case how.Signaled():
+				c.status, c.err = 128+int(how.Signal()), fmt.Errorf("signal: %v", how.Signal())
+			case c.status != 0:
+				c.err = fmt.Errorf("exit status %d", c.status)
+			}
+			return
+		}
+	}
 }
 
 // reap takes all children that end: the command, and orphans that have become ours. A zombie would keep the command's
 // group from being empty.
-func (p *process) reap() {
+func (c *command) reap(ended chan<- syscall.WaitStatus) {
 	for {
 		var status syscall.WaitStatus
 		switch pid, err := syscall.Wait4(-1, &status, 0, nil); {
 		case err == syscall.ECHILD:
 			return
-		case pid == p.Process.Pid:
-			p.ended <- status
+		case pid == c.cmd.Process.Pid:
+			ended <- status
 		}
-	}
-}
-
-// wait returns how the command ended. Until then it gets our signals, and those that its time brings.
-func (p *process) wait(signals <-chan os.Signal, timeout, killAfter time.Duration) (status int, err error) {
-	var term, kill <-chan time.Time
-	if timeout > 0 {
-		term = time.After(timeout)
-	}
-	for {
-		select {
-		case s := <-signals:
-			p.forward(s)
-		case <-term:
-			err = fmt.Errorf("timed out after %v", timeout)
-			p.signal(syscall.SIGTERM)
-			kill = time.After(killAfter)
-		case <-kill:
-			p.signal(syscall.SIGKILL)
-		case how := <-p.ended:
-			switch {
-			case err != nil:
-				return 124, err
-			case how.Signaled():
-				return 128 + int(how.Signal()), fmt.Errorf("signal: %v", how.Signal())
-			case how.ExitStatus() != 0:
-				return how.ExitStatus(), fmt.Errorf("exit status %d", how.ExitStatus())
-			}
-			return 0, nil
-		}
-	}
-}
-
-// settle returns when the output is at its end and, if the command was told to end, its group is empty: after the grace
-// at the latest, unless those who read our own output are slower.
-func (p *process) settle(signals <-chan os.Signal) {
-	for _, f := range p.out.files {
-		f.SetDeadline(time.Now().Add(grace)) // fails where it is not needed: for a plain file, or none
-	}
-	over, tick, copied := time.After(grace), time.Tick(10*time.Millisecond), p.out.copied
-	for copied != nil || over != nil && p.lingers() {
-		select {
-		case <-copied:
-			copied = nil
-		case <-tick:
-		case <-over:
-			over = nil
-			if p.lingers() {
-				p.signal(syscall.SIGKILL)
-			}
-		case s := <-signals:
-			if p.own {
-				p.forward(s)
-			}
-			if over == nil && ends(s) { // someone has no patience with who reads our output
-				return
-			}
-		}
-	}
-}
-
-func (p *process) forward(s os.Signal) {
-	if p.own || s != syscall.SIGINT && s != syscall.SIGQUIT { // those the terminal sent to the command as well
-		p.signal(s.(syscall.Signal))
 	}
 }
 
 // signal sends s to the command's group. In ours there is also who called us: there only the command gets it.
-func (p *process) signal(s syscall.Signal) {
-	target := p.Process.Pid
-	if p.own {
+func (c *command) signal(s syscall.Signal) {
+	target := c.cmd.Process.Pid
+	if c.isGroup {
 		target = -target
 	}
 	syscall.Kill(target, s)
 	if s == syscall.SIGTERM {
 		syscall.Kill(target, syscall.SIGCONT) // one that is stopped would not end
-		p.told = true
+		c.told = true
 	}
 }
 
-// lingers tells, once the command has ended, whether something of its group lives that was told to end with it.
-func (p *process) lingers() bool { return p.told && p.own && syscall.Kill(-p.Process.Pid, 0) == nil }
-
-// notStarted returns the status of a command that could not be started: the shell's.
-func notStarted(args []string, err error) (int, error) {
-	if !errors.Is(err, exec.ErrNotFound) && !errors.Is(err, fs.ErrNotExist) {
-		return 126, err
+// settle returns when the output is at its end and, if the command was told to end, its group is empty: after the grace
+// at the latest, unless those who read our own output are slower. Then a signal says that nobody has the patience.
+func (c *command) settle() {
+	over := time.Now().Add(grace)
+	for _, f := range c.files {
+		f.SetDeadline(over) // fails where it is not needed: for a plain file, or none
 	}
-	if strings.ContainsAny(args[0], " |&;<>()$=*") {
-		err = fmt.Errorf("%w; for a shell line: -- sh -c '…'", err)
+	lingers := func() bool { return c.told && c.isGroup && syscall.Kill(-c.cmd.Process.Pid, 0) == nil }
+	for lingers() && time.Now().Before(over) {
+		time.Sleep(10 * time.Millisecond)
 	}
-	return 127, err
+	if lingers() {
+		c.signal(syscall.SIGKILL)
+	}
+	for {
+		select {
+		case <-c.copied:
+			return
+		case <-c.signals:
+			if time.Now().After(over) {
+				return
+			}
+		}
+	}
 }
