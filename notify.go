@@ -95,12 +95,13 @@ func (s *server) handler() http.Handler {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		mux.ServeHTTP(res, r)
 		s.requests.Add(fmt.Sprintf(`route=%q,status="%d"`, r.Pattern, res.line.Status), 1)
+		poll := r.Method == http.MethodGet && res.line.Status == http.StatusOK && r.Header.Get(pollHeader) != ""
+		if poll && !s.log.Enabled(r.Context(), slog.LevelDebug) {
+			return // what the page asks for again and again has a line at level debug only
+		}
 		res.line.URI = cleaned(s.shownURI(r), bodyLimit)
 		res.line.DurationMS = float64(time.Since(start).Microseconds()) / 1000
-		poll := r.Method == http.MethodGet && res.line.Status == http.StatusOK && r.Header.Get(pollHeader) != ""
-		if !poll || s.log.Enabled(r.Context(), slog.LevelDebug) { // what the page asks for again and again
-			s.access.Write(encodeLine(res.line))
-		}
+		s.access.Write(encodeLine(res.line))
 	})
 }
 
