@@ -326,6 +326,10 @@ func TestPageLooks(t *testing.T) {
 	p.look("tag")
 	p.click("#test-open")
 	p.look("test")
+	p.open(p.url + "#config?utc=1")
+	p.wait("#config-text", "[core]")
+	p.look("config")
+	p.checkClean()
 }
 
 // An operator's night: a test message arrives, a dead letter is seen with its reason, read, sent again, and gone.
@@ -486,6 +490,7 @@ func TestPageTellsByItself(t *testing.T) {
 	if after := p.js(top); after != before {
 		t.Errorf("what one reads was at %v, is at %v", before, after)
 	}
+	p.look("news")
 	p.click("#noted")
 	poll(t, "noted trouble goes", func() bool { return p.js("return document.getElementById('news').hidden") == true })
 	icon := p.js("return document.getElementById('icon').href")
@@ -508,6 +513,7 @@ func TestPageTellsByItself(t *testing.T) {
 	if title := p.js("return document.title"); title != "(no answer) Slackboard" {
 		t.Errorf("the title: %v", title)
 	}
+	p.look("offline")
 	if now := p.js("return document.getElementById('icon').href"); now == icon {
 		t.Error("the icon does not say that there is no answer")
 	}

@@ -255,8 +255,8 @@ function drawStat() {
   setText($("most"), number(most));
   setText($("from"), brief(Date.now() - 3600_000));
   const since = ["accepted", "delivered", "dropped"].map(name => `${number(stat[name])} ${name}`).join(", ");
-  setText($("since"), `Since the start at ${brief(stat.started_at)}, ${ago(stat.started_at)}: ${since}; ` +
-    `${count(stat.found_at_start, "message")} waited or were dead before.`);
+  setText($("since"), `Since the start at ${brief(stat.started_at)}, ${ago(stat.started_at)}: ${since}` +
+    (stat.found_at_start ? `; ${count(stat.found_at_start, "message")} waited or were dead before.` : "."));
   setText($("about"), `Version ${stat.version}, started ${clock(stat.started_at)}.`);
   const failing = stat.trouble.filter(t => t.kind !== "paused").length, full = stat.state === "full";
   const wrong = some(full && "takes nothing", failing && `${failing} failing`, stat.dead && `${number(stat.dead)} dead`,
