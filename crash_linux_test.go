@@ -189,7 +189,7 @@ func (c *crashTest) traced(output string, options ...string) *exec.Cmd {
 func TestInjectedErrors(t *testing.T) {
 	needsStrace(t)
 	for _, fault := range []diskFault{{call: "fdatasync", errno: "EIO"}, {call: "pwrite64", errno: "ENOSPC"}, {call: "pwrite64", errno: "EIO"}} {
-		for n := range rounds(30, 1) {
+		for n := range rounds(10, 1) {
 			fault.n = n + 1
 			t.Run(fault.String(), fault.inject)
 		}
@@ -197,7 +197,7 @@ func TestInjectedErrors(t *testing.T) {
 	// Those of a segment's begin and end, and of reading:
 	for _, fault := range []diskFault{{call: "renameat", errno: "EIO"}, {call: "unlinkat", errno: "EIO"}, {call: "fsync", errno: "EIO"},
 		{call: "openat", errno: "EMFILE", file: "spare.new"}, {call: "openat", errno: "EIO", file: "spare"}, {call: "pread64", errno: "EIO"}, {call: "openat", errno: "EMFILE", file: "00000001.log"}} {
-		for n := range rounds(6, 0) {
+		for n := range rounds(2, 0) {
 			fault.n, fault.rolls = n+1+9*number(fault.file == "00000001.log"), true // the first ones are those of the start
 			t.Run(fault.String(), fault.inject)
 		}

@@ -1633,7 +1633,7 @@ func TestPowerCutsInProcess(t *testing.T) {
 	base, acknowledged := t.TempDir(), 0
 	p.dir = filepath.Join(base, "0")
 	removed := uint64(0)
-	for cut := range rounds(200, 15) {
+	for cut := range rounds(40, 5) {
 		p.s = openAlone(t, p.dir)
 		p.check(cut)
 		if p.next = filepath.Join(base, fmt.Sprint(cut+1)); os.Mkdir(p.next, 0o700) != nil || t.Failed() {
