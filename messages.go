@@ -167,21 +167,22 @@ var states = []string{"waiting", "dead", "delivered", "dropped", "any"}
 // readSearch reads the query of r.
 func readSearch(r *http.Request) (q search, err error) {
 	query := r.URL.Query()
-	q = search{state: query.Get("state"), tag: query.Get("tag"), q: strings.ToLower(query.Get("q")), newest: true, limit: listLimit}
+	q = search{state: query.Get("state"), tag: query.Get("tag"), newest: true, limit: listLimit}
+	q.q = strings.ToLower(query.Get("q"))
 	if !slices.Contains(states, q.state) {
-		return q, badQuery("state=%s: it has to be one of %s", q.state, strings.Join(states, ", "))
+		return q, fmt.Errorf("state=%s: it has to be one of %s", q.state, strings.Join(states, ", "))
 	}
 	switch order := query.Get("order"); order {
 	case "", "newest":
 	case "oldest":
 		q.newest = false
 	default:
-		return q, badQuery("order=%s: it has to be oldest or newest", order)
+		return q, fmt.Errorf("order=%s: it has to be oldest or newest", order)
 	}
 	number := func(name string, to *int, least, most int) {
 		if text := query.Get(name); text != "" && err == nil {
 			if *to, err = strconv.Atoi(text); err != nil || *to < least || *to > most {
-				err = badQuery("%s=%s is not a number from %d to %d", name, text, least, most)
+				err = fmt.Errorf("%s=%s is not a number from %d to %d", name, text, least, most)
 			}
 		}
 	}
@@ -189,9 +190,6 @@ func readSearch(r *http.Request) (q search, err error) {
 	number("offset", &q.offset, 0, 1<<31-1)
 	return q, err
 }
-
-// badQuery is an error to answer 400 with.
-func badQuery(format string, args ...any) error { return fmt.Errorf(format, args...) }
 
 // onlyKnown answers 400 and returns false if the query has a parameter besides known: what it asks for would be missing.
 func onlyKnown(w http.ResponseWriter, r *http.Request, known ...string) bool {
@@ -222,17 +220,29 @@ func (s *server) listMessages(w http.ResponseWriter, r *http.Request) {
 		counted(w, 0, err)
 		return
 	}
-	list := &listing{w: w}
+	w.Header().Set("Content-Type", "application/json")
+	io.WriteString(w, `{"messages": [`)
+	separator := "\n"
 	for _, f := range found[min(q.offset, len(found)):] {
-		w, became, err := f.read(s.spool)
+		m, became, err := f.read(s.spool)
 		if err != nil { // it has ended or moved meanwhile
 			continue
 		}
-		if v, err := s.view(w, became); err == nil {
-			list.add(v)
+		if v, err := s.view(m, became); err == nil {
+			v.Text = shortened(v.Text)
+			io.WriteString(w, separator)
+			w.Write(encode(v))
+			separator = ",\n"
 		}
 	}
-	list.end(q.state, totals)
+	all, total := ordered{}, 0
+	for _, state := range states[:4] {
+		all = append(all, state, totals[state])
+		if q.state == state || q.state == "any" {
+			total += totals[state]
+		}
+	}
+	fmt.Fprintf(w, "\n], \"total\": %d, \"totals\": %s}\n", total, encode(all))
 }
 
 // found is a message: its number, where its W line lies, and where its D line does (0: it has none).
@@ -251,8 +261,8 @@ func (f found) read(s *spool) (w, became line, err error) {
 	return w, became, err
 }
 
-// find returns the first offset+limit messages of what q looks for, and how many there are of each state. It keeps nothing but
-// numbers: a million may wait.
+// find returns the first offset+limit messages of what q looks for, and how many there are of each state. It keeps
+// nothing but numbers: a million may wait.
 func (s *server) find(ctx context.Context, q search) (list []found, totals map[string]int, err error) {
 	totals = map[string]int{}
 	most := q.offset + q.limit
@@ -300,43 +310,9 @@ func (s *server) matches(q search, w, became line) bool {
 		reason = x.reason
 	}
 	to, _, _ := s.cfg().lookup(m.route)
-	text := []string{m.ID, m.route.tag, m.route.channel, to.channel, m.Host, m.Sender, m.Title, m.Text, string(m.Payload), reason}
-	return strings.Contains(strings.ToLower(strings.Join(text, "\n")), q.q)
-}
-
-// listing writes {"messages":[…],"total":n,"totals":{…}} as it goes.
-type listing struct {
-	w     http.ResponseWriter
-	begun bool
-}
-
-func (l *listing) add(v messageView) {
-	separator := ",\n"
-	if !l.begun {
-		separator = l.begin()
-	}
-	v.Text = shortened(v.Text)
-	io.WriteString(l.w, separator)
-	l.w.Write(encode(v))
-}
-
-func (l *listing) begin() string {
-	l.begun = true
-	l.w.Header().Set("Content-Type", "application/json")
-	return "{\"messages\": [\n"
-}
-
-// end adds how many messages there are of state, and of each state.
-func (l *listing) end(state string, totals map[string]int) {
-	if !l.begun {
-		io.WriteString(l.w, l.begin())
-	}
-	all := ordered{}
-	for _, name := range states[:4] {
-		all = append(all, name, totals[name])
-		totals["any"] += totals[name]
-	}
-	fmt.Fprintf(l.w, "\n], \"total\": %d, \"totals\": %s}\n", totals[state], encode(all))
+	text := strings.Join([]string{m.ID, m.route.tag, m.route.channel, to.channel, m.Host, m.Sender, m.Title, m.Text,
+		string(m.Payload), reason}, "\n")
+	return strings.Contains(strings.ToLower(text), q.q)
 }
 
 func (s *server) showMessage(w http.ResponseWriter, r *http.Request) {
@@ -346,26 +322,20 @@ func (s *server) showMessage(w http.ResponseWriter, r *http.Request) {
 			counted(w, 0, err)
 			return
 		}
-		v.Payload = s.payloadOf(m, v.DeliveredAt)
+		if m, err := m.message(); err == nil {
+			v.Payload = s.payloadOf(m, v.DeliveredAt)
+		}
 		sendJSON(w, v)
 	})
 }
 
-// payloadOf returns what Slack gets of the message of w, or got at a time, if it goes alone; nil if its tag is gone.
-func (s *server) payloadOf(w line, at *time.Time) json.RawMessage {
-	m, err := w.message()
-	if err != nil {
-		return nil
-	}
+// payloadOf returns what Slack gets of m, or got at a time, if it goes alone; nil if its tag is gone.
+func (s *server) payloadOf(m *message, at *time.Time) json.RawMessage {
 	_, t, err := s.cfg().lookup(m.route)
 	if err != nil {
 		return nil
 	}
-	now := time.Now()
-	if at != nil {
-		now = *at
-	}
-	return render(m, t, now)
+	return render(m, t, cmp.Or(timeOf(at), time.Now()))
 }
 
 // one finds the message that the path names, and calls do with it.
