@@ -41,7 +41,8 @@ func TestSearch(t *testing.T) {
 		for i := range 4 {
 			p.do("POST", "/notify", fmt.Sprintf(`{"tag":"a","text":"w%d","host":"Web-%d","title":"one"}`, i, i))
 			p.do("POST", "/notify", fmt.Sprintf(`{"tag":"b","text":"d%d"}`, i))
-			p.do("POST", "/notify-directly", fmt.Sprintf(`{"payload":{"channel":"#free","text":"p%d","attachments":[{"text":"Inner %d"}]}}`, i, i))
+			p.do("POST", "/notify-directly",
+				fmt.Sprintf(`{"payload":{"channel":"#free","text":"p%d","attachments":[{"text":"Inner %d"}]}}`, i, i))
 			synctest.Wait()
 		}
 		waiting, _ := p.search(t, "state=waiting&order=oldest")
@@ -137,14 +138,16 @@ func TestSendAgainSays(t *testing.T) {
 			"#b":   {class: badContent, status: 400, reason: "invalid_blocks"},
 			"#cdn": {class: retry, limited: true, wait: 15 * time.Minute, reason: "ratelimited"},
 		}}
-		p := newInProcess(t, testConfig(t, hookAndTags+"[[tags]]\ntag='cdn'\nchannel='#cdn'\nslack_token='xoxb-1'\n[[tags]]\ntag='edge'\nchannel='#edge'\nslack_token='xoxb-1'\n"), slack)
+		p := newInProcess(t, testConfig(t, hookAndTags+"[[tags]]\ntag='cdn'\nchannel='#cdn'\nslack_token='xoxb-1'\n"+
+			"[[tags]]\ntag='edge'\nchannel='#edge'\nslack_token='xoxb-1'\n"), slack)
 		for _, tag := range []string{"a", "a", "a", "b", "cdn", "edge"} {
 			p.do("POST", "/notify", notifyBody(tag, 1, false))
 			synctest.Wait()
 		}
 		list, _ := p.search(t, "state=any&order=oldest")
 		pause := "waits for a pause until " + clock(time.Now().Add(15*time.Minute)) + ": slack's rate limit, met by #cdn"
-		for i, want := range []string{"due now", "due now, behind the 1 before it", "due now, behind the 2 before it", "put at the end of its queue", pause, pause} {
+		for i, want := range []string{"due now", "due now, behind the 1 before it", "due now, behind the 2 before it",
+			"put at the end of its queue", pause, pause} {
 			var said struct {
 				Message, Did string
 				Count        int

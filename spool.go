@@ -1097,8 +1097,8 @@ func (s *spool) each(f func(w line, dead bool)) error {
 }
 
 // all calls f for every message that the log knows, in no order, with its W line and what became of it: its D line, an X
-// line of which nothing but the kind is set, or a zero one. What changes meanwhile may be missed. f must not keep parts of
-// the W line.
+// line of which nothing but the kind is set, or a zero one. What changes meanwhile may be missed. f must not keep parts
+// of the W line.
 func (s *spool) all(ctx context.Context, f func(w, became line)) error {
 	type done struct {
 		seq      uint64

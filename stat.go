@@ -326,7 +326,8 @@ func timeOf(t *time.Time) time.Time {
 	return *t
 }
 
-// statApp shows the counters. tags=N shows N tags, sort= says which come first (those in trouble), q= and tag= narrow them.
+// statApp shows the counters. tags=N shows N tags, sort= says which come first (those in trouble), q= and tag= narrow
+// them.
 func (s *server) statApp(w http.ResponseWriter, r *http.Request) {
 	query := r.URL.Query()
 	q := tagQuery{q: strings.ToLower(query.Get("q")), tag: query.Get("tag"), n: math.MaxInt}
