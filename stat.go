@@ -48,6 +48,7 @@ type numbers struct {
 	Damaged    int64 `json:"damaged" metric:"spool_damaged_lines_total" help:"Damaged lines found in the spool."`
 	SpoolBytes int64 `json:"spool_bytes" metric:"spool_bytes" help:"Size of the spool's files."`
 	SpoolLimit int64 `json:"spool_limit_bytes" metric:"spool_limit_bytes" help:"Waiting messages that it takes."`
+	Bytes      int64 `json:"waiting_bytes" metric:"waiting_bytes" help:"Waiting messages, of that."`
 
 	LogLinesDropped int64 `json:"log_lines_dropped" metric:"log_lines_dropped_total" help:"Lines no log took."`
 
@@ -414,7 +415,7 @@ func (s *server) appStat() *appStat {
 	lanes := s.deliver.look()
 	st := s.stats.show()
 	st.Damaged, st.SpoolBytes, st.SpoolLimit = s.spool.damaged.Load(), s.spool.bytes.Load(), s.cfg().spool.maxBytes
-	st.Ready, st.LogLinesDropped = s.ready() == nil, s.lost()
+	st.Bytes, st.Ready, st.LogLinesDropped = lanes.bytes, s.ready() == nil, s.lost()
 	if !lanes.oldest.IsZero() {
 		st.OldestWaitingSeconds = time.Since(lanes.oldest).Seconds()
 	}
@@ -453,6 +454,7 @@ type trouble struct {
 type laneSummary struct {
 	oldest       time.Time // when the message was accepted that has waited longest, zero if none waits
 	destinations [2]int    // that fail or cannot be reached, and that pause
+	bytes        int64     // that wait
 	trouble      []trouble // most at stake first
 	paused       []trouble // the tokens that pause, also those for which nothing waits
 	total        int       // of trouble, with what is not listed
@@ -491,6 +493,7 @@ func (d *deliverer) look() laneSummary {
 	}}
 	d.locked(func() {
 		now, whole := time.Now(), map[*account]*trouble{}
+		sum.bytes = d.bytes
 		for _, a := range d.accounts {
 			if a.limited && a.until.After(now) {
 				whole[a] = &trouble{Kind: paused}
