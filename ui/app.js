@@ -368,11 +368,10 @@ async function loadMessages(mine, at) {
   drawTag(tag, tags, q ? 0 : totals.dead);
 }
 
-// refresh brings up to date what is seen; a later one makes the answers of an earlier one void. A slow server is asked
-// less often.
+// refresh brings up to date what is seen; a later one makes an earlier one void. A slow server is asked less often.
 async function refresh() {
   clearTimeout(timer);
-  const mine = ++turn, began = performance.now(), at = view(), seen = !document.hidden;
+  let began = performance.now(), mine = ++turn, at = view(), seen = !document.hidden;
   const tags = seen && at.name === "overview";
   const query = tags && {tags: Math.min(+at.n || step, 10_000), sort: at.sort || "trouble", q: at.q || ""};
   try {
@@ -388,6 +387,7 @@ async function refresh() {
     if (mine === turn) offline("");
   } catch (err) {
     if (mine === turn) offline(err.message);
+    began = performance.now(); // a server that is back is seen at once
   }
   const pause = document.hidden ? hiddenMS : Math.max(seenMS, 5 * (performance.now() - began));
   if (mine === turn) timer = setTimeout(refresh, pause);
