@@ -1722,14 +1722,16 @@ func TestSameKeyAtOnce(t *testing.T) {
 		slow := func() error { time.Sleep(time.Second); return nil }
 		p.disk.Store(&slow)
 		ids := make([]string, 10)
+		var asked sync.WaitGroup
 		for i := range ids { // the first alone, the others in one write behind it
-			go func() {
+			asked.Go(func() {
 				ids[i] = fmt.Sprint(p.notifyWith(t, "key", "ab", 1), p.notifyWith(t, fmt.Sprint("key", i/4), "a", 2))
-			}()
+			})
 			if i == 0 {
 				synctest.Wait()
 			}
 		}
+		asked.Wait()
 		time.Sleep(time.Hour)
 		if a, b := slack.texts("#a"), slack.texts("#b"); a != "1 2 2 2" || b != "1" {
 			t.Errorf("posted %q, %q", a, b)
