@@ -76,6 +76,7 @@ func TestRoutes(t *testing.T) {
 	}
 }
 
+// Whatever is in a file of the spool, reading it ends, and what was read is written as the same line.
 func FuzzSpoolFile(f *testing.F) {
 	one := []byte(text(`W 1 0 2 to:#c {"id":"k1","text":"x"}`) + text(`X 1 1 "y"`))
 	f.Add(slices.Concat(one, one, []byte(text("D 1 2 dropped 3 1:0"))))
@@ -99,14 +100,17 @@ func FuzzSpoolFile(f *testing.F) {
 		}
 		dir := t.TempDir()
 		os.WriteFile(filepath.Join(dir, "00000001.log"), data, 0o600)
-		sp, err := openSpool(dir, slog.New(slog.DiscardHandler))
+		root, err := os.OpenRoot(dir)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := sp.each(func(line, bool) {}); err != nil {
+		defer root.Close()
+		sp := &spool{ // not openSpool: its syncs take most of the time
+			dir: root, live: places{}, dead: places{}, segments: map[uint64]*segment{}, keys: map[string]uint64{},
+		}
+		if _, _, _, err := sp.walk(1, sp.apply); err != nil {
 			t.Error(err)
 		}
-		sp.closeFiles()
 	})
 }
 
