@@ -16,36 +16,17 @@ import (
 	"strings"
 	"testing"
 	"time"
-)
 
-// ask makes a request of p with headers, "Name: value" each.
-func (p *process) ask(t *testing.T, method, path, body string, headers ...string) (*http.Response, string) {
-	t.Helper()
-	req, err := http.NewRequest(method, "http://"+p.addr+path, strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, header := range headers {
-		name, value, _ := strings.Cut(header, ": ")
-		if req.Header.Set(name, value); name == "Host" {
-			req.Host = value
-		}
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	return resp, readAll(resp.Body)
-}
+	"slackboard/e2e"
+)
 
 func withCore(config, lines string) string {
 	return strings.Replace(config, "[core]", "[core]\n"+lines, 1)
 }
 
 func TestAuthToken(t *testing.T) {
-	slack := newFakeSlack(t, nil)
-	s := startServer(t, withCore(server1(slack.URL), "auth_token = 'T0KEN'"))
+	slack := e2e.NewFakeSlack(t, nil)
+	s := e2e.StartServer(t, withCore(server1(slack.URL), "auth_token = 'T0KEN'"))
 	basic := func(user, password string) string {
 		r, _ := http.NewRequest("GET", "/", nil)
 		r.SetBasicAuth(user, password)
@@ -64,7 +45,7 @@ func TestAuthToken(t *testing.T) {
 		for _, path := range []string{"GET /stat/app", "GET /stat/go", "GET /config/app", "GET /ui/", "GET /", "GET /metrics", "GET /debug/vars", "GET /messages?state=dead",
 			"POST /notify", "POST //notify", "POST /notify-directly", "GET /nothing", "DELETE /messages?state=dead&tag=x"} {
 			method, path, _ := strings.Cut(path, " ")
-			resp, body := s.ask(t, method, path, `{"tag":"general","text":"x","payload":{"text":"x"}}`, test.header)
+			resp, body := s.Ask(t, method, path, `{"tag":"general","text":"x","payload":{"text":"x"}}`, test.header)
 			want := test.status
 			if path == "/nothing" && want == 200 {
 				want = 404
@@ -83,21 +64,21 @@ func TestAuthToken(t *testing.T) {
 			}
 		}
 		for _, path := range []string{"/healthz", "/readyz"} {
-			if resp, _ := s.ask(t, "GET", path, "", test.header); resp.StatusCode != 200 {
+			if resp, _ := s.Ask(t, "GET", path, "", test.header); resp.StatusCode != 200 {
 				t.Errorf("%s with %q: %d", path, test.header, resp.StatusCode)
 			}
 		}
 	}
-	if _, body := s.ask(t, "GET", "/metrics", "", "Authorization: Bearer T0KEN"); !strings.Contains(body, fmt.Sprintf("\nslackboard_unauthorized_total %d\n", refused)) {
+	if _, body := s.Ask(t, "GET", "/metrics", "", "Authorization: Bearer T0KEN"); !strings.Contains(body, fmt.Sprintf("\nslackboard_unauthorized_total %d\n", refused)) {
 		t.Errorf("%d were refused, and counted: %s", refused, body)
 	}
-	if _, body := s.ask(t, "GET", "/stat/app", "", "Authorization: Bearer T0KEN"); !strings.Contains(body, fmt.Sprintf(`"unauthorized": %d`, refused)) {
+	if _, body := s.Ask(t, "GET", "/stat/app", "", "Authorization: Bearer T0KEN"); !strings.Contains(body, fmt.Sprintf(`"unauthorized": %d`, refused)) {
 		t.Errorf("%d were refused, and counted: %s", refused, body)
 	}
-	if strings.Contains(s.stdout.String()+s.stderr.String(), "T0KEN") {
+	if strings.Contains(s.Stdout.String()+s.Stderr.String(), "T0KEN") {
 		t.Error("the logs show the token")
 	}
-	file := writeFile(t, "token", "T0KEN\n")
+	file := e2e.WriteFile(t, "token", "T0KEN\n")
 	for _, test := range []struct {
 		program, flags, env string
 		code                int
@@ -106,19 +87,19 @@ func TestAuthToken(t *testing.T) {
 		{"slackboard-cli", "-auth other", "", 1}, {"slackboard-cli", "", "", 1},
 		{"slackboard-log", "-auth T0KEN -- false", "", 1}, {"slackboard-log", "-- false", "", 1},
 	} {
-		before := s.accepted(t)
-		args := append([]string{"-s", s.addr, "-t", "general", "-retry-max", "0"}, strings.Fields(test.flags)...)
-		code, _, stderr := runProgram(t, "hi", []string{test.env}, test.program, args...)
+		before := acceptedBy(t, s)
+		args := append([]string{"-s", s.Addr, "-t", "general", "-retry-max", "0"}, strings.Fields(test.flags)...)
+		code, _, stderr := e2e.RunProgram(t, "hi", []string{test.env}, test.program, args...)
 		good := strings.Contains(test.flags+test.env, "T0KEN") || strings.Contains(test.flags, file)
-		if taken := s.accepted(t) > before; code != test.code || taken != good || strings.Contains(stderr, "401") == good {
+		if taken := acceptedBy(t, s) > before; code != test.code || taken != good || strings.Contains(stderr, "401") == good {
 			t.Errorf("%s %s %s: exit %d, taken %v, %s", test.program, test.flags, test.env, code, taken, stderr)
 		}
 	}
 }
 
-// accepted returns how many messages the server with the token has accepted.
-func (p *process) accepted(t *testing.T) (n int) {
-	_, body := p.ask(t, "GET", "/stat/app", "", "Authorization: Bearer T0KEN")
+// acceptedBy returns how many messages the server with the token has accepted.
+func acceptedBy(t *testing.T, p *e2e.Process) (n int) {
+	_, body := p.Ask(t, "GET", "/stat/app", "", "Authorization: Bearer T0KEN")
 	if _, err := fmt.Sscanf(body, "{\n \"accepted\": %d", &n); err != nil {
 		t.Fatalf("%v: %s", err, body)
 	}
@@ -127,10 +108,10 @@ func (p *process) accepted(t *testing.T) (n int) {
 
 // With a token, messages are shown to whoever brings it, from wherever; without one, to this host.
 func TestOperatorFromElsewhere(t *testing.T) {
-	slack := newFakeSlack(t, nil)
+	slack := e2e.NewFakeSlack(t, nil)
 	for config, want := range map[string]int{server1(slack.URL): 403, withCore(server1(slack.URL), "auth_token = 'T0KEN'"): 200} {
-		s := startServer(t, config)
-		if resp, body := s.ask(t, "GET", "/messages?state=dead", "", "X-Forwarded-For: 192.0.2.1", "Authorization: Bearer T0KEN"); resp.StatusCode != want {
+		s := e2e.StartServer(t, config)
+		if resp, body := s.Ask(t, "GET", "/messages?state=dead", "", "X-Forwarded-For: 192.0.2.1", "Authorization: Bearer T0KEN"); resp.StatusCode != want {
 			t.Errorf("%d %s, want %d", resp.StatusCode, body, want)
 		}
 	}
@@ -154,8 +135,8 @@ func TestForwardedBehindAnEmptyLine(t *testing.T) {
 
 // A page of another site, in the browser of somebody who may ask, changes nothing.
 func TestOtherSites(t *testing.T) {
-	slack := newFakeSlack(t, nil)
-	s := startServer(t, server1(slack.URL))
+	slack := e2e.NewFakeSlack(t, nil)
+	s := e2e.StartServer(t, server1(slack.URL))
 	for _, test := range []struct {
 		method, path, header string
 		status               int
@@ -163,90 +144,90 @@ func TestOtherSites(t *testing.T) {
 		{"POST", "/notify", "Sec-Fetch-Site: cross-site", 403}, {"POST", "/notify", "Sec-Fetch-Site: same-site", 403},
 		{"POST", "/notify", "Origin: http://evil.invalid", 403}, {"POST", "/notify-directly", "Origin: null", 403},
 		{"POST", "/messages/retry?tag=x", "Sec-Fetch-Site: cross-site", 403}, {"DELETE", "/messages?state=dead&tag=x", "Origin: http://evil.invalid", 403},
-		{"POST", "/notify", "Sec-Fetch-Site: same-origin", 200}, {"POST", "/notify", "Origin: http://" + s.addr, 200}, {"POST", "/notify", "Sec-Fetch-Site: none", 200},
+		{"POST", "/notify", "Sec-Fetch-Site: same-origin", 200}, {"POST", "/notify", "Origin: http://" + s.Addr, 200}, {"POST", "/notify", "Sec-Fetch-Site: none", 200},
 		{"GET", "/ui/", "Sec-Fetch-Site: cross-site", 200},
 	} {
-		resp, body := s.ask(t, test.method, test.path, `{"tag":"general","text":"x","payload":{"text":"x"}}`, test.header)
+		resp, body := s.Ask(t, test.method, test.path, `{"tag":"general","text":"x","payload":{"text":"x"}}`, test.header)
 		if resp.StatusCode != test.status || test.status == 403 && (resp.Header.Get("Content-Type") != "application/json" || !strings.Contains(body, `{"message":"a page of another site`)) {
 			t.Errorf("%s %s, %s: %d %s", test.method, test.path, test.header, resp.StatusCode, body)
 		}
 	}
-	if st := s.stat(t); st.Accepted != 3 {
+	if st := s.Stat(t); st.Accepted != 3 {
 		t.Errorf("%d were accepted", st.Accepted)
 	}
 }
 
 func TestTLS(t *testing.T) {
-	slack, ca, other := newFakeSlack(t, nil), newAuthority(t), newAuthority(t)
+	slack, ca, other := e2e.NewFakeSlack(t, nil), newAuthority(t), newAuthority(t)
 	both := []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 	cert, key := ca.files(&x509.Certificate{IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: both})
 	clientCert, clientKey := ca.files(&x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
 	strangerCert, strangerKey := other.files(&x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
 	config := withCore(server1(slack.URL), fmt.Sprintf("tls_cert = '%s'\ntls_key = '%s'", cert, key))
-	open := startServer(t, config)
-	closed := startServer(t, withCore(config, fmt.Sprintf("tls_client_ca = '%s'\nauth_token = 'T0KEN'", ca.file)))
+	open := e2e.StartServer(t, config)
+	closed := e2e.StartServer(t, withCore(config, fmt.Sprintf("tls_client_ca = '%s'\nauth_token = 'T0KEN'", ca.file)))
 	ours, theirs := " -cert "+clientCert+" -key "+clientKey, " -cert "+strangerCert+" -key "+strangerKey
 	for _, test := range []struct {
 		name, flags string
 		code        int
 		stderr      string
 	}{
-		{"TLS", "-s https://" + open.addr + " -cacert " + ca.file, 0, ""},
-		{"an authority we do not know", "-s https://" + open.addr, 1, "signed by unknown authority"},
-		{"plain HTTP", "-s " + open.addr, 1, "HTTP request to an HTTPS server"},
-		{"a certificate and the token", "-s https://" + closed.addr + " -auth T0KEN -cacert " + ca.file + ours, 0, ""},
-		{"a certificate alone", "-s https://" + closed.addr + " -cacert " + ca.file + ours, 1, "401"},
-		{"no certificate", "-s https://" + closed.addr + " -auth T0KEN -cacert " + ca.file, 1, "certificate required"},
-		{"a stranger's", "-s https://" + closed.addr + " -auth T0KEN -cacert " + ca.file + theirs, 1, "tls: "},
+		{"TLS", "-s https://" + open.Addr + " -cacert " + ca.file, 0, ""},
+		{"an authority we do not know", "-s https://" + open.Addr, 1, "signed by unknown authority"},
+		{"plain HTTP", "-s " + open.Addr, 1, "HTTP request to an HTTPS server"},
+		{"a certificate and the token", "-s https://" + closed.Addr + " -auth T0KEN -cacert " + ca.file + ours, 0, ""},
+		{"a certificate alone", "-s https://" + closed.Addr + " -cacert " + ca.file + ours, 1, "401"},
+		{"no certificate", "-s https://" + closed.Addr + " -auth T0KEN -cacert " + ca.file, 1, "certificate required"},
+		{"a stranger's", "-s https://" + closed.Addr + " -auth T0KEN -cacert " + ca.file + theirs, 1, "tls: "},
 	} {
-		before := len(slack.deliveries())
+		before := len(slack.Deliveries())
 		for _, program := range []string{"slackboard-cli", "slackboard-log"} {
 			args, command := strings.Fields(test.flags+" -sync -t general -retry-max 0"), []string(nil)
 			if program == "slackboard-log" {
 				command = []string{"--", "false"}
 			}
-			code, _, stderr := runProgram(t, "hi", nil, program, append(args, command...)...)
+			code, _, stderr := e2e.RunProgram(t, "hi", nil, program, append(args, command...)...)
 			if command == nil && code != test.code || !strings.Contains(stderr, test.stderr) {
 				t.Errorf("%s, %s: exit %d, %s", program, test.name, code, stderr)
 			}
 		}
-		if got, want := len(slack.deliveries())-before, 2*(1-test.code); got != want {
+		if got, want := len(slack.Deliveries())-before, 2*(1-test.code); got != want {
 			t.Errorf("%s: %d of 2 arrived, want %d", test.name, got, want)
 		}
 	}
-	for _, s := range []*process{open, closed} { // -health asks the port that the configuration names
-		path := s.Args[len(s.Args)-1]
-		if err := os.WriteFile(path, []byte(strings.Replace(readFile(t, path), "127.0.0.1:0", s.addr, 1)), 0o600); err != nil {
+	for _, s := range []*e2e.Process{open, closed} { // -health asks the port that the configuration names
+		path := s.Cmd.Args[len(s.Cmd.Args)-1]
+		if err := os.WriteFile(path, []byte(strings.Replace(e2e.ReadFile(t, path), "127.0.0.1:0", s.Addr, 1)), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if code, _, stderr := runProgram(t, "", nil, "slackboard", "-health", "-c", path); code != 0 {
+		if code, _, stderr := e2e.RunProgram(t, "", nil, "slackboard", "-health", "-c", path); code != 0 {
 			t.Errorf("-health: %d %s", code, stderr)
 		}
 	}
-	unreadable := withCore(readFile(t, open.Args[len(open.Args)-1]), "auth_token = 'file:/no/such/file'")
+	unreadable := withCore(e2e.ReadFile(t, open.Cmd.Args[len(open.Cmd.Args)-1]), "auth_token = 'file:/no/such/file'")
 	unreadable = strings.Replace(unreadable, key, "/no/such/key", 1)
-	if code, _, stderr := runProgram(t, "", nil, "slackboard", "-health", "-c", writeFile(t, "monitor.toml", unreadable)); code != 0 {
+	if code, _, stderr := e2e.RunProgram(t, "", nil, "slackboard", "-health", "-c", e2e.WriteFile(t, "monitor.toml", unreadable)); code != 0 {
 		t.Errorf("-health by who may not read the secrets: %d %s", code, stderr)
 	}
 	// It speaks nothing older than TLS 1.2.
-	if _, err := tls.Dial("tcp", open.addr, &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10}); err == nil {
+	if _, err := tls.Dial("tcp", open.Addr, &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10}); err == nil {
 		t.Error("TLS 1.1 is spoken")
 	}
 }
 
 func TestSocketMode(t *testing.T) {
-	slack := newFakeSlack(t, nil)
+	slack := e2e.NewFakeSlack(t, nil)
 	for mode, want := range map[string]fs.FileMode{"0660": 0o660, "600": 0o600, "0666": 0o666} {
 		socket := filepath.Join(t.TempDir(), "s")
-		s := startServer(t, strings.Replace(server1(slack.URL), "port = '127.0.0.1:0'", fmt.Sprintf("port = 'unix:%s'\nsocket_mode = '%s'", socket, mode), 1))
+		s := e2e.StartServer(t, strings.Replace(server1(slack.URL), "port = '127.0.0.1:0'", fmt.Sprintf("port = 'unix:%s'\nsocket_mode = '%s'", socket, mode), 1))
 		info, err := os.Stat(socket)
 		if err != nil || info.Mode().Perm() != want {
 			t.Errorf("%s: %v %v", mode, info.Mode(), err)
 		}
-		if status, body := s.request("POST", "/notify", notifyBody("general", 1, true)); status != 200 {
+		if status, body := s.Request("POST", "/notify", notifyBody("general", 1, true)); status != 200 {
 			t.Errorf("%d %s", status, body)
 		}
-		if info, err := os.Stat(filepath.Join(s.Dir, "slackboard.spool")); err != nil || info.Mode().Perm() != 0o700 {
+		if info, err := os.Stat(filepath.Join(s.Cmd.Dir, "slackboard.spool")); err != nil || info.Mode().Perm() != 0o700 {
 			t.Errorf("the spool has %v %v", info.Mode(), err)
 		}
 	}
@@ -267,17 +248,17 @@ func TestOpenToTheNetwork(t *testing.T) {
 		{"loopback", "127.0.0.1:0", "", 0},
 		{"a unix socket", "unix:" + filepath.Join(t.TempDir(), "s"), "", 0},
 	} {
-		s := startServer(t, withCore(strings.Replace(server1("http://127.0.0.1:1"), "127.0.0.1:0", test.port, 1), test.lines)+"[log]\nlevel = 'panic'\n")
-		s.signal(os.Interrupt)
-		s.wait()
-		if got := strings.Count(s.stderr.String(), "anybody who reaches this server may post"); got != test.warnings {
-			t.Errorf("%s: %d warnings, want %d: %s", test.name, got, test.warnings, s.stderr.String())
+		s := e2e.StartServer(t, withCore(strings.Replace(server1("http://127.0.0.1:1"), "127.0.0.1:0", test.port, 1), test.lines)+"[log]\nlevel = 'panic'\n")
+		s.Signal(os.Interrupt)
+		s.Wait()
+		if got := strings.Count(s.Stderr.String(), "anybody who reaches this server may post"); got != test.warnings {
+			t.Errorf("%s: %d warnings, want %d: %s", test.name, got, test.warnings, s.Stderr.String())
 		}
 	}
 }
 
 func TestSecretsByReference(t *testing.T) {
-	slack := newFakeSlack(t, nil)
+	slack := e2e.NewFakeSlack(t, nil)
 	dir := t.TempDir()
 	file := func(name, content string, mode fs.FileMode) string {
 		path := filepath.Join(dir, name)
@@ -295,27 +276,27 @@ func TestSecretsByReference(t *testing.T) {
 		"[core]", "[core]\nslack_api_url = '"+slack.URL+"/api'\nauth_token = 'file:"+file("token", "T0KEN\n", 0o644)+"'",
 	).Replace(server1(slack.URL))
 	path := file("slackboard.toml", config, 0o600)
-	cmd := exec.Command(filepath.Join(binaries, "slackboard"), "-c", path)
+	cmd := exec.Command(e2e.Program("slackboard"), "-c", path)
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), "HOOK="+slack.URL+"/services/S3CRET\r\n")
-	s := startServerIn(t, cmd)
+	s := e2e.StartServerIn(t, cmd)
 	for _, tag := range []string{"general", "cron"} {
-		if resp, body := s.ask(t, "POST", "/notify", notifyBody(tag, 1, true), "Authorization: Bearer T0KEN"); resp.StatusCode != 200 {
+		if resp, body := s.Ask(t, "POST", "/notify", notifyBody(tag, 1, true), "Authorization: Bearer T0KEN"); resp.StatusCode != 200 {
 			t.Errorf("%s: %d %s", tag, resp.StatusCode, body)
 		}
 	}
-	got := slack.deliveries()
-	if got[0].path != "/services/S3CRET" || got[1].authorization != "Bearer xoxb-S3CRET" {
+	got := slack.Deliveries()
+	if got[0].Path != "/services/S3CRET" || got[1].Authorization != "Bearer xoxb-S3CRET" {
 		t.Errorf("%+v", got)
 	}
-	_, shown := s.ask(t, "GET", "/config/app", "", "Authorization: Bearer T0KEN")
-	if all := shown + s.stdout.String() + s.stderr.String(); strings.Contains(all, "S3CRET") || strings.Contains(all, "T0KEN") || strings.Count(shown, `"..."`) != 3 {
+	_, shown := s.Ask(t, "GET", "/config/app", "", "Authorization: Bearer T0KEN")
+	if all := shown + s.Stdout.String() + s.Stderr.String(); strings.Contains(all, "S3CRET") || strings.Contains(all, "T0KEN") || strings.Count(shown, `"..."`) != 3 {
 		t.Errorf("a secret shows: %s", all)
 	}
-	if log := s.stderr.String(); strings.Count(log, "everybody may read it") != 1 || !strings.Contains(log, filepath.Join(dir, "token")+" holds a secret and everybody may read it: chmod o-r") {
+	if log := s.Stderr.String(); strings.Count(log, "everybody may read it") != 1 || !strings.Contains(log, filepath.Join(dir, "token")+" holds a secret and everybody may read it: chmod o-r") {
 		t.Errorf("the warning is missing: %s", log)
 	}
 	hook := file("hook.toml", "[core]\nslack_url = 'file:/no/such/file'\n[[tags]]\ntag = 'a'\n", 0o600)
-	if _, _, stderr := runProgram(t, "", nil, "slackboard", "-t", "-c", hook); strings.Count(stderr, "\n") != 1 {
+	if _, _, stderr := e2e.RunProgram(t, "", nil, "slackboard", "-t", "-c", hook); strings.Count(stderr, "\n") != 1 {
 		t.Errorf("one fault is reported as %s", stderr)
 	}
 	for value, want := range map[string]string{
@@ -330,7 +311,7 @@ func TestSecretsByReference(t *testing.T) {
 		bad := file("bad.toml", withCore(server1(slack.URL), "auth_token = '"+value+"'"), 0o600)
 		for _, flag := range [][]string{{"-c", bad}, {"-t", "-c", bad}} {
 			env := []string{"BLANK=S3CRET \n", "EMPTY=\n"}
-			if code, _, stderr := runProgram(t, "", env, "slackboard", flag...); code != 1 || stderr != bad+":"+want+"\n" {
+			if code, _, stderr := e2e.RunProgram(t, "", env, "slackboard", flag...); code != 1 || stderr != bad+":"+want+"\n" {
 				t.Errorf("%v %s: exit %d, %s", flag, value, code, stderr)
 			}
 		}
@@ -344,7 +325,7 @@ func TestTLSFaults(t *testing.T) {
 	if err := os.Chmod(otherKey, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	empty := writeFile(t, "empty.pem", "")
+	empty := e2e.WriteFile(t, "empty.pem", "")
 	for lines, want := range map[string]string{
 		"tls_cert = '" + cert + "'":                                                           "go together",
 		"tls_key = '" + key + "'":                                                             "go together",
@@ -355,8 +336,8 @@ func TestTLSFaults(t *testing.T) {
 		"tls_cert = '" + cert + "'\ntls_key = '" + key + "'\ntls_client_ca = '/no/such'":      ":4: tls_client_ca in [core]: open /no/such",
 		"socket_mode = 'rw'":                                                                  `:2: socket_mode in [core]: "rw" is not a mode like "0660"`, "socket_mode = '1777'": "is not a mode",
 	} {
-		path := writeFile(t, "bad.toml", withCore(server1("http://127.0.0.1:1"), lines))
-		if code, _, stderr := runProgram(t, "", nil, "slackboard", "-t", "-c", path); code != 1 || !strings.Contains(stderr, want) {
+		path := e2e.WriteFile(t, "bad.toml", withCore(server1("http://127.0.0.1:1"), lines))
+		if code, _, stderr := e2e.RunProgram(t, "", nil, "slackboard", "-t", "-c", path); code != 1 || !strings.Contains(stderr, want) {
 			t.Errorf("%s: exit %d, %s", lines, code, stderr)
 		}
 	}
@@ -455,7 +436,7 @@ func TestSenderIsNamed(t *testing.T) {
 	stored := ""
 	files, _ := filepath.Glob(filepath.Join(p.cfg().spool.dir, "*"))
 	for _, file := range files {
-		stored += readFile(t, file)
+		stored += e2e.ReadFile(t, file)
 	}
 	if strings.Count(stored, `"sender":`) != 2 || !strings.Contains(stored, `"sender":"web"`) || !strings.Contains(stored, `"sender":"ci"`) {
 		t.Errorf("the spool has %s", stored)

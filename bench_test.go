@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"slackboard/e2e"
 )
 
 const bareVariable = "SLACKBOARD_TEST_BARE" // set: this program is only a handler that reads the body and answers
@@ -42,7 +44,7 @@ func serveBare() {
 	})))
 }
 
-func startBare(b *testing.B) *process {
+func startBare(b *testing.B) *e2e.Process {
 	b.Helper()
 	program, err := os.Executable()
 	if err != nil {
@@ -53,7 +55,7 @@ func startBare(b *testing.B) *process {
 	if _, err := cmd.StdinPipe(); err != nil { // closed with this process
 		b.Fatal(err)
 	}
-	return startServerIn(b, cmd)
+	return e2e.StartServerIn(b, cmd)
 }
 
 // BenchmarkAccept compares accepting onto disk with a bare net/http handler: two processes, loaded by turns from this
@@ -74,25 +76,25 @@ func compareAccept(b *testing.B, conns int, delivering bool) {
 	const slice = 500 * time.Millisecond
 	webhook := "http://127.0.0.1:1/"
 	if delivering {
-		webhook = "http://" + startBare(b).addr + "/"
+		webhook = "http://" + startBare(b).Addr + "/"
 	}
 	tags := tagNames("tag", 16)
-	s := startServer(b, spoolConfig(b.TempDir())+tagConfig(webhook, tags...))
-	bare := newLoad(b, startBare(b).addr, conns, tags)
-	ours := newLoad(b, s.addr, conns, tags)
+	s := e2e.StartServer(b, spoolConfig(b.TempDir())+tagConfig(webhook, tags...))
+	bare := newLoad(b, startBare(b).Addr, conns, tags)
+	ours := newLoad(b, s.Addr, conns, tags)
 	bare.run(b, slice/4) // connections, heaps and the disk get warm
 	ours.run(b, slice/4)
 	bare.reset()
 	ours.reset()
-	before := s.stat(b).Delivered
+	before := s.Stat(b).Delivered
 	last := before
 	for b.Loop() {
 		ours.run(b, slice)
-		last = s.stat(b).Delivered
+		last = s.Stat(b).Delivered
 		// What still goes to Slack must not slow the bare handler.
-		s.signal(syscall.SIGSTOP)
+		s.Signal(syscall.SIGSTOP)
 		bare.run(b, slice)
-		s.signal(syscall.SIGCONT)
+		s.Signal(syscall.SIGCONT)
 	}
 	b.ReportMetric(0, "ns/op") // that is only the slices
 	b.ReportMetric(ours.rate(), "req/s")
@@ -104,7 +106,7 @@ func compareAccept(b *testing.B, conns int, delivering bool) {
 			b.Error("nothing was delivered meanwhile")
 		}
 	}
-	s.stat(b)
+	s.Stat(b)
 }
 
 // load is requests to one server from many connections.

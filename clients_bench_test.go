@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"slackboard/e2e"
 )
 
 // bareClient posts its standard input, and does nothing else.
@@ -41,7 +43,7 @@ func timed(b *testing.B, cmd *exec.Cmd) time.Duration {
 func BenchmarkClientStartToExit(b *testing.B) {
 	s := newScripted(b)
 	bare := filepath.Join(b.TempDir(), "bare")
-	build := exec.Command("go", "build", "-o", bare, writeFile(b, "bare.go", bareClient))
+	build := exec.Command("go", "build", "-o", bare, e2e.WriteFile(b, "bare.go", bareClient))
 	if out, err := build.CombinedOutput(); err != nil {
 		b.Fatalf("%v: %s", err, out)
 	}
@@ -51,7 +53,7 @@ func BenchmarkClientStartToExit(b *testing.B) {
 		cmd := exec.Command(bare, s.URL)
 		cmd.Stdin = strings.NewReader(`{"tag":"a","text":"hi"}`)
 		least += timed(b, cmd)
-		cmd = exec.Command(filepath.Join(binaries, "slackboard-cli"), "-s", s.URL, "-t", "a", "-spool", spool)
+		cmd = exec.Command(e2e.Program("slackboard-cli"), "-s", s.URL, "-t", "a", "-spool", spool)
 		cmd.Stdin = strings.NewReader("hi")
 		ours += timed(b, cmd)
 	}
@@ -67,7 +69,7 @@ func BenchmarkClientOutput(b *testing.B) {
 	var least, ours time.Duration
 	for b.Loop() {
 		least += timed(b, exec.Command("sh", "-c", command+" | cat >/dev/null"))
-		ours += timed(b, exec.Command("sh", "-c", `exec "$0" -notify=false -- `+command, filepath.Join(binaries, "slackboard-log")))
+		ours += timed(b, exec.Command("sh", "-c", `exec "$0" -notify=false -- `+command, e2e.Program("slackboard-log")))
 	}
 	b.ReportMetric(size/1e6*float64(b.N)/ours.Seconds(), "MB/s")
 	b.ReportMetric(size/1e6*float64(b.N)/least.Seconds(), "MB/s-cat")

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"slackboard/e2e"
 )
 
 // What a client may ask before it has anything to say.
@@ -39,10 +41,10 @@ func TestCheckAnswers(t *testing.T) {
 
 // -check says by day what would fail at night. Nothing is sent, and nothing is run.
 func TestClientCheck(t *testing.T) {
-	token := writeFile(t, "token", "xyzzy")
+	token := e2e.WriteFile(t, "token", "xyzzy")
 	socket := filepath.Join(t.TempDir(), "s")
-	open := startServer(t, strings.Replace(server1("http://127.0.0.1:1"), "127.0.0.1:0", "unix:"+socket, 1))
-	s := startServer(t, strings.Replace(server1("http://127.0.0.1:1"), "[core]\n", "[core]\nauth_token = 'xyzzy'\n", 1))
+	open := e2e.StartServer(t, strings.Replace(server1("http://127.0.0.1:1"), "127.0.0.1:0", "unix:"+socket, 1))
+	s := e2e.StartServer(t, strings.Replace(server1("http://127.0.0.1:1"), "[core]\n", "[core]\nauth_token = 'xyzzy'\n", 1))
 	dead := deadAddress(t)
 	for _, test := range []struct {
 		flags string
@@ -52,16 +54,16 @@ func TestClientCheck(t *testing.T) {
 		{"-s unix:" + socket + " -t general", 0, "ok: unix:" + socket + " takes messages for general\n"},
 		{"-s unix:" + socket + " -c general", 0, "ok: unix:" + socket + " takes messages for #general\n"},
 		{"-s unix:" + socket + " -t nope", 1, "unix:" + socket + " answered 404: tag:nope is not found\n"},
-		{"-s " + s.addr + " -t general -auth file:" + token, 0, "ok: " + s.addr + " takes messages for general\n"},
-		{"-s " + s.addr + " -t general", 1, s.addr + " answered 401: the token is missing or wrong"},
-		{"-s " + s.addr + " -t general -auth file:/no/such/file", 1, "-auth: open /no/such/file: no such file or directory\n"},
-		{"-s " + s.addr + " -t general -cacert /no/such/file", 1, "-cacert: open /no/such/file: no such file or directory\n"},
-		{"-s " + s.addr + " -t general -cert /no/such/file -key /no/such/file", 1, "-cert and -key: open /no/such/file: no such file or directory\n"},
-		{"-s " + s.addr + "," + dead + " -t general -auth xyzzy", 1, dead + ": dial tcp " + dead + ": connect: connection refused\n"},
+		{"-s " + s.Addr + " -t general -auth file:" + token, 0, "ok: " + s.Addr + " takes messages for general\n"},
+		{"-s " + s.Addr + " -t general", 1, s.Addr + " answered 401: the token is missing or wrong"},
+		{"-s " + s.Addr + " -t general -auth file:/no/such/file", 1, "-auth: open /no/such/file: no such file or directory\n"},
+		{"-s " + s.Addr + " -t general -cacert /no/such/file", 1, "-cacert: open /no/such/file: no such file or directory\n"},
+		{"-s " + s.Addr + " -t general -cert /no/such/file -key /no/such/file", 1, "-cert and -key: open /no/such/file: no such file or directory\n"},
+		{"-s " + s.Addr + "," + dead + " -t general -auth xyzzy", 1, dead + ": dial tcp " + dead + ": connect: connection refused\n"},
 		{"-s unix:/nowhere -t general", 1, "unix:/nowhere: dial unix /nowhere: connect: no such file or directory\n"},
 	} {
 		for _, program := range []string{"slackboard-cli", "slackboard-log"} {
-			code, stdout, stderr := runProgram(t, "hi", nil, program, append(strings.Fields(test.flags), "-check")...)
+			code, stdout, stderr := e2e.RunProgram(t, "hi", nil, program, append(strings.Fields(test.flags), "-check")...)
 			told, other := stdout, stderr
 			if test.code == 1 {
 				told, other = stderr, stdout
@@ -72,11 +74,11 @@ func TestClientCheck(t *testing.T) {
 		}
 	}
 	ran := filepath.Join(t.TempDir(), "ran")
-	code, _, stderr := runProgram(t, "", nil, "slackboard-log", "-check", "-s", "unix:"+socket, "-t", "general", "--", "touch", ran)
+	code, _, stderr := e2e.RunProgram(t, "", nil, "slackboard-log", "-check", "-s", "unix:"+socket, "-t", "general", "--", "touch", ran)
 	if _, err := os.Stat(ran); code != 0 || err == nil {
 		t.Errorf("exit %d, %q; the command was run: %t", code, stderr, err == nil)
 	}
-	if st := open.stat(t); st.Accepted != 0 {
+	if st := open.Stat(t); st.Accepted != 0 {
 		t.Errorf("something was sent: %+v", st)
 	}
 }
@@ -89,7 +91,7 @@ func TestClientUsesNoProxy(t *testing.T) {
 		env = append(env, name+"="+proxy.URL)
 	}
 	for _, server := range []string{"http://relay.invalid:29800", "https://relay.invalid", "relay.invalid"} {
-		code, _, stderr := runProgram(t, "hi", env, "slackboard-cli", "-s", server, "-t", "a", "-auth", "xyzzy", "-retry-max", "0")
+		code, _, stderr := e2e.RunProgram(t, "hi", env, "slackboard-cli", "-s", server, "-t", "a", "-auth", "xyzzy", "-retry-max", "0")
 		if code != 1 || !strings.Contains(stderr, "lookup relay.invalid") || len(proxy.requests()) != 0 {
 			t.Errorf("%s: exit %d, %q, the proxy got %+v", server, code, stderr, proxy.requests())
 		}
@@ -98,7 +100,7 @@ func TestClientUsesNoProxy(t *testing.T) {
 
 // An error names the server as the user does, and the address that answered.
 func TestClientErrorsNameTheServer(t *testing.T) {
-	s := newScripted(t, because(400, ""), because(503, ""), reply{status: http.StatusOK, body: "<html>"})
+	s := newScripted(t, because(400, ""), because(503, ""), e2e.Reply{Status: http.StatusOK, Body: "<html>"})
 	port := s.URL[strings.LastIndex(s.URL, ":")+1:]
 	socket := filepath.Join(t.TempDir(), "s")
 	newScriptedAt(t, socket, because(400, ""))
@@ -110,7 +112,7 @@ func TestClientErrorsNameTheServer(t *testing.T) {
 		{"unix:/nowhere", "unix:/nowhere: dial unix /nowhere: connect: "},
 		{"127.0.0.2", "127.0.0.2:29800: dial tcp 127.0.0.2:29800: connect: "},
 	} {
-		code, _, stderr := runProgram(t, "hi", nil, "slackboard-cli", "-s", test.server, "-t", "a", "-retry-max", "0")
+		code, _, stderr := e2e.RunProgram(t, "hi", nil, "slackboard-cli", "-s", test.server, "-t", "a", "-retry-max", "0")
 		if code != 1 || !strings.HasPrefix(stderr, "slackboard-cli: not sent: "+test.want) {
 			t.Errorf("%s: exit %d, %q, want %q", test.server, code, stderr, test.want)
 		}
@@ -121,7 +123,7 @@ func TestClientErrorsNameTheServer(t *testing.T) {
 func TestCliLevels(t *testing.T) {
 	for flag, want := range map[string]string{"message": "message", "info": "info", "warn": "warn", "warning": "warn", "crit": "crit", "error": "crit"} {
 		s := newScripted(t)
-		if code, _, stderr := runProgram(t, "hi", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-l", flag); code != 0 || !strings.Contains(s.requests()[0].body, `"level":"`+want+`"`) {
+		if code, _, stderr := e2e.RunProgram(t, "hi", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-l", flag); code != 0 || !strings.Contains(s.requests()[0].body, `"level":"`+want+`"`) {
 			t.Errorf("-l %s: exit %d, %s", flag, code, stderr)
 		}
 	}

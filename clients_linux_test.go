@@ -7,11 +7,12 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
 	"testing"
+
+	"slackboard/e2e"
 )
 
 // Reading from a terminal works: the command stays in the terminal's process group, and Ctrl-C reaches it.
@@ -19,58 +20,57 @@ func TestLogAtATerminal(t *testing.T) {
 	if _, err := exec.LookPath("script"); err != nil {
 		t.Skip("skipped: there is no script(1) here")
 	}
-	atTerminal := func(script string) (*process, func(string)) {
-		cmd := exec.Command("script", "-qec", "exec "+filepath.Join(binaries, "slackboard-log")+ // else Ctrl-C ends the shell, too
+	atTerminal := func(script string) (*e2e.Process, func(string)) {
+		cmd := exec.Command("script", "-qec", "exec "+e2e.Program("slackboard-log")+ // else Ctrl-C ends the shell, too
 			" -notify=false -tee -- sh -c '"+script+"'", "/dev/null")
 		stdin, err := cmd.StdinPipe()
 		if err != nil {
 			t.Fatal(err)
 		}
-		return startProcess(t, cmd), func(s string) {
+		return e2e.StartProcess(t, cmd), func(s string) {
 			if _, err := stdin.Write([]byte(s)); err != nil {
 				t.Error(err)
 			}
 		}
 	}
 	p, typed := atTerminal("echo ready; read x; echo got $x; exit 3")
-	poll(t, "ready", func() bool { return strings.Contains(p.stdout.String(), "ready") })
+	e2e.Poll(t, "ready", func() bool { return strings.Contains(p.Stdout.String(), "ready") })
 	typed("hello\n")
-	if code := p.wait(); code != 3 || !strings.Contains(p.stdout.String(), "got hello") {
-		t.Errorf("exit %d, %q", code, p.stdout.String())
+	if code := p.Wait(); code != 3 || !strings.Contains(p.Stdout.String(), "got hello") {
+		t.Errorf("exit %d, %q", code, p.Stdout.String())
 	}
 	p, typed = atTerminal("trap \"echo got INT\" INT; echo ready; read x; read y; exit 4")
-	poll(t, "ready", func() bool { return strings.Contains(p.stdout.String(), "ready") })
+	e2e.Poll(t, "ready", func() bool { return strings.Contains(p.Stdout.String(), "ready") })
 	typed("\x03")
-	poll(t, "the command gets INT", func() bool { return strings.Contains(p.stdout.String(), "got INT") })
+	e2e.Poll(t, "the command gets INT", func() bool { return strings.Contains(p.Stdout.String(), "got INT") })
 	typed("one\ntwo\n")
-	if code := p.wait(); code != 4 || strings.Count(p.stdout.String(), "got INT\r\n") != 1 {
-		t.Errorf("exit %d, %q", code, p.stdout.String())
+	if code := p.Wait(); code != 4 || strings.Count(p.Stdout.String(), "got INT\r\n") != 1 {
+		t.Errorf("exit %d, %q", code, p.Stdout.String())
 	}
 	// One INT of the terminal is one for the command: it is not forwarded as well. Another signal is.
 	p, _ = atTerminal("trap \"echo got INT\" INT; trap \"echo got USR1; exit 5\" USR1; kill -INT $PPID; kill -USR1 $PPID; while :; do sleep 0.02; done")
-	if code := p.wait(); code != 5 || strings.Contains(p.stdout.String(), "got INT\r\n") || !strings.Contains(p.stdout.String(), "got USR1\r\n") {
-		t.Errorf("exit %d, %q", code, p.stdout.String())
+	if code := p.Wait(); code != 5 || strings.Contains(p.Stdout.String(), "got INT\r\n") || !strings.Contains(p.Stdout.String(), "got USR1\r\n") {
+		t.Errorf("exit %d, %q", code, p.Stdout.String())
 	}
 }
 
 // peakOf runs the client that command returns for a server's URL. It returns the most kB that were resident before the server
 // answered: all that a client makes of a text is made by then.
-func peakOf(t *testing.T, command func(url string) *exec.Cmd) (p *process, code, kB int) {
+func peakOf(t *testing.T, command func(url string) *exec.Cmd) (p *e2e.Process, code, kB int) {
 	t.Helper()
-	skipForRaces(t)
 	started := make(chan struct{})
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		<-started
-		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Process.Pid))
+		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Cmd.Process.Pid))
 		if m := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindSubmatch(status); m != nil {
 			kB, _ = strconv.Atoi(string(m[1]))
 		}
 		io.WriteString(w, `{"message":"ok"}`)
 	}))
 	defer s.Close()
-	p = startProcess(t, command(s.URL))
+	p = e2e.StartProcess(t, command(s.URL))
 	close(started)
-	return p, p.wait(), kB
+	return p, p.Wait(), kB
 }
 
 // megabytes is how much the tests of memory pass through a client.
@@ -94,7 +94,7 @@ func TestLogMemory(t *testing.T) {
 		if code != 1 || kB == 0 || kB > 32<<10 {
 			t.Errorf("%s: exit %d, %d kB resident, want at most %d", flags, code, kB, 32<<10)
 		}
-		if printed := len(p.stderr.String()); flags == "" && printed < 1<<20 {
+		if printed := len(p.Stderr.String()); flags == "" && printed < 1<<20 {
 			t.Errorf("only %d bytes are printed", printed)
 		}
 		t.Logf("%d MB of output %s: %d kB resident at most", megabytes(), flags, kB)
@@ -115,7 +115,7 @@ func TestCliMemory(t *testing.T) {
 				defer w.Close()
 				t.Cleanup(func() { r.Close() })
 				yes.Stdout, cmd.Stdin = w, r
-				startProcess(t, yes)
+				e2e.StartProcess(t, yes)
 				return cmd
 			})
 			if code != 0 || kB == 0 || kB > 64<<10 {

@@ -17,12 +17,14 @@ import (
 	"testing"
 	"time"
 	"unicode/utf8"
+
+	"slackboard/e2e"
 )
 
 // logCommand is slackboard-log with a script for sh. Flags are separated by blanks.
 func logCommand(flags, script string, args ...string) *exec.Cmd {
 	args = append([]string{"--", "sh", "-c", script}, args...)
-	return exec.Command(filepath.Join(binaries, "slackboard-log"), append(strings.Fields(flags), args...)...)
+	return exec.Command(e2e.Program("slackboard-log"), append(strings.Fields(flags), args...)...)
 }
 
 // isAlive tells whether a process runs. One that has ended and waits for its parent does not, where /proc can tell.
@@ -35,7 +37,7 @@ func isAlive(pid int) bool {
 // pidIn returns the process id that a script wrote into a file, once it is there.
 func pidIn(t *testing.T, path string) (pid int) {
 	t.Helper()
-	poll(t, "a process id in "+path, func() bool {
+	e2e.Poll(t, "a process id in "+path, func() bool {
 		content, _ := os.ReadFile(path)
 		line, complete := strings.CutSuffix(string(content), "\n")
 		pid, _ = strconv.Atoi(line)
@@ -48,7 +50,7 @@ func pidIn(t *testing.T, path string) (pid int) {
 // A table of commands: the status, what is printed, and what people are told.
 func TestLogTable(t *testing.T) {
 	dir := t.TempDir()
-	plain := writeFile(t, "plain", "not a program")
+	plain := e2e.WriteFile(t, "plain", "not a program")
 	for _, test := range []struct {
 		name    string
 		flags   string
@@ -91,7 +93,7 @@ func TestLogTable(t *testing.T) {
 			t.Parallel()
 			s := newScripted(t)
 			args := append(append(strings.Fields(test.flags), "-s", s.URL, "-t", "a", "--"), test.command...)
-			code, stdout, stderr := runProgram(t, "", nil, "slackboard-log", args...)
+			code, stdout, stderr := e2e.RunProgram(t, "", nil, "slackboard-log", args...)
 			if code != test.code || stdout != test.stdout || !strings.Contains(stderr, test.stderr) || test.stderr == "" && stderr != "" {
 				t.Errorf("exit %d, %q %q; want %d, %q %q", code, stdout, stderr, test.code, test.stdout, test.stderr)
 			}
@@ -115,7 +117,7 @@ func TestLogMessage(t *testing.T) {
 	s := newScripted(t)
 	cmd := logCommand("-s "+s.URL+" -t ops -title nightly", "echo 'a & b'; exit 7")
 	cmd.Env = append(os.Environ(), "TZ=UTC")
-	startProcess(t, cmd).wait()
+	e2e.StartProcess(t, cmd).Wait()
 	requests := s.requests()
 	if len(requests) != 1 || !want.MatchString(requests[0].text()) || !strings.Contains(requests[0].body, `"level":"crit"`) ||
 		!strings.Contains(requests[0].body, `"title":"nightly"`) || requests[0].path != "/notify" {
@@ -123,8 +125,8 @@ func TestLogMessage(t *testing.T) {
 	}
 	for _, test := range []struct{ script, level, color string }{{"exit 1", "crit", "#ff0000"}, {"exit 0", "info", "#00ff00"}} {
 		s := newScripted(t)
-		startProcess(t, logCommand("-always -t ops -s "+s.URL, test.script)).wait()
-		startProcess(t, logCommand("-always -c ops -s "+s.URL, test.script)).wait()
+		e2e.StartProcess(t, logCommand("-always -t ops -s "+s.URL, test.script)).Wait()
+		e2e.StartProcess(t, logCommand("-always -c ops -s "+s.URL, test.script)).Wait()
 		requests := s.requests()
 		if len(requests) != 2 || !strings.Contains(requests[0].body, `"level":"`+test.level+`"`) || !strings.Contains(requests[1].body, `"color":"`+test.color+`"`) {
 			t.Errorf("%s: told %+v", test.script, requests)
@@ -139,7 +141,7 @@ func TestLogMessage(t *testing.T) {
 func TestLogTook(t *testing.T) {
 	t.Parallel()
 	s := newScripted(t)
-	startProcess(t, logCommand("-s "+s.URL+" -t a", "sleep 1.1; exit 1")).wait()
+	e2e.StartProcess(t, logCommand("-s "+s.URL+" -t a", "sleep 1.1; exit 1")).Wait()
 	_, rest, _ := strings.Cut(s.texts()[0], "\nTook: ")
 	line, _, _ := strings.Cut(rest, "\n")
 	if took, err := time.ParseDuration(line); err != nil || took < 1100*time.Millisecond {
@@ -153,8 +155,8 @@ func TestLogHarmless(t *testing.T) {
 	evil := "<!channel> & <@U012>\n```\n@channel @Here, @everyone: ````` <http://x|y>\n\xff\xfe ok"
 	cmd := logCommand("-s "+s.URL+" -t a", "cat; exit 1", "```", "<!here>", "@channel")
 	cmd.Stdin = strings.NewReader(evil)
-	p := startProcess(t, cmd)
-	p.wait()
+	p := e2e.StartProcess(t, cmd)
+	p.Wait()
 	text := s.texts()[0]
 	_, block, _ := strings.Cut(text, "Output:\n```\n")
 	block, after, closed := strings.Cut(block, "\n```\n")
@@ -165,11 +167,11 @@ func TestLogHarmless(t *testing.T) {
 	if !strings.Contains(text, "exit 1 `\u2060`\u2060` &lt;!here&gt; @\u2060channel\n") {
 		t.Errorf("the command is told as %q", text)
 	}
-	if !strings.Contains(p.stderr.String(), evil) {
-		t.Errorf("what is printed is not as it was: %q", p.stderr.String())
+	if !strings.Contains(p.Stderr.String(), evil) {
+		t.Errorf("what is printed is not as it was: %q", p.Stderr.String())
 	}
 
-	code, _, stderr := runProgram(t, "", nil, "slackboard-log", "-s", s.URL, "-t", "a", "--", "@here<!channel>\xff")
+	code, _, stderr := e2e.RunProgram(t, "", nil, "slackboard-log", "-s", s.URL, "-t", "a", "--", "@here<!channel>\xff")
 	if got := s.texts()[1]; code != 127 || !strings.Contains(got, "\nCommand: @\u2060here&lt;!channel&gt;\ufffd\n") || !strings.Contains(got, "\nError: exec: \"@\u2060here&lt;!channel&gt;") {
 		t.Errorf("exit %d, %s told %q", code, stderr, got)
 	}
@@ -184,7 +186,7 @@ func TestLogExcerpt(t *testing.T) {
 		"echo first; head -c 20000 /dev/zero | tr '\\0' x; printf '\\nlast'; exit 1",
 	} {
 		s := newScripted(t)
-		code, _, stderr := runProgram(t, "", nil, "slackboard-log", "-s", s.URL, "-t", "a", "--", "sh", "-c", script)
+		code, _, stderr := e2e.RunProgram(t, "", nil, "slackboard-log", "-s", s.URL, "-t", "a", "--", "sh", "-c", script)
 		out, _ := exec.Command("sh", "-c", script).Output()
 		_, block, _ := strings.Cut(s.texts()[0], "Output:\n```\n")
 		block, _, _ = strings.Cut(block, "\n```\nExit")
@@ -206,7 +208,7 @@ func TestLogExcerpt(t *testing.T) {
 		}
 	}
 	s := newScripted(t)
-	runProgram(t, "", nil, "slackboard-log", "-s", s.URL, "-t", "a", "--", "sh", "-c", "seq 1 100000; exit 1")
+	e2e.RunProgram(t, "", nil, "slackboard-log", "-s", s.URL, "-t", "a", "--", "sh", "-c", "seq 1 100000; exit 1")
 	text := s.texts()[0]
 	_, block, _ := strings.Cut(text, "```\n1\n2\n3\n")
 	head, tail, _ := strings.Cut(block, "\n[… ")
@@ -224,20 +226,20 @@ func TestLogInherits(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer extra.Close()
-	cmd := exec.Command("sh", "-c", `ulimit -n 200; umask 027; exec "$0" -notify=false -tee -- sh -c 'cat; echo "$MARK"; pwd; ulimit -n; umask; echo more >&3; ./here'`, filepath.Join(binaries, "slackboard-log"))
+	cmd := exec.Command("sh", "-c", `ulimit -n 200; umask 027; exec "$0" -notify=false -tee -- sh -c 'cat; echo "$MARK"; pwd; ulimit -n; umask; echo more >&3; ./here'`, e2e.Program("slackboard-log"))
 	cmd.Stdin, cmd.Dir, cmd.ExtraFiles = strings.NewReader("input\n"), dir, []*os.File{extra}
 	cmd.Env = append(os.Environ(), "MARK=mark")
 	writeInto(t, dir, "here", "#!/bin/sh\necho here\n")
 	os.Chmod(filepath.Join(dir, "here"), 0o700)
-	p := startProcess(t, cmd)
-	code := p.wait()
-	if want := "input\nmark\n" + dir + "\n200\n0027\nhere\n"; code != 0 || p.stdout.String() != want || readFile(t, extra.Name()) != "more\n" {
-		t.Errorf("exit %d, %q %q, want %q", code, p.stdout.String(), p.stderr.String(), want)
+	p := e2e.StartProcess(t, cmd)
+	code := p.Wait()
+	if want := "input\nmark\n" + dir + "\n200\n0027\nhere\n"; code != 0 || p.Stdout.String() != want || e2e.ReadFile(t, extra.Name()) != "more\n" {
+		t.Errorf("exit %d, %q %q, want %q", code, p.Stdout.String(), p.Stderr.String(), want)
 	}
-	cmd = exec.Command(filepath.Join(binaries, "slackboard-log"), "-notify=false", "--", "here")
+	cmd = exec.Command(e2e.Program("slackboard-log"), "-notify=false", "--", "here")
 	cmd.Dir, cmd.Env = dir, []string{"PATH=.:/usr/bin:/bin"}
-	if p := startProcess(t, cmd); p.wait() != 0 {
-		t.Errorf("a command from . in PATH: exit %d, %s", p.ProcessState.ExitCode(), p.stderr.String())
+	if p := e2e.StartProcess(t, cmd); p.Wait() != 0 {
+		t.Errorf("a command from . in PATH: exit %d, %s", p.Cmd.ProcessState.ExitCode(), p.Stderr.String())
 	}
 }
 
@@ -245,27 +247,27 @@ func TestLogInherits(t *testing.T) {
 func TestLogForwardsSignals(t *testing.T) {
 	names := map[syscall.Signal]string{syscall.SIGTERM: "TERM", syscall.SIGINT: "INT", syscall.SIGHUP: "HUP", syscall.SIGQUIT: "QUIT", syscall.SIGUSR1: "USR1", syscall.SIGUSR2: "USR2"}
 	script := "for s in TERM INT HUP QUIT USR1 USR2; do trap \"echo got $s\" $s; done; echo ready; while kill -0 $PPID; do sleep 0.02; done 2>/dev/null"
-	p := startProcess(t, logCommand("-notify=false -tee", script))
-	poll(t, "ready", func() bool { return strings.Contains(p.stdout.String(), "ready\n") })
+	p := e2e.StartProcess(t, logCommand("-notify=false -tee", script))
+	e2e.Poll(t, "ready", func() bool { return strings.Contains(p.Stdout.String(), "ready\n") })
 	for s, name := range names {
-		p.signal(s)
-		poll(t, "the command gets "+name, func() bool { return strings.Contains(p.stdout.String(), "got "+name+"\n") })
+		p.Signal(s)
+		e2e.Poll(t, "the command gets "+name, func() bool { return strings.Contains(p.Stdout.String(), "got "+name+"\n") })
 	}
 	select {
-	case <-p.ended:
-		t.Errorf("it ended: %s", p.stderr.String())
+	case <-p.Ended:
+		t.Errorf("it ended: %s", p.Stderr.String())
 	default:
 	}
-	p.kill()
+	p.Kill()
 }
 
 // nohup: a signal that is ignored stays ignored.
 func TestLogUnderNohup(t *testing.T) {
-	cmd := exec.Command("sh", "-c", `trap '' HUP; exec "$0" -notify=false -tee -- sh -c 'echo ready; read x; kill -HUP $$; kill -HUP $PPID; echo alive'`, filepath.Join(binaries, "slackboard-log"))
+	cmd := exec.Command("sh", "-c", `trap '' HUP; exec "$0" -notify=false -tee -- sh -c 'echo ready; read x; kill -HUP $$; kill -HUP $PPID; echo alive'`, e2e.Program("slackboard-log"))
 	cmd.Stdin = strings.NewReader("go\n")
-	p := startProcess(t, cmd)
-	if code := p.wait(); code != 0 || p.stdout.String() != "ready\nalive\n" {
-		t.Errorf("exit %d, %q %q", code, p.stdout.String(), p.stderr.String())
+	p := e2e.StartProcess(t, cmd)
+	if code := p.Wait(); code != 0 || p.Stdout.String() != "ready\nalive\n" {
+		t.Errorf("exit %d, %q %q", code, p.Stdout.String(), p.Stderr.String())
 	}
 }
 
@@ -284,20 +286,20 @@ func TestLogLeavesNoGrandchild(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			pids := filepath.Join(t.TempDir(), "pid")
-			p := startProcess(t, logCommand("-notify=false "+test.flags, `sh -c "echo \$\$ >$1; $0" & wait; sleep 600`, test.grandchild, pids))
+			p := e2e.StartProcess(t, logCommand("-notify=false "+test.flags, `sh -c "echo \$\$ >$1; $0" & wait; sleep 600`, test.grandchild, pids))
 			pid := pidIn(t, pids)
 			if !isAlive(pid) && test.flags == "" {
 				t.Fatal("the grandchild has not begun")
 			}
 			start := time.Now()
 			if test.flags == "" {
-				p.signal(syscall.SIGTERM)
+				p.Signal(syscall.SIGTERM)
 			}
-			code := p.wait()
+			code := p.Wait()
 			if code != test.code {
-				t.Errorf("exit %d, want %d: %s", code, test.code, p.stderr.String())
+				t.Errorf("exit %d, want %d: %s", code, test.code, p.Stderr.String())
 			}
-			poll(t, "the grandchild is gone", func() bool { return !isAlive(pid) })
+			e2e.Poll(t, "the grandchild is gone", func() bool { return !isAlive(pid) })
 			t.Logf("took %v", time.Since(start))
 		})
 	}
@@ -310,9 +312,9 @@ func TestLogBackgroundChild(t *testing.T) {
 		s := newScripted(t)
 		pids := filepath.Join(t.TempDir(), "pid")
 		start := time.Now()
-		p := startProcess(t, logCommand(flags+"-s "+s.URL+" -t a", `(echo $$; sleep 0.3; echo late; exec sleep 600) & echo $! >"$0"; exit 3`, pids))
+		p := e2e.StartProcess(t, logCommand(flags+"-s "+s.URL+" -t a", `(echo $$; sleep 0.3; echo late; exec sleep 600) & echo $! >"$0"; exit 3`, pids))
 		pid := pidIn(t, pids)
-		code := p.wait()
+		code := p.Wait()
 		if texts := s.texts(); code != 3 || len(texts) != 1 || !strings.Contains(texts[0], "\nlate\n") || !isAlive(pid) {
 			t.Errorf("exit %d, told %q", code, texts)
 		}
@@ -327,12 +329,12 @@ func TestLogTee(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := startProcess(t, cmd)
-	poll(t, "the output, while the command runs", func() bool { return p.stdout.String() == "one\n" && p.stderr.String() == "two\n" })
+	p := e2e.StartProcess(t, cmd)
+	e2e.Poll(t, "the output, while the command runs", func() bool { return p.Stdout.String() == "one\n" && p.Stderr.String() == "two\n" })
 	io.WriteString(stdin, "go\n")
-	code := p.wait()
-	if code != 5 || p.stdout.String() != "one\nthree\n" || strings.Contains(p.stderr.String(), "Output:") || !strings.Contains(p.stderr.String(), "Error: exit status 5\n") {
-		t.Errorf("exit %d, %q %q", code, p.stdout.String(), p.stderr.String())
+	code := p.Wait()
+	if code != 5 || p.Stdout.String() != "one\nthree\n" || strings.Contains(p.Stderr.String(), "Output:") || !strings.Contains(p.Stderr.String(), "Error: exit status 5\n") {
+		t.Errorf("exit %d, %q %q", code, p.Stdout.String(), p.Stderr.String())
 	}
 }
 
@@ -340,9 +342,9 @@ func TestLogTee(t *testing.T) {
 func TestLogTeeClosed(t *testing.T) {
 	for _, program := range []string{"", `"$0" -notify=false -tee -- `} {
 		script := fmt.Sprintf(`{ %s yes; echo $? >&2; } | head -n 1`, program)
-		p := startProcess(t, exec.Command("sh", "-c", script, filepath.Join(binaries, "slackboard-log")))
-		if code := p.wait(); code != 0 || p.stdout.String() != "y\n" || !strings.HasSuffix(p.stderr.String(), "141\n") {
-			t.Errorf("%s: exit %d, %q %q", script, code, p.stdout.String(), p.stderr.String())
+		p := e2e.StartProcess(t, exec.Command("sh", "-c", script, e2e.Program("slackboard-log")))
+		if code := p.Wait(); code != 0 || p.Stdout.String() != "y\n" || !strings.HasSuffix(p.Stderr.String(), "141\n") {
+			t.Errorf("%s: exit %d, %q %q", script, code, p.Stdout.String(), p.Stderr.String())
 		}
 	}
 }
@@ -352,10 +354,10 @@ func TestLogBrokenOutput(t *testing.T) {
 	for _, flags := range []string{"", "-tee"} {
 		s := newScripted(t)
 		status := filepath.Join(t.TempDir(), "status")
-		p := startProcess(t, exec.Command("sh", "-c", `{ "$0" -s "$1" -t a `+flags+` -- sh -c 'trap "" PIPE; seq 100000 2>&1; exit 3'; echo $? >"$2"; } 2>&1 | head -n 1`,
-			filepath.Join(binaries, "slackboard-log"), s.URL, status))
-		if code, texts := p.wait(), s.texts(); code != 0 || readFile(t, status) != "3\n" || len(texts) != 1 || !strings.Contains(texts[0], "Exit status: 3\n") {
-			t.Errorf("%s: exit %d, status %q, told %q", flags, code, readFile(t, status), texts)
+		p := e2e.StartProcess(t, exec.Command("sh", "-c", `{ "$0" -s "$1" -t a `+flags+` -- sh -c 'trap "" PIPE; seq 100000 2>&1; exit 3'; echo $? >"$2"; } 2>&1 | head -n 1`,
+			e2e.Program("slackboard-log"), s.URL, status))
+		if code, texts := p.Wait(), s.texts(); code != 0 || e2e.ReadFile(t, status) != "3\n" || len(texts) != 1 || !strings.Contains(texts[0], "Exit status: 3\n") {
+			t.Errorf("%s: exit %d, status %q, told %q", flags, code, e2e.ReadFile(t, status), texts)
 		}
 	}
 }
@@ -363,9 +365,9 @@ func TestLogBrokenOutput(t *testing.T) {
 // All that a command prints before its end is passed on, to a reader that is slower than we wait for background children.
 func TestLogTeeSlowReader(t *testing.T) {
 	t.Parallel()
-	p := startProcess(t, exec.Command("sh", "-c", `"$0" -notify=false -tee -- head -c 130000 /dev/zero | { sleep 3; wc -c; }`, filepath.Join(binaries, "slackboard-log")))
-	if code := p.wait(); code != 0 || strings.TrimSpace(p.stdout.String()) != "130000" {
-		t.Errorf("exit %d, %q %q", code, p.stdout.String(), p.stderr.String())
+	p := e2e.StartProcess(t, exec.Command("sh", "-c", `"$0" -notify=false -tee -- head -c 130000 /dev/zero | { sleep 3; wc -c; }`, e2e.Program("slackboard-log")))
+	if code := p.Wait(); code != 0 || strings.TrimSpace(p.Stdout.String()) != "130000" {
+		t.Errorf("exit %d, %q %q", code, p.Stdout.String(), p.Stderr.String())
 	}
 }
 
@@ -378,14 +380,14 @@ func TestLogFile(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p := startProcess(t, cmd)
-		poll(t, "the output in the file, while the command runs", func() bool {
+		p := e2e.StartProcess(t, cmd)
+		e2e.Poll(t, "the output in the file, while the command runs", func() bool {
 			content, _ := os.ReadFile(log)
 			return string(content) == want+"one\ntwo\n"
 		})
 		io.WriteString(stdin, "go\n")
-		if code := p.wait(); code != 1 || readFile(t, log) != want+"one\ntwo\nthree\n" || !strings.Contains(p.stderr.String(), "\nslackboard-log: not sent: ") {
-			t.Errorf("run %d: exit %d, the file has %q, %s", i, code, readFile(t, log), p.stderr.String())
+		if code := p.Wait(); code != 1 || e2e.ReadFile(t, log) != want+"one\ntwo\nthree\n" || !strings.Contains(p.Stderr.String(), "\nslackboard-log: not sent: ") {
+			t.Errorf("run %d: exit %d, the file has %q, %s", i, code, e2e.ReadFile(t, log), p.Stderr.String())
 		}
 	}
 }
@@ -401,9 +403,9 @@ func TestLogStalledReader(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer reader.Close()
-	p := startProcess(t, logCommand("-notify=false -log "+fifo, "head -c 100000 /dev/zero; exit 4"))
-	if code := p.wait(); code != 4 || !strings.Contains(p.stderr.String(), "slackboard-log: -log: write "+fifo+": i/o timeout\n") {
-		t.Errorf("exit %d, %.200q", code, p.stderr.String())
+	p := e2e.StartProcess(t, logCommand("-notify=false -log "+fifo, "head -c 100000 /dev/zero; exit 4"))
+	if code := p.Wait(); code != 4 || !strings.Contains(p.Stderr.String(), "slackboard-log: -log: write "+fifo+": i/o timeout\n") {
+		t.Errorf("exit %d, %.200q", code, p.Stderr.String())
 	}
 }
 
@@ -423,36 +425,36 @@ func TestLogFileThatCannotBeWritten(t *testing.T) {
 		tests = append(tests, struct{ file, want string }{"/dev/full", "write /dev/full: no space left on device"})
 	}
 	for _, test := range tests {
-		p := startProcess(t, logCommand("-notify=false -tee -log "+test.file, "echo one; sleep 0.1; echo two; exit 4"))
-		code, stderr := p.wait(), p.stderr.String()
-		if code != 4 || p.stdout.String() != "one\ntwo\n" || strings.Count(stderr, "slackboard-log: ") != 1 || !strings.Contains(stderr, "slackboard-log: -log: "+test.want) {
-			t.Errorf("%s: exit %d, %q %q", test.file, code, p.stdout.String(), stderr)
+		p := e2e.StartProcess(t, logCommand("-notify=false -tee -log "+test.file, "echo one; sleep 0.1; echo two; exit 4"))
+		code, stderr := p.Wait(), p.Stderr.String()
+		if code != 4 || p.Stdout.String() != "one\ntwo\n" || strings.Count(stderr, "slackboard-log: ") != 1 || !strings.Contains(stderr, "slackboard-log: -log: "+test.want) {
+			t.Errorf("%s: exit %d, %q %q", test.file, code, p.Stdout.String(), stderr)
 		}
 	}
 	if os.Getuid() != 0 {
 		t.Skip("skipped: the file without permission needs root")
 	}
-	os.Chmod(binaries, 0o755)
+	os.Chmod(e2e.Binaries(), 0o755)
 	cmd := logCommand("-notify=false -tee -log /slackboard-test.log", "echo one; exit 4")
-	cmd.Dir, cmd.SysProcAttr = "/", asNobody()
-	p := startProcess(t, cmd)
-	if code := p.wait(); code != 4 || p.stdout.String() != "one\n" || !strings.HasPrefix(p.stderr.String(), "slackboard-log: -log: open /slackboard-test.log: permission denied\n") {
-		t.Errorf("exit %d, %q %q", code, p.stdout.String(), p.stderr.String())
+	cmd.Dir, cmd.SysProcAttr = "/", e2e.AsNobody()
+	p := e2e.StartProcess(t, cmd)
+	if code := p.Wait(); code != 4 || p.Stdout.String() != "one\n" || !strings.HasPrefix(p.Stderr.String(), "slackboard-log: -log: open /slackboard-test.log: permission denied\n") {
+		t.Errorf("exit %d, %q %q", code, p.Stdout.String(), p.Stderr.String())
 	}
 }
 
 // A server that does not answer delays neither start nor output; a notification that fails is one line, and the status
 // stays. A TERM ends the wait.
 func TestLogNotificationFails(t *testing.T) {
-	s := newScripted(t, reply{hang: true})
-	p := startProcess(t, logCommand("-s "+s.URL+" -t a -tee", "echo out; exit 6"))
-	poll(t, "the report is printed while the server hangs", func() bool {
-		return len(s.requests()) == 1 && p.stdout.String() == "out\n" && strings.Contains(p.stderr.String(), "Error: exit status 6\n")
+	s := newScripted(t, e2e.Reply{Hang: true})
+	p := e2e.StartProcess(t, logCommand("-s "+s.URL+" -t a -tee", "echo out; exit 6"))
+	e2e.Poll(t, "the report is printed while the server hangs", func() bool {
+		return len(s.requests()) == 1 && p.Stdout.String() == "out\n" && strings.Contains(p.Stderr.String(), "Error: exit status 6\n")
 	})
-	p.signal(syscall.SIGUSR1)
-	p.signal(syscall.SIGTERM)
-	if code := p.wait(); code != 6 || strings.Count(p.stderr.String(), "slackboard-log: not sent: ") != 1 {
-		t.Errorf("exit %d, %s", code, p.stderr.String())
+	p.Signal(syscall.SIGUSR1)
+	p.Signal(syscall.SIGTERM)
+	if code := p.Wait(); code != 6 || strings.Count(p.Stderr.String(), "slackboard-log: not sent: ") != 1 {
+		t.Errorf("exit %d, %s", code, p.Stderr.String())
 	}
 	for _, test := range []struct {
 		flags string
@@ -463,8 +465,8 @@ func TestLogNotificationFails(t *testing.T) {
 		{"-s " + newScripted(t, because(400, "")).URL, 1}, {"-s " + newScripted(t, because(502, "")).URL, 1},
 	} {
 		for script, want := range map[string]int{"exit 6": 6, "exit 0": 0} {
-			p := startProcess(t, logCommand(test.flags+" -tee -t a -always -log /dev/null", "echo runs >&2; "+script))
-			code, stderr := p.wait(), p.stderr.String()
+			p := e2e.StartProcess(t, logCommand(test.flags+" -tee -t a -always -log /dev/null", "echo runs >&2; "+script))
+			code, stderr := p.Wait(), p.Stderr.String()
 			before, after, _ := strings.Cut(stderr, "runs\n")
 			if code != want || strings.Count(stderr, "slackboard-log: ") != test.lines || strings.Count(before, "slackboard-log: -") != test.lines-1 || !strings.Contains(after, "slackboard-log: not sent: ") {
 				t.Errorf("%s: exit %d, want %d: %s", test.flags, code, want, stderr)
@@ -476,12 +478,12 @@ func TestLogNotificationFails(t *testing.T) {
 // With a spool, what a TERM interrupts is kept.
 func TestLogKeepsWhatIsInterrupted(t *testing.T) {
 	spool := t.TempDir()
-	s := newScripted(t, reply{hang: true})
-	p := startProcess(t, logCommand("-s "+s.URL+" -t a -spool "+spool, "exit 6"))
-	poll(t, "the server is asked", func() bool { return len(s.requests()) == 1 })
-	p.signal(syscall.SIGTERM)
-	if code := p.wait(); code != 6 || len(keptTexts(t, spool)) != 1 {
-		t.Errorf("exit %d, kept %q, %s", code, keptTexts(t, spool), p.stderr.String())
+	s := newScripted(t, e2e.Reply{Hang: true})
+	p := e2e.StartProcess(t, logCommand("-s "+s.URL+" -t a -spool "+spool, "exit 6"))
+	e2e.Poll(t, "the server is asked", func() bool { return len(s.requests()) == 1 })
+	p.Signal(syscall.SIGTERM)
+	if code := p.Wait(); code != 6 || len(keptTexts(t, spool)) != 1 {
+		t.Errorf("exit %d, kept %q, %s", code, keptTexts(t, spool), p.Stderr.String())
 	}
 }
 
@@ -502,13 +504,13 @@ func TestClientsUnderCron(t *testing.T) {
 		{"slackboard-log, all closed, -tee", `BIN/slackboard-log -s URL -t a -tee -- sh -c 'cat; echo out; exit 3' <&- >&- 2>&-`, 3, "", "\nout\n"},
 	} {
 		before := len(s.requests())
-		script := strings.NewReplacer("BIN", binaries, "URL", s.URL).Replace(test.script)
+		script := strings.NewReplacer("BIN", e2e.Binaries(), "URL", s.URL).Replace(test.script)
 		cmd := exec.Command("/bin/sh", "-c", script)
 		cmd.Env, cmd.Dir, cmd.SysProcAttr = []string{"PATH=/usr/bin:/bin"}, "/", &syscall.SysProcAttr{Setsid: true}
-		p := startProcess(t, cmd)
-		code, texts := p.wait(), s.texts()[before:]
-		if code != test.code || p.stdout.String() != test.stdout || test.told == "" && len(texts) != 0 || test.told != "" && (len(texts) != 1 || !strings.Contains(texts[0], test.told)) {
-			t.Errorf("%s: exit %d, %q %q, told %q", test.name, code, p.stdout.String(), p.stderr.String(), texts)
+		p := e2e.StartProcess(t, cmd)
+		code, texts := p.Wait(), s.texts()[before:]
+		if code != test.code || p.Stdout.String() != test.stdout || test.told == "" && len(texts) != 0 || test.told != "" && (len(texts) != 1 || !strings.Contains(texts[0], test.told)) {
+			t.Errorf("%s: exit %d, %q %q, told %q", test.name, code, p.Stdout.String(), p.Stderr.String(), texts)
 		}
 	}
 }

@@ -7,11 +7,13 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"slackboard/e2e"
 )
 
 // The README's examples, as they stand there: only their paths lead into the test's folder.
 func TestClientExamples(t *testing.T) {
-	readme := readFile(t, "README.md")
+	readme := e2e.ReadFile(t, "README.md")
 	_, section, found := strings.Cut(readme, "\n## The clients\n")
 	section, _, _ = strings.Cut(section, "\n## ")
 	blocks := regexp.MustCompile("(?s)```(sh|crontab)\n(.*?)```\n").FindAllStringSubmatch(section, -1)
@@ -21,15 +23,15 @@ func TestClientExamples(t *testing.T) {
 	dir := t.TempDir()
 	s := newScripted(t)
 	real := strings.NewReplacer("file:/etc/slackboard_token", "T0KEN", "/srv/", dir+"/", "/mnt/", dir+"/", "/var/spool/", dir+"/", "/var/log/", dir+"/",
-		"PATH=", "PATH="+dir+":"+binaries+":", "relay-1:29800", deadAddress(t), "relay-2:29800", strings.TrimPrefix(s.URL, "http://"))
+		"PATH=", "PATH="+dir+":"+e2e.Binaries()+":", "relay-1:29800", deadAddress(t), "relay-2:29800", strings.TrimPrefix(s.URL, "http://"))
 	run := func(script string, code int) string {
 		t.Helper()
 		before := len(s.requests())
 		cmd := exec.Command("/bin/sh", "-c", real.Replace(script))
-		cmd.Env, cmd.Dir = []string{"PATH=" + binaries + ":/usr/bin:/bin", "SLACKBOARD_SERVER=" + s.URL}, "/"
-		p := startProcess(t, cmd)
-		if got := p.wait(); got != code {
-			t.Errorf("exit %d, want %d: %s\n%s", got, code, script, p.stderr.String())
+		cmd.Env, cmd.Dir = []string{"PATH=" + e2e.Binaries() + ":/usr/bin:/bin", "SLACKBOARD_SERVER=" + s.URL}, "/"
+		p := e2e.StartProcess(t, cmd)
+		if got := p.Wait(); got != code {
+			t.Errorf("exit %d, want %d: %s\n%s", got, code, script, p.Stderr.String())
 		}
 		return strings.Join(s.texts()[before:], "\n")
 	}
@@ -44,7 +46,7 @@ func TestClientExamples(t *testing.T) {
 	}
 	os.Mkdir(filepath.Join(dir, "photos"), 0o700)
 	writeInto(t, filepath.Join(dir, "photos"), "one", "a photo")
-	if told := run(cli, 0) + run(log, 0); told != "" || readFile(t, dir+"/backup/photos/one") != "a photo" {
+	if told := run(cli, 0) + run(log, 0); told != "" || e2e.ReadFile(t, dir+"/backup/photos/one") != "a photo" {
 		t.Errorf("success told %q", told)
 	}
 
@@ -67,7 +69,7 @@ func TestClientExamples(t *testing.T) {
 	os.Chmod(filepath.Join(dir, "backup.sh"), 0o700)
 	os.RemoveAll(filepath.Join(dir, "backup"))
 	os.Rename(filepath.Join(dir, "backup.sh"), filepath.Join(dir, "backup"))
-	if told := run(script, 5); !strings.Contains(told, "\nbackup --full\n") || readFile(t, dir+"/backup.log") != "backup --full\n" {
+	if told := run(script, 5); !strings.Contains(told, "\nbackup --full\n") || e2e.ReadFile(t, dir+"/backup.log") != "backup --full\n" {
 		t.Errorf("told %q", told)
 	}
 }

@@ -18,13 +18,15 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"slackboard/e2e"
 )
 
 // keep leaves texts in the spool, oldest first.
 func keep(t testing.TB, spool string, texts ...string) {
 	t.Helper()
 	for _, text := range texts {
-		code, _, stderr := runProgram(t, text, nil, "slackboard-cli", "-s", "unix:/nowhere", "-t", "a", "-spool", spool)
+		code, _, stderr := e2e.RunProgram(t, text, nil, "slackboard-cli", "-s", "unix:/nowhere", "-t", "a", "-spool", spool)
 		if code != 0 || !strings.Contains(stderr, "slackboard-cli: kept in "+spool+" for a later run: ") {
 			t.Fatalf("exit %d, %q", code, stderr)
 		}
@@ -36,7 +38,7 @@ func keepCopies(t testing.TB, spool string, n int) {
 	t.Helper()
 	keep(t, spool, "0")
 	first := filesIn(t, spool)[0]
-	content := readFile(t, filepath.Join(spool, first))
+	content := e2e.ReadFile(t, filepath.Join(spool, first))
 	key := strings.TrimSuffix(first[strings.LastIndex(first, "-")+1:], ".json")
 	for i := 1; i < n; i++ {
 		copied := strings.Replace(strings.ReplaceAll(content, key, fmt.Sprintf("KEY%d", i)), `"text":"0"`, fmt.Sprintf(`"text":"%d"`, i), 1)
@@ -67,7 +69,7 @@ func keptTexts(t testing.TB, spool string) (texts []string) {
 	for _, name := range filesIn(t, spool) {
 		if strings.HasSuffix(name, ".json") {
 			var kept struct{ Body struct{ Text string } }
-			json.Unmarshal([]byte(readFile(t, filepath.Join(spool, name))), &kept)
+			json.Unmarshal([]byte(e2e.ReadFile(t, filepath.Join(spool, name))), &kept)
 			texts = append(texts, kept.Body.Text)
 		}
 	}
@@ -79,7 +81,7 @@ func TestSpoolKeeps(t *testing.T) {
 	spool := filepath.Join(t.TempDir(), "spool")
 	busy := newScripted(t, because(503, ""))
 	env := []string{"SLACKBOARD_SPOOL=" + spool, "SLACKBOARD_AUTH_TOKEN=xyzzy", "SLACKBOARD_SERVER=" + busy.URL}
-	code, stdout, stderr := runProgram(t, "one & <two>", env, "slackboard-cli", append(strings.Fields(patient), "-t", "a", "-title", "T")...)
+	code, stdout, stderr := e2e.RunProgram(t, "one & <two>", env, "slackboard-cli", append(strings.Fields(patient), "-t", "a", "-title", "T")...)
 	if want := "slackboard-cli: kept in " + spool + " for a later run: " + strings.TrimPrefix(busy.URL, "http://") + " answered 503: because\n"; code != 0 || stdout != "" || stderr != want {
 		t.Errorf("exit %d, %q %q, want %q", code, stdout, stderr, want)
 	}
@@ -91,13 +93,13 @@ func TestSpoolKeeps(t *testing.T) {
 	if err != nil || info.Mode() != 0o600 {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
-	content := readFile(t, filepath.Join(spool, names[0]))
+	content := e2e.ReadFile(t, filepath.Join(spool, names[0]))
 	if strings.Contains(content, "xyzzy") || !strings.Contains(content, "one & <two>") {
 		t.Errorf("kept as %s", content)
 	}
 	s := newScripted(t)
 	env[2] = "SLACKBOARD_SERVER=" + s.URL
-	if code, stdout, stderr := runProgram(t, "three", env, "slackboard-cli", "-t", "a"); code != 0 || stdout+stderr != "" {
+	if code, stdout, stderr := e2e.RunProgram(t, "three", env, "slackboard-cli", "-t", "a"); code != 0 || stdout+stderr != "" {
 		t.Errorf("exit %d, %q %q", code, stdout, stderr)
 	}
 	tried, got := busy.requests(), s.requests()
@@ -113,7 +115,7 @@ func TestSpoolKeeps(t *testing.T) {
 func TestSpoolKeepsWhatNoServerTook(t *testing.T) {
 	for _, test := range []struct {
 		name     string
-		reply    reply
+		reply    e2e.Reply
 		flags    string
 		requests int
 		kept     bool
@@ -122,20 +124,20 @@ func TestSpoolKeepsWhatNoServerTook(t *testing.T) {
 		{"503", because(503, ""), patient, 1, true},
 		{"504", because(504, ""), patient, 1, true},
 		{"502 with Retry-After", because(502, "3600"), patient, 1, true},
-		{"no answer", reply{}, patient, 1, true},
-		{"half an answer", reply{status: halfAnswer}, patient, 1, true},
+		{"no answer", e2e.Reply{}, patient, 1, true},
+		{"half an answer", e2e.Reply{Status: halfAnswer}, patient, 1, true},
 		{"a token that cannot be read", okReply, "-auth=file:/no/such/file", 0, true},
 		{"400", because(400, ""), patient, 1, false},
 		{"401", because(401, ""), patient, 1, true},
 		{"502", because(502, ""), patient, 1, true},
-		{"a proxy's 502", reply{status: 502, body: "<html>"}, patient, 1, true},
-		{"another program", reply{status: 404, body: "404 page not found\n"}, patient, 1, true},
-		{"another program's 200", reply{status: 200, body: "<html>login</html>"}, patient, 1, true},
-		{"a proxy's 413", reply{status: 413, body: "<html>"}, patient, 1, false},
+		{"a proxy's 502", e2e.Reply{Status: 502, Body: "<html>"}, patient, 1, true},
+		{"another program", e2e.Reply{Status: 404, Body: "404 page not found\n"}, patient, 1, true},
+		{"another program's 200", e2e.Reply{Status: 200, Body: "<html>login</html>"}, patient, 1, true},
+		{"a proxy's 413", e2e.Reply{Status: 413, Body: "<html>"}, patient, 1, false},
 		{"-sync", because(503, ""), "-sync -retry-max=2 " + hasty, 3, false},
 	} {
 		s, spool := newScripted(t, test.reply), filepath.Join(t.TempDir(), "spool")
-		code, _, stderr := runProgram(t, "hi", nil, "slackboard-cli", append(strings.Fields(test.flags), "-s", s.URL, "-t", "a", "-spool", spool)...)
+		code, _, stderr := e2e.RunProgram(t, "hi", nil, "slackboard-cli", append(strings.Fields(test.flags), "-s", s.URL, "-t", "a", "-spool", spool)...)
 		kept := keptTexts(t, spool)
 		if (code == 0) != test.kept || (len(kept) == 1) != test.kept || strings.Contains(stderr, "kept in") != test.kept || len(s.requests()) != test.requests {
 			t.Errorf("%s: exit %d, %d requests, kept %q, %q", test.name, code, len(s.requests()), kept, stderr)
@@ -152,7 +154,7 @@ func TestSpoolKeepsTheOrder(t *testing.T) {
 	}
 	s := newScripted(t, okReply, because(503, ""), okReply)
 	for _, text := range []string{"4", "5"} {
-		if code, _, stderr := runProgram(t, text, nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool); code != 0 {
+		if code, _, stderr := e2e.RunProgram(t, text, nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool); code != 0 {
 			t.Errorf("exit %d, %s", code, stderr)
 		}
 	}
@@ -165,7 +167,7 @@ func TestSpoolKeepsTheOrder(t *testing.T) {
 func TestSpoolSetsAside(t *testing.T) {
 	spool := t.TempDir()
 	keep(t, spool, "refused", "taken")
-	request := readFile(t, filepath.Join(spool, filesIn(t, spool)[0]))
+	request := e2e.ReadFile(t, filepath.Join(spool, filesIn(t, spool)[0]))
 	bad := map[string]string{"00.json": "", "02.json": "\x00\xff", "03.json": request[:len(request)/2], "06.json": strings.Repeat("x", 3<<20),
 		"07.json": `{"path":" %zz","to":"a","key":"K","body":{}}`}
 	for name, content := range bad {
@@ -173,17 +175,17 @@ func TestSpoolSetsAside(t *testing.T) {
 	}
 	writeInto(t, spool, "README", "not ours")
 	s := newScripted(t, because(413, ""), okReply)
-	code, _, stderr := runProgram(t, "new", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool)
+	code, _, stderr := e2e.RunProgram(t, "new", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool)
 	if got := s.texts(); code != 0 || !slices.Equal(got, []string{"refused", "taken", "new"}) || strings.Count(stderr, "set aside as ") != len(bad)+1 {
 		t.Errorf("exit %d, sent %q, %s", code, got, stderr)
 	}
 	names := filesIn(t, spool)
 	for name, content := range bad {
-		if slices.Contains(names, name) || readFile(t, filepath.Join(spool, name+".bad")) != content {
+		if slices.Contains(names, name) || e2e.ReadFile(t, filepath.Join(spool, name+".bad")) != content {
 			t.Errorf("%s is not set aside as it was", name)
 		}
 	}
-	if len(names) != len(bad)+2 || !slices.Contains(names, "README") || readFile(t, filepath.Join(spool, names[len(names)-2])) != request {
+	if len(names) != len(bad)+2 || !slices.Contains(names, "README") || e2e.ReadFile(t, filepath.Join(spool, names[len(names)-2])) != request {
 		t.Errorf("the spool has %q", names)
 	}
 }
@@ -194,7 +196,7 @@ func TestSpoolOutlivesAWrongToken(t *testing.T) {
 		spool := t.TempDir()
 		keep(t, spool, "one")
 		s := newScripted(t, because(status, ""))
-		code, _, stderr := runProgram(t, "two", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool)
+		code, _, stderr := e2e.RunProgram(t, "two", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool)
 		if got := keptTexts(t, spool); code != 0 || !slices.Equal(got, []string{"one", "two"}) || len(s.requests()) != 1 {
 			t.Errorf("%d: exit %d, kept %q, %q", status, code, got, stderr)
 		}
@@ -206,7 +208,7 @@ func TestSpoolSendsMany(t *testing.T) {
 	spool := t.TempDir()
 	keepCopies(t, spool, 300)
 	s := newScripted(t)
-	code, _, stderr := runProgram(t, "new", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool)
+	code, _, stderr := e2e.RunProgram(t, "new", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool)
 	if got := s.texts(); code != 0 || stderr != "" || len(got) != 301 || got[0] != "0" || got[299] != "299" || got[300] != "new" || len(filesIn(t, spool)) != 0 {
 		t.Errorf("exit %d, %q, sent %q", code, stderr, got)
 	}
@@ -220,9 +222,9 @@ func TestSpoolTimeLimit(t *testing.T) {
 	t.Parallel()
 	spool := t.TempDir()
 	keep(t, spool, "old")
-	s := newScripted(t, reply{hang: true}, okReply)
+	s := newScripted(t, e2e.Reply{Hang: true}, okReply)
 	start := time.Now()
-	code, _, stderr := runProgram(t, "new", nil, "slackboard-cli", "-s", s.URL, "-t", "b", "-spool", spool)
+	code, _, stderr := e2e.RunProgram(t, "new", nil, "slackboard-cli", "-s", s.URL, "-t", "b", "-spool", spool)
 	if got := s.texts(); code != 0 || stderr != "" || time.Since(start) < 10*time.Second || !slices.Equal(got, []string{"old", "new"}) {
 		t.Errorf("exit %d after %v, %q, sent %q", code, time.Since(start), stderr, got)
 	}
@@ -244,28 +246,28 @@ func TestSpoolLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := newScripted(t)
-	if code, _, stderr := runProgram(t, "", nil, "slackboard-log", "-s", s.URL, "-t", "a", "-spool", spool, "--", "true"); code != 0 || stderr != "" || len(s.texts()) != 0 {
+	if code, _, stderr := e2e.RunProgram(t, "", nil, "slackboard-log", "-s", s.URL, "-t", "a", "-spool", spool, "--", "true"); code != 0 || stderr != "" || len(s.texts()) != 0 {
 		t.Errorf("exit %d, %q, sent %q", code, stderr, s.texts())
 	}
-	cmd := exec.Command(filepath.Join(binaries, "slackboard-cli"), "-s", s.URL, "-t", "a", "-spool", spool)
+	cmd := exec.Command(e2e.Program("slackboard-cli"), "-s", s.URL, "-t", "a", "-spool", spool)
 	cmd.Stdin = strings.NewReader("new")
-	p := startProcess(t, cmd)
-	poll(t, "the new one is kept", func() bool { return len(keptTexts(t, spool)) == 2 })
+	p := e2e.StartProcess(t, cmd)
+	e2e.Poll(t, "the new one is kept", func() bool { return len(keptTexts(t, spool)) == 2 })
 	if got := s.texts(); len(got) != 0 {
 		t.Errorf("sent %q", got)
 	}
 	dir.Close()
-	if code := p.wait(); code != 0 || p.stderr.String() != "" || !slices.Equal(s.texts(), []string{"old", "new"}) || len(filesIn(t, spool)) != 0 {
-		t.Errorf("exit %d, %q, sent %q", code, p.stderr.String(), s.texts())
+	if code := p.Wait(); code != 0 || p.Stderr.String() != "" || !slices.Equal(s.texts(), []string{"old", "new"}) || len(filesIn(t, spool)) != 0 {
+		t.Errorf("exit %d, %q, sent %q", code, p.Stderr.String(), s.texts())
 	}
 }
 
 // What slackboard refuses for now holds up what goes to the same place, in order, and nothing else.
 func TestSpoolIsNoLane(t *testing.T) {
-	for _, busy := range []reply{because(503, "5"), because(429, "5")} {
+	for _, busy := range []e2e.Reply{because(503, "5"), because(429, "5")} {
 		spool := t.TempDir()
 		for i, to := range []string{"-t=dead", "-t=ops", "-c=dead", "-t=dead", "-c=ops"} {
-			runProgram(t, fmt.Sprint(i), nil, "slackboard-cli", "-s", "unix:/nowhere", to, "-spool", spool)
+			e2e.RunProgram(t, fmt.Sprint(i), nil, "slackboard-cli", "-s", "unix:/nowhere", to, "-spool", spool)
 		}
 		var mu sync.Mutex
 		var took, refused []string
@@ -274,13 +276,13 @@ func TestSpoolIsNoLane(t *testing.T) {
 				Tag, Text string
 				Payload   struct{ Channel, Text string }
 			}
-			json.Unmarshal([]byte(readAll(r.Body)), &body)
+			json.Unmarshal([]byte(e2e.ReadAll(r.Body)), &body)
 			mu.Lock()
 			defer mu.Unlock()
 			if text := body.Text + body.Payload.Text; strings.Contains(body.Tag+body.Payload.Channel, "dead") {
 				refused = append(refused, text)
-				w.WriteHeader(busy.status)
-				io.WriteString(w, busy.body)
+				w.WriteHeader(busy.Status)
+				io.WriteString(w, busy.Body)
 			} else {
 				took = append(took, text)
 				io.WriteString(w, `{"message":"ok"}`)
@@ -288,14 +290,14 @@ func TestSpoolIsNoLane(t *testing.T) {
 		}))
 		defer s.Close()
 		for _, own := range []struct{ to, stderr string }{{"-t=ops", ""}, {"-t=dead", "slackboard-cli: kept in "}} {
-			code, _, stderr := runProgram(t, "own", nil, "slackboard-cli", "-s", s.URL, own.to, "-spool", spool)
+			code, _, stderr := e2e.RunProgram(t, "own", nil, "slackboard-cli", "-s", s.URL, own.to, "-spool", spool)
 			if code != 0 || !strings.HasPrefix(stderr, own.stderr) || own.stderr == "" && stderr != "" {
 				t.Errorf("exit %d, %q", code, stderr)
 			}
 		}
 		mu.Lock()
 		if got, left := fmt.Sprint(took, refused), fmt.Sprint(keptTexts(t, spool)); got != "[1 4 own] [0 2 0 2]" || left != "[0  3 own]" {
-			t.Errorf("%d: took and refused %s, left %s", busy.status, got, left)
+			t.Errorf("%d: took and refused %s, left %s", busy.Status, got, left)
 		}
 		mu.Unlock()
 	}
@@ -303,10 +305,10 @@ func TestSpoolIsNoLane(t *testing.T) {
 
 // A spool that cannot be written is told, and the message is tried as if there were none.
 func TestSpoolThatCannotBeWritten(t *testing.T) {
-	file := writeFile(t, "file", "")
+	file := e2e.WriteFile(t, "file", "")
 	for _, spool := range []string{file, filepath.Join(t.TempDir(), "no", "spool")} {
 		s := newScripted(t, because(503, ""), okReply)
-		code, _, stderr := runProgram(t, "hi", nil, "slackboard-cli", append(strings.Fields(hasty), "-s", s.URL, "-t", "a", "-spool", spool)...)
+		code, _, stderr := e2e.RunProgram(t, "hi", nil, "slackboard-cli", append(strings.Fields(hasty), "-s", s.URL, "-t", "a", "-spool", spool)...)
 		if code != 0 || !strings.Contains(stderr, "slackboard-cli: -spool: ") || len(s.requests()) != 2 {
 			t.Errorf("exit %d, %d requests, %q", code, len(s.requests()), stderr)
 		}
@@ -316,18 +318,18 @@ func TestSpoolThatCannotBeWritten(t *testing.T) {
 // A run that is well sends what earlier ones had to keep: else it would wait for the next failure.
 func TestSpoolIsSentBySuccess(t *testing.T) {
 	spool := t.TempDir()
-	code, _, stderr := runProgram(t, "", nil, "slackboard-log", "-s", "unix:/nowhere", "-t", "a", "-spool", spool, "--", "sh", "-c", "exit 7")
+	code, _, stderr := e2e.RunProgram(t, "", nil, "slackboard-log", "-s", "unix:/nowhere", "-t", "a", "-spool", spool, "--", "sh", "-c", "exit 7")
 	if code != 7 || !strings.Contains(stderr, "slackboard-log: kept in ") {
 		t.Errorf("exit %d, %q", code, stderr)
 	}
 	for range 2 {
-		code, stdout, stderr := runProgram(t, "", nil, "slackboard-log", "-s", "unix:/nowhere", "-t", "a", "-spool", spool, "--", "true")
+		code, stdout, stderr := e2e.RunProgram(t, "", nil, "slackboard-log", "-s", "unix:/nowhere", "-t", "a", "-spool", spool, "--", "true")
 		if code != 0 || stdout+stderr != "" || len(keptTexts(t, spool)) != 1 {
 			t.Errorf("exit %d, %q %q", code, stdout, stderr)
 		}
 	}
 	s := newScripted(t)
-	code, stdout, stderr := runProgram(t, "", nil, "slackboard-log", "-s", s.URL, "-t", "a", "-spool", spool, "--", "true")
+	code, stdout, stderr := e2e.RunProgram(t, "", nil, "slackboard-log", "-s", s.URL, "-t", "a", "-spool", spool, "--", "true")
 	if got := s.texts(); code != 0 || stdout+stderr != "" || len(got) != 1 || !strings.Contains(got[0], "Error: exit status 7\n") || len(filesIn(t, spool)) != 0 {
 		t.Errorf("exit %d, %q %q, sent %q", code, stdout, stderr, got)
 	}
@@ -337,7 +339,7 @@ func TestSpoolIsSentBySuccess(t *testing.T) {
 func TestSpoolTenClients(t *testing.T) {
 	dir := t.TempDir()
 	spool, socket := filepath.Join(dir, "spool"), filepath.Join(dir, "s")
-	slack := newFakeSlack(t, nil)
+	slack := e2e.NewFakeSlack(t, nil)
 	config := strings.Replace(server1(slack.URL), "127.0.0.1:0", "unix:"+socket, 1)
 	config = strings.Replace(config, "channel_rate = 0\n", "channel_rate = 0\nbatch = 1\n", 1) + "[spool]\ndir = '" + dir + "/server'\n"
 	var want []string
@@ -347,7 +349,7 @@ func TestSpoolTenClients(t *testing.T) {
 			text := fmt.Sprintf("message %d.", len(want))
 			want = append(want, text)
 			clients.Go(func() {
-				if code, _, stderr := runProgram(t, text, nil, "slackboard-cli", "-s", "unix:"+socket, "-t", "general", "-spool", spool); code != 0 {
+				if code, _, stderr := e2e.RunProgram(t, text, nil, "slackboard-cli", "-s", "unix:"+socket, "-t", "general", "-spool", spool); code != 0 {
 					t.Errorf("%s: exit %d, %s", text, code, stderr)
 				}
 			})
@@ -358,17 +360,17 @@ func TestSpoolTenClients(t *testing.T) {
 	if kept := keptTexts(t, spool); len(kept) != 10 {
 		t.Errorf("kept %q", kept)
 	}
-	first := startServer(t, config)
+	first := e2e.StartServer(t, config)
 	killed := make(chan struct{})
 	go func() { // while they send
-		slack.waitForPosts(t, 3)
-		first.kill()
+		slack.WaitForPosts(t, 3)
+		first.Kill()
 		close(killed)
 	}()
 	atOnce(10)
 	<-killed
 	atOnce(10)
-	startServer(t, config)
+	e2e.StartServer(t, config)
 	atOnce(10)
 	for range 10 {
 		if len(filesIn(t, spool)) == 0 {
@@ -376,9 +378,9 @@ func TestSpoolTenClients(t *testing.T) {
 		}
 		atOnce(1)
 	}
-	posts := slack.waitFor(t, fmt.Sprintf("each of %d messages", len(want)), func(got []delivery) bool {
+	posts := slack.WaitFor(t, fmt.Sprintf("each of %d messages", len(want)), func(got []e2e.Delivery) bool {
 		return !slices.ContainsFunc(want, func(text string) bool {
-			return !slices.ContainsFunc(got, func(d delivery) bool { return strings.Contains(d.body, `"`+text+`"`) })
+			return !slices.ContainsFunc(got, func(d e2e.Delivery) bool { return strings.Contains(d.Body, `"`+text+`"`) })
 		})
 	})
 	if left := filesIn(t, spool); len(left) != 0 {
@@ -396,7 +398,7 @@ func TestSpoolTenClientsHalfAnswers(t *testing.T) {
 	var mu sync.Mutex
 	requests, healthy, taken := 0, false, map[string]string{} // text by key: the server takes one with a known key only once
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body := clientRequest{body: readAll(r.Body)}
+		body := clientRequest{body: e2e.ReadAll(r.Body)}
 		mu.Lock()
 		defer mu.Unlock()
 		requests++
@@ -418,7 +420,7 @@ func TestSpoolTenClientsHalfAnswers(t *testing.T) {
 			text := fmt.Sprint(len(want))
 			want = append(want, text)
 			clients.Go(func() {
-				if code, _, stderr := runProgram(t, text, nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool); code != 0 {
+				if code, _, stderr := e2e.RunProgram(t, text, nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool); code != 0 {
 					t.Errorf("exit %d, %s", code, stderr)
 				}
 			})
@@ -429,7 +431,7 @@ func TestSpoolTenClientsHalfAnswers(t *testing.T) {
 	mu.Lock()
 	healthy = true
 	mu.Unlock()
-	runProgram(t, "", nil, "slackboard-log", "-s", s.URL, "-t", "a", "-spool", spool, "--", "true")
+	e2e.RunProgram(t, "", nil, "slackboard-log", "-s", s.URL, "-t", "a", "-spool", spool, "--", "true")
 	got := slices.Sorted(maps.Values(taken))
 	slices.Sort(want)
 	if left := filesIn(t, spool); !slices.Equal(got, want) || kept == 0 || len(left) != 0 {
@@ -450,13 +452,13 @@ func TestSpoolOfTwoUsers(t *testing.T) {
 	defer os.RemoveAll(spool)
 	keep(t, spool, "root's")
 	os.Chmod(spool, 0o777)
-	os.Chmod(binaries, 0o755)
+	os.Chmod(e2e.Binaries(), 0o755)
 	s := newScripted(t)
-	cmd := exec.Command(filepath.Join(binaries, "slackboard-cli"), "-s", s.URL, "-t", "a", "-spool", spool)
-	cmd.Stdin, cmd.Dir, cmd.SysProcAttr = strings.NewReader("nobody's"), "/", asNobody()
-	p := startProcess(t, cmd)
-	if code := p.wait(); code != 0 || !strings.HasSuffix(p.stderr.String(), ": permission denied\n") || !slices.Equal(s.texts(), []string{"nobody's"}) {
-		t.Errorf("exit %d, %q, sent %q", code, p.stderr.String(), s.texts())
+	cmd := exec.Command(e2e.Program("slackboard-cli"), "-s", s.URL, "-t", "a", "-spool", spool)
+	cmd.Stdin, cmd.Dir, cmd.SysProcAttr = strings.NewReader("nobody's"), "/", e2e.AsNobody()
+	p := e2e.StartProcess(t, cmd)
+	if code := p.Wait(); code != 0 || !strings.HasSuffix(p.Stderr.String(), ": permission denied\n") || !slices.Equal(s.texts(), []string{"nobody's"}) {
+		t.Errorf("exit %d, %q, sent %q", code, p.Stderr.String(), s.texts())
 	}
 	if names := filesIn(t, spool); len(names) != 1 || !strings.HasSuffix(names[0], ".json") {
 		t.Errorf("the spool has %q", names)

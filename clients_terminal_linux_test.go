@@ -13,19 +13,20 @@ import (
 	"testing"
 	"time"
 	"unsafe"
+
+	"slackboard/e2e"
 )
 
 // terminal is a pseudo-terminal, as those see it who sit in front of it.
 type terminal struct {
 	*os.File
-	shown lockedBuffer
+	shown e2e.Buffer
 }
 
 // startAtTerminal starts cmd in a session of its own, in the foreground of a new terminal. Standard input, output and error
 // are the terminal where cmd has none.
-func startAtTerminal(t *testing.T, cmd *exec.Cmd) (*process, *terminal) {
+func startAtTerminal(t *testing.T, cmd *exec.Cmd) (*e2e.Process, *terminal) {
 	t.Helper()
-	skipForRaces(t)
 	front, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
 		t.Skipf("skipped: there is no pseudo-terminal here: %v", err)
@@ -50,14 +51,14 @@ func startAtTerminal(t *testing.T, cmd *exec.Cmd) (*process, *terminal) {
 		cmd.Stdout = back
 	}
 	cmd.Stderr = back
-	p := &process{Cmd: cmd, t: t, ended: make(chan struct{})}
+	p := &e2e.Process{Cmd: cmd, T: t, Ended: make(chan struct{})}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	go func() { cmd.Wait(); close(p.ended) }()
+	go func() { cmd.Wait(); close(p.Ended) }()
 	tty := &terminal{File: front}
 	go io.Copy(&tty.shown, front)
-	t.Cleanup(func() { p.kill(); front.Close() })
+	t.Cleanup(func() { p.Kill(); front.Close() })
 	return p, tty
 }
 
@@ -92,12 +93,12 @@ func TestLogAsksAtTheTerminal(t *testing.T) {
 				cmd.Stdin = null(t)
 			}
 			p, tty := startAtTerminal(t, cmd)
-			poll(t, "it asks", func() bool { return strings.Contains(tty.shown.String(), "password: ") })
+			e2e.Poll(t, "it asks", func() bool { return strings.Contains(tty.shown.String(), "password: ") })
 			io.WriteString(tty, test.typed)
-			if code := p.wait(); code != test.code {
+			if code := p.Wait(); code != test.code {
 				t.Errorf("exit %d, %q", code, tty.shown.String())
 			}
-			poll(t, test.shows, func() bool { return strings.Contains(tty.shown.String(), test.shows) })
+			e2e.Poll(t, test.shows, func() bool { return strings.Contains(tty.shown.String(), test.shows) })
 		})
 	}
 }
@@ -106,28 +107,28 @@ func TestLogAsksAtTheTerminal(t *testing.T) {
 func TestLogInTheBackground(t *testing.T) {
 	pids := filepath.Join(t.TempDir(), "pid")
 	cmd := exec.Command("sh", "-c", `set -m; "$0" -notify=false -timeout 300ms -- sh -c "sh -c 'echo \$\$ >$1; sleep 600; sleep 600' & wait" </dev/null & wait $!`,
-		filepath.Join(binaries, "slackboard-log"), pids)
+		e2e.Program("slackboard-log"), pids)
 	p, tty := startAtTerminal(t, cmd)
 	pid := pidIn(t, pids)
-	if code := p.wait(); code != 124 {
+	if code := p.Wait(); code != 124 {
 		t.Errorf("exit %d, %q", code, tty.shown.String())
 	}
-	poll(t, "the grandchild is gone", func() bool { return !isAlive(pid) })
+	e2e.Poll(t, "the grandchild is gone", func() bool { return !isAlive(pid) })
 }
 
 // Where people wait they are told why: no server answers, or standard input does not end.
 func TestClientsSayWhatTheyWaitFor(t *testing.T) {
 	dead := deadAddress(t)
 	p, tty := startAtTerminal(t, clientCommand("slackboard-cli", "-s "+dead+" -t a -retry-max 2 -retry-wait-min 10ms", "hi"))
-	if code := p.wait(); code != 1 {
+	if code := p.Wait(); code != 1 {
 		t.Errorf("exit %d, %q", code, tty.shown.String())
 	}
 	refused := "slackboard-cli: " + dead + ": dial tcp " + dead + ": connect: connection refused: the next try is in "
-	poll(t, "two tries are announced", func() bool {
+	e2e.Poll(t, "two tries are announced", func() bool {
 		shown := tty.shown.String()
 		return strings.Contains(shown, refused+"10ms\r\n") && strings.Contains(shown, refused+"20ms\r\n") && strings.Contains(shown, "not sent: ") && strings.Count(shown, "\n") == 3
 	})
-	code, _, stderr := runProgram(t, "hi", nil, "slackboard-cli", "-s", dead, "-t", "a", "-retry-max", "2", "-retry-wait-min", "10ms")
+	code, _, stderr := e2e.RunProgram(t, "hi", nil, "slackboard-cli", "-s", dead, "-t", "a", "-retry-max", "2", "-retry-wait-min", "10ms")
 	if code != 1 || strings.Count(stderr, "\n") != 1 {
 		t.Errorf("without a terminal: exit %d, %q", code, stderr)
 	}
@@ -144,10 +145,10 @@ func TestCliSaysThatItWaitsForInput(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	piped := startProcess(t, cmd)
+	piped := e2e.StartProcess(t, cmd)
 	io.WriteString(pipe, "some")
-	poll(t, "it says what it waits for", func() bool {
-		return strings.Contains(tty.shown.String(), waits) && strings.Contains(piped.stderr.String(), waits)
+	e2e.Poll(t, "it says what it waits for", func() bool {
+		return strings.Contains(tty.shown.String(), waits) && strings.Contains(piped.Stderr.String(), waits)
 	})
 	if took := time.Since(start); took < 5*time.Second {
 		t.Errorf("said after %v", took)
@@ -155,14 +156,14 @@ func TestCliSaysThatItWaitsForInput(t *testing.T) {
 	io.WriteString(tty, "hi\n\x04")
 	io.WriteString(pipe, " more")
 	pipe.Close()
-	if code, code2 := p.wait(), piped.wait(); code != 0 || code2 != 0 || len(s.texts()) != 2 || strings.Count(piped.stderr.String(), "\n") != 1 {
-		t.Errorf("exit %d and %d, %q, sent %q", code, code2, piped.stderr.String(), s.texts())
+	if code, code2 := p.Wait(), piped.Wait(); code != 0 || code2 != 0 || len(s.texts()) != 2 || strings.Count(piped.Stderr.String(), "\n") != 1 {
+		t.Errorf("exit %d and %d, %q, sent %q", code, code2, piped.Stderr.String(), s.texts())
 	}
 }
 
 // clientCommand is a client whose flags are separated by blanks. Without a text it has no standard input.
 func clientCommand(program, flags, text string) *exec.Cmd {
-	cmd := exec.Command(filepath.Join(binaries, program), strings.Fields(flags)...)
+	cmd := exec.Command(e2e.Program(program), strings.Fields(flags)...)
 	if text != "" {
 		cmd.Stdin = strings.NewReader(text)
 	}
@@ -187,7 +188,7 @@ func TestClientsWithoutAReader(t *testing.T) {
 		{"log, usage", `BIN/slackboard-log -nope`, 125, ""},
 	} {
 		s, status := newScripted(t), filepath.Join(t.TempDir(), "status")
-		script := strings.NewReplacer("BIN", binaries, "URL", s.URL, "SPOOL", t.TempDir()).Replace(test.script)
+		script := strings.NewReplacer("BIN", e2e.Binaries(), "URL", s.URL, "SPOOL", t.TempDir()).Replace(test.script)
 		r, w, err := os.Pipe()
 		if err != nil {
 			t.Fatal(err)
@@ -195,10 +196,10 @@ func TestClientsWithoutAReader(t *testing.T) {
 		r.Close() // nobody reads
 		cmd := exec.Command("sh", "-c", script+` >&3 2>&3; echo $? >"$0"`, status)
 		cmd.ExtraFiles = []*os.File{w}
-		startProcess(t, cmd).wait()
+		e2e.StartProcess(t, cmd).Wait()
 		w.Close()
 		texts := s.texts()
-		if got := readFile(t, status); got != fmt.Sprintln(test.code) || test.told == "" && len(texts) != 0 || test.told != "" && (len(texts) != 1 || !strings.Contains(texts[0], test.told)) {
+		if got := e2e.ReadFile(t, status); got != fmt.Sprintln(test.code) || test.told == "" && len(texts) != 0 || test.told != "" && (len(texts) != 1 || !strings.Contains(texts[0], test.told)) {
 			t.Errorf("%s: exit %q, want %d; told %q", test.name, got, test.code, texts)
 		}
 	}
@@ -217,9 +218,9 @@ func TestLogAsPID1(t *testing.T) {
 	}
 	// A hundred orphans have come and gone when the script counts who is left.
 	zombies := `for i in $(seq 100); do sh -c '(exec true) & exit 0'; done; n=1; while [ $n -gt 0 ]; do n=$(cat /proc/[0-9]*/stat 2>/dev/null | grep -c ') Z 1 '); done; exit 7`
-	p := startProcess(t, asPID1("-notify=false -timeout 20s", zombies))
-	if code := p.wait(); code != 7 {
-		t.Errorf("exit %d, %s", code, p.stderr.String())
+	p := e2e.StartProcess(t, asPID1("-notify=false -timeout 20s", zombies))
+	if code := p.Wait(); code != 7 {
+		t.Errorf("exit %d, %s", code, p.Stderr.String())
 	}
 	endsAtOnce(t, func() *exec.Cmd { return asPID1("-notify=false -timeout 100ms", "sh -c 'sleep 600' & sleep 600") })
 }
@@ -231,9 +232,9 @@ func endsAtOnce(t *testing.T, command func() *exec.Cmd) {
 	var took []time.Duration
 	for range 5 {
 		start := time.Now()
-		p := startProcess(t, command())
-		if code := p.wait(); code != 124 {
-			t.Fatalf("exit %d, %s", code, p.stderr.String())
+		p := e2e.StartProcess(t, command())
+		if code := p.Wait(); code != 124 {
+			t.Fatalf("exit %d, %s", code, p.Stderr.String())
 		}
 		if took = append(took, time.Since(start)); took[len(took)-1] < 2*time.Second {
 			return

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"slackboard/e2e"
 )
 
 // scripted is a server for the clients: it answers with one reply after the other, the last one for good.
@@ -22,7 +24,7 @@ type scripted struct {
 	*httptest.Server
 	mu      sync.Mutex
 	got     []clientRequest
-	replies []reply
+	replies []e2e.Reply
 	done    chan struct{}
 }
 
@@ -41,9 +43,8 @@ func (r clientRequest) text() string {
 // halfAnswer is the status of a reply that breaks off.
 const halfAnswer = -1
 
-func newScripted(t testing.TB, replies ...reply) *scripted {
+func newScripted(t testing.TB, replies ...e2e.Reply) *scripted {
 	t.Helper()
-	skipForRaces(t)
 	s := &scripted{replies: replies, done: make(chan struct{})}
 	s.Server = httptest.NewServer(s)
 	t.Cleanup(func() {
@@ -55,34 +56,34 @@ func newScripted(t testing.TB, replies ...reply) *scripted {
 }
 
 func (s *scripted) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	body := readAll(r.Body)
+	body := e2e.ReadAll(r.Body)
 	s.mu.Lock()
 	s.got = append(s.got, clientRequest{r.URL.Path, r.Header.Get("Idempotency-Key"), r.Header.Get("Authorization"), body})
-	re := reply{status: 200, body: `{"message":"ok"}`}
+	re := e2e.Reply{Status: 200, Body: `{"message":"ok"}`}
 	if len(s.replies) > 0 {
 		re = s.replies[min(len(s.got), len(s.replies))-1]
 	}
 	s.mu.Unlock()
 	switch {
-	case re.hang:
+	case re.Hang:
 		select {
 		case <-r.Context().Done():
 		case <-s.done:
 		}
 		return
-	case re.status == 0:
+	case re.Status == 0:
 		panic(http.ErrAbortHandler) // the connection ends without an answer
-	case re.status == halfAnswer:
+	case re.Status == halfAnswer:
 		w.Header().Set("Content-Length", "100")
 		io.WriteString(w, `{"mess`)
 		w.(http.Flusher).Flush()
 		panic(http.ErrAbortHandler)
 	}
-	if re.retryAfter != "" {
-		w.Header().Set("Retry-After", re.retryAfter)
+	if re.RetryAfter != "" {
+		w.Header().Set("Retry-After", re.RetryAfter)
 	}
-	w.WriteHeader(re.status)
-	io.WriteString(w, re.body)
+	w.WriteHeader(re.Status)
+	io.WriteString(w, re.Body)
 }
 
 // requests returns what came in.
@@ -102,11 +103,11 @@ func (s *scripted) texts() []string {
 }
 
 // because is an answer of the server's, with a status.
-func because(status int, retryAfter string) reply {
-	return reply{status: status, body: `{"message":"because"}`, retryAfter: retryAfter}
+func because(status int, retryAfter string) e2e.Reply {
+	return e2e.Reply{Status: status, Body: `{"message":"because"}`, RetryAfter: retryAfter}
 }
 
-var okReply = reply{status: 200, body: `{"message":"ok"}`}
+var okReply = e2e.Reply{Status: 200, Body: `{"message":"ok"}`}
 
 // deadAddress returns one where nobody listens.
 func deadAddress(t testing.TB) string {
@@ -142,7 +143,7 @@ func TestClientRequests(t *testing.T) {
 		{"-c ops -l warn -C danger -title T", "/notify-directly", `{"payload":{"channel":"#ops","username":"slackboard","icon_emoji":":clipboard:","parse":"full","attachments":[{"color":"danger","title":"T","text":"hi","fallback":"T: hi","footer":"%[1]s","mrkdwn_in":["text"]}]},"host":"%[1]s","sync":false}`},
 	} {
 		s := newScripted(t)
-		code, stdout, stderr := runProgram(t, "hi", nil, "slackboard-cli", append(strings.Fields(test.args), "-s", s.URL+"/")...)
+		code, stdout, stderr := e2e.RunProgram(t, "hi", nil, "slackboard-cli", append(strings.Fields(test.args), "-s", s.URL+"/")...)
 		requests := s.requests()
 		if code != 0 || stdout+stderr != "" || len(requests) != 1 {
 			t.Errorf("%s: exit %d, %q %q, %d requests", test.args, code, stdout, stderr, len(requests))
@@ -198,7 +199,7 @@ func TestClientUsage(t *testing.T) {
 		{"slackboard-log", "-s h:1 --always 1 -t a -- true", "", 125, "slackboard-log: --always 1: write --always=1; the command was not run\n"},
 		{"slackboard-log", "-s h:1 -t a -no-args 0 -- true", "", 125, "slackboard-log: -no-args 0: write -no-args=0; the command was not run\n"},
 	} {
-		code, stdout, stderr := runProgram(t, test.stdin, []string{"SLACKBOARD_SERVER="}, test.program, strings.Fields(test.args)...)
+		code, stdout, stderr := e2e.RunProgram(t, test.stdin, []string{"SLACKBOARD_SERVER="}, test.program, strings.Fields(test.args)...)
 		if code != test.code || stdout != "" || !strings.HasPrefix(stderr, test.want) || strings.Count(stderr, "\n") != 1 {
 			t.Errorf("%s %s: exit %d, %q %q; want %d, %q", test.program, test.args, code, stdout, stderr, test.code, test.want)
 		}
@@ -209,7 +210,7 @@ func TestClientUsage(t *testing.T) {
 func TestClientHelp(t *testing.T) {
 	for _, program := range []string{"slackboard-cli", "slackboard-log"} {
 		for _, flag := range []string{"-h", "--help"} {
-			code, stdout, stderr := runProgram(t, "", []string{"SLACKBOARD_AUTH_TOKEN=xyzzy", "SLACKBOARD_SERVER=plugh:1"}, program, flag)
+			code, stdout, stderr := e2e.RunProgram(t, "", []string{"SLACKBOARD_AUTH_TOKEN=xyzzy", "SLACKBOARD_SERVER=plugh:1"}, program, flag)
 			examples := 0
 			for line := range strings.Lines(stdout) {
 				if strings.HasPrefix(line, "  ") && strings.Contains(line, program+" -") {
@@ -240,7 +241,7 @@ func TestCliText(t *testing.T) {
 		{"a table that would break out", "```<!here> @channel\r\n\x1b[31mx", "-code", "```\n`\u2060`\u2060`&lt;!here&gt; @\u2060channel\nx\n```\n"},
 	} {
 		s := newScripted(t)
-		code, _, stderr := runProgram(t, test.stdin, nil, "slackboard-cli", append(strings.Fields(test.flags), "-s", s.URL, "-t", "a")...)
+		code, _, stderr := e2e.RunProgram(t, test.stdin, nil, "slackboard-cli", append(strings.Fields(test.flags), "-s", s.URL, "-t", "a")...)
 		if texts := s.texts(); code != 0 || stderr != "" || len(texts) != 1 || texts[0] != test.want {
 			t.Errorf("%s: exit %d, %.200q, got %.200q", test.name, code, stderr, texts)
 		}
@@ -249,7 +250,7 @@ func TestCliText(t *testing.T) {
 
 // A text that no server would take is cut in its middle: its beginning and its end arrive, with how much is left out.
 func TestCliCuts(t *testing.T) {
-	s := startServer(t, server1("http://127.0.0.1:1"))
+	s := e2e.StartServer(t, server1("http://127.0.0.1:1"))
 	for _, test := range []struct{ name, unit string }{{"letters", "line\n"}, {"quotes", "\""}, {"noise", "\xff"}, {"ampersands", "&"}} {
 		for _, size := range []int{600_000, 1_500_000} {
 			if test.name == "letters" && size < 1<<20 {
@@ -257,7 +258,7 @@ func TestCliCuts(t *testing.T) {
 			}
 			stdin := "first\n" + strings.Repeat(test.unit, size/len(test.unit)) + "\nlast"
 			for _, flags := range []string{"-t general", "-t general -escape", "-t general -code", "-c general -l crit -title " + strings.Repeat("T", 100_000)} {
-				code, _, stderr := runProgram(t, stdin, nil, "slackboard-cli", append(strings.Fields(flags), "-s", s.addr)...)
+				code, _, stderr := e2e.RunProgram(t, stdin, nil, "slackboard-cli", append(strings.Fields(flags), "-s", s.Addr)...)
 				if code != 0 || stderr != "" {
 					t.Errorf("%d %s, %.30s: exit %d, %.200q", size, test.name, flags, code, stderr)
 				}
@@ -265,7 +266,7 @@ func TestCliCuts(t *testing.T) {
 		}
 	}
 	scripted := newScripted(t)
-	runProgram(t, "first\n"+strings.Repeat("\"", 1_500_000)+"\nlast", nil, "slackboard-cli", "-t", "a", "-s", scripted.URL)
+	e2e.RunProgram(t, "first\n"+strings.Repeat("\"", 1_500_000)+"\nlast", nil, "slackboard-cli", "-t", "a", "-s", scripted.URL)
 	text := scripted.texts()[0]
 	head, rest, _ := strings.Cut(text, "\n[… ")
 	count, tail, _ := strings.Cut(rest, " bytes left out …]\n")
@@ -277,35 +278,35 @@ func TestCliCuts(t *testing.T) {
 func TestClientRetries(t *testing.T) {
 	for _, test := range []struct {
 		name     string
-		replies  []reply
+		replies  []e2e.Reply
 		code     int
 		requests int
 		least    time.Duration
 		stderr   string
 	}{
-		{"429", []reply{because(429, ""), okReply}, 0, 2, 0, ""},
-		{"503", []reply{because(503, ""), because(503, ""), okReply}, 0, 3, 0, ""},
-		{"504", []reply{because(504, ""), okReply}, 0, 2, 0, ""},
-		{"Retry-After is obeyed", []reply{because(503, "1"), okReply}, 0, 2, time.Second, ""},
-		{"Retry-After, up to -retry-wait-max", []reply{because(429, "3600"), okReply}, 0, 2, time.Second, ""},
-		{"502", []reply{because(502, ""), okReply}, 1, 1, 0, "answered 502: because\n"},
-		{"502 with Retry-After", []reply{because(502, "0"), okReply}, 0, 2, 0, ""},
-		{"no answer", []reply{{}, okReply}, 0, 2, 0, ""},
-		{"half an answer", []reply{{status: halfAnswer}, okReply}, 0, 2, 0, ""},
-		{"400", []reply{because(400, "")}, 1, 1, 0, "answered 400: because\n"},
-		{"401", []reply{because(401, "")}, 1, 1, 0, "answered 401: because (see -auth and -cert)\n"},
-		{"413", []reply{{status: 413, body: "<html>\nno"}}, 1, 1, 0, `answered 413, and not as slackboard does: "<html>"`},
-		{"a proxy's 502", []reply{{status: 502, body: "<html>"}, okReply}, 0, 2, 0, ""},
-		{"another program's 200", []reply{{status: 200, body: "<html>"}, okReply}, 0, 2, 0, ""},
-		{"TLS", []reply{{status: 400, body: "Client sent an HTTP request to an HTTPS server.\n"}}, 1, 4, 0, `answered 400, and not as slackboard does: "Client sent an HTTP request to an HTTPS server."`},
-		{"lines", []reply{{status: 400, body: `{"message":"one\ntwo"}`}}, 1, 1, 0, "answered 400: one; two\n"},
-		{"for ever", []reply{because(503, "")}, 1, 4, 0, "answered 503: because\n"},
+		{"429", []e2e.Reply{because(429, ""), okReply}, 0, 2, 0, ""},
+		{"503", []e2e.Reply{because(503, ""), because(503, ""), okReply}, 0, 3, 0, ""},
+		{"504", []e2e.Reply{because(504, ""), okReply}, 0, 2, 0, ""},
+		{"Retry-After is obeyed", []e2e.Reply{because(503, "1"), okReply}, 0, 2, time.Second, ""},
+		{"Retry-After, up to -retry-wait-max", []e2e.Reply{because(429, "3600"), okReply}, 0, 2, time.Second, ""},
+		{"502", []e2e.Reply{because(502, ""), okReply}, 1, 1, 0, "answered 502: because\n"},
+		{"502 with Retry-After", []e2e.Reply{because(502, "0"), okReply}, 0, 2, 0, ""},
+		{"no answer", []e2e.Reply{{}, okReply}, 0, 2, 0, ""},
+		{"half an answer", []e2e.Reply{{Status: halfAnswer}, okReply}, 0, 2, 0, ""},
+		{"400", []e2e.Reply{because(400, "")}, 1, 1, 0, "answered 400: because\n"},
+		{"401", []e2e.Reply{because(401, "")}, 1, 1, 0, "answered 401: because (see -auth and -cert)\n"},
+		{"413", []e2e.Reply{{Status: 413, Body: "<html>\nno"}}, 1, 1, 0, `answered 413, and not as slackboard does: "<html>"`},
+		{"a proxy's 502", []e2e.Reply{{Status: 502, Body: "<html>"}, okReply}, 0, 2, 0, ""},
+		{"another program's 200", []e2e.Reply{{Status: 200, Body: "<html>"}, okReply}, 0, 2, 0, ""},
+		{"TLS", []e2e.Reply{{Status: 400, Body: "Client sent an HTTP request to an HTTPS server.\n"}}, 1, 4, 0, `answered 400, and not as slackboard does: "Client sent an HTTP request to an HTTPS server."`},
+		{"lines", []e2e.Reply{{Status: 400, Body: `{"message":"one\ntwo"}`}}, 1, 1, 0, "answered 400: one; two\n"},
+		{"for ever", []e2e.Reply{because(503, "")}, 1, 4, 0, "answered 503: because\n"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			s := newScripted(t, test.replies...)
 			start := time.Now()
-			code, _, stderr := runProgram(t, "hi", nil, "slackboard-cli", append(strings.Fields(hasty), "-s", s.URL, "-t", "a", "-retry-max", "3")...)
+			code, _, stderr := e2e.RunProgram(t, "hi", nil, "slackboard-cli", append(strings.Fields(hasty), "-s", s.URL, "-t", "a", "-retry-max", "3")...)
 			requests := s.requests()
 			if code != test.code || len(requests) != test.requests || time.Since(start) < test.least || !strings.Contains(stderr, test.stderr) {
 				t.Errorf("exit %d after %d requests in %v, %q; want %d, %d, at least %v, %q",
@@ -325,7 +326,7 @@ func TestClientFollowsNoRedirect(t *testing.T) {
 	other := newScripted(t)
 	s := httptest.NewServer(http.RedirectHandler(other.URL+"/notify", http.StatusTemporaryRedirect))
 	t.Cleanup(s.Close)
-	code, _, stderr := runProgram(t, "hi", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-auth", "xyzzy", "-retry-max", "0")
+	code, _, stderr := e2e.RunProgram(t, "hi", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-auth", "xyzzy", "-retry-max", "0")
 	if code != 1 || !strings.Contains(stderr, "answered 307") || len(other.requests()) != 0 {
 		t.Errorf("exit %d, %q, %d requests", code, stderr, len(other.requests()))
 	}
@@ -334,22 +335,22 @@ func TestClientFollowsNoRedirect(t *testing.T) {
 // A server that starts late gets the message.
 func TestClientWaitsForTheServer(t *testing.T) {
 	addr := deadAddress(t)
-	code, _, stderr := runProgram(t, "hi", nil, "slackboard-cli", "-s", addr, "-t", "a", "-retry-max", "1", "-retry-wait-min", "1ms")
+	code, _, stderr := e2e.RunProgram(t, "hi", nil, "slackboard-cli", "-s", addr, "-t", "a", "-retry-max", "1", "-retry-wait-min", "1ms")
 	if code != 1 || stderr != "slackboard-cli: not sent: "+addr+": dial tcp "+addr+": connect: connection refused\n" {
 		t.Errorf("exit %d, %q", code, stderr)
 	}
 	socket := filepath.Join(t.TempDir(), "s")
-	cmd := exec.Command(filepath.Join(binaries, "slackboard-cli"), "-s", "unix:"+socket, "-t", "a", "-retry-max", "10000", "-retry-wait-min", "1ms", "-retry-wait-max", "10ms")
+	cmd := exec.Command(e2e.Program("slackboard-cli"), "-s", "unix:"+socket, "-t", "a", "-retry-max", "10000", "-retry-wait-min", "1ms", "-retry-wait-max", "10ms")
 	cmd.Stdin = strings.NewReader("hi")
-	p := startProcess(t, cmd)
+	p := e2e.StartProcess(t, cmd)
 	s := newScriptedAt(t, socket)
-	if code := p.wait(); code != 0 || len(s.requests()) != 1 {
-		t.Errorf("exit %d, %d requests, %s", code, len(s.requests()), p.stderr.String())
+	if code := p.Wait(); code != 0 || len(s.requests()) != 1 {
+		t.Errorf("exit %d, %d requests, %s", code, len(s.requests()), p.Stderr.String())
 	}
 }
 
 // newScriptedAt listens on a unix socket.
-func newScriptedAt(t *testing.T, socket string, replies ...reply) *scripted {
+func newScriptedAt(t *testing.T, socket string, replies ...e2e.Reply) *scripted {
 	t.Helper()
 	l, err := net.Listen("unix", socket)
 	if err != nil {
@@ -366,22 +367,22 @@ func newScriptedAt(t *testing.T, socket string, replies ...reply) *scripted {
 func TestServersInTurn(t *testing.T) {
 	for _, test := range []struct {
 		name         string
-		first        []reply // nil: nobody listens there
-		second       []reply
+		first        []e2e.Reply // nil: nobody listens there
+		second       []e2e.Reply
 		flags        string
 		code         int
 		asked1, then int // requests to the first, to the second
 		stderr       string
 	}{
-		{"the first takes it", []reply{okReply}, []reply{okReply}, patient, 0, 1, 0, ""},
-		{"the first is dead", nil, []reply{okReply}, patient, 0, 0, 1, ""},
-		{"the first dies over it", []reply{{}}, []reply{okReply}, patient, 0, 1, 1, ""},
-		{"the first breaks off", []reply{{status: halfAnswer}}, []reply{okReply}, patient, 0, 1, 1, ""},
-		{"the first is busy", []reply{because(429, "3600")}, []reply{okReply}, patient, 0, 1, 1, ""},
-		{"the first refuses", []reply{because(400, "")}, []reply{okReply}, patient, 1, 1, 0, "answered 400: because"},
-		{"the second refuses", nil, []reply{because(413, "")}, patient, 1, 0, 1, "answered 413: because"},
-		{"a whole round in vain", []reply{because(503, ""), okReply}, []reply{because(503, ""), okReply}, hasty, 0, 2, 1, ""},
-		{"all in vain", nil, []reply{because(503, "")}, hasty + " -retry-max=1", 1, 0, 2, "connection refused; 127.0.0.1:"},
+		{"the first takes it", []e2e.Reply{okReply}, []e2e.Reply{okReply}, patient, 0, 1, 0, ""},
+		{"the first is dead", nil, []e2e.Reply{okReply}, patient, 0, 0, 1, ""},
+		{"the first dies over it", []e2e.Reply{{}}, []e2e.Reply{okReply}, patient, 0, 1, 1, ""},
+		{"the first breaks off", []e2e.Reply{{Status: halfAnswer}}, []e2e.Reply{okReply}, patient, 0, 1, 1, ""},
+		{"the first is busy", []e2e.Reply{because(429, "3600")}, []e2e.Reply{okReply}, patient, 0, 1, 1, ""},
+		{"the first refuses", []e2e.Reply{because(400, "")}, []e2e.Reply{okReply}, patient, 1, 1, 0, "answered 400: because"},
+		{"the second refuses", nil, []e2e.Reply{because(413, "")}, patient, 1, 0, 1, "answered 413: because"},
+		{"a whole round in vain", []e2e.Reply{because(503, ""), okReply}, []e2e.Reply{because(503, ""), okReply}, hasty, 0, 2, 1, ""},
+		{"all in vain", nil, []e2e.Reply{because(503, "")}, hasty + " -retry-max=1", 1, 0, 2, "connection refused; 127.0.0.1:"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -389,7 +390,7 @@ func TestServersInTurn(t *testing.T) {
 			if test.first == nil {
 				first.Close()
 			}
-			code, _, stderr := runProgram(t, "hi", nil, "slackboard-cli", append(strings.Fields(test.flags), "-t", "a", "-s", first.URL+" , "+second.URL+"/")...)
+			code, _, stderr := e2e.RunProgram(t, "hi", nil, "slackboard-cli", append(strings.Fields(test.flags), "-t", "a", "-s", first.URL+" , "+second.URL+"/")...)
 			got1, got2 := first.requests(), second.requests()
 			if code != test.code || len(got1) != test.asked1 || len(got2) != test.then || !strings.Contains(stderr, test.stderr) {
 				t.Errorf("exit %d, %d and %d requests, %q", code, len(got1), len(got2), stderr)
@@ -407,7 +408,7 @@ func TestServersInTurn(t *testing.T) {
 func TestServerDiesInBetween(t *testing.T) {
 	first, second := newScripted(t), newScripted(t)
 	for i, text := range []string{"one", "two"} {
-		if code, _, stderr := runProgram(t, text, nil, "slackboard-cli", append(strings.Fields(patient), "-t", "a", "-s", first.URL+","+second.URL)...); code != 0 {
+		if code, _, stderr := e2e.RunProgram(t, text, nil, "slackboard-cli", append(strings.Fields(patient), "-t", "a", "-s", first.URL+","+second.URL)...); code != 0 {
 			t.Errorf("exit %d, %s", code, stderr)
 		}
 		if i == 0 {
@@ -429,7 +430,7 @@ func TestSlowServer(t *testing.T) {
 	}))
 	t.Cleanup(s.Close)
 	start := time.Now()
-	code, _, stderr := runProgram(t, "hi", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-retry-max", "0")
+	code, _, stderr := e2e.RunProgram(t, "hi", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-retry-max", "0")
 	if code != 0 || stderr != "" || time.Since(start) < 2*time.Second {
 		t.Errorf("exit %d after %v, %q", code, time.Since(start), stderr)
 	}
@@ -437,7 +438,7 @@ func TestSlowServer(t *testing.T) {
 
 // The token is sent, wherever it comes from, and shown nowhere.
 func TestToken(t *testing.T) {
-	file := writeFile(t, "token", "xyzzy\n")
+	file := e2e.WriteFile(t, "token", "xyzzy\n")
 	for _, test := range []struct {
 		name, auth, env, sent, stderr string
 	}{
@@ -451,7 +452,7 @@ func TestToken(t *testing.T) {
 		{"two lines", "xyzzy\nxyzzy", "", "", "slackboard-cli: not sent: -auth: the token is not one word"},
 	} {
 		s := newScripted(t, because(401, ""))
-		code, stdout, stderr := runProgram(t, "hi", []string{"SLACKBOARD_AUTH_TOKEN=" + test.env}, "slackboard-cli", "-s", s.URL, "-t", "a", "-auth", test.auth)
+		code, stdout, stderr := e2e.RunProgram(t, "hi", []string{"SLACKBOARD_AUTH_TOKEN=" + test.env}, "slackboard-cli", "-s", s.URL, "-t", "a", "-auth", test.auth)
 		requests := s.requests()
 		if code != 1 || strings.Contains(stdout+stderr, "xyzzy") || !strings.HasPrefix(stderr, test.stderr) || strings.Count(stderr, "\n") != 1 {
 			t.Errorf("%s: exit %d, %q %q", test.name, code, stdout, stderr)

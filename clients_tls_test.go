@@ -20,6 +20,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"slackboard/e2e"
 )
 
 // authority makes certificates.
@@ -60,7 +62,7 @@ func (a *authority) make(template *x509.Certificate) ([]byte, *ecdsa.PrivateKey)
 }
 
 func (a *authority) write(name, kind string, der []byte) string {
-	return writeFile(a.t, name, string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})))
+	return e2e.WriteFile(a.t, name, string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})))
 }
 
 // files returns those of a certificate and its key.
@@ -97,7 +99,7 @@ func TestClientTLS(t *testing.T) {
 	open, closed := listen(tls.NoClientCert), listen(tls.RequireAndVerifyClientCert)
 	clientCert, clientKey := ours.files(&x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
 	strangerCert, strangerKey := other.files(&x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
-	empty := writeFile(t, "empty.pem", "")
+	empty := e2e.WriteFile(t, "empty.pem", "")
 	for _, test := range []struct {
 		name, flags, env string
 		code             int
@@ -119,7 +121,7 @@ func TestClientTLS(t *testing.T) {
 			continue
 		}
 		before := requests
-		code, _, stderr := runProgram(t, "hi", []string{test.env}, "slackboard-cli", append(strings.Fields(test.flags), "-t", "a", "-retry-max", "0")...)
+		code, _, stderr := e2e.RunProgram(t, "hi", []string{test.env}, "slackboard-cli", append(strings.Fields(test.flags), "-t", "a", "-retry-max", "0")...)
 		if code != test.code || !strings.Contains(stderr, test.stderr) || strings.Count(stderr, "\n") != code || (requests > before) != (code == 0) {
 			t.Errorf("%s: exit %d, %q", test.name, code, stderr)
 		}

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"slackboard/e2e"
 )
 
 func TestConfigFaults(t *testing.T) {
@@ -72,7 +74,7 @@ func TestConfigFaults(t *testing.T) {
 		{"syntax", head + "port = “x”\n", []string{`3:8: “ is a typographic quote: use a straight one, " or '`}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			path := writeFile(t, "s.toml", test.toml)
+			path := e2e.WriteFile(t, "s.toml", test.toml)
 			_, err := loadConfig(path, purpose{})
 			got := ""
 			if err != nil {
@@ -112,7 +114,7 @@ token = "SECRET-2"
 	if strings.Contains(shown, "SECRET") || strings.Count(shown, `= "..."`) != 4 || !strings.Contains(shown, `level = "error"`) {
 		t.Errorf("shown: %s", shown)
 	}
-	path := writeFile(t, "shown.toml", shown)
+	path := e2e.WriteFile(t, "shown.toml", shown)
 	again, err := loadConfig(path, purpose{check: true})
 	if err != nil {
 		t.Fatal(err)
@@ -128,7 +130,7 @@ token = "SECRET-2"
 // A configuration that everybody may read and that holds a secret is one warning, at the first secret.
 func TestReadableSecrets(t *testing.T) {
 	t.Setenv("TOKEN", "SECRET\r\n")
-	file := writeFile(t, "token", "SECRET\n")
+	file := e2e.WriteFile(t, "token", "SECRET\n")
 	for _, test := range []struct {
 		name, toml string
 		mode       os.FileMode
@@ -139,7 +141,7 @@ func TestReadableSecrets(t *testing.T) {
 		{"of a sender", "[core]\nslack_token = 'env:TOKEN'\n[[senders]]\nname = 'a'\ntoken = 'y'\n", 0o604, 5},
 		{"references, none and masked", "[core]\nslack_url = ''\nslack_token = 'env:TOKEN'\nauth_token = '...'\n[[senders]]\nname = 'a'\ntoken = 'file:" + file + "'\n", 0o644, 0},
 	} {
-		path := writeFile(t, "s.toml", test.toml)
+		path := e2e.WriteFile(t, "s.toml", test.toml)
 		if err := os.Chmod(path, test.mode); err != nil {
 			t.Fatal(err)
 		}
@@ -156,7 +158,7 @@ func TestReadableSecrets(t *testing.T) {
 
 // A configuration is returned beside its faults: who asks for the health need not be able to read the secrets.
 func TestUnreadableSecrets(t *testing.T) {
-	path := writeFile(t, "s.toml", "[core]\nslack_token = 'env:NO_SUCH'\n[[senders]]\nname = 'a'\ntoken = 'file:/no/such'\n[[senders]]\nname = 'a'\ntoken = 'env:NO_SUCH'\n")
+	path := e2e.WriteFile(t, "s.toml", "[core]\nslack_token = 'env:NO_SUCH'\n[[senders]]\nname = 'a'\ntoken = 'file:/no/such'\n[[senders]]\nname = 'a'\ntoken = 'env:NO_SUCH'\n")
 	if c, err := loadConfig(path, purpose{}); c == nil || err == nil || strings.Count(err.Error(), "\n") != 2 {
 		t.Errorf("got %v, %v", c, err)
 	}
@@ -209,7 +211,7 @@ func TestReadmeTableOfKeys(t *testing.T) {
 		}
 	}
 	got, section := map[string]string{}, ""
-	_, table, _ := strings.Cut(readFile(t, "README.md"), "\n| section | key | default | meaning |\n|---|---|---|---|\n")
+	_, table, _ := strings.Cut(e2e.ReadFile(t, "README.md"), "\n| section | key | default | meaning |\n|---|---|---|---|\n")
 	for row := range strings.Lines(table) {
 		cells := strings.Split(row, "|")
 		if len(cells) < 6 {
@@ -239,7 +241,7 @@ func TestNearest(t *testing.T) {
 }
 
 func TestDryRunConfigIsValid(t *testing.T) {
-	path := writeFile(t, "dry.toml", dryRunConfig().masked())
+	path := e2e.WriteFile(t, "dry.toml", dryRunConfig().masked())
 	if _, err := loadConfig(path, purpose{check: true}); err != nil {
 		t.Error(err)
 	}

@@ -16,6 +16,8 @@ import (
 	"testing/synctest"
 	"time"
 	"unsafe"
+
+	"slackboard/e2e"
 )
 
 func needsRoot(t *testing.T, why string) {
@@ -59,7 +61,7 @@ func TestFullDisk(t *testing.T) {
 		before := diskUse(t, c.spool)
 		c.down.Store(false)
 		drained(t, p)
-		poll(t, "disk use falls", func() bool { return diskUse(t, c.spool) <= 2*segmentSize+64<<10 })
+		e2e.Poll(t, "disk use falls", func() bool { return diskUse(t, c.spool) <= 2*segmentSize+64<<10 })
 		t.Logf("used when full: %d, drained: %d", before, diskUse(t, c.spool))
 		c.load(p, accepted(500), func() {})
 		drained(t, p)
@@ -72,16 +74,16 @@ func TestFullDiskAndKilled(t *testing.T) {
 	for range rounds(5, 1) {
 		c.down.Store(true)
 		p := c.start()
-		c.load(p, full, p.kill)
+		c.load(p, full, p.Kill)
 		p = c.start() // there is no room for anything
-		if s := p.stat(t); s.Waiting < 300 {
+		if s := p.Stat(t); s.Waiting < 300 {
 			t.Errorf("only %d wait", s.Waiting)
 		}
-		c.load(p, full, p.kill)
+		c.load(p, full, p.Kill)
 		c.down.Store(false)
 		p = c.start()
 		drained(t, p)
-		c.load(p, accepted(100), p.kill)
+		c.load(p, accepted(100), p.Kill)
 	}
 	drained(t, c.start())
 	c.verify(0)
@@ -101,7 +103,7 @@ func newImageDisk(t *testing.T) *imageDisk {
 			t.Skip("skipped:", err)
 		}
 	}
-	d := &imageDisk{t, writeFile(t, "ext4", ""), t.TempDir()}
+	d := &imageDisk{t, e2e.WriteFile(t, "ext4", ""), t.TempDir()}
 	if err := os.Truncate(d.image, 128<<20); err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +161,7 @@ func TestPowerCut(t *testing.T) {
 			// The kernel goes on: a sync may return while its journal is being shut down, and tell the server a lie.
 			c.noPower.Store(true)
 			disk.cutPower()
-			p.kill()
+			p.Kill()
 		})
 		disk.powerOn()
 		c.noPower.Store(false)
@@ -167,7 +169,7 @@ func TestPowerCut(t *testing.T) {
 	c.down.Store(false)
 	p := c.start()
 	s := drained(t, p)
-	p.kill()
+	p.Kill()
 	c.verify(0)
 	t.Logf("damaged: %d", s.Damaged)
 }
@@ -222,14 +224,14 @@ func (f diskFault) inject(t *testing.T) {
 		}
 	}
 	c.down.Store(f.n%2 == 1 && !f.rolls) // then the spool alone has what was acknowledged
-	c.start().kill()                     // a new spool is made without errors
+	c.start().Kill()                     // a new spool is made without errors
 	trace := filepath.Join(t.TempDir(), "trace")
 	options := []string{"-e", "trace=" + f.call, "-e", fmt.Sprintf("inject=%s:error=%s:when=%d", f.call, f.errno, f.n)}
 	if f.file != "" {
 		options = append(options, "-P", f.file)
 	}
-	p := startServerIn(t, c.traced(trace, options...))
-	injected := func() int { return strings.Count(readFile(t, trace), "(INJECTED)") }
+	p := e2e.StartServerIn(t, c.traced(trace, options...))
+	injected := func() int { return strings.Count(e2e.ReadFile(t, trace), "(INJECTED)") }
 	answered, after, refused := 0, 0, 0
 	c.load(p, func(ok, no int) bool {
 		refused = no
@@ -243,14 +245,14 @@ func (f diskFault) inject(t *testing.T) {
 		t.Fatalf("%d messages, and no %dth %s of a thread", answered, f.n, f.call)
 	}
 	if c.down.Load() && refused == 0 {
-		t.Errorf("nothing but accepting can have failed, and nobody was refused: %s", readFile(t, trace))
+		t.Errorf("nothing but accepting can have failed, and nobody was refused: %s", e2e.ReadFile(t, trace))
 	}
 	c.down.Store(false)
-	p.kill()
+	p.Kill()
 	failed := injected()
 	p = c.start()
 	drained(t, p)
-	p.kill()
+	p.Kill()
 	c.verify(failed)
 	t.Logf("%d times injected, %d refused", failed, refused)
 }
@@ -269,15 +271,15 @@ func smallDisk(t *testing.T) string {
 
 // What was delivered is kept for look-ups as long as there is room: it never keeps a message from being accepted for long.
 func TestFullDiskWithNothingWaiting(t *testing.T) {
-	slack := newFakeSlack(t, nil)
-	s := startServer(t, server1(slack.URL)+"[spool]\nhistory_bytes = 1073741824\ndir='"+filepath.Join(smallDisk(t), "spool")+"'\n")
+	slack := e2e.NewFakeSlack(t, nil)
+	s := e2e.StartServer(t, server1(slack.URL)+"[spool]\nhistory_bytes = 1073741824\ndir='"+filepath.Join(smallDisk(t), "spool")+"'\n")
 	body := `{"tag":"general","text":"` + strings.Repeat("x", 1_000_000) + `"}`
 	for i := range 100 {
-		poll(t, fmt.Sprintf("message %d is accepted", i), func() bool {
-			status, _ := s.request("POST", "/notify", body)
+		e2e.Poll(t, fmt.Sprintf("message %d is accepted", i), func() bool {
+			status, _ := s.Request("POST", "/notify", body)
 			return status == 200
 		})
-		poll(t, "it is delivered", func() bool { return s.stat(t).Waiting == 0 })
+		e2e.Poll(t, "it is delivered", func() bool { return s.Stat(t).Waiting == 0 })
 	}
 }
 
@@ -375,10 +377,10 @@ func TestFileSizeLimit(t *testing.T) {
 	c.down.Store(true)
 	p := c.start()
 	c.load(p, accepted(50), func() {})
-	limitFiles(t, p.Process.Pid, 1<<20)
+	limitFiles(t, p.Cmd.Process.Pid, 1<<20)
 	c.load(p, full, func() {})
 	c.down.Store(false)
-	limitFiles(t, p.Process.Pid, 1<<40)
+	limitFiles(t, p.Cmd.Process.Pid, 1<<40)
 	drained(t, p)
 	c.load(p, accepted(400), func() {})
 	t.Logf("%+v", drained(t, p))
@@ -388,9 +390,9 @@ func TestFileSizeLimit(t *testing.T) {
 // A server that cannot make a segment does not start, and says why in one line.
 func TestFileSizeLimitAtStart(t *testing.T) {
 	c := newCrashTest(t, 1)
-	p := startProcess(t, c.command("sh", "-c", `ulimit -f 2048 && exec "$@"`, "sh"))
-	if code := p.wait(); code != 1 || !strings.Contains(p.stderr.String(), "file too large") || strings.Count(p.stderr.String(), "\n") != 1 {
-		t.Errorf("exit %d, %s", code, p.stderr.String())
+	p := e2e.StartProcess(t, c.command("sh", "-c", `ulimit -f 2048 && exec "$@"`, "sh"))
+	if code := p.Wait(); code != 1 || !strings.Contains(p.Stderr.String(), "file too large") || strings.Count(p.Stderr.String(), "\n") != 1 {
+		t.Errorf("exit %d, %s", code, p.Stderr.String())
 	}
 }
 
@@ -417,7 +419,7 @@ func TestFullDiskBehindADeadDestination(t *testing.T) {
 			}
 			close(ended)
 		}()
-		poll(t, fmt.Sprintf("%d messages of %d bytes are recorded as delivered", len(others), size), func() bool {
+		e2e.Poll(t, fmt.Sprintf("%d messages of %d bytes are recorded as delivered", len(others), size), func() bool {
 			select {
 			case <-ended:
 				return true
@@ -425,9 +427,9 @@ func TestFullDiskBehindADeadDestination(t *testing.T) {
 				return false
 			}
 		})
-		poll(t, "it takes messages again", func() bool { return s.health() == nil })
+		e2e.Poll(t, "it takes messages again", func() bool { return s.health() == nil })
 		dead = append(dead, s.add(t, 10, 1000)...)
-		poll(t, "disk use falls", func() bool { return s.bytes.Load() < 2*segmentSize })
+		e2e.Poll(t, "disk use falls", func() bool { return s.bytes.Load() < 2*segmentSize })
 		for _, seq := range dead {
 			if _, _, err := s.read(seq); err != nil {
 				t.Errorf("message %d: %v", seq, err)

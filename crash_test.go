@@ -26,12 +26,14 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"slackboard/e2e"
 )
 
 // drained returns the counters of p once nothing waits.
-func drained(t testing.TB, p *process) (s appStat) {
+func drained(t testing.TB, p *e2e.Process) (s e2e.Stat) {
 	t.Helper()
-	poll(t, "nothing waits", func() bool { s = p.stat(t); return s.Waiting == 0 })
+	e2e.Poll(t, "nothing waits", func() bool { s = p.Stat(t); return s.Waiting == 0 })
 	return s
 }
 
@@ -47,7 +49,7 @@ func rounds(ci, otherwise int) int {
 // each destination: so it is known in which order a destination's messages were accepted.
 type crashTest struct {
 	t       testing.TB
-	slack   *fakeSlack
+	slack   *e2e.FakeSlack
 	down    atomic.Bool // Slack answers 503
 	noPower atomic.Bool // what the server says and posts reaches nobody
 	refused bool        // the next server finds nobody at Slack's address
@@ -67,7 +69,7 @@ type arrival struct {
 
 func newCrashTest(t testing.TB, destinations int) *crashTest {
 	c := &crashTest{t: t, spool: filepath.Join(t.TempDir(), "spool"), got: map[arrival][][]int{}}
-	c.slack = newFakeSlack(t, c.take)
+	c.slack = e2e.NewFakeSlack(t, c.take)
 	for i := range destinations {
 		c.senders = append(c.senders, &crashSender{c: c, tag: fmt.Sprintf("t%d", i), keyed: i%4 == 3, refused: map[int]bool{}})
 	}
@@ -75,17 +77,17 @@ func newCrashTest(t testing.TB, destinations int) *crashTest {
 }
 
 // take is what Slack does with a post: the webhook's path says which server sent it.
-func (c *crashTest) take(d delivery) reply {
+func (c *crashTest) take(d e2e.Delivery) e2e.Reply {
 	if c.down.Load() || c.noPower.Load() {
-		return reply{status: 503, body: "down"}
+		return e2e.Reply{Status: 503, Body: "down"}
 	}
-	start, err := strconv.Atoi(path.Base(d.path))
+	start, err := strconv.Atoi(path.Base(d.Path))
 	var post struct {
 		Channel, Text string
 		Attachments   []struct{ Text string } // of messages that were merged
 	}
 	if err == nil {
-		err = json.Unmarshal([]byte(d.body), &post)
+		err = json.Unmarshal([]byte(d.Body), &post)
 	}
 	texts := []string{post.Text}[:min(len(post.Text), 1)]
 	for _, a := range post.Attachments {
@@ -97,13 +99,13 @@ func (c *crashTest) take(d delivery) reply {
 		numbers, err = append(numbers, n), cmp.Or(err, err2)
 	}
 	if err != nil || numbers == nil {
-		c.t.Errorf("slack got %s %.200q: %v", d.path, d.body, err)
+		c.t.Errorf("slack got %s %.200q: %v", d.Path, d.Body, err)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	at := arrival{start, post.Channel}
 	c.got[at] = append(c.got[at], numbers)
-	return reply{}
+	return e2e.Reply{}
 }
 
 // command returns the next server, yet to be started. Those in front of it, such as strace, run it.
@@ -119,18 +121,18 @@ func (c *crashTest) command(before ...string) *exec.Cmd {
 	for _, s := range c.senders {
 		fmt.Fprintf(&toml, "[[tags]]\ntag='%s'\nchannel='#%s'\n", s.tag, s.tag)
 	}
-	args := append(before, filepath.Join(binaries, "slackboard"), "-c", writeFile(c.t, "slackboard.toml", toml.String()))
+	args := append(before, e2e.Program("slackboard"), "-c", e2e.WriteFile(c.t, "slackboard.toml", toml.String()))
 	return exec.Command(args[0], args[1:]...)
 }
 
-func (c *crashTest) start() *process {
+func (c *crashTest) start() *e2e.Process {
 	c.t.Helper()
-	return startServerIn(c.t, c.command())
+	return e2e.StartServerIn(c.t, c.command())
 }
 
 // load lets every sender send to p, one message after the other, until enough were answered with 200 (ok) or 503 (refused).
 // It calls then while they go on, and returns once they have stopped.
-func (c *crashTest) load(p *process, enough func(ok, refused int) bool, then func()) {
+func (c *crashTest) load(p *e2e.Process, enough func(ok, refused int) bool, then func()) {
 	c.t.Helper()
 	var mu sync.Mutex
 	var ok, refused int
@@ -141,7 +143,7 @@ func (c *crashTest) load(p *process, enough func(ok, refused int) bool, then fun
 		sending.Go(func() {
 			defer s.client.CloseIdleConnections()
 			for s.goesOn(stop) {
-				status := s.send(p.addr)
+				status := s.send(p.Addr)
 				if status == 0 {
 					return // the server is gone
 				}
@@ -163,9 +165,9 @@ func (c *crashTest) load(p *process, enough func(ok, refused int) bool, then fun
 	case <-reached:
 		then()
 	case <-stopped:
-		c.t.Errorf("the server went away: %s", p.stderr.String())
-	case <-time.After(patience):
-		c.t.Errorf("only %d times 200, %d times 503: %s", ok, refused, p.stderr.String())
+		c.t.Errorf("the server went away: %s", p.Stderr.String())
+	case <-time.After(e2e.Patience):
+		c.t.Errorf("only %d times 200, %d times 503: %s", ok, refused, p.Stderr.String())
 	}
 	close(stop)
 	<-stopped
@@ -257,7 +259,7 @@ func (s *crashSender) goesOn(stop <-chan struct{}) bool {
 // send sends one message and returns the status, 0 where no complete answer came.
 func (s *crashSender) send(addr string) int {
 	if s.client.Transport == nil {
-		s.client = http.Client{Transport: &http.Transport{}, Timeout: patience} // a connection of its own, kept alive
+		s.client = http.Client{Transport: &http.Transport{}, Timeout: e2e.Patience} // a connection of its own, kept alive
 	}
 	n := s.next
 	body := fmt.Sprintf(`{"tag":%q,"text":"%d %s"}`, s.tag, n, s.pad)
@@ -299,12 +301,12 @@ func TestKill(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for range rounds(50, 4) {
 		if random.IntN(4) == 0 { // in the middle of its start
-			p := startProcess(t, c.command())
+			p := e2e.StartProcess(t, c.command())
 			<-time.After(time.Duration(random.IntN(20_000)) * time.Microsecond)
-			p.kill()
+			p.Kill()
 		}
 		p := c.start()
-		c.load(p, accepted(1+random.IntN(400)), p.kill)
+		c.load(p, accepted(1+random.IntN(400)), p.Kill)
 	}
 	drained(t, c.start())
 	c.verify(0)
@@ -321,12 +323,12 @@ func TestKillWhileCleaning(t *testing.T) {
 	for round := range rounds(40, 3) {
 		c.down.Store(round%5 == 2) // then they are carried forward
 		if random.IntN(2) == 0 {
-			p := startProcess(t, c.command())
+			p := e2e.StartProcess(t, c.command())
 			<-time.After(time.Duration(random.IntN(40_000)) * time.Microsecond)
-			p.kill()
+			p.Kill()
 		}
 		p := c.start()
-		c.load(p, accepted(1+random.IntN(400)), p.kill)
+		c.load(p, accepted(1+random.IntN(400)), p.Kill)
 	}
 	c.down.Store(false)
 	s := drained(t, c.start())
@@ -341,15 +343,15 @@ func TestKillWhileSlackIsDown(t *testing.T) {
 		c.down.Store(true)
 		for range 2 { // the second finds what the first accepted
 			p := c.start()
-			c.load(p, accepted(150), p.kill)
+			c.load(p, accepted(150), p.Kill)
 		}
 		c.refused = false
 		c.down.Store(false)
 		p := c.start()
-		if s := p.stat(t); s.FoundAtStart < 300 {
+		if s := p.Stat(t); s.FoundAtStart < 300 {
 			t.Errorf("found %d at start, want at least 300", s.FoundAtStart)
 		}
-		c.load(p, accepted(50), p.kill) // while it drains
+		c.load(p, accepted(50), p.Kill) // while it drains
 	}
 	drained(t, c.start())
 	c.verify(0)
@@ -358,17 +360,17 @@ func TestKillWhileSlackIsDown(t *testing.T) {
 func TestSecondProcess(t *testing.T) {
 	c := newCrashTest(t, 2)
 	release := make(chan struct{})
-	c.slack.setScript(func(d delivery) reply { <-release; return c.take(d) }) // nothing changes meanwhile
+	c.slack.SetScript(func(d e2e.Delivery) e2e.Reply { <-release; return c.take(d) }) // nothing changes meanwhile
 	goOn := sync.OnceFunc(func() { close(release) })
 	t.Cleanup(goOn)
 	first := c.start()
 	c.send(first, 0, 1, 0, 1, 0)
-	poll(t, "both lanes post", func() bool { c.slack.mu.Lock(); defer c.slack.mu.Unlock(); return c.slack.begun == 2 })
+	e2e.Poll(t, "both lanes post", func() bool { return c.slack.Begun() == 2 })
 	before := snapshot(t, c.spool)
-	second := startProcess(t, c.command())
-	code, stderr := second.wait(), second.stderr.String()
-	if code != 1 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, c.spool) || second.stdout.String() != "" {
-		t.Errorf("the second: exit %d, stdout %q, stderr %q; want 1 and a line that names %s", code, second.stdout.String(), stderr, c.spool)
+	second := e2e.StartProcess(t, c.command())
+	code, stderr := second.Wait(), second.Stderr.String()
+	if code != 1 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, c.spool) || second.Stdout.String() != "" {
+		t.Errorf("the second: exit %d, stdout %q, stderr %q; want 1 and a line that names %s", code, second.Stdout.String(), stderr, c.spool)
 	}
 	if after := snapshot(t, c.spool); !maps.Equal(before, after) {
 		t.Errorf("the second touched the spool: before %q, after %q", before, after)
@@ -382,10 +384,10 @@ func TestSecondProcess(t *testing.T) {
 }
 
 // send sends one message of each of these senders, which must be accepted.
-func (c *crashTest) send(p *process, senders ...int) {
+func (c *crashTest) send(p *e2e.Process, senders ...int) {
 	c.t.Helper()
 	for _, i := range senders {
-		if status := c.senders[i].send(p.addr); status != 200 {
+		if status := c.senders[i].send(p.Addr); status != 200 {
 			c.t.Fatalf("message %d of sender %d: %d, want 200", c.senders[i].next-1, i, status)
 		}
 	}
@@ -402,7 +404,7 @@ func snapshot(t testing.TB, dir string) map[string]string {
 		info, err := d.Info()
 		content := ""
 		if err == nil && !d.IsDir() {
-			content = readFile(t, path)
+			content = e2e.ReadFile(t, path)
 		}
 		all[path] = fmt.Sprintln(info.Mode(), info.ModTime(), content)
 		return err
@@ -427,7 +429,7 @@ func readSpool(t testing.TB, dir string) spoolFiles {
 		if strings.HasPrefix(e.Name(), "spare") {
 			continue // zeros; a server that starts makes it anew
 		}
-		files[e.Name()] = bytes.TrimRight([]byte(readFile(t, filepath.Join(dir, e.Name()))), "\x00")
+		files[e.Name()] = bytes.TrimRight([]byte(e2e.ReadFile(t, filepath.Join(dir, e.Name()))), "\x00")
 	}
 	return files
 }
@@ -472,11 +474,11 @@ func fillSpool(c *crashTest, n int) (files spoolFiles, records [][]byte) {
 	for i := range n {
 		s := c.senders[i%len(c.senders)]
 		s.next = i
-		if status := s.send(p.addr); status != 200 {
+		if status := s.send(p.Addr); status != 200 {
 			c.t.Fatalf("message %d: %d", i, status)
 		}
 	}
-	p.kill()
+	p.Kill()
 	c.refused = false
 	files = readSpool(c.t, c.spool)
 	records = slices.Collect(bytes.Lines(files[files.segment(c.t)]))
@@ -495,17 +497,17 @@ func fillSpool(c *crashTest, n int) (files spoolFiles, records [][]byte) {
 
 // deliverFrom starts a server on these files, waits until nothing waits, and kills it. It returns how often each number was
 // posted, the counters, and what the spool then holds.
-func (c *crashTest) deliverFrom(files spoolFiles) (posted map[int]int, s appStat, left spoolFiles) {
+func (c *crashTest) deliverFrom(files spoolFiles) (posted map[int]int, s e2e.Stat, left spoolFiles) {
 	c.t.Helper()
 	files.write(c.t, c.spool)
 	return c.deliverAgain(files)
 }
 
-func (c *crashTest) deliverAgain(files spoolFiles) (posted map[int]int, s appStat, left spoolFiles) {
+func (c *crashTest) deliverAgain(files spoolFiles) (posted map[int]int, s e2e.Stat, left spoolFiles) {
 	c.t.Helper()
 	p := c.start()
 	s = drained(c.t, p)
-	p.kill()
+	p.Kill()
 	left = readSpool(c.t, c.spool)
 	posted = map[int]int{}
 	c.mu.Lock()

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// recorder is a Slack in process: it answers by script, at once where there is none.
+// recorder is a Slack in Process: it answers by script, at once where there is none.
 type recorder struct {
 	mu     sync.Mutex
 	posts  []recorded

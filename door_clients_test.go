@@ -9,13 +9,15 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"slackboard/e2e"
 )
 
 // startDoor starts a server for the tag ops and a sender, at address and with the spool in dir.
-func startDoor(t *testing.T, slack *fakeSlack, address, dir string) *process {
+func startDoor(t *testing.T, slack *e2e.FakeSlack, address, dir string) *e2e.Process {
 	t.Helper()
 	config := strings.NewReplacer("port = '127.0.0.1:0'", "port = '"+address+"'", "tag = 'general'\nchannel = '#general'", "tag = 'ops'\nchannel = '#ops'").Replace(server1(slack.URL))
-	return startServer(t, config+"[[senders]]\nname = 'x'\ntoken = 'S3NDER'\n[spool]\ndir = '"+dir+"'\n")
+	return e2e.StartServer(t, config+"[[senders]]\nname = 'x'\ntoken = 'S3NDER'\n[spool]\ndir = '"+dir+"'\n")
 }
 
 // Alertmanager posts an alert, to a webhook and with a token, while Slack is down. The server is killed, and the next one
@@ -25,17 +27,17 @@ func TestAlertmanager(t *testing.T) {
 	if err != nil {
 		t.Skip("skipped: there is no prometheus-alertmanager here (Debian: prometheus-alertmanager)")
 	}
-	slack := newFakeSlack(t, func(delivery) reply { return reply{status: 503} })
+	slack := e2e.NewFakeSlack(t, func(e2e.Delivery) e2e.Reply { return e2e.Reply{Status: 503} })
 	address, dir, own := deadAddress(t), t.TempDir(), deadAddress(t)
 	s := startDoor(t, slack, address, dir)
-	receivers := strings.NewReplacer("relay-host:29800", address, "/ops/TOKEN", "/ops/S3NDER", "/etc/alertmanager/slackboard_token", writeFile(t, "token", "S3NDER\n")).
+	receivers := strings.NewReplacer("relay-host:29800", address, "/ops/TOKEN", "/ops/S3NDER", "/etc/alertmanager/slackboard_token", e2e.WriteFile(t, "token", "S3NDER\n")).
 		Replace(readmeBlock(t, "yaml", "slack_configs:"))
-	config := writeFile(t, "alertmanager.yml", "route: {receiver: ops, group_wait: 0s}\n"+receivers)
-	am := startProcess(t, exec.Command(alertmanager, "--config.file="+config, "--storage.path="+t.TempDir(), "--web.listen-address="+own, "--cluster.listen-address="))
-	poll(t, "Alertmanager takes the alert", func() bool {
+	config := e2e.WriteFile(t, "alertmanager.yml", "route: {receiver: ops, group_wait: 0s}\n"+receivers)
+	am := e2e.StartProcess(t, exec.Command(alertmanager, "--config.file="+config, "--storage.path="+t.TempDir(), "--web.listen-address="+own, "--cluster.listen-address="))
+	e2e.Poll(t, "Alertmanager takes the alert", func() bool {
 		select {
-		case <-am.ended:
-			t.Fatalf("Alertmanager ended: %s", am.stderr.String())
+		case <-am.Ended:
+			t.Fatalf("Alertmanager ended: %s", am.Stderr.String())
 		default:
 		}
 		resp, err := http.Post("http://"+own+"/api/v2/alerts", "application/json", strings.NewReader(`[{"labels":{"alertname":"DiskFull","host":"web-01"},"annotations":{"summary":"/var is full"}}]`))
@@ -45,20 +47,20 @@ func TestAlertmanager(t *testing.T) {
 		resp.Body.Close()
 		return resp.StatusCode == http.StatusOK
 	})
-	poll(t, "both are accepted", func() bool {
-		_, metrics := s.request("GET", "/metrics", "")
+	e2e.Poll(t, "both are accepted", func() bool {
+		_, metrics := s.Request("GET", "/metrics", "")
 		return strings.Contains(metrics, `slackboard_accepted_total{tag="ops"} 1`) && strings.Contains(metrics, `slackboard_accepted_total{tag=""} 1`)
 	})
-	s.kill()
-	slack.setScript(nil)
-	before := len(slack.deliveries())
+	s.Kill()
+	slack.SetScript(nil)
+	before := len(slack.Deliveries())
 	s = startDoor(t, slack, address, dir)
-	for _, d := range slack.waitForPosts(t, before+2)[before:] {
-		if !strings.Contains(d.body, "DiskFull") || d.field("channel") != "#ops" && d.field("channel") != "#incidents" {
-			t.Errorf("posted %s", d.body)
+	for _, d := range slack.WaitForPosts(t, before+2)[before:] {
+		if !strings.Contains(d.Body, "DiskFull") || d.Field("channel") != "#ops" && d.Field("channel") != "#incidents" {
+			t.Errorf("posted %s", d.Body)
 		}
 	}
-	if log := am.stderr.String(); strings.Contains(log, "Notify") || strings.Contains(log, "level=error") {
+	if log := am.Stderr.String(); strings.Contains(log, "Notify") || strings.Contains(log, "level=error") {
 		t.Errorf("Alertmanager says %s", log)
 	}
 }
@@ -70,16 +72,16 @@ func TestNPMClients(t *testing.T) {
 	if modules == "" || err != nil {
 		t.Skip("skipped: SLACKBOARD_NPM names no folder in which npm has installed @slack/webhook and @slack/web-api, or there is no node")
 	}
-	slack := newFakeSlack(t, nil)
+	slack := e2e.NewFakeSlack(t, nil)
 	s := startDoor(t, slack, "127.0.0.1:0", t.TempDir())
-	examples := strings.NewReplacer("http://relay-host:29800", "http://"+s.addr, "TOKEN", "S3NDER").Replace(readmeBlock(t, "js", "new IncomingWebhook("))
+	examples := strings.NewReplacer("http://relay-host:29800", "http://"+s.Addr, "TOKEN", "S3NDER").Replace(readmeBlock(t, "js", "new IncomingWebhook("))
 	calls := strings.Split(strings.TrimSpace(examples), "\n")
 	script := `
 const {IncomingWebhook} = require("@slack/webhook")
 const {WebClient} = require("@slack/web-api")
 const say = promise => promise.then(JSON.stringify, e => e.data ? e.data.error : e.message).then(console.log)
 const blocks = [{type: "section", text: {type: "mrkdwn", text: "*a* & b = 100%"}}]
-const client = token => new WebClient(token, {slackApiUrl: "http://` + s.addr + `/api/"})
+const client = token => new WebClient(token, {slackApiUrl: "http://` + s.Addr + `/api/"})
 ;(async () => {
 	await say(` + calls[0] + `)
 	await say(` + calls[1] + `)
@@ -88,27 +90,27 @@ const client = token => new WebClient(token, {slackApiUrl: "http://` + s.addr + 
 	await say(client("other").auth.test())
 	await say(client("S3NDER").chat.postMessage({channel: "#x"}))
 	await say(client("S3NDER").chat.update({channel: "#x", ts: "1.2", text: "x"}))
-	await say(new IncomingWebhook("http://` + s.addr + `/services/ops/other").send({text: "x"}))
-	await say(new IncomingWebhook("http://` + s.addr + `/services/nope/S3NDER").send({text: "x"}))
+	await say(new IncomingWebhook("http://` + s.Addr + `/services/ops/other").send({text: "x"}))
+	await say(new IncomingWebhook("http://` + s.Addr + `/services/nope/S3NDER").send({text: "x"}))
 })()
 `
 	cmd := exec.Command(node, "-")
 	cmd.Stdin, cmd.Env = strings.NewReader(script), append(os.Environ(), "NODE_PATH="+modules+"/node_modules")
-	p := startProcess(t, cmd)
-	if code := p.wait(); code != 0 {
-		t.Fatalf("node: %d %s", code, p.stderr.String())
+	p := e2e.StartProcess(t, cmd)
+	if code := p.Wait(); code != 0 {
+		t.Fatalf("node: %d %s", code, p.Stderr.String())
 	}
-	answers := strings.Split(strings.TrimSpace(p.stdout.String()), "\n")
+	answers := strings.Split(strings.TrimSpace(p.Stdout.String()), "\n")
 	for i, want := range []string{`"text":"ok"`, `"channel":"#ops"`, `"ok":true`, `"ok":true`, "invalid_auth", "no_text", "unknown_method", "403", "404"} {
 		if i >= len(answers) || !strings.Contains(answers[i], want) {
-			t.Errorf("answer %d has no %s: %q %s", i+1, want, answers, p.stderr.String())
+			t.Errorf("answer %d has no %s: %q %s", i+1, want, answers, p.Stderr.String())
 		}
 	}
 	posts := map[string]string{}
-	for _, d := range slack.waitForPosts(t, 3) {
+	for _, d := range slack.WaitForPosts(t, 3) {
 		var fields map[string]any
-		json.Unmarshal([]byte(d.body), &fields)
-		posts[d.field("channel")+" "+d.field("text")+" "+d.field("username")] = string(encode(fields["blocks"]))
+		json.Unmarshal([]byte(d.Body), &fields)
+		posts[d.Field("channel")+" "+d.Field("text")+" "+d.Field("username")] = string(encode(fields["blocks"]))
 	}
 	if len(posts) != 3 || posts["#ops hello slackboard"] != "null" || posts["#ops hello "] != "null" || posts["#x both "] != `[{"text":{"text":"*a* & b = 100%","type":"mrkdwn"},"type":"section"}]` {
 		t.Errorf("posted %v", posts)

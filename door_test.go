@@ -13,6 +13,8 @@ import (
 	"testing/synctest"
 	"time"
 	"unicode/utf8"
+
+	"slackboard/e2e"
 )
 
 // doorConfig has a tag with a face of its own, one with the defaults and two channels, and a sender.
@@ -60,7 +62,7 @@ func TestDoor(t *testing.T) {
 	const blocks = `[{"type":"section","text":{"type":"mrkdwn","text":"*a* & b = 100%"}}]`
 	const relay = `"channel":"#ops","username":"relay","icon_emoji":":satellite:"`
 	gitlab := "payload=" + url.QueryEscape(`{"username":"GitLab","icon_url":"https://gitlab/i.png","text":"pushed to <https://gitlab/x|main> & é","attachments":[{"color":"#345","text":"+1 -1"}]}`)
-	slack := newFakeSlack(t, nil)
+	slack := e2e.NewFakeSlack(t, nil)
 	p := newInProcess(t, testConfig(t, fmt.Sprintf(doorConfig, slack.URL)), newSlackClient(maxPosts))
 	const text, doc = "text/plain", "application/json"
 	for _, test := range []struct {
@@ -111,14 +113,14 @@ func TestDoor(t *testing.T) {
 			[]string{`{"channel":"#one","username":"slackboard","icon_emoji":":clipboard:","parse":"full","text":"Filesystem Use%\n/dev/sda1 90%\n"}`, `{"channel":"#other","username":"slackboard","icon_emoji":":clipboard:","parse":"full","text":"Filesystem Use%\n/dev/sda1 90%\n"}`}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			before := len(slack.deliveries())
+			before := len(slack.Deliveries())
 			w := p.replay(t, test.request)
 			if w.Code != 200 || w.Header().Get("Content-Type") != test.contentType || test.body != "" && w.Body.String() != test.body {
 				t.Errorf("got %d %q as %s, want %q as %s", w.Code, w.Body, w.Header().Get("Content-Type"), test.body, test.contentType)
 			}
 			posted, want := map[string]bool{}, map[string]bool{}
-			for _, d := range slack.waitForPosts(t, before+len(test.posts))[before:] {
-				posted[normal(t, d.body)] = utf8.ValidString(d.body)
+			for _, d := range slack.WaitForPosts(t, before+len(test.posts))[before:] {
+				posted[normal(t, d.Body)] = utf8.ValidString(d.Body)
 			}
 			for _, post := range test.posts {
 				want[normal(t, post)] = true
@@ -131,7 +133,7 @@ func TestDoor(t *testing.T) {
 	stored := ""
 	files, _ := filepath.Glob(filepath.Join(p.cfg().spool.dir, "*"))
 	for _, file := range files {
-		stored += readFile(t, file)
+		stored += e2e.ReadFile(t, file)
 	}
 	if all := stored + p.out.String() + p.logs.String() + p.askAs("0PERATOR", "GET", "/metrics", "").Body.String() + p.askAs("0PERATOR", "GET", "/stat/app", "").Body.String(); strings.Contains(all, "S3NDER") || strings.Contains(all, "0PERATOR") {
 		t.Errorf("a token shows: %s", all)
@@ -269,7 +271,7 @@ func TestDryRunHasADoor(t *testing.T) {
 			t.Errorf("%s: %d %s", path, w.Code, w.Body)
 		}
 	}
-	poll(t, "four posts", func() bool { return len(slack.all()) == 4 })
+	e2e.Poll(t, "four posts", func() bool { return len(slack.all()) == 4 })
 }
 
 // A path that is not known may be that of another program's webhook, with its secret.
@@ -292,9 +294,7 @@ func TestShownURI(t *testing.T) {
 		"/nothing?token=KEY":                     "/nothing",
 		"/messages/retry?tag=a%0Ab\u0085c\u2028": "/messages/retry?tag=a%0Ab c ",
 	} {
-		p.out.mu.Lock()
-		p.out.b.Reset()
-		p.out.mu.Unlock()
+		p.out.Reset()
 		w := p.do("POST", uri, `{"text":"x"}`)
 		var line accessLine
 		if err := json.Unmarshal([]byte(p.out.String()), &line); err != nil || line.URI != want || strings.Contains(w.Body.String(), "KEY") {

@@ -7,13 +7,14 @@ import (
 	"fmt"
 	"net/http"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"slackboard/e2e"
 )
 
 // behindProxy is two servers, each with its own spool, and the proxy in front of them.
@@ -23,7 +24,7 @@ type behindProxy struct {
 	proxy   string // its address
 	address [2]string
 	spool   [2]string
-	servers [2]*process // those that run now
+	servers [2]*e2e.Process // those that run now
 }
 
 func newBehindProxy(t *testing.T) *behindProxy {
@@ -32,24 +33,24 @@ func newBehindProxy(t *testing.T) *behindProxy {
 		t.Skip("skipped: there is no haproxy here (Debian: haproxy)")
 	}
 	p := &behindProxy{t: t, proxy: deadAddress(t)}
-	p.slack = newSink(t, func(sinkPost) reply { return reply{} })
+	p.slack = newSink(t, func(sinkPost) e2e.Reply { return e2e.Reply{} })
 	for i := range p.servers {
 		p.address[i], p.spool[i] = deadAddress(t), t.TempDir()
 		p.start(i)
 	}
-	block := regexp.MustCompile("(?s)```haproxy\n(.*?)```\n").FindStringSubmatch(readFile(t, "README.md"))
+	block := regexp.MustCompile("(?s)```haproxy\n(.*?)```\n").FindStringSubmatch(e2e.ReadFile(t, "README.md"))
 	if block == nil {
 		t.Fatal("the README has no configuration for HAProxy")
 	}
-	config := writeFile(t, "haproxy.cfg", strings.NewReplacer("bind :29800", "bind "+p.proxy, "relay-1:29800", p.address[0], "relay-2:29800", p.address[1]).Replace(block[1]))
+	config := e2e.WriteFile(t, "haproxy.cfg", strings.NewReplacer("bind :29800", "bind "+p.proxy, "relay-1:29800", p.address[0], "relay-2:29800", p.address[1]).Replace(block[1]))
 	if out, err := exec.Command(haproxy, "-c", "-f", config).CombinedOutput(); err != nil || regexp.MustCompile("WARNING|ALERT").Match(out) {
 		t.Fatalf("the README's configuration: %v %s", err, out)
 	}
-	proxy := startProcess(t, exec.Command(haproxy, "-db", "-f", config))
-	poll(t, "the proxy serves", func() bool {
+	proxy := e2e.StartProcess(t, exec.Command(haproxy, "-db", "-f", config))
+	e2e.Poll(t, "the proxy serves", func() bool {
 		select {
-		case <-proxy.ended:
-			t.Fatalf("haproxy ended: %s", proxy.stderr.String())
+		case <-proxy.Ended:
+			t.Fatalf("haproxy ended: %s", proxy.Stderr.String())
 		default:
 		}
 		resp, err := http.Get("http://" + p.proxy + "/readyz")
@@ -65,7 +66,7 @@ func newBehindProxy(t *testing.T) *behindProxy {
 func (p *behindProxy) start(i int) {
 	p.t.Helper()
 	config := strings.Replace(spoolConfig(p.spool[i]), "127.0.0.1:0", p.address[i], 1) + tagConfig(p.slack.URL+"/services/x", "general")
-	p.servers[i] = startServerIn(p.t, exec.Command(filepath.Join(binaries, "slackboard"), "-c", writeFile(p.t, "slackboard.toml", config)))
+	p.servers[i] = e2e.StartServerIn(p.t, exec.Command(e2e.Program("slackboard"), "-c", e2e.WriteFile(p.t, "slackboard.toml", config)))
 }
 
 // proxyClient does what slackboard-cli does: the same message, with its key, until it is answered 200. Without a key it does
@@ -80,7 +81,7 @@ type proxyClient struct {
 
 func (c *proxyClient) send(t *testing.T, proxy string, number int) {
 	start := time.Now()
-	for tries := 0; tries == 0 || c.keyed && time.Since(start) < patience; tries++ {
+	for tries := 0; tries == 0 || c.keyed && time.Since(start) < e2e.Patience; tries++ {
 		req, err := http.NewRequest("POST", "http://"+proxy+"/notify", strings.NewReader(fmt.Sprintf(`{"tag":"general","text":"%d bottles"}`, number)))
 		if err != nil {
 			t.Error(err)
@@ -93,7 +94,7 @@ func (c *proxyClient) send(t *testing.T, proxy string, number int) {
 		if err != nil {
 			c.answers["none"]++
 		} else {
-			answer := readAll(resp.Body)
+			answer := e2e.ReadAll(resp.Body)
 			resp.Body.Close()
 			c.answers[fmt.Sprint(resp.StatusCode)]++
 			switch {
@@ -109,7 +110,7 @@ func (c *proxyClient) send(t *testing.T, proxy string, number int) {
 		<-time.After(20 * time.Millisecond) // they wait a second
 	}
 	if c.keyed {
-		t.Errorf("message %d was not taken within %v", number, patience)
+		t.Errorf("message %d was not taken within %v", number, e2e.Patience)
 	}
 }
 
@@ -139,7 +140,7 @@ func TestBehindHAProxy(t *testing.T) {
 		c := &proxyClient{keyed: i < clients, answers: map[string]int{}}
 		// A program sends one message, a daemon many. A connection that has served before is closed without an answer where
 		// others get a 502, and net/http sends again what has a key: these are no answers that could be counted.
-		c.http.Transport, c.http.Timeout = &http.Transport{DisableKeepAlives: i%2 == 0}, patience
+		c.http.Transport, c.http.Timeout = &http.Transport{DisableKeepAlives: i%2 == 0}, e2e.Patience
 		all[i] = c
 		sending.Go(func() {
 			defer c.http.CloseIdleConnections()
@@ -157,17 +158,17 @@ func TestBehindHAProxy(t *testing.T) {
 	more := func(what string) {
 		t.Helper()
 		start, target := time.Now(), taken.Load()+some
-		poll(t, fmt.Sprintf("%s: %d more are taken", what, some), func() bool { return taken.Load() >= target })
+		e2e.Poll(t, fmt.Sprintf("%s: %d more are taken", what, some), func() bool { return taken.Load() >= target })
 		t.Logf("%s: %d more after %.1f s", what, some, time.Since(start).Seconds())
 	}
 	more("both up")
-	p.servers[0].kill()
+	p.servers[0].Kill()
 	more("the first is killed")
-	if st := p.servers[1].stat(t); st.Accepted == 0 {
+	if st := p.servers[1].Stat(t); st.Accepted == 0 {
 		t.Error("the second took nothing")
 	}
 	p.start(0)
-	p.servers[1].kill() // while everything still goes there
+	p.servers[1].Kill() // while everything still goes there
 	more("the first is back, the second is killed")
 	p.start(1)
 	more("both up again")

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"slackboard/e2e"
 )
 
 // changingCalls are those that make, open, change or remove what has a name.
@@ -21,11 +23,11 @@ const changingCalls = "open,openat,openat2,creat,mkdir,mkdirat,mknod,mknodat,rmd
 // Every file that the server makes, changes or removes lies in its spool, or is a log or a socket of its.
 func TestWritesNowhereElse(t *testing.T) {
 	needsStrace(t)
-	slack := newFakeSlack(t, func(d delivery) reply {
-		if strings.Contains(d.body, "#cron") {
-			return reply{status: 400, body: "no_text"}
+	slack := e2e.NewFakeSlack(t, func(d e2e.Delivery) e2e.Reply {
+		if strings.Contains(d.Body, "#cron") {
+			return e2e.Reply{Status: 400, Body: "no_text"}
 		}
-		return reply{}
+		return e2e.Reply{}
 	})
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {
@@ -47,13 +49,13 @@ func TestWritesNowhereElse(t *testing.T) {
 		}
 		first, second := fmt.Sprint(start, ".1"), fmt.Sprint(start, ".2")
 		configure(first)
-		trace := writeFile(t, "trace", "")
-		p := startProcess(t, exec.Command("strace", "-D", "-f", "--seccomp-bpf", "-q", "-y", "-s", "4096", "-o", trace, "-e", "trace="+changingCalls,
-			filepath.Join(binaries, "slackboard"), "-c", at("slackboard.toml")))
-		p.addr = at("socket")
+		trace := e2e.WriteFile(t, "trace", "")
+		p := e2e.StartProcess(t, exec.Command("strace", "-D", "-f", "--seccomp-bpf", "-q", "-y", "-s", "4096", "-o", trace, "-e", "trace="+changingCalls,
+			e2e.Program("slackboard"), "-c", at("slackboard.toml")))
+		p.Addr = at("socket")
 		says := func(log, what string) {
 			t.Helper()
-			poll(t, log+" says "+what, func() bool {
+			e2e.Poll(t, log+" says "+what, func() bool {
 				b, _ := os.ReadFile(at(log))
 				return strings.Contains(string(b), what)
 			})
@@ -61,15 +63,15 @@ func TestWritesNowhereElse(t *testing.T) {
 		says("error"+first, "listening on")
 		useAll(t, p, first)
 		configure(second)
-		p.signal(syscall.SIGHUP)
+		p.Signal(syscall.SIGHUP)
 		says("error"+second, "read again")
 		useAll(t, p, second)
-		p.signal(syscall.SIGTERM)
-		if code := p.wait(); code != 0 {
-			t.Errorf("exit %d: %s", code, p.stderr.String())
+		p.Signal(syscall.SIGTERM)
+		if code := p.Wait(); code != 0 {
+			t.Errorf("exit %d: %s", code, p.Stderr.String())
 		}
-		poll(t, "strace has ended", func() bool { return strings.Contains(readFile(t, trace), "+++ exited with 0 +++\n") })
-		checkTrace(t, readFile(t, trace), calls, func(path string) bool { return ours[path] || filepath.Dir(path) == at("spool") })
+		e2e.Poll(t, "strace has ended", func() bool { return strings.Contains(e2e.ReadFile(t, trace), "+++ exited with 0 +++\n") })
+		checkTrace(t, e2e.ReadFile(t, trace), calls, func(path string) bool { return ours[path] || filepath.Dir(path) == at("spool") })
 	}
 	t.Logf("calls that change files: %v", calls)
 	for _, name := range []string{"openat", "mkdirat", "unlinkat", "renameat", "bind"} {
@@ -80,9 +82,9 @@ func TestWritesNowhereElse(t *testing.T) {
 }
 
 // useAll has the server do all that it does.
-func useAll(t *testing.T, p *process, key string) {
+func useAll(t *testing.T, p *e2e.Process, key string) {
 	t.Helper()
-	client, base := p.client()
+	client, base := p.Client()
 	defer client.CloseIdleConnections()
 	for _, tag := range []string{"general", "cron"} {
 		req, err := http.NewRequest("POST", base+"/notify", strings.NewReader(notifyBody(tag, 1, false)))
@@ -96,18 +98,18 @@ func useAll(t *testing.T, p *process, key string) {
 		}
 		resp.Body.Close()
 	}
-	if status, body := p.request("POST", "/notify", notifyBody("general", 1, true)); status != 200 {
+	if status, body := p.Request("POST", "/notify", notifyBody("general", 1, true)); status != 200 {
 		t.Errorf("sync: %d %s", status, body)
 	}
 	for _, path := range []string{"/ui/", "/metrics", "/stat/app", "/stat/go", "/debug/vars", "/config/app", "/healthz", "/readyz", "/messages?state=dead"} {
-		if status, body := p.request("GET", path, ""); status != 200 {
+		if status, body := p.Request("GET", path, ""); status != 200 {
 			t.Errorf("%s: %d %s", path, status, body)
 		}
 	}
 	if s := drained(t, p); s.Dead == 0 {
 		t.Errorf("no dead letter: %+v", s)
 	}
-	p.request("POST", "/messages/retry?tag=cron", "")
+	p.Request("POST", "/messages/retry?tag=cron", "")
 	drained(t, p)
 }
 

@@ -23,13 +23,15 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"slackboard/e2e"
 )
 
 const mostMemory = 128 // MB resident, whoever asks
 
 // besieged is a server under abuse, and its honest client.
 type besieged struct {
-	*process
+	*e2e.Process
 	t       *testing.T
 	slack   *sink
 	tls     bool
@@ -42,13 +44,13 @@ type besieged struct {
 func besiege(t *testing.T, core string, before ...string) *besieged {
 	t.Helper()
 	b := &besieged{t: t, tls: strings.Contains(core, "tls_cert")}
-	b.slack = newSink(t, func(sinkPost) reply { return reply{} })
+	b.slack = newSink(t, func(sinkPost) e2e.Reply { return e2e.Reply{} })
 	webhook := b.slack.URL + "/services/x"
 	core = "[core]\nslack_url='" + webhook + "'\n" + core
 	config := strings.NewReplacer("[core]\n", core, "batch=1\n", "").Replace(spoolConfig(t.TempDir())) + tagConfig(webhook, "honest", "other")
-	args := append(before, filepath.Join(binaries, "slackboard"), "-c", writeFile(t, "slackboard.toml", config))
-	b.process = startServerIn(t, exec.Command(args[0], args[1:]...))
-	b.client.Timeout = patience
+	args := append(before, e2e.Program("slackboard"), "-c", e2e.WriteFile(t, "slackboard.toml", config))
+	b.Process = e2e.StartServerIn(t, exec.Command(args[0], args[1:]...))
+	b.client.Timeout = e2e.Patience
 	b.client.Transport = &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
 	return b
 }
@@ -59,12 +61,12 @@ func (b *besieged) post(path, body string) (int, http.Header, string) {
 	if b.tls {
 		scheme = "https://"
 	}
-	resp, err := b.client.Post(scheme+b.addr+path, "application/json", strings.NewReader(body))
+	resp, err := b.client.Post(scheme+b.Addr+path, "application/json", strings.NewReader(body))
 	if err != nil {
 		return 0, nil, err.Error()
 	}
 	defer resp.Body.Close()
-	return resp.StatusCode, resp.Header, readAll(resp.Body)
+	return resp.StatusCode, resp.Header, e2e.ReadAll(resp.Body)
 }
 
 // serves wants n honest messages to be accepted and delivered, one after the other.
@@ -85,7 +87,7 @@ func (b *besieged) survives() {
 	b.t.Helper()
 	b.serves(5)
 	b.slack.checkOrder(b.t, "honest", b.served)
-	now, most := memoryOf(b.process)
+	now, most := memoryOf(b.Process)
 	b.t.Logf("resident %d MB, at most %d MB; the slowest of %d honest messages was answered in %v", now, most, b.served, b.slowest.Round(time.Millisecond))
 	if most >= mostMemory {
 		b.t.Errorf("the server took %d MB of memory, want less than %d", most, mostMemory)
@@ -94,18 +96,18 @@ func (b *besieged) survives() {
 
 func (b *besieged) dial() *net.TCPConn {
 	b.t.Helper()
-	conn, err := net.Dial("tcp", b.addr)
+	conn, err := net.Dial("tcp", b.Addr)
 	if err != nil {
 		b.t.Fatal(err)
 	}
 	b.t.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(2 * patience))
+	conn.SetDeadline(time.Now().Add(2 * e2e.Patience))
 	return conn.(*net.TCPConn)
 }
 
 // read returns how many bytes the server has read since it started, from connections and files; 0 where Linux does not tell.
 func (b *besieged) read() (n int64) {
-	counters, _ := os.ReadFile(fmt.Sprintf("/proc/%d/io", b.Process.Pid))
+	counters, _ := os.ReadFile(fmt.Sprintf("/proc/%d/io", b.Cmd.Process.Pid))
 	fmt.Sscanf(string(counters), "rchar: %d", &n)
 	return n
 }
@@ -289,7 +291,7 @@ func TestDeepJSON(t *testing.T) {
 	if accepted < 2 {
 		t.Errorf("%d were accepted", accepted)
 	}
-	checkDelivered(t, b.process, b.served+accepted)
+	checkDelivered(t, b.Process, b.served+accepted)
 	b.survives()
 }
 
@@ -302,7 +304,7 @@ func TestBrokenConnections(t *testing.T) {
 	b := besiege(t, "")
 	goroutines := func() int {
 		var n int
-		_, text := b.request("GET", "/metrics", "")
+		_, text := b.Request("GET", "/metrics", "")
 		_, text, _ = strings.Cut(text, "\ngo_goroutines ")
 		fmt.Sscan(text, &n)
 		return n
@@ -341,12 +343,12 @@ func TestBrokenConnections(t *testing.T) {
 		for range workers {
 			breaking.Go(func() {
 				for range count / workers {
-					conn, err := net.Dial("tcp", b.addr)
+					conn, err := net.Dial("tcp", b.Addr)
 					if err != nil {
 						t.Error(err)
 						return
 					}
-					conn.SetDeadline(time.Now().Add(patience))
+					conn.SetDeadline(time.Now().Add(e2e.Patience))
 					io.WriteString(conn, test.sent)
 					test.then(conn.(*net.TCPConn))
 					conn.Close()
@@ -356,8 +358,8 @@ func TestBrokenConnections(t *testing.T) {
 		b.serves(5)
 		breaking.Wait()
 	}
-	poll(t, "what served them has ended", func() bool { return goroutines() <= before+50 }) // of 4,000 connections; those to Slack stay
-	st := drained(t, b.process)
+	e2e.Poll(t, "what served them has ended", func() bool { return goroutines() <= before+50 }) // of 4,000 connections; those to Slack stay
+	st := drained(t, b.Process)
 	if n := st.Delivered - int64(b.served); n < count || n > 2*count { // those that were reset may have been taken
 		t.Errorf("%d messages were delivered, want %d to %d", n, count, 2*count)
 	}
@@ -387,12 +389,12 @@ func TestManyLargeMessages(t *testing.T) {
 			}
 			var hanging, taken, refused atomic.Int64
 			release := make(chan struct{})
-			b.slack.script = func(p sinkPost) reply {
+			b.slack.script = func(p sinkPost) e2e.Reply {
 				if p.channel != "#honest" {
 					hanging.Add(1)
 					<-release
 				}
-				return reply{}
+				return e2e.Reply{}
 			}
 			letGo := sync.OnceFunc(func() { close(release) })
 			t.Cleanup(letGo)
@@ -414,7 +416,7 @@ func TestManyLargeMessages(t *testing.T) {
 					}
 				})
 			}
-			poll(t, "posts hang", func() bool { return hanging.Load() >= test.posts })
+			e2e.Poll(t, "posts hang", func() bool { return hanging.Load() >= test.posts })
 			b.serves(5)
 			sending.Wait()
 			b.serves(5)
@@ -427,7 +429,7 @@ func TestManyLargeMessages(t *testing.T) {
 			}
 			letGo()
 			b.serves(5)
-			drained(t, b.process)
+			drained(t, b.Process)
 			t.Logf("%d taken, %d refused", taken.Load(), refused.Load())
 			if taken.Load() < int64(clients) {
 				t.Errorf("%d were taken", taken.Load())
@@ -444,7 +446,7 @@ func TestConnectionLimit(t *testing.T) {
 	const most = 256 / 2
 	var callers []*caller
 	for range most {
-		c := newCaller(t, b.addr)
+		c := newCaller(t, b.Addr)
 		request := bytes.Replace(numbered("other", 0, "bottles"), []byte("Content-"), []byte("Expect: 100-continue\r\nContent-"), 1)
 		c.conn.Write(request[:len(request)-1])
 		if line, err := c.r.ReadString('\n'); err != nil || !strings.Contains(line, "100 Continue") {
@@ -453,7 +455,7 @@ func TestConnectionLimit(t *testing.T) {
 		c.r.ReadString('\n')
 		callers = append(callers, c)
 	}
-	next, answer := newCaller(t, b.addr), make(chan error, 1)
+	next, answer := newCaller(t, b.Addr), make(chan error, 1)
 	go func() { answer <- next.call(numbered("other", 2, "bottles")) }()
 	select {
 	case err := <-answer:
@@ -472,7 +474,7 @@ func TestConnectionLimit(t *testing.T) {
 	}
 	b.slack.waitForAll(t, []string{"other"}, most+1)
 	for range 2 * most { // none is in use now
-		if err := newCaller(t, b.addr).call(numbered("other", 3, "bottles")); err != nil {
+		if err := newCaller(t, b.Addr).call(numbered("other", 3, "bottles")); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -485,13 +487,13 @@ func besiegeFull(t *testing.T) *besieged {
 	t.Helper()
 	spool := t.TempDir()
 	writeSpool(t, spool, []string{"stuck"}, 100_000)
-	b := &besieged{t: t, slack: newSink(t, func(sinkPost) reply { return reply{} })}
+	b := &besieged{t: t, slack: newSink(t, func(sinkPost) e2e.Reply { return e2e.Reply{} })}
 	toml := spoolConfig(spool) + tagConfig("http://127.0.0.1:1/services/x", "stuck") + tagConfig(b.slack.URL+"/services/x", "honest", "other")
 	for range 100 {
 		toml += tagConfig("http://127.0.0.1:1/services/many", "many")
 	}
-	b.process = startServer(t, strings.Replace(toml, "[core]\n", "[core]\nslack_url='http://127.0.0.1:1/services/y'\n", 1))
-	b.client.Timeout = 2 * patience
+	b.Process = e2e.StartServer(t, strings.Replace(toml, "[core]\n", "[core]\nslack_url='http://127.0.0.1:1/services/y'\n", 1))
+	b.client.Timeout = 2 * e2e.Patience
 	return b
 }
 
@@ -507,7 +509,7 @@ func TestListingOfLargeMessages(t *testing.T) {
 	var asked sync.WaitGroup
 	for range 4 {
 		asked.Go(func() {
-			status, body := b.request("GET", fmt.Sprintf("/messages?state=waiting&tag=stuck&limit=%d", n), "")
+			status, body := b.Request("GET", fmt.Sprintf("/messages?state=waiting&tag=stuck&limit=%d", n), "")
 			var list struct {
 				Messages []messageView
 				Total    int
@@ -519,7 +521,7 @@ func TestListingOfLargeMessages(t *testing.T) {
 			if got := len(list.Messages[0].Text); got > listedText+10 {
 				t.Errorf("a text of %d bytes in the list", got)
 			}
-			status, body = b.request("GET", "/messages/"+list.Messages[0].ID, "")
+			status, body = b.Request("GET", "/messages/"+list.Messages[0].ID, "")
 			if status != 200 || !strings.Contains(body, text) {
 				t.Errorf("the message alone: %d, %d bytes", status, len(body))
 			}
@@ -551,9 +553,9 @@ func TestManySyncRequestsGiveUp(t *testing.T) {
 		t.Skip("skipped: takes long, runs with CI=true")
 	}
 	b := besiegeFull(t)
-	hang := newFakeSlack(t, func(delivery) reply { return reply{hang: true} })
-	toml := strings.Replace(readFile(t, b.Args[len(b.Args)-1]), "127.0.0.1:1/services/y", strings.TrimPrefix(hang.URL, "http://")+"/services/y", 1)
-	r := &reloadable{process: b.process, t: t, path: b.Args[len(b.Args)-1]}
+	hang := e2e.NewFakeSlack(t, func(e2e.Delivery) e2e.Reply { return e2e.Reply{Hang: true} })
+	toml := strings.Replace(e2e.ReadFile(t, b.Cmd.Args[len(b.Cmd.Args)-1]), "127.0.0.1:1/services/y", strings.TrimPrefix(hang.URL, "http://")+"/services/y", 1)
+	r := &reloadable{Process: b.Process, t: t, path: b.Cmd.Args[len(b.Cmd.Args)-1]}
 	r.reload(strings.Replace(toml, "[core]\n", "[core]\nmax_delay_duration = 0\n", 1))
 	text := strings.Repeat("x", 15_000)
 	var asked sync.WaitGroup
@@ -581,12 +583,12 @@ func TestLargeSyncRequestsToSickDestinations(t *testing.T) {
 	letGo := sync.OnceFunc(func() { close(release) })
 	t.Cleanup(letGo)
 	var hanging atomic.Int64
-	b.slack.script = func(p sinkPost) reply {
+	b.slack.script = func(p sinkPost) e2e.Reply {
 		if p.channel != "#honest" {
 			hanging.Add(1)
 			<-release
 		}
-		return reply{}
+		return e2e.Reply{}
 	}
 	large := strings.Repeat("x", 200_000)
 	var asked sync.WaitGroup
@@ -595,7 +597,7 @@ func TestLargeSyncRequestsToSickDestinations(t *testing.T) {
 			b.post("/notify-directly", fmt.Sprintf(`{"sync":true,"payload":{"channel":"#c%d","text":"%s"}}`, i, large))
 		})
 	}
-	poll(t, "eight hang", func() bool { return hanging.Load() >= 8 })
+	e2e.Poll(t, "eight hang", func() bool { return hanging.Load() >= 8 })
 	for range 5 {
 		start := time.Now()
 		if status, _, answer := b.post("/notify", `{"tag":"other","text":"`+large+`"}`); status != 200 {
@@ -621,9 +623,9 @@ func TestSendingAgainEnds(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(spool, "00000001.log"), []byte(log.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s := startServer(t, spoolConfig(spool)+tagConfig("http://127.0.0.1:1/services/x", "dead"))
+	s := e2e.StartServer(t, spoolConfig(spool)+tagConfig("http://127.0.0.1:1/services/x", "dead"))
 	again := func(ctx context.Context) {
-		req, err := http.NewRequestWithContext(ctx, "POST", "http://"+s.addr+"/messages/retry?tag=dead", nil)
+		req, err := http.NewRequestWithContext(ctx, "POST", "http://"+s.Addr+"/messages/retry?tag=dead", nil)
 		if err != nil {
 			t.Error(err)
 			return
@@ -634,25 +636,25 @@ func TestSendingAgainEnds(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	go again(ctx)
-	poll(t, "some are sent again", func() bool { return s.stat(t).Dead < dead })
+	e2e.Poll(t, "some are sent again", func() bool { return s.Stat(t).Dead < dead })
 	cancel()
 	var left int64
-	poll(t, "it ends", func() bool {
+	e2e.Poll(t, "it ends", func() bool {
 		before := left
-		left = s.stat(t).Dead
+		left = s.Stat(t).Dead
 		return left == before
 	})
 	if left == 0 {
 		t.Error("all were sent again before the operator could go away: this shows nothing")
 	}
 	go again(context.Background())
-	poll(t, "more are sent again", func() bool { return s.stat(t).Dead < left })
-	s.signal(syscall.SIGTERM)
-	if code := s.wait(); code != 0 {
-		t.Errorf("exit %d: %s", code, s.stderr.String())
+	e2e.Poll(t, "more are sent again", func() bool { return s.Stat(t).Dead < left })
+	s.Signal(syscall.SIGTERM)
+	if code := s.Wait(); code != 0 {
+		t.Errorf("exit %d: %s", code, s.Stderr.String())
 	}
-	s = startServer(t, spoolConfig(spool)+tagConfig("http://127.0.0.1:1/services/x", "dead"))
-	if st := s.stat(t); st.Dead == 0 || st.Dead+st.Waiting != dead {
+	s = e2e.StartServer(t, spoolConfig(spool)+tagConfig("http://127.0.0.1:1/services/x", "dead"))
+	if st := s.Stat(t); st.Dead == 0 || st.Dead+st.Waiting != dead {
 		t.Errorf("after a stop: %d dead, %d wait, want some dead and %d in all", st.Dead, st.Waiting, dead)
 	}
 }

@@ -19,6 +19,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"slackboard/e2e"
 )
 
 // withFiles runs a program with so many file descriptors.
@@ -31,15 +33,15 @@ func withFiles(files int, program string, args ...string) *exec.Cmd {
 // does. Then most descriptors are free.
 func TestFewFileDescriptors(t *testing.T) {
 	answer := make(chan struct{})
-	slack := newFakeSlack(t, func(delivery) reply { <-answer; return reply{} })
+	slack := e2e.NewFakeSlack(t, func(e2e.Delivery) e2e.Reply { <-answer; return e2e.Reply{} })
 	tags := tagNames("t", 40)
 	config := spoolConfig(filepath.Join(t.TempDir(), "spool")) + tagConfig(slack.URL+"/services/x", tags...)
-	s := startServerIn(t, withFiles(30, filepath.Join(binaries, "slackboard"), "-c", writeFile(t, "s.toml", config)))
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
+	s := e2e.StartServerIn(t, withFiles(30, e2e.Program("slackboard"), "-c", e2e.WriteFile(t, "s.toml", config)))
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: e2e.Patience}
 	var all sync.WaitGroup
 	for _, tag := range tags {
 		all.Go(func() {
-			resp, err := client.Post("http://"+s.addr+"/notify", "", strings.NewReader(notifyBody(tag, 1, false)))
+			resp, err := client.Post("http://"+s.Addr+"/notify", "", strings.NewReader(notifyBody(tag, 1, false)))
 			if err != nil || resp.StatusCode != 200 {
 				t.Errorf("%s: %v %v", tag, resp, err)
 			}
@@ -48,11 +50,11 @@ func TestFewFileDescriptors(t *testing.T) {
 	all.Wait()
 	close(answer)
 	drained(t, s)
-	if files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.Process.Pid)); err == nil && len(files) > 25 {
+	if files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.Cmd.Process.Pid)); err == nil && len(files) > 25 {
 		t.Errorf("%d of 30 file descriptors are in use by an idle server", len(files))
 	}
-	if strings.Contains(s.stderr.String(), "too many open files") {
-		t.Errorf("the log says %s", s.stderr.String())
+	if strings.Contains(s.Stderr.String(), "too many open files") {
+		t.Errorf("the log says %s", s.Stderr.String())
 	}
 }
 
@@ -77,7 +79,7 @@ func TestIdleConnectionsMakeRoom(t *testing.T) {
 	go web.Serve(l)
 	defer web.Close()
 	for range 12 {
-		client := http.Client{Transport: &http.Transport{}, Timeout: patience}
+		client := http.Client{Transport: &http.Transport{}, Timeout: e2e.Patience}
 		defer client.CloseIdleConnections()
 		resp, err := client.Get("http://" + l.Addr().String() + "/healthz")
 		if err != nil {
@@ -116,7 +118,7 @@ func TestStopWhileConnectionsWait(t *testing.T) {
 		defer conn.Close()
 		io.WriteString(conn, "GET /healthz HTTP/1.1\r\n")
 	}
-	poll(t, "the second connection waits", func() bool { return begun.Load() == 2 })
+	e2e.Poll(t, "the second connection waits", func() bool { return begun.Load() == 2 })
 	cancel()
 	enough, done := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer done()
@@ -148,7 +150,7 @@ func (l *scriptedListener) Accept() (net.Conn, error) {
 // Accepting that fails is an error in the log, once until it works again.
 func TestAcceptFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var log lockedBuffer
+		var log e2e.Buffer
 		l := &scriptedListener{errs: []error{syscall.EMFILE, syscall.EMFILE, nil, syscall.ENOBUFS, nil, net.ErrClosed}}
 		d := &door{Listener: l, cfg: dryRunConfig, log: slog.New(slog.NewTextHandler(&log, nil))}
 		for range 2 {
@@ -180,7 +182,6 @@ func staleSocket(t *testing.T, path string) {
 
 // Two servers start at once on one socket, where a dead one left its own: one of them serves, the other says why not.
 func TestTwoStartsAtOnce(t *testing.T) {
-	skipForRaces(t)
 	for _, test := range []struct{ name, first, second, want string }{
 		{"one spool", "spool", "spool", "spool is in use by another process"},
 		{"two spools", "spool", "other", "a running server listens there"},
@@ -190,29 +191,29 @@ func TestTwoStartsAtOnce(t *testing.T) {
 				dir := t.TempDir()
 				socket := filepath.Join(dir, "s")
 				staleSocket(t, socket)
-				var two []*process
+				var two []*e2e.Process
 				for _, spool := range []string{test.first, test.second} {
 					config := fmt.Sprintf("[core]\nport='unix:%s'\nslack_url='http://127.0.0.1:1/'\n[spool]\ndir='%s'\n",
 						socket, filepath.Join(dir, spool))
-					cmd := exec.Command(filepath.Join(binaries, "slackboard"), "-c", writeFile(t, "s.toml", config))
-					two = append(two, startProcess(t, cmd))
+					cmd := exec.Command(e2e.Program("slackboard"), "-c", e2e.WriteFile(t, "s.toml", config))
+					two = append(two, e2e.StartProcess(t, cmd))
 				}
 				server, other := two[0], two[1]
 				select {
-				case <-server.ended:
+				case <-server.Ended:
 					server, other = other, server
-				case <-other.ended:
-				case <-time.After(patience):
-					t.Fatalf("both run: %s, %s", server.stderr.String(), other.stderr.String())
+				case <-other.Ended:
+				case <-time.After(e2e.Patience):
+					t.Fatalf("both run: %s, %s", server.Stderr.String(), other.Stderr.String())
 				}
-				if code := other.wait(); code != 1 || !strings.Contains(other.stderr.String(), test.want) {
-					t.Errorf("exit %d: %s", code, other.stderr.String())
+				if code := other.Wait(); code != 1 || !strings.Contains(other.Stderr.String(), test.want) {
+					t.Errorf("exit %d: %s", code, other.Stderr.String())
 				}
-				server.addr = socket
-				server.isAlive()
-				server.signal(syscall.SIGTERM)
-				if code := server.wait(); code != 0 {
-					t.Errorf("exit %d: %s", code, server.stderr.String())
+				server.Addr = socket
+				server.IsAlive()
+				server.Signal(syscall.SIGTERM)
+				if code := server.Wait(); code != 0 {
+					t.Errorf("exit %d: %s", code, server.Stderr.String())
 				}
 			}
 		})

@@ -21,6 +21,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"slackboard/e2e"
 )
 
 func isLong() bool { return os.Getenv("CI") == "true" }
@@ -29,7 +31,7 @@ func isLong() bool { return os.Getenv("CI") == "true" }
 // the number, and its script can hang for as long as it likes.
 type sink struct {
 	*httptest.Server
-	script func(sinkPost) reply
+	script func(sinkPost) e2e.Reply
 	mu     sync.Mutex
 	tries  map[string][]time.Time // by channel: every post that came in
 	took   map[string][]int       // by channel: the numbers of those that were answered ok, in order
@@ -41,7 +43,7 @@ type sinkPost struct {
 	gone    <-chan struct{} // closed when the client has hung up
 }
 
-func newSink(t testing.TB, script func(sinkPost) reply) *sink {
+func newSink(t testing.TB, script func(sinkPost) e2e.Reply) *sink {
 	t.Helper()
 	s := &sink{script: script, tries: map[string][]time.Time{}, took: map[string][]int{}}
 	s.Server = httptest.NewServer(s)
@@ -66,11 +68,11 @@ func (s *sink) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Context().Err() != nil {
 		return // nobody hears the answer
 	}
-	if re.status != 0 {
-		if re.retryAfter != "" {
-			w.Header().Set("Retry-After", re.retryAfter)
+	if re.Status != 0 {
+		if re.RetryAfter != "" {
+			w.Header().Set("Retry-After", re.RetryAfter)
 		}
-		w.WriteHeader(re.status)
+		w.WriteHeader(re.Status)
 		return
 	}
 	word, _, _ := strings.Cut(p.Text, " ")
@@ -100,7 +102,7 @@ func (s *sink) taken(channel string) []int {
 func (s *sink) waitForAll(t testing.TB, tags []string, n int) {
 	t.Helper()
 	for _, tag := range tags {
-		poll(t, fmt.Sprintf("slack takes %d of %s", n, tag), func() bool { return len(s.taken("#"+tag)) >= n })
+		e2e.Poll(t, fmt.Sprintf("slack takes %d of %s", n, tag), func() bool { return len(s.taken("#"+tag)) >= n })
 	}
 }
 
@@ -199,11 +201,11 @@ func (c *caller) call(request []byte) error {
 }
 
 // sendAll posts the messages from to to-1 to each tag, side by side. Each has to be answered with 200.
-func sendAll(t testing.TB, p *process, tags []string, from, to int) {
+func sendAll(t testing.TB, p *e2e.Process, tags []string, from, to int) {
 	t.Helper()
 	var wg sync.WaitGroup
 	for _, tag := range tags {
-		c := newCaller(t, p.addr)
+		c := newCaller(t, p.Addr)
 		wg.Go(func() {
 			for n := from; n < to; n++ {
 				if err := c.call(numbered(tag, n, "bottles")); err != nil {
@@ -217,10 +219,10 @@ func sendAll(t testing.TB, p *process, tags []string, from, to int) {
 }
 
 // checkDelivered waits until n messages count as delivered and none as waiting, and wants no other.
-func checkDelivered(t testing.TB, p *process, n int) (st appStat) {
+func checkDelivered(t testing.TB, p *e2e.Process, n int) (st e2e.Stat) {
 	t.Helper()
-	poll(t, fmt.Sprintf("/stat/app says delivered %d, waiting 0", n), func() bool {
-		st = p.stat(t)
+	e2e.Poll(t, fmt.Sprintf("/stat/app says delivered %d, waiting 0", n), func() bool {
+		st = p.Stat(t)
 		return st.Delivered >= int64(n) && st.Waiting == 0
 	})
 	if st.Delivered != int64(n) || st.Dead != 0 || st.Dropped != 0 {
@@ -237,7 +239,7 @@ func TestIsolation(t *testing.T) {
 	}
 	healed := make(chan struct{})
 	var hanging, limited atomic.Int32
-	slack := newSink(t, func(p sinkPost) reply {
+	slack := newSink(t, func(p sinkPost) e2e.Reply {
 		if p.channel == "#hangs" {
 			hanging.Add(1)
 			defer hanging.Add(-1)
@@ -245,29 +247,29 @@ func TestIsolation(t *testing.T) {
 			case <-healed:
 			case <-p.gone:
 			}
-			return reply{}
+			return e2e.Reply{}
 		}
 		select {
 		case <-healed:
-			return reply{}
+			return e2e.Reply{}
 		default:
 		}
 		switch p.channel {
 		case "#fails":
-			return reply{status: 500}
+			return e2e.Reply{Status: 500}
 		case "#limited":
 			limited.Add(1)
-			return reply{status: 429, retryAfter: strconv.Itoa(int(pause.Seconds()))}
+			return e2e.Reply{Status: 429, RetryAfter: strconv.Itoa(int(pause.Seconds()))}
 		}
-		return reply{}
+		return e2e.Reply{}
 	})
 	bad, healthy := []string{"hangs", "fails", "limited"}, tagNames("healthy", 50)
-	s := startServer(t, spoolConfig(t.TempDir())+tagConfig(slack.URL+"/services/limited", "limited")+
+	s := e2e.StartServer(t, spoolConfig(t.TempDir())+tagConfig(slack.URL+"/services/limited", "limited")+
 		tagConfig(slack.URL+"/services/shared", append(healthy, "hangs", "fails")...))
 
 	sendAll(t, s, bad, 0, 1)
 	for _, tag := range bad {
-		poll(t, tag+" is tried", func() bool { return len(slack.tried("#"+tag)) > 0 })
+		e2e.Poll(t, tag+" is tried", func() bool { return len(slack.tried("#"+tag)) > 0 })
 	}
 	sendAll(t, s, append(bad, healthy...), 1, rounds+1)
 	slack.waitForAll(t, healthy, rounds)
@@ -280,7 +282,7 @@ func TestIsolation(t *testing.T) {
 			t.Fatalf("slack took %v of %s: nothing was shown", took, tag)
 		}
 	}
-	poll(t, fmt.Sprintf("the limited one is tried %d times", pauses), func() bool { return len(slack.tried("#limited")) >= pauses })
+	e2e.Poll(t, fmt.Sprintf("the limited one is tried %d times", pauses), func() bool { return len(slack.tried("#limited")) >= pauses })
 	close(healed)
 	slack.waitForAll(t, bad, rounds+1)
 	for i, at := range slack.tried("#limited")[1 : limited.Load()+1] {
@@ -316,7 +318,7 @@ func TestManyHangingWebhooks(t *testing.T) {
 	var first, again atomic.Int64
 	var mostAgain peak
 	cut, healed := make(chan struct{}), make(chan struct{})
-	slack := newSink(t, func(p sinkPost) reply {
+	slack := newSink(t, func(p sinkPost) e2e.Reply {
 		switch {
 		case p.channel == "#healthy":
 		case p.try == 1: // what a timeout of 30 s ends is ended by hanging up
@@ -331,7 +333,7 @@ func TestManyHangingWebhooks(t *testing.T) {
 			case <-p.gone:
 			}
 		}
-		return reply{}
+		return e2e.Reply{}
 	})
 	release := sync.OnceFunc(func() { close(cut) })
 	t.Cleanup(release) // a test that fails before must not wait for them
@@ -340,13 +342,13 @@ func TestManyHangingWebhooks(t *testing.T) {
 	for _, tag := range webhooks {
 		config += tagConfig(slack.URL+"/services/"+tag, tag)
 	}
-	s := startServer(t, config)
+	s := e2e.StartServer(t, config)
 
 	sendAll(t, s, webhooks, 0, each)
-	poll(t, "all webhooks hang", func() bool { return first.Load() == count })
+	e2e.Poll(t, "all webhooks hang", func() bool { return first.Load() == count })
 	sendAll(t, s, []string{"healthy"}, 0, 1)
 	release()
-	poll(t, "32 webhooks hang again", func() bool { return again.Load() == 32 })
+	e2e.Poll(t, "32 webhooks hang again", func() bool { return again.Load() == 32 })
 	sendAll(t, s, []string{"healthy"}, 1, each)
 	slack.waitForAll(t, []string{"healthy"}, each)
 	if n := again.Load(); n != 32 {
@@ -381,30 +383,30 @@ func TestDeadDestinationDoesNotPinTheDisk(t *testing.T) {
 	for range cap(tokens) {
 		tokens <- struct{}{}
 	}
-	slack := newSink(t, func(p sinkPost) reply {
+	slack := newSink(t, func(p sinkPost) e2e.Reply {
 		if p.channel != "#dead" {
 			tokens <- struct{}{}
 		} else if !healed.Load() {
-			return reply{status: 503}
+			return e2e.Reply{Status: 503}
 		}
-		return reply{}
+		return e2e.Reply{}
 	})
 	spool, others := t.TempDir(), tagNames("other", senders)
 	config := spoolConfig(spool) + tagConfig(slack.URL+"/services/dead", "dead") + tagConfig(slack.URL+"/services/others", others...)
-	s := startServer(t, config)
+	s := e2e.StartServer(t, config)
 
 	start, each, padding := time.Now(), volume/size/senders, strings.Repeat("bottles of beer ", size/16)
 	var most peak
 	var mu sync.Mutex
-	dead, toDead := 0, newCaller(t, s.addr)
+	dead, toDead := 0, newCaller(t, s.Addr)
 	var wg sync.WaitGroup
 	for i, tag := range others {
-		c := newCaller(t, s.addr)
+		c := newCaller(t, s.Addr)
 		wg.Go(func() {
 			for n := range each {
 				select {
 				case <-tokens:
-				case <-time.After(patience):
+				case <-time.After(e2e.Patience):
 					t.Errorf("%s, message %d: nothing is delivered any more", tag, n)
 					return
 				}
@@ -431,7 +433,7 @@ func TestDeadDestinationDoesNotPinTheDisk(t *testing.T) {
 		t.FailNow()
 	}
 	slack.waitForAll(t, others, each)
-	poll(t, "only the dead one's wait", func() bool { return s.stat(t).Waiting == int64(dead) })
+	e2e.Poll(t, "only the dead one's wait", func() bool { return s.Stat(t).Waiting == int64(dead) })
 	for _, tag := range others {
 		slack.checkOrder(t, tag, each)
 	}
@@ -444,14 +446,14 @@ func TestDeadDestinationDoesNotPinTheDisk(t *testing.T) {
 	if mostMemory > 256 { // what passed through must not stay there either
 		t.Errorf("the server took %d MB of memory, want 256 at most", mostMemory)
 	}
-	s.signal(syscall.SIGTERM)
-	if code := s.wait(); code != 0 {
-		t.Errorf("exit %d: %s", code, s.stderr.String())
+	s.Signal(syscall.SIGTERM)
+	if code := s.Wait(); code != 0 {
+		t.Errorf("exit %d: %s", code, s.Stderr.String())
 	}
 
 	// A new start, so that nobody has to wait for the back-off; what was carried forward has to be put in order again.
 	healed.Store(true)
-	s = startServer(t, config)
+	s = e2e.StartServer(t, config)
 	slack.waitForAll(t, []string{"dead"}, dead)
 	slack.checkOrder(t, "dead", dead)
 	if st := checkDelivered(t, s, dead); st.FoundAtStart != int64(dead) {
@@ -482,8 +484,8 @@ func dirSize(dir string) (size int64) {
 }
 
 // memoryOf returns a process's resident memory in MB, now and at most, as Linux tells it. Elsewhere it is 0.
-func memoryOf(p *process) (now, most int) {
-	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Process.Pid))
+func memoryOf(p *e2e.Process) (now, most int) {
+	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Cmd.Process.Pid))
 	for line := range strings.Lines(string(status)) {
 		var kB int
 		if fields := strings.Fields(line); len(fields) > 1 {
@@ -510,19 +512,19 @@ func TestMillionWaiting(t *testing.T) {
 		t.Run(strconv.Itoa(n), func(t *testing.T) {
 			spool, tags := t.TempDir(), tagNames("tag", 1000)
 			size := writeSpool(t, spool, tags, n)
-			down := newFakeSlack(t, func(delivery) reply { return reply{status: 500, body: "down"} })
+			down := e2e.NewFakeSlack(t, func(e2e.Delivery) e2e.Reply { return e2e.Reply{Status: 500, Body: "down"} })
 			config := spoolConfig(spool) + tagConfig(down.URL+"/services/down", tags...)
 			start := time.Now()
-			s := startServer(t, config)
+			s := e2e.StartServer(t, config)
 			took := time.Since(start)
 			atStart, most := memoryOf(s)
-			poll(t, "every tag is tried", func() bool { return s.stat(t).Posts >= int64(len(tags)) })
+			e2e.Poll(t, "every tag is tried", func() bool { return s.Stat(t).Posts >= int64(len(tags)) })
 			_, after := memoryOf(s)
 			t.Logf("%d waiting in %d MiB: listening after %.2fs; resident %d MB, at most %d MB; at most %d MB after a post for each tag", n, size>>20, took.Seconds(), atStart, most, after)
 			if after > 64 {
 				t.Errorf("it took %d MB, want 64 at most", after)
 			}
-			if st := s.stat(t); st.FoundAtStart != int64(n) || st.Waiting != int64(n) {
+			if st := s.Stat(t); st.FoundAtStart != int64(n) || st.Waiting != int64(n) {
 				t.Errorf("found_at_start %d, waiting %d, want %d", st.FoundAtStart, st.Waiting, n)
 			}
 		})
@@ -586,20 +588,20 @@ func TestMillionDead(t *testing.T) {
 	}
 	f.Close()
 	os.Rename(last, filepath.Join(spool, "00009999.log"))
-	slack := newSink(t, func(sinkPost) reply { return reply{} })
-	s := startServer(t, spoolConfig(spool)+tagConfig(slack.URL+"/services/x", tags...))
+	slack := newSink(t, func(sinkPost) e2e.Reply { return e2e.Reply{} })
+	s := e2e.StartServer(t, spoolConfig(spool)+tagConfig(slack.URL+"/services/x", tags...))
 	_, atStart := memoryOf(s)
 	start := time.Now()
-	if status, body := s.request("GET", fmt.Sprintf("/messages/%016x", uint64(0x9e3779b97f4a7c15)), ""); status != 200 || !strings.Contains(body, "invalid_blocks") {
+	if status, body := s.Request("GET", fmt.Sprintf("/messages/%016x", uint64(0x9e3779b97f4a7c15)), ""); status != 200 || !strings.Contains(body, "invalid_blocks") {
 		t.Errorf("the first: %d %s", status, body)
 	}
 	found := time.Since(start)
-	if status, body := s.request("GET", "/messages?state=dead&limit=10", ""); status != 200 || !strings.Contains(body, fmt.Sprintf(`"total": %d`, n)) {
+	if status, body := s.Request("GET", "/messages?state=dead&limit=10", ""); status != 200 || !strings.Contains(body, fmt.Sprintf(`"total": %d`, n)) {
 		t.Errorf("the list: %d %.300s", status, body)
 	}
 	_, listed := memoryOf(s)
 	start = time.Now()
-	status, body := s.request("POST", "/messages/retry?tag="+tags[3], "")
+	status, body := s.Request("POST", "/messages/retry?tag="+tags[3], "")
 	if status != 200 || !strings.Contains(body, fmt.Sprintf(`"count": %d`, n/len(tags))) {
 		t.Errorf("sent again: %d %s", status, body)
 	}
@@ -610,7 +612,7 @@ func TestMillionDead(t *testing.T) {
 	if listed > 100 || most > 160 {
 		t.Error("that is more than numbers take")
 	}
-	if st := s.stat(t); st.Dead != int64(n-n/len(tags)) || st.FoundAtStart != int64(n) {
+	if st := s.Stat(t); st.Dead != int64(n-n/len(tags)) || st.FoundAtStart != int64(n) {
 		t.Errorf("counters: %+v", st)
 	}
 }

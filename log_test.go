@@ -14,24 +14,26 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"slackboard/e2e"
 )
 
 // gate is a file that takes nothing until it is open.
 type gate struct {
-	lockedBuffer
+	e2e.Buffer
 	open chan struct{}
 }
 
 func (g *gate) Write(p []byte) (int, error) {
 	<-g.open
-	return g.lockedBuffer.Write(p)
+	return g.Buffer.Write(p)
 }
 
 // What a file does not take waits up to a limit. Beyond it lines are lost and counted; the others come, in order.
 func TestLogLosesLines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &gate{open: make(chan struct{})}
-		l := newLogs(&lockedBuffer{}, g, false)
+		l := newLogs(&e2e.Buffer{}, g, false)
 		line := strings.Repeat("x", 1023) + "\n"
 		fmt.Fprint(&l.errors, "first\n")
 		synctest.Wait() // it is being written
@@ -62,7 +64,7 @@ func (fullDisk) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
 // A stop waits for the last lines, but not for long.
 func TestLogsClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		out, g := &lockedBuffer{}, &gate{open: make(chan struct{})}
+		out, g := &e2e.Buffer{}, &gate{open: make(chan struct{})}
 		l := newLogs(out, g, false)
 		fmt.Fprint(l.stdout, "last words\n")
 		l.log.Error("nobody takes this")
@@ -99,15 +101,15 @@ func TestLogChanges(t *testing.T) {
 	}
 	for i := range 50 {
 		want := strings.Repeat(fmt.Sprintln(i), 20)
-		poll(t, "all lines are there", func() bool { return readFile(t, filepath.Join(dir, fmt.Sprint(i))) == want })
+		e2e.Poll(t, "all lines are there", func() bool { return e2e.ReadFile(t, filepath.Join(dir, fmt.Sprint(i))) == want })
 	}
 	cfg.log.access, cfg.log.errors = filepath.Join(dir, "new"), dir
 	if err := l.change(cfg); err == nil {
 		t.Error("a folder was taken for a log")
 	}
 	fmt.Fprint(&l.access, "still\n")
-	poll(t, "the file before the error is in use", func() bool {
-		return strings.HasSuffix(readFile(t, filepath.Join(dir, "49")), "still\n")
+	e2e.Poll(t, "the file before the error is in use", func() bool {
+		return strings.HasSuffix(e2e.ReadFile(t, filepath.Join(dir, "49")), "still\n")
 	})
 }
 
@@ -144,28 +146,19 @@ func stuck(t *testing.T, hasReader bool) *os.File {
 }
 
 // startUnheard starts cmd with a unix socket to listen on, and returns when it answers: it cannot be heard.
-func startUnheard(t *testing.T, cmd *exec.Cmd) *process {
+func startUnheard(t *testing.T, cmd *exec.Cmd) *e2e.Process {
 	t.Helper()
-	skipForRaces(t)
-	p := &process{Cmd: cmd, t: t, ended: make(chan struct{}), addr: filepath.Join(t.TempDir(), "s")}
-	cmd.Args = append(cmd.Args, "-port", "unix:"+p.addr)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() { cmd.Wait(); close(p.ended) }()
-	t.Cleanup(p.kill)
-	p.isAlive()
+	socket := filepath.Join(t.TempDir(), "s")
+	cmd.Args = append(cmd.Args, "-port", "unix:"+socket)
+	p := e2e.StartProcess(t, cmd)
+	p.Addr = socket
+	p.IsAlive()
 	return p
-}
-
-func (p *process) isAlive() {
-	p.t.Helper()
-	poll(p.t, "/healthz answers", func() bool { status, _ := p.request("GET", "/healthz", ""); return status == 200 })
 }
 
 // Nobody reads standard output or error, or a named pipe: requests go on, and a stop is a stop.
 func TestLogsCannotStopTheServer(t *testing.T) {
-	slack := newFakeSlack(t, nil)
+	slack := e2e.NewFakeSlack(t, nil)
 	fifo := filepath.Join(t.TempDir(), "fifo")
 	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
@@ -183,29 +176,29 @@ func TestLogsCannotStopTheServer(t *testing.T) {
 		for _, flag := range []string{"-c", "-dry-run"} {
 			t.Run(test.name+" "+flag, func(t *testing.T) {
 				t.Parallel()
-				path := writeFile(t, "s.toml", server1(slack.URL)+"[log]\naccess_log='"+test.log+"'\n")
+				path := e2e.WriteFile(t, "s.toml", server1(slack.URL)+"[log]\naccess_log='"+test.log+"'\n")
 				args := []string{"-c", path}
 				if flag == "-dry-run" {
 					args = append(args, "-dry-run")
 				}
-				cmd := exec.Command(filepath.Join(binaries, "slackboard"), args...)
+				cmd := exec.Command(e2e.Program("slackboard"), args...)
 				cmd.Dir, cmd.Env = filepath.Dir(path), append(os.Environ(), "TMPDIR="+t.TempDir())
 				cmd.Stdout, cmd.Stderr = stuck(t, test.reader), stuck(t, test.reader)
 				p := startUnheard(t, cmd)
 				long := "/healthz?" + strings.Repeat("x", 7000)
 				for i := range 200 { // more than a pipe and the buffer hold
-					if status, body := p.request("GET", long, ""); status != 200 {
+					if status, body := p.Request("GET", long, ""); status != 200 {
 						t.Fatalf("request %d: %d %s", i, status, body)
 					}
 				}
-				if status, body := p.request("POST", "/notify", notifyBody("general", 1, true)); status != 200 {
+				if status, body := p.Request("POST", "/notify", notifyBody("general", 1, true)); status != 200 {
 					t.Errorf("%d %s", status, body)
 				}
-				p.signal(syscall.SIGHUP)
-				p.isAlive()
+				p.Signal(syscall.SIGHUP)
+				p.IsAlive()
 				start := time.Now()
-				p.signal(syscall.SIGTERM)
-				if code := p.wait(); code != 0 {
+				p.Signal(syscall.SIGTERM)
+				if code := p.Wait(); code != 0 {
 					t.Errorf("exit %d", code)
 				}
 				t.Logf("the stop took %v", time.Since(start))
@@ -223,28 +216,28 @@ func TestNamedPipeAsLog(t *testing.T) {
 	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s := startServer(t, server1("http://127.0.0.1:1")+"[log]\naccess_log='"+fifo+"'\n")
+	s := e2e.StartServer(t, server1("http://127.0.0.1:1")+"[log]\naccess_log='"+fifo+"'\n")
 	for i := range 3 {
 		path := fmt.Sprintf("/healthz?%d", i)
-		s.request("GET", path, "")
+		s.Request("GET", path, "")
 		f, err := os.Open(fifo)
 		if err != nil {
 			t.Fatal(err)
 		}
-		f.SetReadDeadline(time.Now().Add(patience))
+		f.SetReadDeadline(time.Now().Add(e2e.Patience))
 		if line, err := bufio.NewReader(f).ReadString('\n'); err != nil || !strings.Contains(line, path) {
 			t.Errorf("reader %d: %q %v", i, line, err)
 		}
 		f.Close()
 		if i == 1 {
-			s.signal(syscall.SIGHUP)
-			poll(t, "the configuration is read again", func() bool {
-				return strings.Contains(s.stderr.String(), "was read again")
+			s.Signal(syscall.SIGHUP)
+			e2e.Poll(t, "the configuration is read again", func() bool {
+				return strings.Contains(s.Stderr.String(), "was read again")
 			})
 		}
 	}
-	s.signal(syscall.SIGTERM)
-	if code := s.wait(); code != 0 {
-		t.Errorf("exit %d: %s", code, s.stderr.String())
+	s.Signal(syscall.SIGTERM)
+	if code := s.Wait(); code != 0 {
+		t.Errorf("exit %d: %s", code, s.Stderr.String())
 	}
 }

@@ -17,6 +17,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+
+	"slackboard/e2e"
 )
 
 func server1(url string) string {
@@ -25,9 +27,9 @@ func server1(url string) string {
 
 // The main job on real input: lines of a log, and a command that fails, arrive at Slack.
 func TestEndToEnd(t *testing.T) {
-	slack := newFakeSlack(t, nil)
-	s := startServer(t, server1(slack.URL))
-	env := []string{"SLACKBOARD_SERVER=" + s.addr}
+	slack := e2e.NewFakeSlack(t, nil)
+	s := e2e.StartServer(t, server1(slack.URL))
+	env := []string{"SLACKBOARD_SERVER=" + s.Addr}
 	log, err := os.Open("testdata/app.log")
 	if err != nil {
 		t.Fatal(err)
@@ -35,48 +37,48 @@ func TestEndToEnd(t *testing.T) {
 	defer log.Close()
 	n := 0
 	for lines := bufio.NewScanner(log); lines.Scan(); n++ {
-		if code, _, stderr := runProgram(t, lines.Text(), env, "slackboard-cli", "-t", "general", "-l", "warn"); code != 0 {
+		if code, _, stderr := e2e.RunProgram(t, lines.Text(), env, "slackboard-cli", "-t", "general", "-l", "warn"); code != 0 {
 			t.Fatalf("slackboard-cli: %d %s", code, stderr)
 		}
-		d := slack.waitForPosts(t, n+1)[n]
-		if !strings.Contains(d.body, string(encode(lines.Text()))) || !strings.Contains(d.body, "#ffdd00") {
-			t.Errorf("line %q arrived as %s", lines.Text(), d.body)
+		d := slack.WaitForPosts(t, n+1)[n]
+		if !strings.Contains(d.Body, string(encode(lines.Text()))) || !strings.Contains(d.Body, "#ffdd00") {
+			t.Errorf("line %q arrived as %s", lines.Text(), d.Body)
 		}
 	}
 	if n < 10 {
 		t.Fatalf("only %d lines", n)
 	}
-	code, _, stderr := runProgram(t, "", env, "slackboard-log", "-t", "cron", "--", "sh", "-c", "echo to stdout; echo to stderr >&2; exit 7")
+	code, _, stderr := e2e.RunProgram(t, "", env, "slackboard-log", "-t", "cron", "--", "sh", "-c", "echo to stdout; echo to stderr >&2; exit 7")
 	if code != 7 || !strings.Contains(stderr, "to stdout") {
 		t.Errorf("slackboard-log: exit %d, want 7; %s", code, stderr)
 	}
-	d := slack.waitForPosts(t, n+1)[n]
+	d := slack.WaitForPosts(t, n+1)[n]
 	for _, want := range []string{`"channel":"#cron"`, "#ff0000", "Host: ", "Command: sh -c", "to stdout", "to stderr", "Error: exit status 7"} {
-		if !strings.Contains(d.body, want) {
-			t.Errorf("the report has no %q: %s", want, d.body)
+		if !strings.Contains(d.Body, want) {
+			t.Errorf("the report has no %q: %s", want, d.Body)
 		}
 	}
-	if code, stdout, stderr := runProgram(t, "", env, "slackboard-log", "-t", "cron", "--", "sh", "-c", "echo fine"); code != 0 || stdout+stderr != "" {
+	if code, stdout, stderr := e2e.RunProgram(t, "", env, "slackboard-log", "-t", "cron", "--", "sh", "-c", "echo fine"); code != 0 || stdout+stderr != "" {
 		t.Errorf("a command that succeeds: exit %d, %q %q", code, stdout, stderr)
 	}
-	s.signal(syscall.SIGTERM)
-	if code := s.wait(); code != 0 || len(slack.deliveries()) != n+1 {
-		t.Errorf("exit %d, %d posts, want 0, %d", code, len(slack.deliveries()), n+1)
+	s.Signal(syscall.SIGTERM)
+	if code := s.Wait(); code != 0 || len(slack.Deliveries()) != n+1 {
+		t.Errorf("exit %d, %d posts, want 0, %d", code, len(slack.Deliveries()), n+1)
 	}
 }
 
 // Requests as they come from curl -d, Ruby's Net::HTTP and the fluentd plugin: the Content-Type is not JSON's.
 func TestForeignClients(t *testing.T) {
-	slack := newFakeSlack(t, nil)
-	s := startServer(t, server1(slack.URL))
+	slack := e2e.NewFakeSlack(t, nil)
+	s := e2e.StartServer(t, server1(slack.URL))
 	notify, direct := `{"tag":"general","text":"hi"}`, `{"payload":{"channel":"#c","text":"hi"},"sync":false}`
 	for i, raw := range []string{
-		fmt.Sprintf("POST /notify HTTP/1.1\r\nHost: %s\r\nUser-Agent: curl/7.88.1\r\nAccept: */*\r\nContent-Length: %d\r\nContent-Type: application/x-www-form-urlencoded\r\n\r\n%s", s.addr, len(notify), notify),
-		fmt.Sprintf("POST /notify-directly HTTP/1.1\r\nAccept-Encoding: gzip;q=1.0,deflate;q=0.6,identity;q=0.3\r\nAccept: */*\r\nUser-Agent: Ruby\r\nHost: %s\r\nContent-Type: application/x-www-form-urlencoded\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", s.addr, len(direct), direct),
+		fmt.Sprintf("POST /notify HTTP/1.1\r\nHost: %s\r\nUser-Agent: curl/7.88.1\r\nAccept: */*\r\nContent-Length: %d\r\nContent-Type: application/x-www-form-urlencoded\r\n\r\n%s", s.Addr, len(notify), notify),
+		fmt.Sprintf("POST /notify-directly HTTP/1.1\r\nAccept-Encoding: gzip;q=1.0,deflate;q=0.6,identity;q=0.3\r\nAccept: */*\r\nUser-Agent: Ruby\r\nHost: %s\r\nContent-Type: application/x-www-form-urlencoded\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", s.Addr, len(direct), direct),
 		fmt.Sprintf("POST //notify HTTP/1.0\r\nContent-Length: %d\r\n\r\n%s", len(notify), notify),
 		fmt.Sprintf("POST /notify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", len(notify), notify),
 	} {
-		conn, err := net.Dial("tcp", s.addr)
+		conn, err := net.Dial("tcp", s.Addr)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -86,7 +88,7 @@ func TestForeignClients(t *testing.T) {
 		if err != nil || resp.StatusCode != 200 {
 			t.Errorf("request %d: %v %v", i, resp, err)
 		}
-		slack.waitForPosts(t, i+1)
+		slack.WaitForPosts(t, i+1)
 	}
 }
 
@@ -96,30 +98,30 @@ func TestDryRun(t *testing.T) {
 		t.Skip("skipped: port 29800 is in use here:", err)
 	}
 	probe.Close()
-	s := startServerIn(t, exec.Command(filepath.Join(binaries, "slackboard"), "-dry-run"))
-	if s.addr != "127.0.0.1:29800" {
-		t.Errorf("listens on %s", s.addr)
+	s := e2e.StartServerIn(t, exec.Command(e2e.Program("slackboard"), "-dry-run"))
+	if s.Addr != "127.0.0.1:29800" {
+		t.Errorf("listens on %s", s.Addr)
 	}
 	for _, tag := range []string{"general", "random", "test"} {
-		if status, body := s.request("POST", "/notify", notifyBody(tag, 1, true)); status != 200 {
+		if status, body := s.Request("POST", "/notify", notifyBody(tag, 1, true)); status != 200 {
 			t.Errorf("%s: %d %s", tag, status, body)
 		}
 	}
-	s.request("POST", "/notify-directly", `{"payload":{"text":"a\nb"},"sync":true}`)
+	s.Request("POST", "/notify-directly", `{"payload":{"text":"a\nb"},"sync":true}`)
 	want := `{"channel":"#general","username":"slackboard","icon_emoji":":clipboard:","parse":"full","text":"1"}
 {"channel":"#random","username":"slackboard","icon_emoji":":clipboard:","parse":"full","text":"1"}
 {"channel":"#test","username":"slackboard","icon_emoji":":clipboard:","parse":"full","text":"1"}
 {"icon_emoji":":clipboard:","parse":"full","text":"a\nb","username":"slackboard"}
 `
-	poll(t, "the access log is on standard error", func() bool { return strings.Contains(s.stderr.String(), `"uri":"/notify-directly"`) })
-	poll(t, "standard output is "+want, func() bool { return s.stdout.String() == want })
+	e2e.Poll(t, "the access log is on standard error", func() bool { return strings.Contains(s.Stderr.String(), `"uri":"/notify-directly"`) })
+	e2e.Poll(t, "standard output is "+want, func() bool { return s.Stdout.String() == want })
 }
 
 // With a file that has no credential, or a masked one, a dry run works all the same.
 func TestDryRunWithConfig(t *testing.T) {
-	s := startServer(t, "[core]\nport='127.0.0.1:0'\nslack_token='...'\n[[tags]]\ntag='x'\nchannel='#y'\n", "-dry-run")
-	s.request("POST", "/notify", notifyBody("x", 1, true))
-	poll(t, "the post is printed", func() bool { return strings.Contains(s.stdout.String(), `"channel":"#y"`) })
+	s := e2e.StartServer(t, "[core]\nport='127.0.0.1:0'\nslack_token='...'\n[[tags]]\ntag='x'\nchannel='#y'\n", "-dry-run")
+	s.Request("POST", "/notify", notifyBody("x", 1, true))
+	e2e.Poll(t, "the post is printed", func() bool { return strings.Contains(s.Stdout.String(), `"channel":"#y"`) })
 }
 
 // -port is stronger than the configuration, also after a reload. A dry run whose port is busy says how to take another.
@@ -129,20 +131,20 @@ func TestPortFlag(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer busy.Close()
-	code, _, stderr := runProgram(t, "", nil, "slackboard", "-dry-run", "-port", busy.Addr().String())
+	code, _, stderr := e2e.RunProgram(t, "", nil, "slackboard", "-dry-run", "-port", busy.Addr().String())
 	want := "slackboard: listen tcp " + busy.Addr().String() + ": bind: address already in use: choose another one, as with -port 127.0.0.1:0 for any that is free\n"
 	if code != 1 || stderr != want {
 		t.Errorf("exit %d, %q, want %q", code, stderr, want)
 	}
 	config := strings.Replace(server1("http://127.0.0.1:1"), "127.0.0.1:0", busy.Addr().String(), 1)
-	s := startServer(t, config, "-port", "127.0.0.1:0")
-	s.signal(syscall.SIGHUP)
-	poll(t, "the configuration is read again", func() bool { return strings.Contains(s.stderr.String(), "was read again") })
-	if strings.Contains(s.stderr.String(), "needs a restart") {
-		t.Errorf("it says %s", s.stderr.String())
+	s := e2e.StartServer(t, config, "-port", "127.0.0.1:0")
+	s.Signal(syscall.SIGHUP)
+	e2e.Poll(t, "the configuration is read again", func() bool { return strings.Contains(s.Stderr.String(), "was read again") })
+	if strings.Contains(s.Stderr.String(), "needs a restart") {
+		t.Errorf("it says %s", s.Stderr.String())
 	}
-	path := writeFile(t, "s.toml", config)
-	if code, _, stderr := runProgram(t, "", nil, "slackboard", "-health", "-c", path, "-port", s.addr); code != 0 {
+	path := e2e.WriteFile(t, "s.toml", config)
+	if code, _, stderr := e2e.RunProgram(t, "", nil, "slackboard", "-health", "-c", path, "-port", s.Addr); code != 0 {
 		t.Errorf("-health: exit %d, %s", code, stderr)
 	}
 }
@@ -150,7 +152,7 @@ func TestPortFlag(t *testing.T) {
 func TestVersion(t *testing.T) {
 	var release string
 	for _, name := range []string{"slackboard", "slackboard-cli", "slackboard-log"} {
-		code, stdout, stderr := runProgram(t, "", nil, name, "-v")
+		code, stdout, stderr := e2e.RunProgram(t, "", nil, name, "-v")
 		if want := name + " 1."; code != 0 || stderr != "" || !strings.HasPrefix(stdout, want) ||
 			!strings.HasSuffix(stdout, runtime.Version()+" "+runtime.GOOS+"/"+runtime.GOARCH+"\n") {
 			t.Errorf("%s: exit %d, %q %q", name, code, stdout, stderr)
@@ -160,9 +162,9 @@ func TestVersion(t *testing.T) {
 			t.Errorf("%s is version %s, another program %s", name, number, release)
 		}
 	}
-	_, want, _ := runProgram(t, "", nil, "slackboard", "-v")
+	_, want, _ := e2e.RunProgram(t, "", nil, "slackboard", "-v")
 	for _, arg := range []string{"-version", "--version"} {
-		if code, stdout, stderr := runProgram(t, "", nil, "slackboard", arg); code != 0 || stderr != "" || stdout != want {
+		if code, stdout, stderr := e2e.RunProgram(t, "", nil, "slackboard", arg); code != 0 || stderr != "" || stdout != want {
 			t.Errorf("slackboard %s: exit %d, %q %q", arg, code, stdout, stderr)
 		}
 	}
@@ -183,13 +185,13 @@ func TestUsage(t *testing.T) {
 		{"-dry-run -port x", 2, `slackboard: -port: "x" is not PORT, HOST:PORT or unix:/path`},
 		{"-c /no/such/file", 1, "slackboard: -c: open /no/such/file: no such file or directory\n"},
 	} {
-		code, stdout, stderr := runProgram(t, "", nil, "slackboard", strings.Fields(test.args)...)
+		code, stdout, stderr := e2e.RunProgram(t, "", nil, "slackboard", strings.Fields(test.args)...)
 		if code != test.code || stdout != "" || !strings.HasPrefix(stderr, test.want) || strings.Count(stderr, "\n") != 1 {
 			t.Errorf("slackboard %s: exit %d, %q %q; want %d, %q", test.args, code, stdout, stderr, test.code, test.want)
 		}
 	}
 	for _, arg := range []string{"-h", "-help", "--help"} {
-		code, stdout, stderr := runProgram(t, "", nil, "slackboard", arg)
+		code, stdout, stderr := e2e.RunProgram(t, "", nil, "slackboard", arg)
 		if code != 0 || stderr != "" || !strings.HasPrefix(stdout, "slackboard is ") || !strings.Contains(stdout, "  -dry-run\n") {
 			t.Errorf("slackboard %s: exit %d, %q %q", arg, code, stdout, stderr)
 		}
@@ -199,16 +201,16 @@ func TestUsage(t *testing.T) {
 func TestCheckOption(t *testing.T) {
 	dir := t.TempDir()
 	log := filepath.Join(dir, "never.log")
-	good := writeFile(t, "good.toml", server1("https://hooks.invalid")+"[log]\naccess_log='"+log+"'\n[ui]\nroot='/nowhere'\n")
-	code, stdout, stderr := runProgram(t, "", nil, "slackboard", "-t", "-c", good)
+	good := e2e.WriteFile(t, "good.toml", server1("https://hooks.invalid")+"[log]\naccess_log='"+log+"'\n[ui]\nroot='/nowhere'\n")
+	code, stdout, stderr := e2e.RunProgram(t, "", nil, "slackboard", "-t", "-c", good)
 	if code != 0 || stdout != good+": ok\n" || !strings.HasPrefix(stderr, good+":14: ui.root") {
 		t.Errorf("exit %d, %q %q", code, stdout, stderr)
 	}
 	if _, err := os.Stat(log); err == nil {
 		t.Errorf("-t made the log file")
 	}
-	bad := writeFile(t, "bad.toml", "[core]\nfoo = 1\nqps = 'x'\n")
-	code, stdout, stderr = runProgram(t, "", nil, "slackboard", "-t", "-c", bad)
+	bad := e2e.WriteFile(t, "bad.toml", "[core]\nfoo = 1\nqps = 'x'\n")
+	code, stdout, stderr = e2e.RunProgram(t, "", nil, "slackboard", "-t", "-c", bad)
 	if code != 1 || stdout != "" || strings.Count(stderr, bad+":") != 3 {
 		t.Errorf("exit %d, %q %q", code, stdout, stderr)
 	}
@@ -224,12 +226,12 @@ func TestStartFails(t *testing.T) {
 	dir := t.TempDir()
 	for _, test := range []struct{ name, toml, want string }{
 		{"port busy", fmt.Sprintf("port='%s'", busy.Addr()), "slackboard: listen tcp " + busy.Addr().String() + ": bind: address already in use\n"},
-		{"not a socket", fmt.Sprintf("port='unix:%s'", writeFile(t, "plain", "")), "slackboard: listen unix "},
+		{"not a socket", fmt.Sprintf("port='unix:%s'", e2e.WriteFile(t, "plain", "")), "slackboard: listen unix "},
 		{"no folder", fmt.Sprintf("port='unix:%s/no/s'", dir), "slackboard: listen unix "},
 		{"error log", fmt.Sprintf("port='127.0.0.1:0'\n[log]\nerror_log='%s'", dir), "slackboard: log.error_log: open " + dir + ": is a directory\n"},
 		{"access log", fmt.Sprintf("port='127.0.0.1:0'\n[log]\naccess_log='%s/no/x'", dir), "slackboard: log.access_log: open " + dir + "/no/x: no such file or directory\n"},
 	} {
-		code, stdout, stderr := runProgram(t, "", nil, "slackboard", "-c", writeFile(t, "s.toml", "[spool]\ndir='"+filepath.Join(t.TempDir(), "spool")+"'\n[core]\nslack_url='http://127.0.0.1:1/'\n"+test.toml))
+		code, stdout, stderr := e2e.RunProgram(t, "", nil, "slackboard", "-c", e2e.WriteFile(t, "s.toml", "[spool]\ndir='"+filepath.Join(t.TempDir(), "spool")+"'\n[core]\nslack_url='http://127.0.0.1:1/'\n"+test.toml))
 		if code != 1 || stdout != "" || !strings.HasPrefix(stderr, test.want) || strings.Count(stderr, "\n") != 1 {
 			t.Errorf("%s: exit %d, %q %q; want %q", test.name, code, stdout, stderr, test.want)
 		}
@@ -238,13 +240,13 @@ func TestStartFails(t *testing.T) {
 		if os.Getuid() != 0 || runtime.GOOS != "linux" {
 			t.Skip("skipped: needs root on Linux, to start the server without it")
 		}
-		cmd := exec.Command(filepath.Join(binaries, "slackboard"), "-c", writeFile(t, "s.toml", ""))
+		cmd := exec.Command(e2e.Program("slackboard"), "-c", e2e.WriteFile(t, "s.toml", ""))
 		// An unprivileged user may read neither the test's folder nor the configuration in it.
-		cmd.SysProcAttr = asNobody()
-		os.Chmod(binaries, 0o755)
-		p := startProcess(t, cmd)
-		if code := p.wait(); code != 1 || !strings.HasSuffix(p.stderr.String(), ": permission denied\n") {
-			t.Errorf("exit %d, %q", code, p.stderr.String())
+		cmd.SysProcAttr = e2e.AsNobody()
+		os.Chmod(e2e.Binaries(), 0o755)
+		p := e2e.StartProcess(t, cmd)
+		if code := p.Wait(); code != 1 || !strings.HasSuffix(p.Stderr.String(), ": permission denied\n") {
+			t.Errorf("exit %d, %q", code, p.Stderr.String())
 		}
 	})
 }
@@ -261,9 +263,9 @@ func TestPortForms(t *testing.T) {
 				l.Close()
 			}
 		}
-		s := startServer(t, "[core]\nport="+test.port+"\nslack_url='http://127.0.0.1:1/'\n[log]\nlevel='panic'\n")
-		if !strings.HasPrefix(s.addr, test.prefix) || strings.HasSuffix(s.addr, ":0") {
-			t.Errorf("port %s: listens on %s", test.port, s.addr)
+		s := e2e.StartServer(t, "[core]\nport="+test.port+"\nslack_url='http://127.0.0.1:1/'\n[log]\nlevel='panic'\n")
+		if !strings.HasPrefix(s.Addr, test.prefix) || strings.HasSuffix(s.Addr, ":0") {
+			t.Errorf("port %s: listens on %s", test.port, s.Addr)
 		}
 	}
 	for port, want := range map[string]string{"29800": ":29800", "unix:/a/b": "/a/b", "[::1]:1": "[::1]:1"} {
@@ -274,30 +276,30 @@ func TestPortForms(t *testing.T) {
 }
 
 func TestUnixSocket(t *testing.T) {
-	slack := newFakeSlack(t, nil)
+	slack := e2e.NewFakeSlack(t, nil)
 	socket := filepath.Join(t.TempDir(), "s")
 	config := strings.Replace(server1(slack.URL), "127.0.0.1:0", "unix:"+socket, 1)
-	first := startServer(t, config)
+	first := e2e.StartServer(t, config)
 	other := config + "[spool]\ndir='" + filepath.Join(t.TempDir(), "spool") + "'\n"
-	code, _, stderr := runProgram(t, "", nil, "slackboard", "-c", writeFile(t, "s.toml", other))
+	code, _, stderr := e2e.RunProgram(t, "", nil, "slackboard", "-c", e2e.WriteFile(t, "s.toml", other))
 	if code != 1 || !strings.Contains(stderr, "a running server listens there") {
 		t.Errorf("a second server: exit %d, %s", code, stderr)
 	}
-	first.kill() // leaves its socket behind
-	second := startServer(t, config)
-	if code, _, stderr := runProgram(t, "hi", nil, "slackboard-cli", "-s", "unix:"+socket, "-t", "general", "-title", "T", "-sync"); code != 0 {
+	first.Kill() // leaves its socket behind
+	second := e2e.StartServer(t, config)
+	if code, _, stderr := e2e.RunProgram(t, "hi", nil, "slackboard-cli", "-s", "unix:"+socket, "-t", "general", "-title", "T", "-sync"); code != 0 {
 		t.Errorf("slackboard-cli: exit %d, %s", code, stderr)
 	}
 	host, _ := os.Hostname()
-	if d := slack.waitForPosts(t, 1)[0]; !strings.Contains(d.body, `"footer":"`+host+`"`) {
-		t.Errorf("got %s", d.body)
+	if d := slack.WaitForPosts(t, 1)[0]; !strings.Contains(d.Body, `"footer":"`+host+`"`) {
+		t.Errorf("got %s", d.Body)
 	}
-	second.request("POST", "/notify", `{"tag":"general","title":"no host"}`)
-	if d := slack.waitForPosts(t, 2)[1]; !strings.Contains(d.body, `"footer":"`+host+`"`) {
-		t.Errorf("without a host: %s", d.body)
+	second.Request("POST", "/notify", `{"tag":"general","title":"no host"}`)
+	if d := slack.WaitForPosts(t, 2)[1]; !strings.Contains(d.Body, `"footer":"`+host+`"`) {
+		t.Errorf("without a host: %s", d.Body)
 	}
-	second.signal(syscall.SIGTERM)
-	second.wait()
+	second.Signal(syscall.SIGTERM)
+	second.Wait()
 	if _, err := os.Stat(socket); err == nil {
 		t.Error("the socket is left behind")
 	}
@@ -305,17 +307,17 @@ func TestUnixSocket(t *testing.T) {
 
 // A client that sends a byte now and then holds up nobody, and loses its connection in the end.
 func TestSlowClients(t *testing.T) {
-	slack := newFakeSlack(t, nil)
-	s := startServer(t, server1(slack.URL))
+	slack := e2e.NewFakeSlack(t, nil)
+	s := e2e.StartServer(t, server1(slack.URL))
 	for range 200 {
-		conn, err := net.Dial("tcp", s.addr)
+		conn, err := net.Dial("tcp", s.Addr)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer conn.Close()
 		io.WriteString(conn, "POST /notify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
 	}
-	if status, body := s.request("POST", "/notify", notifyBody("general", 1, true)); status != 200 {
+	if status, body := s.Request("POST", "/notify", notifyBody("general", 1, true)); status != 200 {
 		t.Errorf("%d %s", status, body)
 	}
 	web := newWebServer(newInProcess(t, dryRunConfig(), &recorder{}).server, 9, t.Context())
@@ -327,17 +329,17 @@ func TestSlowClients(t *testing.T) {
 // SIGTERM: no new connection, the request in hand is answered.
 func TestStopAnswersRequestsInHand(t *testing.T) {
 	release := make(chan struct{})
-	slack := newFakeSlack(t, func(delivery) reply { <-release; return reply{} })
-	s := startServer(t, server1(slack.URL))
+	slack := e2e.NewFakeSlack(t, func(e2e.Delivery) e2e.Reply { <-release; return e2e.Reply{} })
+	s := e2e.StartServer(t, server1(slack.URL))
 	answered := make(chan int)
 	go func() {
-		status, _ := s.request("POST", "/notify", notifyBody("general", 1, true))
+		status, _ := s.Request("POST", "/notify", notifyBody("general", 1, true))
 		answered <- status
 	}()
-	poll(t, "the post begins", func() bool { return slack.hasBegun() })
-	s.signal(syscall.SIGTERM)
-	poll(t, "new connections are refused", func() bool {
-		conn, err := net.Dial("tcp", s.addr)
+	e2e.Poll(t, "the post begins", func() bool { return slack.Begun() > 0 })
+	s.Signal(syscall.SIGTERM)
+	e2e.Poll(t, "new connections are refused", func() bool {
+		conn, err := net.Dial("tcp", s.Addr)
 		if err == nil {
 			conn.Close()
 		}
@@ -347,41 +349,41 @@ func TestStopAnswersRequestsInHand(t *testing.T) {
 	if status := <-answered; status != 200 {
 		t.Errorf("the request in hand got %d", status)
 	}
-	if code := s.wait(); code != 0 {
-		t.Errorf("exit %d: %s", code, s.stderr.String())
+	if code := s.Wait(); code != 0 {
+		t.Errorf("exit %d: %s", code, s.Stderr.String())
 	}
 }
 
 func TestSecondSignalExitsAtOnce(t *testing.T) {
-	slack := newFakeSlack(t, func(delivery) reply { return reply{hang: true} })
-	s := startServer(t, server1(slack.URL))
-	s.request("POST", "/notify", notifyBody("general", 1, false))
-	slack.waitForPosts(t, 1)
-	s.signal(syscall.SIGTERM)
-	poll(t, "it is stopping", func() bool { return strings.Contains(s.stderr.String(), "stopping") })
-	s.signal(syscall.SIGTERM)
-	if s.wait(); s.ProcessState.Success() {
+	slack := e2e.NewFakeSlack(t, func(e2e.Delivery) e2e.Reply { return e2e.Reply{Hang: true} })
+	s := e2e.StartServer(t, server1(slack.URL))
+	s.Request("POST", "/notify", notifyBody("general", 1, false))
+	slack.WaitForPosts(t, 1)
+	s.Signal(syscall.SIGTERM)
+	e2e.Poll(t, "it is stopping", func() bool { return strings.Contains(s.Stderr.String(), "stopping") })
+	s.Signal(syscall.SIGTERM)
+	if s.Wait(); s.Cmd.ProcessState.Success() {
 		t.Errorf("exit 0 with a message not delivered")
 	}
 }
 
 // At SIGTERM what waits stays on disk, and the next start delivers it.
 func TestWhatWaitsStays(t *testing.T) {
-	slack := newFakeSlack(t, func(delivery) reply { return reply{status: 503} })
+	slack := e2e.NewFakeSlack(t, func(e2e.Delivery) e2e.Reply { return e2e.Reply{Status: 503} })
 	config := server1(slack.URL) + "[spool]\ndir='" + filepath.Join(t.TempDir(), "spool") + "'\n"
-	s := startServer(t, config)
+	s := e2e.StartServer(t, config)
 	for i := range 3 {
-		s.request("POST", "/notify", notifyBody("general", i, false))
+		s.Request("POST", "/notify", notifyBody("general", i, false))
 	}
-	n := len(slack.waitForPosts(t, 1))
-	s.signal(syscall.SIGTERM)
-	if code := s.wait(); code != 0 || !strings.Contains(s.stderr.String(), "waiting=3") {
-		t.Errorf("exit %d: %s", code, s.stderr.String())
+	n := len(slack.WaitForPosts(t, 1))
+	s.Signal(syscall.SIGTERM)
+	if code := s.Wait(); code != 0 || !strings.Contains(s.Stderr.String(), "waiting=3") {
+		t.Errorf("exit %d: %s", code, s.Stderr.String())
 	}
-	slack.setScript(nil)
-	s = startServer(t, config)
-	poll(t, "all three are delivered", func() bool { return s.stat(t).Delivered == 3 })
-	if st := s.stat(t); st.FoundAtStart != 3 || st.Accepted != 0 {
+	slack.SetScript(nil)
+	s = e2e.StartServer(t, config)
+	e2e.Poll(t, "all three are delivered", func() bool { return s.Stat(t).Delivered == 3 })
+	if st := s.Stat(t); st.FoundAtStart != 3 || st.Accepted != 0 {
 		t.Errorf("counters: %+v", st)
 	}
 	if n < 1 {
@@ -391,17 +393,17 @@ func TestWhatWaitsStays(t *testing.T) {
 
 // A spool that cannot be used names the key to set.
 func TestSpoolThatCannotBeUsed(t *testing.T) {
-	plain := writeFile(t, "plain", "")
+	plain := e2e.WriteFile(t, "plain", "")
 	for _, dir := range []string{plain, plain + "/below"} {
-		code, _, stderr := runProgram(t, "", nil, "slackboard", "-c", writeFile(t, "s.toml", server1("http://127.0.0.1:1")+"[spool]\ndir='"+dir+"'\n"))
+		code, _, stderr := e2e.RunProgram(t, "", nil, "slackboard", "-c", e2e.WriteFile(t, "s.toml", server1("http://127.0.0.1:1")+"[spool]\ndir='"+dir+"'\n"))
 		if code != 1 || !strings.HasPrefix(stderr, "slackboard: spool.dir: ") || !strings.Contains(stderr, "set dir in [spool]") || strings.Count(stderr, "\n") != 1 {
 			t.Errorf("%s: exit %d, %q", dir, code, stderr)
 		}
 	}
 	state := t.TempDir()
-	cmd := exec.Command(filepath.Join(binaries, "slackboard"), "-c", writeFile(t, "s.toml", server1("http://127.0.0.1:1")))
+	cmd := exec.Command(e2e.Program("slackboard"), "-c", e2e.WriteFile(t, "s.toml", server1("http://127.0.0.1:1")))
 	cmd.Env = append(os.Environ(), "STATE_DIRECTORY="+state+":/elsewhere")
-	startServerIn(t, cmd)
+	e2e.StartServerIn(t, cmd)
 	if _, err := os.Stat(filepath.Join(state, "lock")); err != nil {
 		t.Errorf("the spool is not in $STATE_DIRECTORY: %v", err)
 	}
@@ -432,27 +434,27 @@ func TestProxyAndCertificates(t *testing.T) {
 		here.Close()
 	}))
 	defer proxy.Close()
-	certificate := writeFile(t, "cert.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: slack.Certificate().Raw})))
-	start := func(env ...string) *process {
-		path := writeFile(t, "s.toml", server1("https://example.com")) // the name in the test server's certificate
-		cmd := exec.Command(filepath.Join(binaries, "slackboard"), "-c", path)
+	certificate := e2e.WriteFile(t, "cert.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: slack.Certificate().Raw})))
+	start := func(env ...string) *e2e.Process {
+		path := e2e.WriteFile(t, "s.toml", server1("https://example.com")) // the name in the test server's certificate
+		cmd := exec.Command(e2e.Program("slackboard"), "-c", path)
 		cmd.Dir, cmd.Env = filepath.Dir(path), append(os.Environ(), env...)
-		return startServerIn(t, cmd)
+		return e2e.StartServerIn(t, cmd)
 	}
 	s := start("HTTPS_PROXY="+proxy.URL, "NO_PROXY=", "SSL_CERT_FILE="+certificate, "SSL_CERT_DIR=/nowhere")
-	if status, body := s.request("POST", "/notify", notifyBody("general", 1, true)); status != 200 || posted.Load() != 1 {
+	if status, body := s.Request("POST", "/notify", notifyBody("general", 1, true)); status != 200 || posted.Load() != 1 {
 		t.Errorf("%d %s, %d posts", status, body, posted.Load())
 	}
 	if got := <-tunnels; got != "CONNECT example.com:443" {
 		t.Errorf("the proxy was asked %s", got)
 	}
 	s = start("HTTPS_PROXY="+proxy.URL, "NO_PROXY=", "SSL_CERT_FILE=/nowhere", "SSL_CERT_DIR=/nowhere")
-	if status, body := s.request("POST", "/notify", notifyBody("general", 1, true)); status != 502 || !strings.Contains(body, "x509") {
+	if status, body := s.Request("POST", "/notify", notifyBody("general", 1, true)); status != 502 || !strings.Contains(body, "x509") {
 		t.Errorf("without the certificate: %d %s", status, body)
 	}
 	<-tunnels
 	s = start("HTTPS_PROXY="+proxy.URL, "NO_PROXY=example.com", "SSL_CERT_FILE="+certificate)
-	if status, body := s.request("POST", "/notify", notifyBody("general", 1, true)); status != 502 || len(tunnels) != 0 {
+	if status, body := s.Request("POST", "/notify", notifyBody("general", 1, true)); status != 502 || len(tunnels) != 0 {
 		t.Errorf("with NO_PROXY: %d %s, %d tunnels", status, body, len(tunnels))
 	}
 }

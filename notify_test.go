@@ -13,6 +13,8 @@ import (
 	"testing/synctest"
 	"time"
 	"unicode/utf8"
+
+	"slackboard/e2e"
 )
 
 // originalConfig is a configuration of the original's, key for key.
@@ -52,7 +54,7 @@ root = ""
 
 // TestOriginal is the original's behavior, request in and payload out, with the differences that are ours.
 func TestOriginal(t *testing.T) {
-	slack := newFakeSlack(t, nil)
+	slack := e2e.NewFakeSlack(t, nil)
 	p := newInProcess(t, testConfig(t, strings.Replace(fmt.Sprintf(originalConfig, slack.URL), "[core]", "[core]\nchannel_rate = 0", 1)), newSlackClient(maxPosts))
 	text := strings.Repeat("ä", 30_000) + strings.Repeat("ö", 20_000)
 	cutText := cut(text, textLimit)
@@ -143,7 +145,7 @@ func TestOriginal(t *testing.T) {
 		{"too large", "/notify", `{"tag":"general","text":"` + strings.Repeat("x", bodyLimit) + `"}`, 413, "Request-body is larger than 1048576 bytes", nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			before := len(slack.deliveries())
+			before := len(slack.Deliveries())
 			w := p.do("POST", test.path, test.body)
 			var got answer
 			if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil {
@@ -156,10 +158,10 @@ func TestOriginal(t *testing.T) {
 				t.Errorf("got ids %v for %d posts", got.IDs, len(test.posts))
 			}
 			posts := map[string]bool{}
-			for _, d := range slack.waitForPosts(t, before+len(test.posts))[before:] {
-				posts[normal(t, d.body)] = true
-				if d.path != "/services/T0/B0/core" || d.contentType != "application/json" {
-					t.Errorf("posted to %s as %s", d.path, d.contentType)
+			for _, d := range slack.WaitForPosts(t, before+len(test.posts))[before:] {
+				posts[normal(t, d.Body)] = true
+				if d.Path != "/services/T0/B0/core" || d.ContentType != "application/json" {
+					t.Errorf("posted to %s as %s", d.Path, d.ContentType)
 				}
 			}
 			want := map[string]bool{}

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"slackboard/e2e"
 )
 
 func tagsConfig(n int) string {
@@ -43,7 +45,7 @@ func each(times, goroutines int, f func(i int)) {
 //	go test -run '^$' -bench Deliver -benchtime 5x
 func BenchmarkDeliver(b *testing.B) {
 	const messages = 5000
-	receiver := "http://" + startBare(b).addr + "/"
+	receiver := "http://" + startBare(b).Addr + "/"
 	payload := []byte(`{"channel":"#c","username":"slackboard","icon_emoji":":clipboard:","parse":"full","text":"` + strings.Repeat("x", 200) + `"}`)
 	bareClient := newSlackClient(maxPosts).client
 	var bare, ours time.Duration
@@ -74,7 +76,7 @@ func BenchmarkDeliver(b *testing.B) {
 		})
 		start = time.Now()
 		close(open)
-		poll(b, "all is delivered", func() bool { return p.stats.waiting() == 0 })
+		e2e.Poll(b, "all is delivered", func() bool { return p.stats.waiting() == 0 })
 		ours += time.Since(start)
 		p.stop()
 	}

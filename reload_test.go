@@ -19,6 +19,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"slackboard/e2e"
 )
 
 // reload changes p over to toml, and returns when it has.
@@ -210,7 +212,7 @@ func TestReloadWhileStoring(t *testing.T) {
 
 // reloadable is a server whose configuration changes.
 type reloadable struct {
-	*process
+	*e2e.Process
 	t    *testing.T
 	path string // of the configuration
 }
@@ -221,15 +223,15 @@ func (r *reloadable) reload(toml string) {
 	if err := os.WriteFile(r.path, []byte(toml), 0o600); err != nil {
 		r.t.Fatal(err)
 	}
-	before := strings.Count(r.stderr.String(), "the configuration was read again")
-	r.signal(syscall.SIGHUP)
-	poll(r.t, "the configuration is read again", func() bool {
+	before := strings.Count(r.Stderr.String(), "the configuration was read again")
+	r.Signal(syscall.SIGHUP)
+	e2e.Poll(r.t, "the configuration is read again", func() bool {
 		select {
-		case <-r.ended:
-			r.t.Fatalf("the server says %.20000s", r.stderr.String())
+		case <-r.Ended:
+			r.t.Fatalf("the server says %.20000s", r.Stderr.String())
 		default:
 		}
-		return strings.Count(r.stderr.String(), "the configuration was read again") > before
+		return strings.Count(r.Stderr.String(), "the configuration was read again") > before
 	})
 }
 
@@ -239,43 +241,43 @@ func (r *reloadable) refuse(toml string, faults ...string) {
 	if err := os.WriteFile(r.path, []byte(toml), 0o600); err != nil {
 		r.t.Fatal(err)
 	}
-	r.signal(syscall.SIGHUP)
+	r.Signal(syscall.SIGHUP)
 	for _, fault := range faults {
-		poll(r.t, fault, func() bool { return strings.Contains(r.stderr.String(), fault) })
+		e2e.Poll(r.t, fault, func() bool { return strings.Contains(r.Stderr.String(), fault) })
 	}
 }
 
 func newReloadable(t *testing.T, toml string) *reloadable {
-	s := startServer(t, toml)
-	return &reloadable{process: s, t: t, path: s.Args[len(s.Args)-1]}
+	s := e2e.StartServer(t, toml)
+	return &reloadable{Process: s, t: t, path: s.Cmd.Args[len(s.Cmd.Args)-1]}
 }
 
 func TestReloadOrNotAtAll(t *testing.T) {
-	slack := newFakeSlack(t, nil)
+	slack := e2e.NewFakeSlack(t, nil)
 	good := server1(slack.URL)
 	s := newReloadable(t, good)
 	s.refuse(strings.Replace(good, "tag = 'cron'", "tag = 'nightly'\nchanel = '#x'", 1)+"[log]\nlevel = 'loud'\n",
 		s.path+`:10: unknown key \"chanel\"`, s.path+`:13: level in [log]`)
-	if status, body := s.request("POST", "/notify", notifyBody("cron", 1, true)); status != 200 {
+	if status, body := s.Request("POST", "/notify", notifyBody("cron", 1, true)); status != 200 {
 		t.Errorf("after a bad configuration: %d %s", status, body)
 	}
 	s.refuse(good+"[log]\naccess_log = '/no/such/folder/x'\n", "log.access_log: open /no/such/folder/x")
-	if _, metrics := s.request("GET", "/metrics", ""); !strings.Contains(metrics, "\nslackboard_reload_refused 1\n") || !s.stat(t).ReloadRefused {
+	if _, metrics := s.Request("GET", "/metrics", ""); !strings.Contains(metrics, "\nslackboard_reload_refused 1\n") || !s.Stat(t).ReloadRefused {
 		t.Error("the refused reload does not show")
 	}
 	s.reload(strings.NewReplacer("127.0.0.1:0", "127.0.0.1:1", "'cron'", "'nightly'").Replace(good) + "[spool]\ndir = 'other'\n")
 	for _, want := range []string{"core.port has changed: that needs a restart", "spool.dir has changed: that needs a restart"} {
-		if !strings.Contains(s.stderr.String(), want) {
-			t.Errorf("%s does not say %s", s.stderr.String(), want)
+		if !strings.Contains(s.Stderr.String(), want) {
+			t.Errorf("%s does not say %s", s.Stderr.String(), want)
 		}
 	}
-	if s.stat(t).ReloadRefused {
+	if s.Stat(t).ReloadRefused {
 		t.Error("the reload shows as refused")
 	}
-	if status, body := s.request("POST", "/notify", notifyBody("nightly", 1, true)); status != 200 {
+	if status, body := s.Request("POST", "/notify", notifyBody("nightly", 1, true)); status != 200 {
 		t.Errorf("a new tag: %d %s", status, body)
 	}
-	if _, body := s.request("GET", "/config/app", ""); !strings.Contains(body, `port = "127.0.0.1:0"`) || !strings.Contains(body, `dir = "slackboard.spool"`) {
+	if _, body := s.Request("GET", "/config/app", ""); !strings.Contains(body, `port = "127.0.0.1:0"`) || !strings.Contains(body, `dir = "slackboard.spool"`) {
 		t.Errorf("what runs is shown as %s", body)
 	}
 }
@@ -289,8 +291,8 @@ func TestRefusedReloadReopensLogs(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.refuse(good+"level = 'loud'\n", "the old one stays")
-	s.request("GET", "/healthz", "")
-	poll(t, "a line in the new file", func() bool { b, _ := os.ReadFile(log); return len(b) > 0 })
+	s.Request("GET", "/healthz", "")
+	e2e.Poll(t, "a line in the new file", func() bool { b, _ := os.ReadFile(log); return len(b) > 0 })
 }
 
 // A reload that does not get on, here since it reads a secret from a pipe, does not keep the server from stopping.
@@ -304,15 +306,15 @@ func TestReloadThatHangs(t *testing.T) {
 	if err := os.WriteFile(s.path, []byte(good+"slack_token = 'file:"+pipe+"'\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s.signal(syscall.SIGHUP)
+	s.Signal(syscall.SIGHUP)
 	w, err := os.OpenFile(pipe, os.O_WRONLY, 0) // when the server reads
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	s.signal(syscall.SIGTERM)
-	if code := s.wait(); code != 0 {
-		t.Errorf("exit %d: %s", code, s.stderr.String())
+	s.Signal(syscall.SIGTERM)
+	if code := s.Wait(); code != 0 {
+		t.Errorf("exit %d: %s", code, s.Stderr.String())
 	}
 }
 
@@ -324,7 +326,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	if isLong() {
 		reloads = 150
 	}
-	slack := newFakeSlack(t, nil)
+	slack := e2e.NewFakeSlack(t, nil)
 	ca, pool, dir := newAuthority(t), x509.NewCertPool(), t.TempDir()
 	pool.AddCert(ca.cert)
 	log := filepath.Join(dir, "access.log")
@@ -352,7 +354,7 @@ func TestReloadUnderLoad(t *testing.T) {
 		}}
 		all.Go(func() {
 			for n := 0; !stopped.Load(); n++ {
-				req, _ := http.NewRequest("POST", "https://"+s.addr+"/notify", strings.NewReader(notifyBody("general", sender*1_000_000+n, false)))
+				req, _ := http.NewRequest("POST", "https://"+s.Addr+"/notify", strings.NewReader(notifyBody("general", sender*1_000_000+n, false)))
 				req.Header.Set("Authorization", "Bearer T")
 				resp, err := client.Do(req)
 				requests.Add(1)
@@ -361,7 +363,7 @@ func TestReloadUnderLoad(t *testing.T) {
 					t.Errorf("sender %d: %v", sender, err)
 					return
 				}
-				if body := readAll(resp.Body); resp.StatusCode != 200 {
+				if body := e2e.ReadAll(resp.Body); resp.StatusCode != 200 {
 					refused.Add(1)
 					t.Errorf("sender %d: %d %s", sender, resp.StatusCode, body)
 				}
@@ -378,15 +380,15 @@ func TestReloadUnderLoad(t *testing.T) {
 	stopped.Store(true)
 	all.Wait()
 	if t.Failed() {
-		t.Fatalf("the server says %.20000s", s.stderr.String())
+		t.Fatalf("the server says %.20000s", s.Stderr.String())
 	}
 	want := int(requests.Load() - refused.Load())
-	posts := slack.waitForPosts(t, want)
+	posts := slack.WaitForPosts(t, want)
 	arrived := map[string]int{}
 	generations := map[string]int{}
 	for _, d := range posts {
-		arrived[d.field("text")]++
-		generations[d.path]++
+		arrived[d.Field("text")]++
+		generations[d.Path]++
 	}
 	if len(arrived) != want || len(posts) != want || dropped.Load() != 0 || len(generations) != 2 {
 		t.Errorf("%d were accepted, %d connections dropped: %d posts of %d messages, %v", want, dropped.Load(), len(posts), len(arrived), generations)
@@ -394,7 +396,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	lines := 0
 	files, _ := filepath.Glob(log + "*")
 	for _, file := range files {
-		lines += bytes.Count([]byte(readFile(t, file)), []byte("\n"))
+		lines += bytes.Count([]byte(e2e.ReadFile(t, file)), []byte("\n"))
 	}
 	if lines != want || len(files) != reloads+1 {
 		t.Errorf("%d lines in %d access logs, want %d in %d", lines, len(files), want, reloads+1)
@@ -418,15 +420,15 @@ func (c watchedConn) Read(b []byte) (int, error) {
 
 // A token, a certificate and plain HTTP change over with the next request or connection.
 func TestReloadOfWhoMayPost(t *testing.T) {
-	slack := newFakeSlack(t, nil)
+	slack := e2e.NewFakeSlack(t, nil)
 	ca := newAuthority(t)
 	cert, key := ca.files(&x509.Certificate{IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
 	good := server1(slack.URL)
-	token := writeFile(t, "token", "one\n")
+	token := e2e.WriteFile(t, "token", "one\n")
 	with := func(lines string) string { return strings.Replace(good, "[core]", "[core]\n"+lines, 1) }
 	s := newReloadable(t, good)
 	send := func(flags ...string) int {
-		code, _, _ := runProgram(t, "hi", nil, "slackboard-cli", append(flags, "-t", "general", "-retry-max", "0")...)
+		code, _, _ := e2e.RunProgram(t, "hi", nil, "slackboard-cli", append(flags, "-t", "general", "-retry-max", "0")...)
 		return code
 	}
 	expect := func(what string, code int, flags ...string) {
@@ -435,19 +437,19 @@ func TestReloadOfWhoMayPost(t *testing.T) {
 			t.Errorf("%s: exit %d, want %d", what, got, code)
 		}
 	}
-	expect("open", 0, "-s", s.addr)
+	expect("open", 0, "-s", s.Addr)
 	s.reload(with("auth_token = 'file:" + token + "'"))
-	expect("no token", 1, "-s", s.addr)
-	expect("the token", 0, "-s", s.addr, "-auth", "one")
+	expect("no token", 1, "-s", s.Addr)
+	expect("the token", 0, "-s", s.Addr, "-auth", "one")
 	if err := os.WriteFile(token, []byte("two\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s.reload(with("auth_token = 'file:" + token + "'"))
-	expect("the old token", 1, "-s", s.addr, "-auth", "one")
-	expect("the new token", 0, "-s", s.addr, "-auth", "two")
+	expect("the old token", 1, "-s", s.Addr, "-auth", "one")
+	expect("the new token", 0, "-s", s.Addr, "-auth", "two")
 	s.reload(with(fmt.Sprintf("tls_cert = '%s'\ntls_key = '%s'", cert, key)))
-	expect("plain to TLS", 1, "-s", s.addr)
-	expect("TLS", 0, "-s", "https://"+s.addr, "-cacert", ca.file)
+	expect("plain to TLS", 1, "-s", s.Addr)
+	expect("TLS", 0, "-s", "https://"+s.Addr, "-cacert", ca.file)
 	s.reload(good)
-	expect("plain again", 0, "-s", s.addr)
+	expect("plain again", 0, "-s", s.Addr)
 }

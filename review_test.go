@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"slackboard/e2e"
 )
 
 // A waiting message may be dropped while a sync post of its lane is in flight; one that is in flight itself may not.
@@ -118,13 +120,13 @@ func TestPageOfAServerThatHangs(t *testing.T) {
 		t.Skip("skipped: takes long, runs with CI=true")
 	}
 	b := newBrowser(t)
-	s := startServer(t, server1("http://127.0.0.1:1"))
-	b.open("http://" + s.addr + "/ui/")
+	s := e2e.StartServer(t, server1("http://127.0.0.1:1"))
+	b.open("http://" + s.Addr + "/ui/")
 	b.wait("#sentence", "nothing waits")
-	s.signal(syscall.SIGSTOP)
+	s.Signal(syscall.SIGSTOP)
 	b.wait("#offline", "The server does not answer")
-	s.signal(syscall.SIGCONT)
-	poll(t, "it is back", func() bool { return b.js("return document.getElementById('offline').hidden") == true })
+	s.Signal(syscall.SIGCONT)
+	e2e.Poll(t, "it is back", func() bool { return b.js("return document.getElementById('offline').hidden") == true })
 }
 
 // While the disk fails, nothing is taken, and no lane goes on before what became of its head is on disk. Then all goes on.

@@ -17,6 +17,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"slackboard/e2e"
 )
 
 // What each answer means, over a real connection.
@@ -300,7 +302,7 @@ func TestRedact(t *testing.T) {
 
 // What goes over the wire to a webhook and to the Web API.
 func TestPostRequests(t *testing.T) {
-	slack := newFakeSlack(t, nil)
+	slack := e2e.NewFakeSlack(t, nil)
 	p := newInProcess(t, testConfig(t, fmt.Sprintf(`
 [core]
 channel_rate = 0
@@ -323,9 +325,9 @@ slack_token = "xoxb-1"
 		if w := p.do("POST", "/notify", notifyBody(test.tag, 1, true)); w.Code != 200 {
 			t.Errorf("%s: %d %s", test.tag, w.Code, w.Body)
 		}
-		d := slack.waitForPosts(t, i+1)[i]
-		if d.path != test.path || d.authorization != test.authorization || d.contentType != test.contentType {
-			t.Errorf("%s: got %s, %q, %s", test.tag, d.path, d.authorization, d.contentType)
+		d := slack.WaitForPosts(t, i+1)[i]
+		if d.Path != test.path || d.Authorization != test.authorization || d.ContentType != test.contentType {
+			t.Errorf("%s: got %s, %q, %s", test.tag, d.Path, d.Authorization, d.ContentType)
 		}
 	}
 }
@@ -333,16 +335,16 @@ slack_token = "xoxb-1"
 // One connection serves one message after the other, whatever Slack answers.
 func TestConnectionIsReused(t *testing.T) {
 	n := 0
-	slack := newFakeSlack(t, func(delivery) reply {
+	slack := e2e.NewFakeSlack(t, func(e2e.Delivery) e2e.Reply {
 		n++
-		return []reply{{}, {status: 500, body: strings.Repeat("<html>", 20_000)}, {status: 404, body: "no_service"}}[n%3]
+		return []e2e.Reply{{}, {Status: 500, Body: strings.Repeat("<html>", 20_000)}, {Status: 404, Body: "no_service"}}[n%3]
 	})
 	client := newSlackClient(maxPosts)
 	for range 9 {
 		client.post(t.Context(), credential{url: newSecret(slack.URL)}, []byte("{}"))
 	}
-	for _, d := range slack.deliveries() {
-		if d.remote != slack.deliveries()[0].remote {
+	for _, d := range slack.Deliveries() {
+		if d.Remote != slack.Deliveries()[0].Remote {
 			t.Fatalf("a second connection was opened")
 		}
 	}
@@ -366,7 +368,7 @@ func TestUnsure(t *testing.T) {
 			conn.Close()
 		}
 	}()
-	plain := newFakeSlack(t, nil)
+	plain := e2e.NewFakeSlack(t, nil)
 	plain.Config.ErrorLog = log.New(io.Discard, "", 0)
 	client := newSlackClient(maxPosts)
 	to := credential{url: newSecret("http://" + l.Addr().String() + "/services/SECRETPATH")}
@@ -395,7 +397,7 @@ func TestProxyRefuses(t *testing.T) {
 		403: {class: inBetween, reason: "the proxy refuses: status 403 Forbidden", unreached: true},
 		503: {class: retry, reason: "the proxy refuses: status 503 Service Unavailable", unreached: true},
 	} {
-		proxy := newFakeSlack(t, func(delivery) reply { return reply{status: status, body: "no"} })
+		proxy := e2e.NewFakeSlack(t, func(e2e.Delivery) e2e.Reply { return e2e.Reply{Status: status, Body: "no"} })
 		client := newSlackClient(maxPosts)
 		client.client.Transport.(*http.Transport).Proxy = func(*http.Request) (*url.URL, error) { return url.Parse(proxy.URL) }
 		if got := client.post(t.Context(), credential{url: newSecret("https://hooks.invalid/x")}, []byte("{}")); got != want {
@@ -405,31 +407,31 @@ func TestProxyRefuses(t *testing.T) {
 }
 
 func TestRedirectIsNotFollowed(t *testing.T) {
-	elsewhere := newFakeSlack(t, nil)
-	slack := newFakeSlack(t, nil)
+	elsewhere := e2e.NewFakeSlack(t, nil)
+	slack := e2e.NewFakeSlack(t, nil)
 	slack.Config.Handler = http.RedirectHandler(elsewhere.URL, http.StatusTemporaryRedirect)
 	out := newSlackClient(maxPosts).post(t.Context(), credential{url: newSecret(slack.URL)}, []byte("{}"))
-	if out.class != badCredential || len(elsewhere.deliveries()) != 0 {
-		t.Errorf("got %+v and %d posts elsewhere", out, len(elsewhere.deliveries()))
+	if out.class != badCredential || len(elsewhere.Deliveries()) != 0 {
+		t.Errorf("got %+v and %d posts elsewhere", out, len(elsewhere.Deliveries()))
 	}
 }
 
 // No webhook's URL or path, and no token, comes out anywhere, whatever goes wrong.
 func TestSecretsStayInside(t *testing.T) {
 	const hook, token = "/services/TSECRET1/BSECRET2/SECRET3", "xoxb-SECRET4"
-	explain := func(d delivery) string { // whole, in parts, encoded
-		text := "the URL " + d.path + " with " + d.authorization + ", " + url.QueryEscape(d.path+d.authorization) + " or " + strings.ToLower(d.path)
-		for _, c := range d.path + d.authorization {
+	explain := func(d e2e.Delivery) string { // whole, in parts, encoded
+		text := "the URL " + d.Path + " with " + d.Authorization + ", " + url.QueryEscape(d.Path+d.Authorization) + " or " + strings.ToLower(d.Path)
+		for _, c := range d.Path + d.Authorization {
 			text += fmt.Sprintf("%%%02X", c)
 		}
-		return text + " and the end " + d.path[len(d.path)/2:] + " " + strings.TrimPrefix(d.authorization, "Bearer xoxb")
+		return text + " and the end " + d.Path[len(d.Path)/2:] + " " + strings.TrimPrefix(d.Authorization, "Bearer xoxb")
 	}
-	echo := newFakeSlack(t, func(d delivery) reply { return reply{status: 404, body: explain(d)} })
-	told := newFakeSlack(t, func(d delivery) reply {
-		return reply{status: 404, body: string(encode(map[string]any{"message": explain(d), "errors": map[string]any{d.path: []string{explain(d)}}}))}
+	echo := e2e.NewFakeSlack(t, func(d e2e.Delivery) e2e.Reply { return e2e.Reply{Status: 404, Body: explain(d)} })
+	told := e2e.NewFakeSlack(t, func(d e2e.Delivery) e2e.Reply {
+		return e2e.Reply{Status: 404, Body: string(encode(map[string]any{"message": explain(d), "errors": map[string]any{d.Path: []string{explain(d)}}}))}
 	})
-	denied := newFakeSlack(t, func(d delivery) reply {
-		return reply{status: 200, body: string(encode(map[string]any{"ok": false, "error": d.path + d.authorization, "needed": d.authorization,
+	denied := e2e.NewFakeSlack(t, func(d e2e.Delivery) e2e.Reply {
+		return e2e.Reply{Status: 200, Body: string(encode(map[string]any{"ok": false, "error": d.Path + d.Authorization, "needed": d.Authorization,
 			"response_metadata": map[string]any{"messages": []string{explain(d), strings.Repeat(explain(d), 9)}}}))}
 	})
 	cfg := testConfig(t, fmt.Sprintf(`
@@ -459,7 +461,7 @@ slack_url = "%[5]s%[3]s"
 			seen.WriteString(p.do("POST", "/notify", notifyBody(tag, 1, sync)).Body.String())
 		}
 	}
-	poll(t, "five attempts that fail", func() bool {
+	e2e.Poll(t, "five attempts that fail", func() bool {
 		return strings.Count(p.logs.String(), "msg=\"delivery deferred\"")+strings.Count(p.logs.String(), "slack cannot be reached") >= 5
 	})
 	for _, path := range []string{"/config/app", "/app/config", "/stat/go", "/ui/"} {

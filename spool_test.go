@@ -22,6 +22,8 @@ import (
 	"testing/synctest"
 	"time"
 	"weak"
+
+	"slackboard/e2e"
 )
 
 // text returns a line of the log, from what it says behind its checksum and length.
@@ -179,7 +181,7 @@ func TestWriterForgets(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	poll(t, "it is forgotten", func() bool {
+	e2e.Poll(t, "it is forgotten", func() bool {
 		runtime.GC()
 		return !slices.ContainsFunc(written, func(m weak.Pointer[message]) bool { return m.Value() != nil })
 	})
@@ -361,7 +363,7 @@ func TestReportTag(t *testing.T) {
 			t.Errorf("counters: %+v", st)
 		}
 	})
-	if _, err := loadConfig(writeFile(t, "x.toml", "[core]\nslack_url='http://h.invalid/'\nreport_tag='x'\n"), purpose{}); err == nil || !strings.Contains(err.Error(), `:3: report_tag: there is no tag "x"`) {
+	if _, err := loadConfig(e2e.WriteFile(t, "x.toml", "[core]\nslack_url='http://h.invalid/'\nreport_tag='x'\n"), purpose{}); err == nil || !strings.Contains(err.Error(), `:3: report_tag: there is no tag "x"`) {
 		t.Errorf("an unknown report_tag: %v", err)
 	}
 }
@@ -502,7 +504,7 @@ func TestEarlierFormat(t *testing.T) {
 			}
 		}
 		before := snapshot(t, dir)
-		code, _, stderr := runProgram(t, "", nil, "slackboard", "-c", writeFile(t, "s.toml", server1("http://127.0.0.1:1")+"[spool]\ndir='"+dir+"'\n"))
+		code, _, stderr := e2e.RunProgram(t, "", nil, "slackboard", "-c", e2e.WriteFile(t, "s.toml", server1("http://127.0.0.1:1")+"[spool]\ndir='"+dir+"'\n"))
 		if code != 1 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, name) || !strings.Contains(stderr, "an earlier format") {
 			t.Errorf("%s: exit %d, %q", name, code, stderr)
 		}
@@ -521,7 +523,7 @@ func TestDamageWhileRunning(t *testing.T) {
 		}
 		synctest.Wait()
 		path := filepath.Join(p.cfg().spool.dir, "00000001.log")
-		data := []byte(readFile(t, path))
+		data := []byte(e2e.ReadFile(t, path))
 		at := bytes.Index(data, []byte(`"text":"1"`))
 		data[at+8] = 'X'
 		os.WriteFile(path, data, 0o600)
@@ -909,7 +911,7 @@ func TestDeadLetterHalfCarried(t *testing.T) {
 	for range 2 {
 		s := openRunning(t, dir)
 		s.pass(t, 1)
-		poll(t, "the old ones are cleaned", func() bool { return slices.Equal(s.numbers(), []uint64{9}) })
+		e2e.Poll(t, "the old ones are cleaned", func() bool { return slices.Equal(s.numbers(), []uint64{9}) })
 		for seq, attempts := range []int{1: 4, 2: 2} {
 			if _, x, err := s.read(uint64(seq)); seq > 0 && (err != nil || x.kind != 'X' || x.attempts != attempts) {
 				t.Errorf("dead letter %d: %+v, %v", seq, x, err)
@@ -926,7 +928,7 @@ func TestDamageBeforeCleaning(t *testing.T) {
 	numbers := s.add(t, 5, 100)
 	s.end(fateDead, numbers[3:]...)
 	name := filepath.Join(dir, "00000001.log")
-	data := []byte(readFile(t, name))
+	data := []byte(e2e.ReadFile(t, name))
 	for i, line := range slices.Collect(bytes.Lines(data))[:7] {
 		if i == 1 || i == 3 || i == 6 { // messages 2 and 4, and why 5 is dead
 			line[30] ^= 1
@@ -1654,7 +1656,7 @@ func TestPowerCutsInProcess(t *testing.T) {
 		for i := range 16 {
 			producers.Go(func() { p.produce(seed + uint64(cut*16+i)) })
 		}
-		poll(t, "the power is cut", func() bool { return p.s.health() != nil && strings.Contains(p.s.health().Error(), "power") })
+		e2e.Poll(t, "the power is cut", func() bool { return p.s.health() != nil && strings.Contains(p.s.health().Error(), "power") })
 		p.s.close()
 		producers.Wait()
 		removed += p.s.oldest - first

@@ -13,27 +13,28 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"slackboard/e2e"
 )
 
 func TestMetrics(t *testing.T) {
-	slack := newFakeSlack(t, func(d delivery) reply {
-		if strings.Contains(d.body, "#cron") {
-			return reply{status: 400, body: "no_text"}
+	slack := e2e.NewFakeSlack(t, func(d e2e.Delivery) e2e.Reply {
+		if strings.Contains(d.Body, "#cron") {
+			return e2e.Reply{Status: 400, Body: "no_text"}
 		}
-		return reply{}
+		return e2e.Reply{}
 	})
-	s := startServer(t, server1(slack.URL)+"[[tags]]\ntag=\"quo\\\"te \\\\ new\\nline\"\n")
-	s.request("POST", "/notify", notifyBody("general", 1, true))
-	s.request("POST", "/notify", notifyBody("cron", 1, false))
-	s.request("POST", "/notify-directly", `{"payload":{"channel":"#c","text":"x"},"sync":true}`)
-	poll(t, "one dead letter", func() bool { return s.stat(t).Dead == 1 })
-	_, text := s.request("GET", "/metrics", "")
+	s := e2e.StartServer(t, server1(slack.URL)+"[[tags]]\ntag=\"quo\\\"te \\\\ new\\nline\"\n")
+	s.Request("POST", "/notify", notifyBody("general", 1, true))
+	s.Request("POST", "/notify", notifyBody("cron", 1, false))
+	s.Request("POST", "/notify-directly", `{"payload":{"channel":"#c","text":"x"},"sync":true}`)
+	e2e.Poll(t, "one dead letter", func() bool { return s.Stat(t).Dead == 1 })
+	_, text := s.Request("GET", "/metrics", "")
 	for _, want := range []string{
 		`slackboard_accepted_total{tag="general"} 1`, `slackboard_accepted_total{tag=""} 1`, `slackboard_delivered_total{tag="general"} 1`,
 		`slackboard_dead_messages{tag="cron"} 1`, `slackboard_dropped_total{tag="cron"} 0`, `slackboard_waiting_messages{tag="quo\"te \\ new\nline"} 0`,
@@ -47,7 +48,7 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 	var vars map[string]json.RawMessage
-	_, body := s.request("GET", "/debug/vars", "")
+	_, body := s.Request("GET", "/debug/vars", "")
 	if err := json.Unmarshal([]byte(body), &vars); err != nil || vars["memstats"] == nil || vars["cmdline"] != nil || !strings.Contains(string(vars["slackboard"]), `"accepted": 3`) {
 		t.Errorf("/debug/vars: %v %.300s", err, body)
 	}
@@ -61,9 +62,9 @@ func TestMetrics(t *testing.T) {
 		if out, err := check.CombinedOutput(); err != nil || len(out) > 0 {
 			t.Errorf("promtool: %v %s", err, out)
 		}
-		_, rules, _ := strings.Cut(readFile(t, "README.md"), "```yaml\ngroups:")
+		_, rules, _ := strings.Cut(e2e.ReadFile(t, "README.md"), "```yaml\ngroups:")
 		rules, _, found := strings.Cut(rules, "```")
-		if out, err := exec.Command(promtool, "check", "rules", writeFile(t, "rules.yml", "groups:"+rules)).CombinedOutput(); err != nil || !found {
+		if out, err := exec.Command(promtool, "check", "rules", e2e.WriteFile(t, "rules.yml", "groups:"+rules)).CombinedOutput(); err != nil || !found {
 			t.Errorf("the README's alert rules: %v %s", err, out)
 		}
 	})
@@ -86,33 +87,33 @@ func TestHistogram(t *testing.T) {
 // /readyz says why nothing can be accepted, and -health asks it.
 func TestReadiness(t *testing.T) {
 	config := strings.Replace(server1("http://127.0.0.1:1"), "127.0.0.1:0", "unix:"+filepath.Join(t.TempDir(), "s"), 1) + "[spool]\nmax_bytes = 1048576\n"
-	path := writeFile(t, "s.toml", config)
+	path := e2e.WriteFile(t, "s.toml", config)
 	health := func() (int, string) {
-		code, _, stderr := runProgram(t, "", nil, "slackboard", "-c", path, "-health")
+		code, _, stderr := e2e.RunProgram(t, "", nil, "slackboard", "-c", path, "-health")
 		return code, stderr
 	}
 	if code, stderr := health(); code != 1 || !strings.Contains(stderr, "does not answer") {
 		t.Errorf("without a server: exit %d, %s", code, stderr)
 	}
-	s := startServer(t, config)
+	s := e2e.StartServer(t, config)
 	if code, stderr := health(); code != 0 || stderr != "" {
 		t.Errorf("with one: exit %d, %s", code, stderr)
 	}
 	for _, tag := range []string{"general", "cron"} {
 		for status := 200; status == 200; {
-			status, _ = s.request("POST", "/notify", `{"tag":"`+tag+`","text":"`+strings.Repeat("x", 2000)+`"}`)
+			status, _ = s.Request("POST", "/notify", `{"tag":"`+tag+`","text":"`+strings.Repeat("x", 2000)+`"}`)
 		}
 	}
-	if status, body := s.request("GET", "/readyz", ""); status != 503 || !strings.Contains(body, "the spool is full") {
+	if status, body := s.Request("GET", "/readyz", ""); status != 503 || !strings.Contains(body, "the spool is full") {
 		t.Errorf("full: %d %s", status, body)
 	}
-	if status, _ := s.request("GET", "/healthz", ""); status != 200 {
+	if status, _ := s.Request("GET", "/healthz", ""); status != 200 {
 		t.Errorf("/healthz: %d", status)
 	}
 	if code, stderr := health(); code != 1 || !strings.Contains(stderr, "not ready: ") {
 		t.Errorf("full: exit %d, %s", code, stderr)
 	}
-	if st := s.stat(t); st.State != "full" || !strings.Contains(st.Sentence, "the spool is full") {
+	if st := s.Stat(t); st.State != "full" || !strings.Contains(st.Sentence, "the spool is full") {
 		t.Errorf("the sentence: %s %s", st.State, st.Sentence)
 	}
 }
@@ -198,20 +199,6 @@ slack_url = 'http://127.0.0.1:1/gone'
 	})
 }
 
-// addsUp checks the sum of the table: what came in is what became of it.
-func (st *appStat) addsUp(t testing.TB) {
-	t.Helper()
-	sum := int64(0)
-	for _, f := range reflect.VisibleFields(reflect.TypeFor[numbers]()) {
-		if sign, err := strconv.ParseInt(f.Tag.Get("sum"), 10, 64); err == nil {
-			sum += sign * reflect.ValueOf(st.numbers).FieldByIndex(f.Index).Int()
-		}
-	}
-	if sum != 0 {
-		t.Errorf("the counters do not add up: %+v", st.numbers)
-	}
-}
-
 // manyWait returns a server with n tags that fail, each with one message of size bytes, that posts nothing.
 func manyWait(t testing.TB, n, size int) *inProcess {
 	t.Helper()
@@ -243,7 +230,7 @@ func TestStatReadsOneMessage(t *testing.T) {
 	const size = 200_000
 	p := manyWait(t, 50, size)
 	read := func() (n int) {
-		_, rest, _ := strings.Cut(readFile(t, "/proc/self/io"), "rchar: ")
+		_, rest, _ := strings.Cut(e2e.ReadFile(t, "/proc/self/io"), "rchar: ")
 		fmt.Sscan(rest, &n)
 		return n
 	}
@@ -343,19 +330,19 @@ func TestEveryCounter(t *testing.T) {
 	p := newInProcess(t, cfg, slack)
 	send(p, "#a", "bad")
 	send(p, "#b", "limited")
-	poll(t, "all is tried", func() bool { st := p.stat(t); return st.Dead == 1 && st.RateLimited == 1 })
+	e2e.Poll(t, "all is tried", func() bool { st := p.stat(t); return st.Dead == 1 && st.RateLimited == 1 })
 	p.stop()
 	files, _ := filepath.Glob(filepath.Join(cfg.spool.dir, "*.log"))
 	for _, log := range files {
-		if err := os.WriteFile(log, []byte(strings.Replace(readFile(t, log), "limited", "LIMITED", 1)), 0o600); err != nil {
+		if err := os.WriteFile(log, []byte(strings.Replace(e2e.ReadFile(t, log), "limited", "LIMITED", 1)), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	p = newInProcess(t, cfg, slack)
 	send(p, "#c", "again")
 	send(p, "#d", "limited")
-	poll(t, "it is delivered, the second time", func() bool { return p.stat(t).Retries > 0 && p.stat(t).Delivered > 0 })
-	poll(t, "the damaged one is found", func() bool { return p.stat(t).Damaged > 0 })
+	e2e.Poll(t, "it is delivered, the second time", func() bool { return p.stat(t).Retries > 0 && p.stat(t).Delivered > 0 })
+	e2e.Poll(t, "the damaged one is found", func() bool { return p.stat(t).Damaged > 0 })
 	for _, state := range []string{"waiting", "dead"} {
 		var list struct{ Messages []messageView }
 		if err := json.Unmarshal(p.operator("GET", "/messages?state="+state).Body.Bytes(), &list); err != nil || len(list.Messages) == 0 {
@@ -367,7 +354,7 @@ func TestEveryCounter(t *testing.T) {
 	}
 	send(p, "#d", "limited")
 	send(p, "#a", "bad")
-	poll(t, "it is dead", func() bool { return p.stat(t).Dead > 0 })
+	e2e.Poll(t, "it is dead", func() bool { return p.stat(t).Dead > 0 })
 	guarded := *cfg
 	guarded.core.authToken = newSecret("T0KEN")
 	p.config.Store(&guarded)

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"slackboard/e2e"
 )
 
 const stormConfig = `
@@ -360,37 +362,35 @@ func TestStormEndToEnd(t *testing.T) {
 	var mu sync.Mutex
 	var last time.Time
 	limited, seen := 0, 0
-	slack := newFakeSlack(t, func(d delivery) reply {
+	slack := e2e.NewFakeSlack(t, func(d e2e.Delivery) e2e.Reply {
 		mu.Lock()
 		defer mu.Unlock()
 		if time.Since(last) < time.Second {
 			limited++
-			return reply{status: 429, retryAfter: "1", body: "rate_limited"}
+			return e2e.Reply{Status: 429, RetryAfter: "1", Body: "rate_limited"}
 		}
 		last = time.Now()
 		var post stormPost
-		json.Unmarshal([]byte(d.body), &post)
+		json.Unmarshal([]byte(d.Body), &post)
 		seen += len(post.texts())
-		return reply{}
+		return e2e.Reply{}
 	})
-	s := startServer(t, strings.Replace(server1(slack.URL), "channel_rate = 0", "channel_rate = 1", 1))
+	s := e2e.StartServer(t, strings.Replace(server1(slack.URL), "channel_rate = 0", "channel_rate = 1", 1))
 	n, start := 60, time.Now()
 	var senders sync.WaitGroup
 	for host := range 10 {
 		senders.Go(func() {
 			for i := range n / 10 {
-				s.request("POST", "/notify", fmt.Sprintf(`{"tag":"general","text":"%d of %[2]d","host":"web-%[2]d"}`, i, host))
+				s.Request("POST", "/notify", fmt.Sprintf(`{"tag":"general","text":"%d of %[2]d","host":"web-%[2]d"}`, i, host))
 			}
 		})
 	}
 	senders.Wait()
-	poll(t, "all is delivered", func() bool {
-		_, body := s.request("GET", "/stat/app", "")
-		var st appStat
-		json.Unmarshal([]byte(body), &st)
+	e2e.Poll(t, "all is delivered", func() bool {
+		st := s.Stat(t)
 		return st.Delivered == int64(n) && st.Accepted == int64(n)
 	})
-	t.Logf("%d messages in %d posts, %v, %d times 429", n, len(slack.deliveries()), time.Since(start).Round(time.Millisecond), limited)
+	t.Logf("%d messages in %d posts, %v, %d times 429", n, len(slack.Deliveries()), time.Since(start).Round(time.Millisecond), limited)
 	if limited > 2 {
 		t.Errorf("%d times 429, want 2 at most", limited)
 	}

@@ -15,11 +15,13 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"slackboard/e2e"
 )
 
 // The sockets that systemd has opened serve, both of them; those that wait in their queue before the start, too.
 func TestSocketActivation(t *testing.T) {
-	slack := newFakeSlack(t, nil)
+	slack := e2e.NewFakeSlack(t, nil)
 	tcp, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -35,38 +37,38 @@ func TestSocketActivation(t *testing.T) {
 	}
 	body := notifyBody("general", 0, true)
 	fmt.Fprintf(early, "POST /notify HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
-	config := writeFile(t, "slackboard.toml", strings.Replace(server1(slack.URL), "127.0.0.1:0", "unix:/no/such/folder/s", 1))
+	config := e2e.WriteFile(t, "slackboard.toml", strings.Replace(server1(slack.URL), "127.0.0.1:0", "unix:/no/such/folder/s", 1))
 	start := func(pid string) *exec.Cmd {
-		cmd := exec.Command("sh", "-c", "LISTEN_PID="+pid+" LISTEN_FDS=2 exec "+filepath.Join(binaries, "slackboard")+" -c "+config)
+		cmd := exec.Command("sh", "-c", "LISTEN_PID="+pid+" LISTEN_FDS=2 exec "+e2e.Program("slackboard")+" -c "+config)
 		cmd.Dir = t.TempDir()
 		a, _ := tcp.(*net.TCPListener).File()
 		b, _ := unix.(*net.UnixListener).File()
 		cmd.ExtraFiles = []*os.File{a, b}
 		return cmd
 	}
-	s := startServerIn(t, start("$$"))
+	s := e2e.StartServerIn(t, start("$$"))
 	if answer, _ := io.ReadAll(early); !strings.HasPrefix(string(answer), "HTTP/1.1 200 OK") {
 		t.Errorf("the request before the start got %s", answer)
 	}
 	for _, server := range []string{tcp.Addr().String(), "unix:" + socket} {
-		if code, _, stderr := runProgram(t, "hi", nil, "slackboard-cli", "-s", server, "-t", "general", "-sync"); code != 0 {
+		if code, _, stderr := e2e.RunProgram(t, "hi", nil, "slackboard-cli", "-s", server, "-t", "general", "-sync"); code != 0 {
 			t.Errorf("%s: %d %s", server, code, stderr)
 		}
 	}
-	s.signal(syscall.SIGTERM)
-	if code := s.wait(); code != 0 {
+	s.Signal(syscall.SIGTERM)
+	if code := s.Wait(); code != 0 {
 		t.Errorf("exit %d", code)
 	}
 	if _, err := os.Stat(socket); err != nil {
 		t.Errorf("the socket is systemd's: %v", err)
 	}
-	if other := startProcess(t, start("1")); other.wait() != 1 || !strings.Contains(other.stderr.String(), "/no/such/folder") {
-		t.Errorf("somebody else's sockets were taken: %s", other.stderr.String())
+	if other := e2e.StartProcess(t, start("1")); other.Wait() != 1 || !strings.Contains(other.Stderr.String(), "/no/such/folder") {
+		t.Errorf("somebody else's sockets were taken: %s", other.Stderr.String())
 	}
 	cmd := start("$$")
 	cmd.ExtraFiles = []*os.File{os.Stdin, os.Stdin}
-	if other := startProcess(t, cmd); other.wait() != 1 || !strings.Contains(other.stderr.String(), "file descriptor 3, from systemd, is no listening socket") {
-		t.Errorf("no socket: %s", other.stderr.String())
+	if other := e2e.StartProcess(t, cmd); other.Wait() != 1 || !strings.Contains(other.Stderr.String(), "file descriptor 3, from systemd, is no listening socket") {
+		t.Errorf("no socket: %s", other.Stderr.String())
 	}
 }
 
@@ -91,7 +93,7 @@ func newServiceManager(t *testing.T) *serviceManager {
 // next wants the next report to match, and returns what the first group of want matched.
 func (m *serviceManager) next(want string) (group string) {
 	m.t.Helper()
-	m.SetReadDeadline(time.Now().Add(patience))
+	m.SetReadDeadline(time.Now().Add(e2e.Patience))
 	b := make([]byte, 8192)
 	n, err := m.Read(b)
 	match := regexp.MustCompile(want).FindStringSubmatch(string(b[:n]))
@@ -104,15 +106,15 @@ func (m *serviceManager) next(want string) (group string) {
 
 func TestTellsSystemd(t *testing.T) {
 	t.Parallel() // it waits
-	slack := newFakeSlack(t, func(delivery) reply { return reply{status: 503} })
+	slack := e2e.NewFakeSlack(t, func(e2e.Delivery) e2e.Reply { return e2e.Reply{Status: 503} })
 	manager := newServiceManager(t)
 	good := server1(slack.URL)
-	path := writeFile(t, "slackboard.toml", good)
-	cmd := exec.Command(filepath.Join(binaries, "slackboard"), "-c", path)
+	path := e2e.WriteFile(t, "slackboard.toml", good)
+	cmd := exec.Command(e2e.Program("slackboard"), "-c", path)
 	cmd.Dir, cmd.Env = t.TempDir(), append(os.Environ(), "NOTIFY_SOCKET="+manager.socket)
-	s := startServerIn(t, cmd)
+	s := e2e.StartServerIn(t, cmd)
 	manager.next(`^READY=1$`)
-	if status, _ := s.request("POST", "/notify", notifyBody("general", 1, false)); status != 200 {
+	if status, _ := s.Request("POST", "/notify", notifyBody("general", 1, false)); status != 200 {
 		t.Errorf("not served after READY: %d", status)
 	}
 	reload := func(config, want string) {
@@ -121,7 +123,7 @@ func TestTellsSystemd(t *testing.T) {
 			t.Fatal(err)
 		}
 		before := monotonicTime()
-		s.signal(syscall.SIGHUP)
+		s.Signal(syscall.SIGHUP)
 		usec, _ := strconv.ParseInt(manager.next(`^RELOADING=1\nMONOTONIC_USEC=(\d+)$`), 10, 64)
 		if at := time.Duration(usec) * time.Microsecond; at < before.Truncate(time.Microsecond) || at > monotonicTime() {
 			t.Errorf("reloaded at %v, not between %v and %v", at, before, monotonicTime())
@@ -133,9 +135,9 @@ func TestTellsSystemd(t *testing.T) {
 	if isLong() {
 		manager.next(`^STATUS=the last reload was refused, .*; #general (fails|cannot be reached) since .*; 1 wait, the oldest since `)
 	}
-	s.signal(syscall.SIGTERM)
+	s.Signal(syscall.SIGTERM)
 	manager.next(`^STOPPING=1$`)
-	s.wait()
+	s.Wait()
 }
 
 // A value begins no assignment of its own, whatever is in it, and a manager that does not read holds up nobody.
@@ -159,7 +161,7 @@ func TestTellsSystemdOneLine(t *testing.T) {
 // readmeBlock returns the README's block of that kind that contains text.
 func readmeBlock(t *testing.T, kind, text string) string {
 	t.Helper()
-	for _, block := range strings.Split(readFile(t, "README.md"), "```"+kind+"\n")[1:] {
+	for _, block := range strings.Split(e2e.ReadFile(t, "README.md"), "```"+kind+"\n")[1:] {
 		if block, _, _ := strings.Cut(block, "```"); strings.Contains(block, text) {
 			return block
 		}
@@ -176,7 +178,7 @@ func TestReadmeUnit(t *testing.T) {
 	dir := t.TempDir()
 	program := regexp.MustCompile(`/usr/local/bin/slackboard`)
 	for name, text := range map[string]string{"slackboard.service": "Type=notify", "slackboard.socket": "ListenStream="} {
-		unit := program.ReplaceAllString(readmeBlock(t, "ini", text), filepath.Join(binaries, "slackboard"))
+		unit := program.ReplaceAllString(readmeBlock(t, "ini", text), e2e.Program("slackboard"))
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(unit), 0o644); err != nil {
 			t.Fatal(err)
 		}

@@ -22,6 +22,8 @@ import (
 	"testing"
 	"time"
 	"unicode/utf8"
+
+	"slackboard/e2e"
 )
 
 // browser is a session of Chromium.
@@ -36,10 +38,10 @@ func newBrowser(t testing.TB) *browser {
 	if err != nil {
 		t.Skip("skipped: there is no chromedriver here (Debian: chromium-driver)")
 	}
-	p := startProcess(t, exec.Command(driver, "--port=0"))
+	p := e2e.StartProcess(t, exec.Command(driver, "--port=0"))
 	var port string
-	poll(t, "chromedriver starts", func() bool {
-		_, rest, found := strings.Cut(p.stdout.String(), "started successfully on port ")
+	e2e.Poll(t, "chromedriver starts", func() bool {
+		_, rest, found := strings.Cut(p.Stdout.String(), "started successfully on port ")
 		port, _, found = strings.Cut(rest, ".")
 		return found
 	})
@@ -71,7 +73,7 @@ func (b *browser) call(method, path string, body, value any) {
 		b.t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	text := readAll(resp.Body)
+	text := e2e.ReadAll(resp.Body)
 	if resp.StatusCode != 200 {
 		b.t.Fatalf("%s %s: %s", method, path, text)
 	}
@@ -124,7 +126,7 @@ func (b *browser) wait(css, text string) {
 			b.t.Logf("%s shows %.500q", css, shown)
 		}
 	}()
-	poll(b.t, fmt.Sprintf("%s shows %q", css, text), func() bool {
+	e2e.Poll(b.t, fmt.Sprintf("%s shows %q", css, text), func() bool {
 		shown = b.js("return [...document.querySelectorAll(arguments[0])].map(e => e.innerText).join('\\n')", css)
 		return strings.Contains(fmt.Sprint(shown), text)
 	})
@@ -310,7 +312,7 @@ func TestPageLooks(t *testing.T) {
 		p.send("ops", []string{"info", "warn", "crit", ""}[i%4], fmt.Sprint("disk of web-", i), text, "web-01.example")
 	}
 	p.send("cdn", "warn", "cache", "hit rate is 61 %", "edge-1.example")
-	poll(t, "the token pauses", func() bool { return len(p.inProcess.stat(t).Paused) > 0 })
+	e2e.Poll(t, "the token pauses", func() bool { return len(p.inProcess.stat(t).Paused) > 0 })
 	p.send("edge", "crit", "", "On call: TLS handshake fails in fra1", "edge-2.example")
 	p.send("billing", "info", "invoices", "2,310 invoices are out", "billing.example")
 	for i := range 300 {
@@ -324,7 +326,7 @@ func TestPageLooks(t *testing.T) {
 	p.send(injection, "crit", injection, injection, injection)
 	direct := map[string]string{"channel": "#" + strings.Repeat("d", 79), "text": "direct " + injection}
 	p.inProcess.do("POST", "/notify-directly", string(encode(map[string]any{"payload": direct})))
-	poll(t, "dead letters", func() bool { return p.inProcess.stat(t).Dead == 2 })
+	e2e.Poll(t, "dead letters", func() bool { return p.inProcess.stat(t).Dead == 2 })
 	p.open(p.url)
 	p.wait("#trouble", "channel_not_found")
 	p.look("overview")
@@ -376,7 +378,7 @@ func TestPage(t *testing.T) {
 	}
 	p.inProcess.do("POST", "/notify-directly", string(encode(map[string]any{"payload": map[string]any{
 		"channel": injection, "username": injection, "attachments": []any{map[string]string{"text": injection}}}})))
-	poll(t, "dead letters", func() bool { return p.inProcess.stat(t).Dead == 2 })
+	e2e.Poll(t, "dead letters", func() bool { return p.inProcess.stat(t).Dead == 2 })
 	p.wait("#news", "2 dead")
 	p.wait("#news", "#db fails")
 	p.click("#noted")
@@ -411,9 +413,9 @@ func TestPage(t *testing.T) {
 	p.click(".detail .tools button[aria-label^='Send again: message']")
 	p.click("#ask-yes")
 	p.wait("#note", "1 message: put at the end of its queue")
-	poll(t, "one dead letter is delivered", func() bool { return p.inProcess.stat(t).Dead == 1 })
+	e2e.Poll(t, "one dead letter is delivered", func() bool { return p.inProcess.stat(t).Dead == 1 })
 	p.call("POST", "/back", nil, nil)
-	poll(t, "Back closes the message", func() bool { return p.js("return !document.querySelector('.detail')") == true })
+	e2e.Poll(t, "Back closes the message", func() bool { return p.js("return !document.querySelector('.detail')") == true })
 
 	// Many at once: the number stands in the question and in the answer.
 	p.open(p.url + "#messages?tag=billing&state=dead")
@@ -463,7 +465,7 @@ func TestPageShowsPause(t *testing.T) {
 	slack := &answers{to: map[string]outcome{"#cdn": limit}}
 	p := newPageServer(t, nightly(t), slack)
 	p.send("cdn", "", "", "cache", "")
-	poll(t, "the token pauses", func() bool { return len(p.inProcess.stat(t).Paused) > 0 })
+	e2e.Poll(t, "the token pauses", func() bool { return len(p.inProcess.stat(t).Paused) > 0 })
 	p.open(p.url + "#overview?q=edge")
 	const pause = `this token pauses until `
 	p.wait("#tag-rows", "in 14 min: slack's rate limit, met by #cdn") // nothing waits for it yet
@@ -511,7 +513,7 @@ func TestPageTellsByItself(t *testing.T) {
 	}
 	p.look("news")
 	p.click("#noted")
-	poll(t, "noted trouble goes", func() bool { return p.js("return document.getElementById('news').hidden") == true })
+	e2e.Poll(t, "noted trouble goes", func() bool { return p.js("return document.getElementById('news').hidden") == true })
 	icon := p.js("return document.getElementById('icon').href")
 
 	p.js(`window.setTimeout = (real => (f, ms) => { window.waits = ms; return real(f, ms / 100) })(window.setTimeout);
@@ -519,7 +521,7 @@ func TestPageTellsByItself(t *testing.T) {
 	for range 3 {
 		p.send("billing", "", "", "x", "")
 	}
-	poll(t, "the title of a hidden tab", func() bool {
+	e2e.Poll(t, "the title of a hidden tab", func() bool {
 		return p.js("return document.title") == "(1 failing, 3 dead) Slackboard"
 	})
 	if waits := p.js("return window.waits"); fmt.Sprint(waits) != "30000" {
@@ -545,7 +547,7 @@ func TestPageTellsByItself(t *testing.T) {
 	p.web.Config.Handler.(*switched).Store(login)
 	p.wait("#offline", "something in between does. What is shown is from 20")
 	p.web.Config.Handler.(*switched).Store(p.http)
-	poll(t, "it is back", func() bool { return p.js("return document.getElementById('offline').hidden") == true })
+	e2e.Poll(t, "it is back", func() bool { return p.js("return document.getElementById('offline').hidden") == true })
 	p.web.CloseClientConnections()
 	p.web.Close()
 	p.wait("#offline", "The server does not answer: there is no connection.")
@@ -689,7 +691,7 @@ func TestPageBelowPath(t *testing.T) {
 		return p.stats.Unauthorized
 	}
 	before, polls := refused(), strings.Count(p.out.String(), "/stat/app")
-	poll(t, "the page asks again", func() bool { return strings.Count(p.out.String(), "/stat/app") > polls+1 })
+	e2e.Poll(t, "the page asks again", func() bool { return strings.Count(p.out.String(), "/stat/app") > polls+1 })
 	if n := refused() - before; n != 0 {
 		t.Errorf("the browser asked %d times without the token, once it had it", n)
 	}
@@ -782,7 +784,7 @@ func TestPageHeaders(t *testing.T) {
 func TestPageIsSmall(t *testing.T) {
 	lines := 0
 	for _, name := range []string{"index.html", "style.css", "app.js"} {
-		content := readFile(t, "ui/"+name)
+		content := e2e.ReadFile(t, "ui/"+name)
 		for line := range strings.Lines(content) {
 			if strings.TrimSpace(line) != "" {
 				lines++
@@ -806,18 +808,18 @@ func TestPageIsSmall(t *testing.T) {
 
 // [ui] root serves a folder instead.
 func TestPageOfOnesOwn(t *testing.T) {
-	dir := filepath.Dir(writeFile(t, "index.html", "<h1>mine</h1>"))
-	s := startServer(t, server1("http://127.0.0.1:1")+"[ui]\nroot='"+dir+"'\n")
+	dir := filepath.Dir(e2e.WriteFile(t, "index.html", "<h1>mine</h1>"))
+	s := e2e.StartServer(t, server1("http://127.0.0.1:1")+"[ui]\nroot='"+dir+"'\n")
 	for path, want := range map[string]string{"/ui/": "<h1>mine</h1>", "/ui": "<h1>mine</h1>", "/": "<h1>mine</h1>"} {
-		if status, body := s.request("GET", path, ""); status != 200 || body != want {
+		if status, body := s.Request("GET", path, ""); status != 200 || body != want {
 			t.Errorf("%s: %d %s", path, status, body)
 		}
 	}
-	s = startServer(t, server1("http://127.0.0.1:1")+"[ui]\nroot='/nowhere'\n")
-	if status, body := s.request("GET", "/ui/", ""); status != 200 || !strings.Contains(body, "<h1>Slackboard</h1>") || !strings.Contains(s.stderr.String(), "/nowhere is not a folder") {
-		t.Errorf("the built-in page: %d %s", status, s.stderr.String())
+	s = e2e.StartServer(t, server1("http://127.0.0.1:1")+"[ui]\nroot='/nowhere'\n")
+	if status, body := s.Request("GET", "/ui/", ""); status != 200 || !strings.Contains(body, "<h1>Slackboard</h1>") || !strings.Contains(s.Stderr.String(), "/nowhere is not a folder") {
+		t.Errorf("the built-in page: %d %s", status, s.Stderr.String())
 	}
-	if status, body := s.request("GET", "/ui/nothing", ""); status != 404 || !strings.Contains(body, `"message"`) {
+	if status, body := s.Request("GET", "/ui/nothing", ""); status != 404 || !strings.Contains(body, `"message"`) {
 		t.Errorf("/ui/nothing: %d %s", status, body)
 	}
 }

@@ -1,10 +1,10 @@
 //go:build unix
 
-package main
+package e2e
 
 import "syscall"
 
-// asNobody runs a process without privileges.
-func asNobody() *syscall.SysProcAttr {
+// AsNobody runs a process without privileges.
+func AsNobody() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 }

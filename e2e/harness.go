@@ -1,0 +1,461 @@
+// Package e2e tests the built programs from outside: a server is a process, Slack is a fake one.
+// This file has what the tests of all folders share: the built programs, processes, the fake Slack, waiting, files.
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+var folder string // of the built programs; Main sets it
+
+// Main runs the tests of a package: it builds the programs first, and fails if the tests leave processes behind.
+func Main(m *testing.M) {
+	dir, err := os.MkdirTemp("", "slackboard-test")
+	if err != nil {
+		panic(err)
+	}
+	folder = dir
+	build := exec.Command("go", "build", "-o", dir+"/", "slackboard/...")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
+		os.Exit(1)
+	}
+	adoptOrphans()
+	code := m.Run()
+	if left := endLeftovers(); len(left) > 0 {
+		fmt.Fprintf(os.Stderr, "the tests left processes behind:\n%s\n", strings.Join(left, "\n"))
+		code = max(code, 1)
+	}
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// Binaries returns the folder with the three programs, as a user builds them.
+func Binaries() string { return folder }
+
+// Program returns the path of a built program.
+func Program(name string) string { return filepath.Join(folder, name) }
+
+// Process is a program under test.
+type Process struct {
+	Cmd    *exec.Cmd
+	T      testing.TB
+	Addr   string // of a server, from its log
+	Stdout Buffer
+	Stderr Buffer
+	Ended  chan struct{}
+	once   sync.Once
+}
+
+// StartProcess starts cmd. It is killed when the test ends.
+func StartProcess(t testing.TB, cmd *exec.Cmd) *Process {
+	t.Helper()
+	p := &Process{Cmd: cmd, T: t, Ended: make(chan struct{})}
+	if cmd.Stdout == nil {
+		cmd.Stdout = &p.Stdout
+	}
+	if cmd.Stderr == nil {
+		cmd.Stderr = &p.Stderr
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { cmd.Wait(); close(p.Ended) }()
+	t.Cleanup(func() { p.Kill() })
+	return p
+}
+
+// StartServer starts the built slackboard on a free port, or as config says, and returns once it listens. Its spool is
+// in a folder of its own, unless config says otherwise.
+func StartServer(t testing.TB, config string, flags ...string) *Process {
+	t.Helper()
+	path := WriteFile(t, "slackboard.toml", config)
+	cmd := exec.Command(Program("slackboard"), append(flags, "-c", path)...)
+	cmd.Dir = filepath.Dir(path)
+	return StartServerIn(t, cmd)
+}
+
+// StartServerIn starts a server by cmd, and returns once it listens.
+func StartServerIn(t testing.TB, cmd *exec.Cmd) *Process {
+	t.Helper()
+	p := StartProcess(t, cmd)
+	Poll(t, "listening on …, from "+cmd.String(), func() bool {
+		_, rest, found := strings.Cut(p.Stderr.String(), "listening on ")
+		if !found {
+			select {
+			case <-p.Ended:
+				t.Fatalf("%s ended: %s", cmd, p.Stderr.String())
+			default:
+			}
+			return false
+		}
+		var complete bool
+		p.Addr, _, complete = strings.Cut(rest, `"`)
+		return complete
+	})
+	return p
+}
+
+// RunProgram runs one of the built programs to its end.
+func RunProgram(t testing.TB, stdin string, env []string, name string, args ...string) (
+	code int, stdout, stderr string,
+) {
+	t.Helper()
+	cmd := exec.Command(Program(name), args...)
+	cmd.Stdin = strings.NewReader(stdin)
+	cmd.Env = append(os.Environ(), env...)
+	p := StartProcess(t, cmd)
+	code = p.Wait()
+	return code, p.Stdout.String(), p.Stderr.String()
+}
+
+// Signal sends a signal.
+func (p *Process) Signal(s os.Signal) {
+	p.T.Helper()
+	if err := p.Cmd.Process.Signal(s); err != nil {
+		p.T.Fatal(err)
+	}
+}
+
+// Wait waits for the end of the process and returns its exit status, -1 if a signal ended it.
+func (p *Process) Wait() int {
+	p.T.Helper()
+	select {
+	case <-p.Ended:
+		return p.Cmd.ProcessState.ExitCode()
+	case <-time.After(60 * time.Second):
+		p.Cmd.Process.Signal(syscall.SIGQUIT)
+		<-p.Ended
+		p.T.Fatalf("%s did not end: %s", p.Cmd, p.Stderr.String())
+		return -1
+	}
+}
+
+// Kill kills the process, and returns once it is gone.
+func (p *Process) Kill() {
+	p.once.Do(func() {
+		p.Cmd.Process.Kill()
+		<-p.Ended
+	})
+}
+
+// IsAlive returns once the server answers.
+func (p *Process) IsAlive() {
+	p.T.Helper()
+	Poll(p.T, "/healthz answers", func() bool { status, _ := p.Request("GET", "/healthz", ""); return status == 200 })
+}
+
+// Client returns an HTTP client for the server's address, and the URL to use with it.
+func (p *Process) Client() (*http.Client, string) {
+	if !strings.HasPrefix(p.Addr, "/") {
+		return http.DefaultClient, "http://" + p.Addr
+	}
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", p.Addr)
+	}
+	return &http.Client{Transport: &http.Transport{DialContext: dial}}, "http://unix"
+}
+
+// Request returns status and body of a request to the server, 0 if there was no answer.
+func (p *Process) Request(method, path, body string) (int, string) {
+	client, base := p.Client()
+	req, err := http.NewRequest(method, base+path, strings.NewReader(body))
+	if err != nil {
+		p.T.Fatal(err)
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return 0, err.Error()
+	}
+	return resp.StatusCode, string(text)
+}
+
+// Ask makes a request of p with headers, "Name: value" each.
+func (p *Process) Ask(t *testing.T, method, path, body string, headers ...string) (*http.Response, string) {
+	t.Helper()
+	req, err := http.NewRequest(method, "http://"+p.Addr+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, header := range headers {
+		name, value, _ := strings.Cut(header, ": ")
+		if req.Header.Set(name, value); name == "Host" {
+			req.Host = value
+		}
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	return resp, ReadAll(resp.Body)
+}
+
+// Stat returns the counters of a server, after it has checked that they add up.
+func (p *Process) Stat(t testing.TB) Stat {
+	t.Helper()
+	status, body := p.Request("GET", "/stat/app", "")
+	if status != 200 {
+		t.Fatalf("/stat/app: %d %s", status, body)
+	}
+	return ReadStat(t, []byte(body))
+}
+
+// Stat is what the tests read of the answer of /stat/app.
+type Stat struct {
+	Accepted      int64  `json:"accepted"`
+	FoundAtStart  int64  `json:"found_at_start"`
+	Delivered     int64  `json:"delivered"`
+	Dropped       int64  `json:"dropped"`
+	Waiting       int64  `json:"waiting"`
+	Dead          int64  `json:"dead"`
+	Damaged       int64  `json:"damaged"`
+	Posts         int64  `json:"posts"`
+	Retries       int64  `json:"retries"`
+	RateLimited   int64  `json:"rate_limited"`
+	ReloadRefused bool   `json:"reload_refused"`
+	State         string `json:"state"`
+	Sentence      string `json:"sentence"`
+}
+
+// ReadStat reads the answer of /stat/app and checks that its counters add up: each message that came in was delivered
+// or dropped, or waits, or is a dead letter.
+func ReadStat(t testing.TB, body []byte) (st Stat) {
+	t.Helper()
+	if err := json.Unmarshal(body, &st); err != nil {
+		t.Fatalf("/stat/app: %v: %.300s", err, body)
+	}
+	if in, out := st.Accepted+st.FoundAtStart, st.Delivered+st.Dropped+st.Waiting+st.Dead; in != out {
+		t.Errorf("the counters do not add up: %d messages came in, %d are counted: %+v", in, out, st)
+	}
+	return st
+}
+
+// Delivery is one request that the fake Slack was given.
+type Delivery struct {
+	At            time.Time
+	Path          string
+	Authorization string
+	ContentType   string
+	Remote        string
+	Body          string
+}
+
+// Field returns a string of the payload, "" where there is none.
+func (d Delivery) Field(key string) string {
+	var m map[string]any
+	json.Unmarshal([]byte(d.Body), &m)
+	s, _ := m[key].(string)
+	return s
+}
+
+// Reply is what the fake Slack answers. The zero one is 200 ok.
+type Reply struct {
+	Status     int
+	Body       string
+	RetryAfter string
+	Hang       bool // until the client hangs up or the test ends
+}
+
+// FakeSlack records what it is given and answers by script.
+type FakeSlack struct {
+	*httptest.Server
+	mu     sync.Mutex
+	got    []Delivery
+	script func(Delivery) Reply
+	begun  int           // requests that came in
+	change chan struct{} // closed and renewed when got grows
+	done   chan struct{}
+}
+
+// NewFakeSlack starts a Slack that answers by script, ok without one.
+func NewFakeSlack(t testing.TB, script func(Delivery) Reply) *FakeSlack {
+	t.Helper()
+	f := &FakeSlack{script: script, change: make(chan struct{}), done: make(chan struct{})}
+	f.Server = httptest.NewServer(f)
+	t.Cleanup(func() {
+		close(f.done)
+		f.CloseClientConnections()
+		f.Close()
+	})
+	return f
+}
+
+func (f *FakeSlack) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return // a client that was killed while it wrote has posted nothing
+	}
+	d := Delivery{
+		At:            time.Now(),
+		Path:          r.URL.Path,
+		Authorization: r.Header.Get("Authorization"),
+		ContentType:   r.Header.Get("Content-Type"),
+		Remote:        r.RemoteAddr,
+		Body:          string(body),
+	}
+	f.mu.Lock()
+	f.begun++
+	script := f.script
+	f.mu.Unlock()
+	var re Reply
+	if script != nil {
+		re = script(d)
+	}
+	f.mu.Lock()
+	f.got = append(f.got, d)
+	close(f.change)
+	f.change = make(chan struct{})
+	f.mu.Unlock()
+	if re.Hang {
+		select {
+		case <-r.Context().Done():
+		case <-f.done:
+		}
+		return
+	}
+	if re.RetryAfter != "" {
+		w.Header().Set("Retry-After", re.RetryAfter)
+	}
+	if re.Status == 0 {
+		re.Status, re.Body = 200, "ok"
+		if strings.HasSuffix(d.Path, "chat.postMessage") {
+			re.Body = `{"ok":true}`
+		}
+	}
+	w.WriteHeader(re.Status)
+	io.WriteString(w, re.Body)
+}
+
+// Begun returns how many requests came in, also those without an answer yet.
+func (f *FakeSlack) Begun() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.begun
+}
+
+// SetScript changes the answers from the next request on.
+func (f *FakeSlack) SetScript(script func(Delivery) Reply) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.script = script
+}
+
+// Deliveries returns the requests so far.
+func (f *FakeSlack) Deliveries() []Delivery {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return append([]Delivery(nil), f.got...)
+}
+
+// WaitFor returns once enough returns true for what was delivered.
+func (f *FakeSlack) WaitFor(t testing.TB, what string, enough func([]Delivery) bool) []Delivery {
+	t.Helper()
+	deadline := time.After(Patience)
+	for {
+		f.mu.Lock()
+		got, change := append([]Delivery(nil), f.got...), f.change
+		f.mu.Unlock()
+		if enough(got) {
+			return got
+		}
+		select {
+		case <-change:
+		case <-deadline:
+			t.Fatalf("slack got %d posts, not %s; the last: %+v", len(got), what, got[max(0, len(got)-3):])
+		}
+	}
+}
+
+// WaitForPosts returns the requests once there are n.
+func (f *FakeSlack) WaitForPosts(t testing.TB, n int) []Delivery {
+	t.Helper()
+	return f.WaitFor(t, strconv.Itoa(n), func(got []Delivery) bool { return len(got) >= n })
+}
+
+// Patience is for what a slow machine does late. Nothing takes that long when it works.
+const Patience = 30 * time.Second
+
+// Poll returns once done returns true. The test fails if that takes longer than Patience.
+func Poll(t testing.TB, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(Patience); !done(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("did not happen: %s", what)
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+}
+
+// Buffer takes the output of a process, or of a server in process, while a test reads it.
+type Buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *Buffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *Buffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// Reset forgets what was written.
+func (l *Buffer) Reset() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.b.Reset()
+}
+
+// WriteFile writes a file of this name into a new folder, and returns its path.
+func WriteFile(t testing.TB, name, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// ReadFile returns the content of a file.
+func ReadFile(t testing.TB, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// ReadAll returns what r has until its end, or until it fails.
+func ReadAll(r io.Reader) string {
+	b, _ := io.ReadAll(r)
+	return string(b)
+}
