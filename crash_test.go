@@ -30,6 +30,9 @@ import (
 	"slackboard/e2e"
 )
 
+// segmentBytes is the size of a file of the spool.
+const segmentBytes = 16 << 20
+
 // drained returns the counters of p once nothing waits.
 func drained(t testing.TB, p *e2e.Process) (s e2e.Stat) {
 	t.Helper()
@@ -664,7 +667,7 @@ func TestDamage(t *testing.T) {
 		files[name] = content
 		check("noise as "+name, files, false)
 	}
-	for name, content := range map[string][]byte{"small": original[segment], "large": noise(segmentSize + 1000), "stale": append(bytes.Clone(original[segment]), make([]byte, segmentSize-size)...)} {
+	for name, content := range map[string][]byte{"small": original[segment], "large": noise(segmentBytes + 1000), "stale": append(bytes.Clone(original[segment]), make([]byte, segmentBytes-size)...)} {
 		files := maps.Clone(original)
 		files["spare"] = content
 		check("a spare that is "+name, files, false)

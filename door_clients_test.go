@@ -110,7 +110,7 @@ const client = token => new WebClient(token, {slackApiUrl: "http://` + s.Addr + 
 	for _, d := range slack.WaitForPosts(t, 3) {
 		var fields map[string]any
 		json.Unmarshal([]byte(d.Body), &fields)
-		posts[d.Field("channel")+" "+d.Field("text")+" "+d.Field("username")] = string(encode(fields["blocks"]))
+		posts[d.Field("channel")+" "+d.Field("text")+" "+d.Field("username")] = e2e.Encode(fields["blocks"])
 	}
 	if len(posts) != 3 || posts["#ops hello slackboard"] != "null" || posts["#ops hello "] != "null" || posts["#x both "] != `[{"text":{"text":"*a* & b = 100%","type":"mrkdwn"},"type":"section"}]` {
 		t.Errorf("posted %v", posts)

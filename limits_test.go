@@ -511,14 +511,14 @@ func TestListingOfLargeMessages(t *testing.T) {
 		asked.Go(func() {
 			status, body := b.Request("GET", fmt.Sprintf("/messages?state=waiting&tag=stuck&limit=%d", n), "")
 			var list struct {
-				Messages []messageView
+				Messages []struct{ ID, Text string }
 				Total    int
 			}
 			if err := json.Unmarshal([]byte(body), &list); status != 200 || err != nil || len(list.Messages) != n || list.Total != 100_000+n {
 				t.Errorf("%d, %d of %d messages, %v", status, len(list.Messages), list.Total, err)
 				return
 			}
-			if got := len(list.Messages[0].Text); got > listedText+10 {
+			if got := len(list.Messages[0].Text); got > 1100 {
 				t.Errorf("a text of %d bytes in the list", got)
 			}
 			status, body = b.Request("GET", "/messages/"+list.Messages[0].ID, "")

@@ -560,7 +560,7 @@ func writeSpool(t testing.TB, dir string, tags []string, n int) (size int64) {
 				t.Fatal(err)
 			}
 			w = bufio.NewWriterSize(file, 1<<20)
-			segment, room = segment+1, rollAt
+			segment, room = segment+1, segmentBytes-1<<20
 		}
 		k, _ := w.WriteString(line)
 		room, size = room-k, size+int64(k)

@@ -41,7 +41,7 @@ func TestEndToEnd(t *testing.T) {
 			t.Fatalf("slackboard-cli: %d %s", code, stderr)
 		}
 		d := slack.WaitForPosts(t, n+1)[n]
-		if !strings.Contains(d.Body, string(encode(lines.Text()))) || !strings.Contains(d.Body, "#ffdd00") {
+		if !strings.Contains(d.Body, e2e.Encode(lines.Text())) || !strings.Contains(d.Body, "#ffdd00") {
 			t.Errorf("line %q arrived as %s", lines.Text(), d.Body)
 		}
 	}
@@ -268,6 +268,9 @@ func TestPortForms(t *testing.T) {
 			t.Errorf("port %s: listens on %s", test.port, s.Addr)
 		}
 	}
+}
+
+func TestParsePort(t *testing.T) {
 	for port, want := range map[string]string{"29800": ":29800", "unix:/a/b": "/a/b", "[::1]:1": "[::1]:1"} {
 		if _, address, err := parsePort(port); err != nil || address != want {
 			t.Errorf("port %s: %s, %v", port, address, err)
@@ -320,6 +323,9 @@ func TestSlowClients(t *testing.T) {
 	if status, body := s.Request("POST", "/notify", notifyBody("general", 1, true)); status != 200 {
 		t.Errorf("%d %s", status, body)
 	}
+}
+
+func TestTimeouts(t *testing.T) {
 	web := newWebServer(newInProcess(t, dryRunConfig(), &recorder{}).server, 9, t.Context())
 	if web.ReadHeaderTimeout == 0 || web.ReadTimeout == 0 || web.WriteTimeout == 0 || web.IdleTimeout == 0 {
 		t.Errorf("a timeout is missing: %+v", web)

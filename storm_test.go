@@ -370,9 +370,7 @@ func TestStormEndToEnd(t *testing.T) {
 			return e2e.Reply{Status: 429, RetryAfter: "1", Body: "rate_limited"}
 		}
 		last = time.Now()
-		var post stormPost
-		json.Unmarshal([]byte(d.Body), &post)
-		seen += len(post.texts())
+		seen += strings.Count(d.Body, " of ")
 		return e2e.Reply{}
 	})
 	s := e2e.StartServer(t, strings.Replace(server1(slack.URL), "channel_rate = 0", "channel_rate = 1", 1))

@@ -454,6 +454,17 @@ func ReadFile(t testing.TB, path string) string {
 	return string(b)
 }
 
+// Encode returns v as JSON, with < > & as they are.
+func Encode(v any) string {
+	var b strings.Builder
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		panic(err) // only for types that JSON does not have
+	}
+	return strings.TrimSuffix(b.String(), "\n")
+}
+
 // ReadAll returns what r has until its end, or until it fails.
 func ReadAll(r io.Reader) string {
 	b, _ := io.ReadAll(r)
