@@ -3,15 +3,8 @@ package main
 // Who may ask, over what, and where the secrets come from.
 
 import (
-	"crypto/tls"
-	"crypto/x509"
-	"fmt"
-	"io/fs"
-	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -19,103 +12,6 @@ import (
 
 	"slackboard/e2e"
 )
-
-func withCore(config, lines string) string {
-	return strings.Replace(config, "[core]", "[core]\n"+lines, 1)
-}
-
-func TestAuthToken(t *testing.T) {
-	slack := e2e.NewFakeSlack(t, nil)
-	s := e2e.StartServer(t, withCore(server1(slack.URL), "auth_token = 'T0KEN'"))
-	basic := func(user, password string) string {
-		r, _ := http.NewRequest("GET", "/", nil)
-		r.SetBasicAuth(user, password)
-		return "Authorization: " + r.Header.Get("Authorization")
-	}
-	refused := 0
-	for _, test := range []struct {
-		header string
-		status int
-	}{
-		{"Authorization: Bearer T0KEN", 200}, {"Authorization: bearer T0KEN", 200}, {basic("", "T0KEN"), 200}, {basic("admin", "T0KEN"), 200},
-		{"X: y", 401}, {"Authorization: T0KEN", 401}, {"Authorization: Bearer T0KE", 401}, {"Authorization: Bearer T0KENT0KEN", 401},
-		{"Authorization: Bearer", 401}, {"Authorization: Bearer  ", 401}, {basic("T0KEN", ""), 401}, {basic("T0KEN", "x"), 401}, {"Authorization: Basic T0KEN", 401},
-		{"Authorization: Digest T0KEN", 401}, {"Authorization: ", 401},
-	} {
-		for _, path := range []string{"GET /stat/app", "GET /stat/go", "GET /config/app", "GET /ui/", "GET /", "GET /metrics", "GET /debug/vars", "GET /messages?state=dead",
-			"POST /notify", "POST //notify", "POST /notify-directly", "GET /nothing", "DELETE /messages?state=dead&tag=x"} {
-			method, path, _ := strings.Cut(path, " ")
-			resp, body := s.Ask(t, method, path, `{"tag":"general","text":"x","payload":{"text":"x"}}`, test.header)
-			want := test.status
-			if path == "/nothing" && want == 200 {
-				want = 404
-			}
-			if resp.StatusCode != want {
-				t.Errorf("%s %s with %q: %d", method, path, test.header, resp.StatusCode)
-			}
-			if test.status == 401 {
-				refused++
-				if !strings.HasPrefix(resp.Header.Get("WWW-Authenticate"), "Basic ") || !strings.Contains(body, `"message":"the token is missing or wrong`) || resp.Header.Get("Content-Type") != "application/json" {
-					t.Errorf("%s: %v %s", path, resp.Header, body)
-				}
-			}
-			if strings.Contains(body, "T0KEN") {
-				t.Errorf("%s shows the token: %s", path, body)
-			}
-		}
-		for _, path := range []string{"/healthz", "/readyz"} {
-			if resp, _ := s.Ask(t, "GET", path, "", test.header); resp.StatusCode != 200 {
-				t.Errorf("%s with %q: %d", path, test.header, resp.StatusCode)
-			}
-		}
-	}
-	if _, body := s.Ask(t, "GET", "/metrics", "", "Authorization: Bearer T0KEN"); !strings.Contains(body, fmt.Sprintf("\nslackboard_unauthorized_total %d\n", refused)) {
-		t.Errorf("%d were refused, and counted: %s", refused, body)
-	}
-	if _, body := s.Ask(t, "GET", "/stat/app", "", "Authorization: Bearer T0KEN"); !strings.Contains(body, fmt.Sprintf(`"unauthorized": %d`, refused)) {
-		t.Errorf("%d were refused, and counted: %s", refused, body)
-	}
-	if strings.Contains(s.Stdout.String()+s.Stderr.String(), "T0KEN") {
-		t.Error("the logs show the token")
-	}
-	file := e2e.WriteFile(t, "token", "T0KEN\n")
-	for _, test := range []struct {
-		program, flags, env string
-		code                int
-	}{
-		{"slackboard-cli", "-auth T0KEN", "", 0}, {"slackboard-cli", "-auth file:" + file, "", 0}, {"slackboard-cli", "", "SLACKBOARD_AUTH_TOKEN=T0KEN", 0},
-		{"slackboard-cli", "-auth other", "", 1}, {"slackboard-cli", "", "", 1},
-		{"slackboard-log", "-auth T0KEN -- false", "", 1}, {"slackboard-log", "-- false", "", 1},
-	} {
-		before := acceptedBy(t, s)
-		args := append([]string{"-s", s.Addr, "-t", "general", "-retry-max", "0"}, strings.Fields(test.flags)...)
-		code, _, stderr := e2e.RunProgram(t, "hi", []string{test.env}, test.program, args...)
-		good := strings.Contains(test.flags+test.env, "T0KEN") || strings.Contains(test.flags, file)
-		if taken := acceptedBy(t, s) > before; code != test.code || taken != good || strings.Contains(stderr, "401") == good {
-			t.Errorf("%s %s %s: exit %d, taken %v, %s", test.program, test.flags, test.env, code, taken, stderr)
-		}
-	}
-}
-
-// acceptedBy returns how many messages the server with the token has accepted.
-func acceptedBy(t *testing.T, p *e2e.Process) (n int) {
-	_, body := p.Ask(t, "GET", "/stat/app", "", "Authorization: Bearer T0KEN")
-	if _, err := fmt.Sscanf(body, "{\n \"accepted\": %d", &n); err != nil {
-		t.Fatalf("%v: %s", err, body)
-	}
-	return n
-}
-
-// With a token, messages are shown to whoever brings it, from wherever; without one, to this host.
-func TestOperatorFromElsewhere(t *testing.T) {
-	slack := e2e.NewFakeSlack(t, nil)
-	for config, want := range map[string]int{server1(slack.URL): 403, withCore(server1(slack.URL), "auth_token = 'T0KEN'"): 200} {
-		s := e2e.StartServer(t, config)
-		if resp, body := s.Ask(t, "GET", "/messages?state=dead", "", "X-Forwarded-For: 192.0.2.1", "Authorization: Bearer T0KEN"); resp.StatusCode != want {
-			t.Errorf("%d %s, want %d", resp.StatusCode, body, want)
-		}
-	}
-}
 
 // A proxy may add its line behind one that the client has sent.
 func TestForwardedBehindAnEmptyLine(t *testing.T) {
@@ -133,221 +29,11 @@ func TestForwardedBehindAnEmptyLine(t *testing.T) {
 	}
 }
 
-// A page of another site, in the browser of somebody who may ask, changes nothing.
-func TestOtherSites(t *testing.T) {
-	slack := e2e.NewFakeSlack(t, nil)
-	s := e2e.StartServer(t, server1(slack.URL))
-	for _, test := range []struct {
-		method, path, header string
-		status               int
-	}{
-		{"POST", "/notify", "Sec-Fetch-Site: cross-site", 403}, {"POST", "/notify", "Sec-Fetch-Site: same-site", 403},
-		{"POST", "/notify", "Origin: http://evil.invalid", 403}, {"POST", "/notify-directly", "Origin: null", 403},
-		{"POST", "/messages/retry?tag=x", "Sec-Fetch-Site: cross-site", 403}, {"DELETE", "/messages?state=dead&tag=x", "Origin: http://evil.invalid", 403},
-		{"POST", "/notify", "Sec-Fetch-Site: same-origin", 200}, {"POST", "/notify", "Origin: http://" + s.Addr, 200}, {"POST", "/notify", "Sec-Fetch-Site: none", 200},
-		{"GET", "/ui/", "Sec-Fetch-Site: cross-site", 200},
-	} {
-		resp, body := s.Ask(t, test.method, test.path, `{"tag":"general","text":"x","payload":{"text":"x"}}`, test.header)
-		if resp.StatusCode != test.status || test.status == 403 && (resp.Header.Get("Content-Type") != "application/json" || !strings.Contains(body, `{"message":"a page of another site`)) {
-			t.Errorf("%s %s, %s: %d %s", test.method, test.path, test.header, resp.StatusCode, body)
-		}
-	}
-	if st := s.Stat(t); st.Accepted != 3 {
-		t.Errorf("%d were accepted", st.Accepted)
-	}
-}
-
-func TestTLS(t *testing.T) {
-	slack, ca, other := e2e.NewFakeSlack(t, nil), newAuthority(t), newAuthority(t)
-	both := []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
-	cert, key := ca.files(&x509.Certificate{IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: both})
-	clientCert, clientKey := ca.files(&x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
-	strangerCert, strangerKey := other.files(&x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
-	config := withCore(server1(slack.URL), fmt.Sprintf("tls_cert = '%s'\ntls_key = '%s'", cert, key))
-	open := e2e.StartServer(t, config)
-	closed := e2e.StartServer(t, withCore(config, fmt.Sprintf("tls_client_ca = '%s'\nauth_token = 'T0KEN'", ca.file)))
-	ours, theirs := " -cert "+clientCert+" -key "+clientKey, " -cert "+strangerCert+" -key "+strangerKey
-	for _, test := range []struct {
-		name, flags string
-		code        int
-		stderr      string
-	}{
-		{"TLS", "-s https://" + open.Addr + " -cacert " + ca.file, 0, ""},
-		{"an authority we do not know", "-s https://" + open.Addr, 1, "signed by unknown authority"},
-		{"plain HTTP", "-s " + open.Addr, 1, "HTTP request to an HTTPS server"},
-		{"a certificate and the token", "-s https://" + closed.Addr + " -auth T0KEN -cacert " + ca.file + ours, 0, ""},
-		{"a certificate alone", "-s https://" + closed.Addr + " -cacert " + ca.file + ours, 1, "401"},
-		{"no certificate", "-s https://" + closed.Addr + " -auth T0KEN -cacert " + ca.file, 1, "certificate required"},
-		{"a stranger's", "-s https://" + closed.Addr + " -auth T0KEN -cacert " + ca.file + theirs, 1, "tls: "},
-	} {
-		before := len(slack.Deliveries())
-		for _, program := range []string{"slackboard-cli", "slackboard-log"} {
-			args, command := strings.Fields(test.flags+" -sync -t general -retry-max 0"), []string(nil)
-			if program == "slackboard-log" {
-				command = []string{"--", "false"}
-			}
-			code, _, stderr := e2e.RunProgram(t, "hi", nil, program, append(args, command...)...)
-			if command == nil && code != test.code || !strings.Contains(stderr, test.stderr) {
-				t.Errorf("%s, %s: exit %d, %s", program, test.name, code, stderr)
-			}
-		}
-		if got, want := len(slack.Deliveries())-before, 2*(1-test.code); got != want {
-			t.Errorf("%s: %d of 2 arrived, want %d", test.name, got, want)
-		}
-	}
-	for _, s := range []*e2e.Process{open, closed} { // -health asks the port that the configuration names
-		path := s.Cmd.Args[len(s.Cmd.Args)-1]
-		if err := os.WriteFile(path, []byte(strings.Replace(e2e.ReadFile(t, path), "127.0.0.1:0", s.Addr, 1)), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if code, _, stderr := e2e.RunProgram(t, "", nil, "slackboard", "-health", "-c", path); code != 0 {
-			t.Errorf("-health: %d %s", code, stderr)
-		}
-	}
-	unreadable := withCore(e2e.ReadFile(t, open.Cmd.Args[len(open.Cmd.Args)-1]), "auth_token = 'file:/no/such/file'")
-	unreadable = strings.Replace(unreadable, key, "/no/such/key", 1)
-	if code, _, stderr := e2e.RunProgram(t, "", nil, "slackboard", "-health", "-c", e2e.WriteFile(t, "monitor.toml", unreadable)); code != 0 {
-		t.Errorf("-health by who may not read the secrets: %d %s", code, stderr)
-	}
-	// It speaks nothing older than TLS 1.2.
-	if _, err := tls.Dial("tcp", open.Addr, &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10}); err == nil {
-		t.Error("TLS 1.1 is spoken")
-	}
-}
-
-func TestSocketMode(t *testing.T) {
-	slack := e2e.NewFakeSlack(t, nil)
-	for mode, want := range map[string]fs.FileMode{"0660": 0o660, "600": 0o600, "0666": 0o666} {
-		socket := filepath.Join(t.TempDir(), "s")
-		s := e2e.StartServer(t, strings.Replace(server1(slack.URL), "port = '127.0.0.1:0'", fmt.Sprintf("port = 'unix:%s'\nsocket_mode = '%s'", socket, mode), 1))
-		info, err := os.Stat(socket)
-		if err != nil || info.Mode().Perm() != want {
-			t.Errorf("%s: %v %v", mode, info.Mode(), err)
-		}
-		if status, body := s.Request("POST", "/notify", notifyBody("general", 1, true)); status != 200 {
-			t.Errorf("%d %s", status, body)
-		}
-		if info, err := os.Stat(filepath.Join(s.Cmd.Dir, "slackboard.spool")); err != nil || info.Mode().Perm() != 0o700 {
-			t.Errorf("the spool has %v %v", info.Mode(), err)
-		}
-	}
-}
-
-func TestOpenToTheNetwork(t *testing.T) {
-	ca := newAuthority(t)
-	cert, key := ca.files(&x509.Certificate{})
-	certs := fmt.Sprintf("tls_cert = '%s'\ntls_key = '%s'\n", cert, key)
-	for _, test := range []struct {
-		name, port, lines string
-		warnings          int
-	}{
-		{"all interfaces", "0", "", 1},
-		{"all interfaces, encrypted", "0", certs, 1},
-		{"with a token", "0", "auth_token = 'x'", 0},
-		{"with certificates of clients", "0", certs + "tls_client_ca = '" + ca.file + "'", 0},
-		{"loopback", "127.0.0.1:0", "", 0},
-		{"a unix socket", "unix:" + filepath.Join(t.TempDir(), "s"), "", 0},
-	} {
-		s := e2e.StartServer(t, withCore(strings.Replace(server1("http://127.0.0.1:1"), "127.0.0.1:0", test.port, 1), test.lines)+"[log]\nlevel = 'panic'\n")
-		s.Signal(os.Interrupt)
-		s.Wait()
-		if got := strings.Count(s.Stderr.String(), "anybody who reaches this server may post"); got != test.warnings {
-			t.Errorf("%s: %d warnings, want %d: %s", test.name, got, test.warnings, s.Stderr.String())
-		}
-	}
-}
-
-func TestSecretsByReference(t *testing.T) {
-	slack := e2e.NewFakeSlack(t, nil)
-	dir := t.TempDir()
-	file := func(name, content string, mode fs.FileMode) string {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Chmod(path, mode); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
-	config := strings.NewReplacer(
-		"'"+slack.URL+"/services/x'", "'env:HOOK'",
-		"tag = 'cron'", "tag = 'cron'\nslack_token = 'file:"+file("bot", "xoxb-S3CRET\n", 0o600)+"'",
-		"[core]", "[core]\nslack_api_url = '"+slack.URL+"/api'\nauth_token = 'file:"+file("token", "T0KEN\n", 0o644)+"'",
-	).Replace(server1(slack.URL))
-	path := file("slackboard.toml", config, 0o600)
-	cmd := exec.Command(e2e.Program("slackboard"), "-c", path)
-	cmd.Dir, cmd.Env = dir, append(os.Environ(), "HOOK="+slack.URL+"/services/S3CRET\r\n")
-	s := e2e.StartServerIn(t, cmd)
-	for _, tag := range []string{"general", "cron"} {
-		if resp, body := s.Ask(t, "POST", "/notify", notifyBody(tag, 1, true), "Authorization: Bearer T0KEN"); resp.StatusCode != 200 {
-			t.Errorf("%s: %d %s", tag, resp.StatusCode, body)
-		}
-	}
-	got := slack.Deliveries()
-	if got[0].Path != "/services/S3CRET" || got[1].Authorization != "Bearer xoxb-S3CRET" {
-		t.Errorf("%+v", got)
-	}
-	_, shown := s.Ask(t, "GET", "/config/app", "", "Authorization: Bearer T0KEN")
-	if all := shown + s.Stdout.String() + s.Stderr.String(); strings.Contains(all, "S3CRET") || strings.Contains(all, "T0KEN") || strings.Count(shown, `"..."`) != 3 {
-		t.Errorf("a secret shows: %s", all)
-	}
-	if log := s.Stderr.String(); strings.Count(log, "everybody may read it") != 1 || !strings.Contains(log, filepath.Join(dir, "token")+" holds a secret and everybody may read it: chmod o-r") {
-		t.Errorf("the warning is missing: %s", log)
-	}
-	hook := file("hook.toml", "[core]\nslack_url = 'file:/no/such/file'\n[[tags]]\ntag = 'a'\n", 0o600)
-	if _, _, stderr := e2e.RunProgram(t, "", nil, "slackboard", "-t", "-c", hook); strings.Count(stderr, "\n") != 1 {
-		t.Errorf("one fault is reported as %s", stderr)
-	}
-	for value, want := range map[string]string{
-		"env:NO_SUCH_THING":                         `2: auth_token in [core]: there is nothing in env:NO_SUCH_THING`,
-		"file:/no/such/file":                        `2: auth_token in [core]: open /no/such/file: no such file or directory`,
-		"file:" + file("empty", "\n", 0o600):        `2: auth_token in [core]: there is nothing in file:` + filepath.Join(dir, "empty"),
-		"file:" + file("words", "a b\n", 0o600):     `2: auth_token in [core]: has a blank or a newline in it`,
-		"file:" + file("blank", "S3CRET \n", 0o600): `2: auth_token in [core]: has a blank or a newline at its end`,
-		"env:BLANK": `2: auth_token in [core]: has a blank or a newline at its end`,
-		"env:EMPTY": `2: auth_token in [core]: there is nothing in env:EMPTY`,
-	} {
-		bad := file("bad.toml", withCore(server1(slack.URL), "auth_token = '"+value+"'"), 0o600)
-		for _, flag := range [][]string{{"-c", bad}, {"-t", "-c", bad}} {
-			env := []string{"BLANK=S3CRET \n", "EMPTY=\n"}
-			if code, _, stderr := e2e.RunProgram(t, "", env, "slackboard", flag...); code != 1 || stderr != bad+":"+want+"\n" {
-				t.Errorf("%v %s: exit %d, %s", flag, value, code, stderr)
-			}
-		}
-	}
-}
-
-func TestTLSFaults(t *testing.T) {
-	ca := newAuthority(t)
-	cert, key := ca.files(&x509.Certificate{})
-	_, otherKey := ca.files(&x509.Certificate{})
-	if err := os.Chmod(otherKey, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	empty := e2e.WriteFile(t, "empty.pem", "")
-	for lines, want := range map[string]string{
-		"tls_cert = '" + cert + "'":                                                           "go together",
-		"tls_key = '" + key + "'":                                                             "go together",
-		"tls_client_ca = '" + ca.file + "'":                                                   "go together",
-		"tls_cert = '" + cert + "'\ntls_key = '/no/such'":                                     ":2: tls_cert and tls_key in [core]: open /no/such",
-		"tls_cert = '" + cert + "'\ntls_key = '" + otherKey + "'":                             "private key does not match",
-		"tls_cert = '" + cert + "'\ntls_key = '" + key + "'\ntls_client_ca = '" + empty + "'": ":4: tls_client_ca in [core]: there is no certificate in " + empty,
-		"tls_cert = '" + cert + "'\ntls_key = '" + key + "'\ntls_client_ca = '/no/such'":      ":4: tls_client_ca in [core]: open /no/such",
-		"socket_mode = 'rw'":                                                                  `:2: socket_mode in [core]: "rw" is not a mode like "0660"`, "socket_mode = '1777'": "is not a mode",
-	} {
-		path := e2e.WriteFile(t, "bad.toml", withCore(server1("http://127.0.0.1:1"), lines))
-		if code, _, stderr := e2e.RunProgram(t, "", nil, "slackboard", "-t", "-c", path); code != 1 || !strings.Contains(stderr, want) {
-			t.Errorf("%s: exit %d, %s", lines, code, stderr)
-		}
-	}
-}
-
 // A message that is posted at once may wait longer for its answer than others.
 func TestSyncOutlivesTheWriteTimeout(t *testing.T) {
-	p := newInProcess(t, testConfig(t, withCore(hookAndTags, "max_delay_duration = 600")), &recorder{})
+	p := newInProcess(t, testConfig(t, e2e.WithCore(hookAndTags, "max_delay_duration = 600")), &recorder{})
 	w := &deadlineWriter{}
-	req, _ := http.NewRequest("POST", "http://localhost/notify", strings.NewReader(notifyBody("a", 1, true)))
+	req, _ := http.NewRequest("POST", "http://localhost/notify", strings.NewReader(e2e.NotifyBody("a", 1, true)))
 	p.http.ServeHTTP(w, req)
 	if wait := time.Until(w.deadline); wait < 620*time.Second {
 		t.Errorf("the answer has to be written within %v", wait)
@@ -392,15 +78,15 @@ func TestSenders(t *testing.T) {
 		name, toml, token string
 		post, read        int
 	}{
-		{"senders and operators, an operator", withCore(hookAndTags, "auth_token = '0P'") + twoSenders, "0P", passes, passes},
-		{"senders and operators, a sender", withCore(hookAndTags, "auth_token = '0P'") + twoSenders, "C1", passes, 403},
-		{"senders and operators, nobody", withCore(hookAndTags, "auth_token = '0P'") + twoSenders, "", 401, 401},
-		{"senders and operators, a sender with a blank", withCore(hookAndTags, "auth_token = '0P'") + twoSenders, "C1 ", passes, 403},
+		{"senders and operators, an operator", e2e.WithCore(hookAndTags, "auth_token = '0P'") + twoSenders, "0P", passes, passes},
+		{"senders and operators, a sender", e2e.WithCore(hookAndTags, "auth_token = '0P'") + twoSenders, "C1", passes, 403},
+		{"senders and operators, nobody", e2e.WithCore(hookAndTags, "auth_token = '0P'") + twoSenders, "", 401, 401},
+		{"senders and operators, a sender with a blank", e2e.WithCore(hookAndTags, "auth_token = '0P'") + twoSenders, "C1 ", passes, 403},
 		{"senders, the old token", hookAndTags + twoSenders, "0ld", passes, 403},
 		{"senders, the new token", hookAndTags + twoSenders, "N3w", passes, 403},
 		{"senders, nobody", hookAndTags + twoSenders, "", 401, passes},
 		{"senders, a stranger", hookAndTags + twoSenders, "x", 401, passes},
-		{"operators, nobody", withCore(hookAndTags, "auth_token = '0P'"), "", 401, 401},
+		{"operators, nobody", e2e.WithCore(hookAndTags, "auth_token = '0P'"), "", 401, 401},
 		{"no tokens", hookAndTags, "", passes, passes},
 		{"no tokens, one is brought", hookAndTags, "x", passes, passes},
 	} {
@@ -428,9 +114,9 @@ func TestSenders(t *testing.T) {
 
 // A sender's name stands in the access log and with the message; no token does.
 func TestSenderIsNamed(t *testing.T) {
-	p := newInProcess(t, testConfig(t, withCore(hookAndTags, "auth_token = '0P3RATOR'")+twoSenders), &recorder{script: down})
-	p.askAs("N3w", "POST", "/notify", notifyBody("a", 1, false))
-	p.askAs("0P3RATOR", "POST", "/notify", notifyBody("a", 2, false))
+	p := newInProcess(t, testConfig(t, e2e.WithCore(hookAndTags, "auth_token = '0P3RATOR'")+twoSenders), &recorder{script: down})
+	p.askAs("N3w", "POST", "/notify", e2e.NotifyBody("a", 1, false))
+	p.askAs("0P3RATOR", "POST", "/notify", e2e.NotifyBody("a", 2, false))
 	p.askAs("C1", "POST", "/notify-directly", `{"payload":{"channel":"#c","text":"3"}}`)
 	p.askAs("C1", "GET", "/config/app", "")
 	stored := ""

@@ -43,9 +43,9 @@ func TestCheckAnswers(t *testing.T) {
 func TestClientCheck(t *testing.T) {
 	token := e2e.WriteFile(t, "token", "xyzzy")
 	socket := filepath.Join(t.TempDir(), "s")
-	open := e2e.StartServer(t, strings.Replace(server1("http://127.0.0.1:1"), "127.0.0.1:0", "unix:"+socket, 1))
-	s := e2e.StartServer(t, strings.Replace(server1("http://127.0.0.1:1"), "[core]\n", "[core]\nauth_token = 'xyzzy'\n", 1))
-	dead := deadAddress(t)
+	open := e2e.StartServer(t, strings.Replace(e2e.ServerConfig("http://127.0.0.1:1"), "127.0.0.1:0", "unix:"+socket, 1))
+	s := e2e.StartServer(t, strings.Replace(e2e.ServerConfig("http://127.0.0.1:1"), "[core]\n", "[core]\nauth_token = 'xyzzy'\n", 1))
+	dead := e2e.DeadAddress(t)
 	for _, test := range []struct {
 		flags string
 		code  int

@@ -75,7 +75,7 @@ func peakOf(t *testing.T, command func(url string) *exec.Cmd) (p *e2e.Process, c
 
 // megabytes is how much the tests of memory pass through a client.
 func megabytes() int {
-	if isLong() {
+	if e2e.Long() {
 		return 1024
 	}
 	return 64

@@ -229,7 +229,7 @@ func TestLogInherits(t *testing.T) {
 	cmd := exec.Command("sh", "-c", `ulimit -n 200; umask 027; exec "$0" -notify=false -tee -- sh -c 'cat; echo "$MARK"; pwd; ulimit -n; umask; echo more >&3; ./here'`, e2e.Program("slackboard-log"))
 	cmd.Stdin, cmd.Dir, cmd.ExtraFiles = strings.NewReader("input\n"), dir, []*os.File{extra}
 	cmd.Env = append(os.Environ(), "MARK=mark")
-	writeInto(t, dir, "here", "#!/bin/sh\necho here\n")
+	e2e.WriteInto(t, dir, "here", "#!/bin/sh\necho here\n")
 	os.Chmod(filepath.Join(dir, "here"), 0o700)
 	p := e2e.StartProcess(t, cmd)
 	code := p.Wait()
@@ -460,7 +460,7 @@ func TestLogNotificationFails(t *testing.T) {
 		flags string
 		lines int // one that the message is not sent; where a file cannot be read, one before the command runs
 	}{
-		{"-s unix:/nowhere -retry-max 0", 1}, {"-s http://" + deadAddress(t) + " " + hasty, 1},
+		{"-s unix:/nowhere -retry-max 0", 1}, {"-s http://" + e2e.DeadAddress(t) + " " + hasty, 1},
 		{"-s h:1 -auth file:/no/such/file", 2}, {"-s https://h:1 -cacert /no/such/file", 2}, {"-s https://h:1 -cert /no/such/file -key /no/such/file", 2},
 		{"-s " + newScripted(t, because(400, "")).URL, 1}, {"-s " + newScripted(t, because(502, "")).URL, 1},
 	} {

@@ -23,7 +23,7 @@ func TestClientExamples(t *testing.T) {
 	dir := t.TempDir()
 	s := newScripted(t)
 	real := strings.NewReplacer("file:/etc/slackboard_token", "T0KEN", "/srv/", dir+"/", "/mnt/", dir+"/", "/var/spool/", dir+"/", "/var/log/", dir+"/",
-		"PATH=", "PATH="+dir+":"+e2e.Binaries()+":", "relay-1:29800", deadAddress(t), "relay-2:29800", strings.TrimPrefix(s.URL, "http://"))
+		"PATH=", "PATH="+dir+":"+e2e.Binaries()+":", "relay-1:29800", e2e.DeadAddress(t), "relay-2:29800", strings.TrimPrefix(s.URL, "http://"))
 	run := func(script string, code int) string {
 		t.Helper()
 		before := len(s.requests())
@@ -45,7 +45,7 @@ func TestClientExamples(t *testing.T) {
 		t.Errorf("the log told %q", told)
 	}
 	os.Mkdir(filepath.Join(dir, "photos"), 0o700)
-	writeInto(t, filepath.Join(dir, "photos"), "one", "a photo")
+	e2e.WriteInto(t, filepath.Join(dir, "photos"), "one", "a photo")
 	if told := run(cli, 0) + run(log, 0); told != "" || e2e.ReadFile(t, dir+"/backup/photos/one") != "a photo" {
 		t.Errorf("success told %q", told)
 	}
@@ -65,7 +65,7 @@ func TestClientExamples(t *testing.T) {
 	if told := run(script, 127); !strings.Contains(told, "Command: backup --full\n") {
 		t.Errorf("without a backup: told %q", told)
 	}
-	writeInto(t, dir, "backup.sh", "#!/bin/sh\necho \"backup $1\"; exit 5\n")
+	e2e.WriteInto(t, dir, "backup.sh", "#!/bin/sh\necho \"backup $1\"; exit 5\n")
 	os.Chmod(filepath.Join(dir, "backup.sh"), 0o700)
 	os.RemoveAll(filepath.Join(dir, "backup"))
 	os.Rename(filepath.Join(dir, "backup.sh"), filepath.Join(dir, "backup"))

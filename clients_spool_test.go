@@ -37,36 +37,19 @@ func keep(t testing.TB, spool string, texts ...string) {
 func keepCopies(t testing.TB, spool string, n int) {
 	t.Helper()
 	keep(t, spool, "0")
-	first := filesIn(t, spool)[0]
+	first := e2e.FilesIn(t, spool)[0]
 	content := e2e.ReadFile(t, filepath.Join(spool, first))
 	key := strings.TrimSuffix(first[strings.LastIndex(first, "-")+1:], ".json")
 	for i := 1; i < n; i++ {
 		copied := strings.Replace(strings.ReplaceAll(content, key, fmt.Sprintf("KEY%d", i)), `"text":"0"`, fmt.Sprintf(`"text":"%d"`, i), 1)
-		writeInto(t, spool, fmt.Sprintf("%s%06d.json", strings.TrimSuffix(first, ".json"), i), copied)
+		e2e.WriteInto(t, spool, fmt.Sprintf("%s%06d.json", strings.TrimSuffix(first, ".json"), i), copied)
 	}
-}
-
-func writeInto(t testing.TB, dir, name, content string) {
-	t.Helper()
-	if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// filesIn returns the names in dir, none if there is no such folder.
-func filesIn(t testing.TB, dir string) (names []string) {
-	t.Helper()
-	entries, _ := os.ReadDir(dir)
-	for _, e := range entries {
-		names = append(names, e.Name())
-	}
-	return names
 }
 
 // keptTexts returns what the requests in the spool say, oldest first.
 func keptTexts(t testing.TB, spool string) (texts []string) {
 	t.Helper()
-	for _, name := range filesIn(t, spool) {
+	for _, name := range e2e.FilesIn(t, spool) {
 		if strings.HasSuffix(name, ".json") {
 			var kept struct{ Body struct{ Text string } }
 			json.Unmarshal([]byte(e2e.ReadFile(t, filepath.Join(spool, name))), &kept)
@@ -85,7 +68,7 @@ func TestSpoolKeeps(t *testing.T) {
 	if want := "slackboard-cli: kept in " + spool + " for a later run: " + strings.TrimPrefix(busy.URL, "http://") + " answered 503: because\n"; code != 0 || stdout != "" || stderr != want {
 		t.Errorf("exit %d, %q %q, want %q", code, stdout, stderr, want)
 	}
-	names := filesIn(t, spool)
+	names := e2e.FilesIn(t, spool)
 	if len(names) != 1 || !strings.HasSuffix(names[0], ".json") {
 		t.Fatalf("the spool has %q", names)
 	}
@@ -106,7 +89,7 @@ func TestSpoolKeeps(t *testing.T) {
 	if len(tried) != 1 || len(got) != 2 || got[0] != tried[0] || got[0].auth != "Bearer xyzzy" || got[1].text() != "three" || got[1].key == got[0].key {
 		t.Errorf("tried %+v, got %+v", tried, got)
 	}
-	if names := filesIn(t, spool); len(names) != 0 {
+	if names := e2e.FilesIn(t, spool); len(names) != 0 {
 		t.Errorf("the spool still has %q", names)
 	}
 }
@@ -167,19 +150,19 @@ func TestSpoolKeepsTheOrder(t *testing.T) {
 func TestSpoolSetsAside(t *testing.T) {
 	spool := t.TempDir()
 	keep(t, spool, "refused", "taken")
-	request := e2e.ReadFile(t, filepath.Join(spool, filesIn(t, spool)[0]))
+	request := e2e.ReadFile(t, filepath.Join(spool, e2e.FilesIn(t, spool)[0]))
 	bad := map[string]string{"00.json": "", "02.json": "\x00\xff", "03.json": request[:len(request)/2], "06.json": strings.Repeat("x", 3<<20),
 		"07.json": `{"path":" %zz","to":"a","key":"K","body":{}}`}
 	for name, content := range bad {
-		writeInto(t, spool, name, content)
+		e2e.WriteInto(t, spool, name, content)
 	}
-	writeInto(t, spool, "README", "not ours")
+	e2e.WriteInto(t, spool, "README", "not ours")
 	s := newScripted(t, because(413, ""), okReply)
 	code, _, stderr := e2e.RunProgram(t, "new", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool)
 	if got := s.texts(); code != 0 || !slices.Equal(got, []string{"refused", "taken", "new"}) || strings.Count(stderr, "set aside as ") != len(bad)+1 {
 		t.Errorf("exit %d, sent %q, %s", code, got, stderr)
 	}
-	names := filesIn(t, spool)
+	names := e2e.FilesIn(t, spool)
 	for name, content := range bad {
 		if slices.Contains(names, name) || e2e.ReadFile(t, filepath.Join(spool, name+".bad")) != content {
 			t.Errorf("%s is not set aside as it was", name)
@@ -209,14 +192,14 @@ func TestSpoolSendsMany(t *testing.T) {
 	keepCopies(t, spool, 300)
 	s := newScripted(t)
 	code, _, stderr := e2e.RunProgram(t, "new", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool)
-	if got := s.texts(); code != 0 || stderr != "" || len(got) != 301 || got[0] != "0" || got[299] != "299" || got[300] != "new" || len(filesIn(t, spool)) != 0 {
+	if got := s.texts(); code != 0 || stderr != "" || len(got) != 301 || got[0] != "0" || got[299] != "299" || got[300] != "new" || len(e2e.FilesIn(t, spool)) != 0 {
 		t.Errorf("exit %d, %q, sent %q", code, stderr, got)
 	}
 }
 
 // Kept requests that a server is slow to take hold up a new one for 10 s at most, and one to the same place goes behind them.
 func TestSpoolTimeLimit(t *testing.T) {
-	if !isLong() {
+	if !e2e.Long() {
 		t.Skip("skipped: takes 10 s, runs with CI=true")
 	}
 	t.Parallel()
@@ -257,7 +240,7 @@ func TestSpoolLock(t *testing.T) {
 		t.Errorf("sent %q", got)
 	}
 	dir.Close()
-	if code := p.Wait(); code != 0 || p.Stderr.String() != "" || !slices.Equal(s.texts(), []string{"old", "new"}) || len(filesIn(t, spool)) != 0 {
+	if code := p.Wait(); code != 0 || p.Stderr.String() != "" || !slices.Equal(s.texts(), []string{"old", "new"}) || len(e2e.FilesIn(t, spool)) != 0 {
 		t.Errorf("exit %d, %q, sent %q", code, p.Stderr.String(), s.texts())
 	}
 }
@@ -330,7 +313,7 @@ func TestSpoolIsSentBySuccess(t *testing.T) {
 	}
 	s := newScripted(t)
 	code, stdout, stderr := e2e.RunProgram(t, "", nil, "slackboard-log", "-s", s.URL, "-t", "a", "-spool", spool, "--", "true")
-	if got := s.texts(); code != 0 || stdout+stderr != "" || len(got) != 1 || !strings.Contains(got[0], "Error: exit status 7\n") || len(filesIn(t, spool)) != 0 {
+	if got := s.texts(); code != 0 || stdout+stderr != "" || len(got) != 1 || !strings.Contains(got[0], "Error: exit status 7\n") || len(e2e.FilesIn(t, spool)) != 0 {
 		t.Errorf("exit %d, %q %q, sent %q", code, stdout, stderr, got)
 	}
 }
@@ -340,7 +323,7 @@ func TestSpoolTenClients(t *testing.T) {
 	dir := t.TempDir()
 	spool, socket := filepath.Join(dir, "spool"), filepath.Join(dir, "s")
 	slack := e2e.NewFakeSlack(t, nil)
-	config := strings.Replace(server1(slack.URL), "127.0.0.1:0", "unix:"+socket, 1)
+	config := strings.Replace(e2e.ServerConfig(slack.URL), "127.0.0.1:0", "unix:"+socket, 1)
 	config = strings.Replace(config, "channel_rate = 0\n", "channel_rate = 0\nbatch = 1\n", 1) + "[spool]\ndir = '" + dir + "/server'\n"
 	var want []string
 	atOnce := func(n int) {
@@ -373,7 +356,7 @@ func TestSpoolTenClients(t *testing.T) {
 	e2e.StartServer(t, config)
 	atOnce(10)
 	for range 10 {
-		if len(filesIn(t, spool)) == 0 {
+		if len(e2e.FilesIn(t, spool)) == 0 {
 			break
 		}
 		atOnce(1)
@@ -383,7 +366,7 @@ func TestSpoolTenClients(t *testing.T) {
 			return !slices.ContainsFunc(got, func(d e2e.Delivery) bool { return strings.Contains(d.Body, `"`+text+`"`) })
 		})
 	})
-	if left := filesIn(t, spool); len(left) != 0 {
+	if left := e2e.FilesIn(t, spool); len(left) != 0 {
 		t.Errorf("left in the spool: %q", left)
 	}
 	// The server was killed while it posted: one post may be doubled by that, as its README says. The clients double none.
@@ -427,14 +410,14 @@ func TestSpoolTenClientsHalfAnswers(t *testing.T) {
 		}
 		clients.Wait()
 	}
-	kept := len(filesIn(t, spool))
+	kept := len(e2e.FilesIn(t, spool))
 	mu.Lock()
 	healthy = true
 	mu.Unlock()
 	e2e.RunProgram(t, "", nil, "slackboard-log", "-s", s.URL, "-t", "a", "-spool", spool, "--", "true")
 	got := slices.Sorted(maps.Values(taken))
 	slices.Sort(want)
-	if left := filesIn(t, spool); !slices.Equal(got, want) || kept == 0 || len(left) != 0 {
+	if left := e2e.FilesIn(t, spool); !slices.Equal(got, want) || kept == 0 || len(left) != 0 {
 		t.Errorf("%d were kept, %q are left; taken: %q, want %q", kept, left, got, want)
 	}
 	t.Logf("%d requests for %d messages, %d were kept in the end", requests, len(want), kept)
@@ -460,7 +443,7 @@ func TestSpoolOfTwoUsers(t *testing.T) {
 	if code := p.Wait(); code != 0 || !strings.HasSuffix(p.Stderr.String(), ": permission denied\n") || !slices.Equal(s.texts(), []string{"nobody's"}) {
 		t.Errorf("exit %d, %q, sent %q", code, p.Stderr.String(), s.texts())
 	}
-	if names := filesIn(t, spool); len(names) != 1 || !strings.HasSuffix(names[0], ".json") {
+	if names := e2e.FilesIn(t, spool); len(names) != 1 || !strings.HasSuffix(names[0], ".json") {
 		t.Errorf("the spool has %q", names)
 	}
 }

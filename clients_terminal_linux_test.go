@@ -118,7 +118,7 @@ func TestLogInTheBackground(t *testing.T) {
 
 // Where people wait they are told why: no server answers, or standard input does not end.
 func TestClientsSayWhatTheyWaitFor(t *testing.T) {
-	dead := deadAddress(t)
+	dead := e2e.DeadAddress(t)
 	p, tty := startAtTerminal(t, clientCommand("slackboard-cli", "-s "+dead+" -t a -retry-max 2 -retry-wait-min 10ms", "hi"))
 	if code := p.Wait(); code != 1 {
 		t.Errorf("exit %d, %q", code, tty.shown.String())

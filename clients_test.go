@@ -109,17 +109,6 @@ func because(status int, retryAfter string) e2e.Reply {
 
 var okReply = e2e.Reply{Status: 200, Body: `{"message":"ok"}`}
 
-// deadAddress returns one where nobody listens.
-func deadAddress(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // patient are flags that let a back-off never end: who waits for it fails the test.
 const patient = "-retry-wait-min=1h -retry-wait-max=1h"
 
@@ -250,7 +239,7 @@ func TestCliText(t *testing.T) {
 
 // A text that no server would take is cut in its middle: its beginning and its end arrive, with how much is left out.
 func TestCliCuts(t *testing.T) {
-	s := e2e.StartServer(t, server1("http://127.0.0.1:1"))
+	s := e2e.StartServer(t, e2e.ServerConfig("http://127.0.0.1:1"))
 	for _, test := range []struct{ name, unit string }{{"letters", "line\n"}, {"quotes", "\""}, {"noise", "\xff"}, {"ampersands", "&"}} {
 		for _, size := range []int{600_000, 1_500_000} {
 			if test.name == "letters" && size < 1<<20 {
@@ -334,7 +323,7 @@ func TestClientFollowsNoRedirect(t *testing.T) {
 
 // A server that starts late gets the message.
 func TestClientWaitsForTheServer(t *testing.T) {
-	addr := deadAddress(t)
+	addr := e2e.DeadAddress(t)
 	code, _, stderr := e2e.RunProgram(t, "hi", nil, "slackboard-cli", "-s", addr, "-t", "a", "-retry-max", "1", "-retry-wait-min", "1ms")
 	if code != 1 || stderr != "slackboard-cli: not sent: "+addr+": dial tcp "+addr+": connect: connection refused\n" {
 		t.Errorf("exit %d, %q", code, stderr)

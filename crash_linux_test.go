@@ -5,9 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,287 +13,20 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-	"unsafe"
 
 	"slackboard/e2e"
 )
 
-func needsRoot(t *testing.T, why string) {
-	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("skipped: needs root, " + why)
-	}
-}
-
-// diskUse returns the bytes in use on the file system that dir lies on.
-func diskUse(t *testing.T, dir string) int64 {
-	t.Helper()
-	var fs syscall.Statfs_t
-	if err := syscall.Statfs(dir, &fs); err != nil {
-		t.Fatal(err)
-	}
-	return int64(fs.Blocks-fs.Bfree) * fs.Bsize
-}
-
-// full is a measure for load: every sender has been refused some times.
-func full(_, refused int) bool { return refused >= 100 }
-
-func newFullDisk(t *testing.T) *crashTest {
-	disk := smallDisk(t)
-	c := newCrashTest(t, 16)
-	c.spool = filepath.Join(disk, "spool")
-	for i, s := range c.senders {
-		s.pad = strings.Repeat("x", 500*i) // small ones fill the last gap
-	}
-	c.history = "history_bytes = 0\n"
-	c.down.Store(true)
-	return c
-}
-
-func TestFullDisk(t *testing.T) {
-	c := newFullDisk(t)
-	p := c.start()
-	for range rounds(3, 1) {
-		c.down.Store(true)
-		c.load(p, full, func() {})
-		before := diskUse(t, c.spool)
-		c.down.Store(false)
-		drained(t, p)
-		e2e.Poll(t, "disk use falls", func() bool { return diskUse(t, c.spool) <= 2*segmentBytes+64<<10 })
-		t.Logf("used when full: %d, drained: %d", before, diskUse(t, c.spool))
-		c.load(p, accepted(500), func() {})
-		drained(t, p)
-	}
-	c.verify(0)
-}
-
-func TestFullDiskAndKilled(t *testing.T) {
-	c := newFullDisk(t)
-	for range rounds(5, 1) {
-		c.down.Store(true)
-		p := c.start()
-		c.load(p, full, p.Kill)
-		p = c.start() // there is no room for anything
-		if s := p.Stat(t); s.Waiting < 300 {
-			t.Errorf("only %d wait", s.Waiting)
-		}
-		c.load(p, full, p.Kill)
-		c.down.Store(false)
-		p = c.start()
-		drained(t, p)
-		c.load(p, accepted(100), p.Kill)
-	}
-	drained(t, c.start())
-	c.verify(0)
-}
-
-// imageDisk is an ext4 file system in a file, and as good as a disk that can lose its power.
-type imageDisk struct {
-	t          *testing.T
-	image, dir string
-}
-
-func newImageDisk(t *testing.T) *imageDisk {
-	t.Helper()
-	needsRoot(t, "to mount an ext4 image")
-	for _, tool := range []string{"mkfs.ext4", "mount", "umount"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skip("skipped:", err)
-		}
-	}
-	d := &imageDisk{t, e2e.WriteFile(t, "ext4", ""), t.TempDir()}
-	if err := os.Truncate(d.image, 128<<20); err != nil {
-		t.Fatal(err)
-	}
-	for _, command := range []string{"mkfs.ext4 -q -F " + d.image, "mount -o loop " + d.image + " " + d.dir} {
-		if out, err := runLine(command); err != nil {
-			t.Skipf("skipped: %s: %v: %s", command, err, out)
-		}
-	}
-	t.Cleanup(func() { syscall.Unmount(d.dir, syscall.MNT_DETACH) })
-	return d
-}
-
-func runLine(command string) (string, error) {
-	words := strings.Fields(command)
-	out, err := exec.Command(words[0], words[1:]...).CombinedOutput()
-	return string(out), err
-}
-
-// cutPower stops all writing at once: what is not on disk by now, the journal's last entries included, never gets there.
-func (d *imageDisk) cutPower() {
-	const ext4Shutdown = 0x8004587d // EXT4_IOC_SHUTDOWN
-	noLogFlush := uint32(2)         // EXT4_GOING_FLAGS_NOLOGFLUSH
-	dir, err := os.Open(d.dir)
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	defer dir.Close()
-	if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, dir.Fd(), ext4Shutdown, uintptr(unsafe.Pointer(&noLogFlush))); errno != 0 {
-		d.t.Fatal("shutdown of ext4: ", errno)
-	}
-}
-
-// powerOn mounts the image again, which replays its journal.
-func (d *imageDisk) powerOn() {
-	d.t.Helper()
-	for _, command := range []string{"umount " + d.dir, "mount -o loop " + d.image + " " + d.dir} {
-		if out, err := runLine(command); err != nil {
-			d.t.Fatalf("%s: %v: %s", command, err, out)
-		}
-	}
-}
-
-func TestPowerCut(t *testing.T) {
-	disk := newImageDisk(t)
-	c := newCrashTest(t, 16)
-	c.spool, c.history = filepath.Join(disk.dir, "spool"), "history_bytes = 0\n"
-	for i, s := range c.senders { // so that segments come and go
-		s.pad = strings.Repeat("x", i<<12)
-	}
-	random := rand.New(rand.NewPCG(5, 6))
-	for round := range rounds(20, 2) {
-		c.down.Store(round%3 == 0) // so that much waits
-		p := c.start()
-		c.load(p, accepted(50+random.IntN(400)), func() {
-			// The kernel goes on: a sync may return while its journal is being shut down, and tell the server a lie.
-			c.noPower.Store(true)
-			disk.cutPower()
-			p.Kill()
-		})
-		disk.powerOn()
-		c.noPower.Store(false)
-	}
-	c.down.Store(false)
-	p := c.start()
-	s := drained(t, p)
-	p.Kill()
-	c.verify(0)
-	t.Logf("damaged: %d", s.Damaged)
-}
-
-func needsStrace(t *testing.T) {
-	t.Helper()
-	needsRoot(t, "to trace the server")
-	if _, err := exec.LookPath("strace"); err != nil {
-		t.Skip("skipped:", err)
-	}
-}
-
-// traced returns the next server, run by strace. -D makes it the child of the test all the same.
-func (c *crashTest) traced(output string, options ...string) *exec.Cmd {
-	return c.command(append([]string{"strace", "-D", "-f", "--seccomp-bpf", "-qq", "-o", output}, options...)...)
-}
-
-// The Nth time that a thread of the server makes the call, it fails.
-func TestInjectedErrors(t *testing.T) {
-	needsStrace(t)
-	for _, fault := range []diskFault{{call: "fdatasync", errno: "EIO"}, {call: "pwrite64", errno: "ENOSPC"}, {call: "pwrite64", errno: "EIO"}} {
-		for n := range rounds(10, 1) {
-			fault.n = n + 1
-			t.Run(fault.String(), fault.inject)
-		}
-	}
-	// Those of a segment's begin and end, and of reading:
-	for _, fault := range []diskFault{{call: "renameat", errno: "EIO"}, {call: "unlinkat", errno: "EIO"}, {call: "fsync", errno: "EIO"},
-		{call: "openat", errno: "EMFILE", file: "spare.new"}, {call: "openat", errno: "EIO", file: "spare"}, {call: "pread64", errno: "EIO"}, {call: "openat", errno: "EMFILE", file: "00000001.log"}} {
-		for n := range rounds(2, 0) {
-			fault.n, fault.rolls = n+1, true
-			if fault.file == "00000001.log" {
-				fault.n += 9 // the first ones are those of the start
-			}
-			t.Run(fault.String(), fault.inject)
-		}
-	}
-}
-
-// diskFault is an error that a call meets the nth time that a thread makes it.
-type diskFault struct {
-	call, errno, file string // file: only calls for it
-	n                 int
-	rolls             bool // with traffic that begins and removes segments
-}
-
-func (f diskFault) String() string { return fmt.Sprintf("%s%s/%s/%d", f.call, f.file, f.errno, f.n) }
-
-func (f diskFault) inject(t *testing.T) {
-	c := newCrashTest(t, 4)
-	if f.rolls {
-		c.history = "history_bytes = 0\n"
-		for _, s := range c.senders {
-			s.pad = strings.Repeat("x", 120<<10)
-		}
-	}
-	c.down.Store(f.n%2 == 1 && !f.rolls) // then the spool alone has what was acknowledged
-	c.start().Kill()                     // a new spool is made without errors
-	trace := filepath.Join(t.TempDir(), "trace")
-	options := []string{"-e", "trace=" + f.call, "-e", fmt.Sprintf("inject=%s:error=%s:when=%d", f.call, f.errno, f.n)}
-	if f.file != "" {
-		options = append(options, "-P", f.file)
-	}
-	p := e2e.StartServerIn(t, c.traced(trace, options...))
-	injected := func() int { return strings.Count(e2e.ReadFile(t, trace), "(INJECTED)") }
-	answered, after, refused := 0, 0, 0
-	c.load(p, func(ok, no int) bool {
-		refused = no
-		// It fails, and after it the server goes on working.
-		if answered++; after == 0 && answered%20 == 0 && injected() > 0 {
-			after = ok + 60
-		}
-		return after > 0 && ok >= after
-	}, func() {})
-	if after == 0 {
-		t.Fatalf("%d messages, and no %dth %s of a thread", answered, f.n, f.call)
-	}
-	if c.down.Load() && refused == 0 {
-		t.Errorf("nothing but accepting can have failed, and nobody was refused: %s", e2e.ReadFile(t, trace))
-	}
-	c.down.Store(false)
-	p.Kill()
-	failed := injected()
-	p = c.start()
-	drained(t, p)
-	p.Kill()
-	c.verify(failed)
-	t.Logf("%d times injected, %d refused", failed, refused)
-}
-
-// smallDisk holds four segments.
-func smallDisk(t *testing.T) string {
-	t.Helper()
-	needsRoot(t, "to mount a small tmpfs")
-	disk := t.TempDir()
-	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=68m"); err != nil {
-		t.Skip("skipped: no tmpfs can be mounted here:", err)
-	}
-	t.Cleanup(func() { syscall.Unmount(disk, syscall.MNT_DETACH) })
-	return disk
-}
-
-// What was delivered is kept for look-ups as long as there is room: it never keeps a message from being accepted for long.
-func TestFullDiskWithNothingWaiting(t *testing.T) {
-	slack := e2e.NewFakeSlack(t, nil)
-	s := e2e.StartServer(t, server1(slack.URL)+"[spool]\nhistory_bytes = 1073741824\ndir='"+filepath.Join(smallDisk(t), "spool")+"'\n")
-	body := `{"tag":"general","text":"` + strings.Repeat("x", 1_000_000) + `"}`
-	for i := range 100 {
-		e2e.Poll(t, fmt.Sprintf("message %d is accepted", i), func() bool {
-			status, _ := s.Request("POST", "/notify", body)
-			return status == 200
-		})
-		e2e.Poll(t, "it is delivered", func() bool { return s.Stat(t).Waiting == 0 })
-	}
-}
-
 // filled is a disk that another program has filled, with a server on it for which three messages wait.
 func filled(t *testing.T, test func(t *testing.T, p *inProcess, slack *recorder, filler string)) {
-	disk := smallDisk(t)
+	disk := e2e.SmallDisk(t)
 	cfg := testConfig(t, hookAndTags)
 	cfg.spool.dir = filepath.Join(disk, "spool")
 	synctest.Test(t, func(t *testing.T) {
 		slack := &recorder{script: down}
 		p := newInProcess(t, cfg, slack)
 		for i := range 3 {
-			p.do("POST", "/notify", notifyBody("a", i, false))
+			p.do("POST", "/notify", e2e.NotifyBody("a", i, false))
 		}
 		filler := filepath.Join(disk, "filler")
 		if err := os.WriteFile(filler, make([]byte, 68<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
@@ -360,49 +91,10 @@ func TestDiskThatAnotherFills(t *testing.T) {
 	})
 }
 
-// limitFiles sets how large files may grow that a process writes, in bytes.
-func limitFiles(t *testing.T, pid int, bytes uint64) {
-	t.Helper()
-	limit := syscall.Rlimit{Cur: bytes, Max: 1<<64 - 1}
-	if _, _, errno := syscall.RawSyscall6(syscall.SYS_PRLIMIT64, uintptr(pid), syscall.RLIMIT_FSIZE, uintptr(unsafe.Pointer(&limit)), 0, 0, 0); errno != 0 {
-		t.Skip("skipped: prlimit: ", errno)
-	}
-}
-
-// A process that may not write behind the first MiB of a file any more (what the kernel then sends is SIGXFSZ) takes
-// nothing, and no lane goes on. With the limit gone all goes on.
-func TestFileSizeLimit(t *testing.T) {
-	t.Parallel()
-	c := newCrashTest(t, 16)
-	for _, s := range c.senders {
-		s.pad = strings.Repeat("x", 64<<10)
-	}
-	c.down.Store(true)
-	p := c.start()
-	c.load(p, accepted(50), func() {})
-	limitFiles(t, p.Cmd.Process.Pid, 1<<20)
-	c.load(p, full, func() {})
-	c.down.Store(false)
-	limitFiles(t, p.Cmd.Process.Pid, 1<<40)
-	drained(t, p)
-	c.load(p, accepted(400), func() {})
-	t.Logf("%+v", drained(t, p))
-	c.verify(0)
-}
-
-// A server that cannot make a segment does not start, and says why in one line.
-func TestFileSizeLimitAtStart(t *testing.T) {
-	c := newCrashTest(t, 1)
-	p := e2e.StartProcess(t, c.command("sh", "-c", `ulimit -f 2048 && exec "$@"`, "sh"))
-	if code := p.Wait(); code != 1 || !strings.Contains(p.Stderr.String(), "file too large") || strings.Count(p.Stderr.String(), "\n") != 1 {
-		t.Errorf("exit %d, %s", code, p.Stderr.String())
-	}
-}
-
 // A full disk drains although its oldest segment is for a dead destination, as large as the room that is left.
 func TestFullDiskBehindADeadDestination(t *testing.T) {
-	for _, size := range []int{30, 200, 1000}[:rounds(3, 1)] {
-		s := openRunning(t, filepath.Join(smallDisk(t), "spool"))
+	for _, size := range []int{30, 200, 1000}[:e2e.Rounds(3, 1)] {
+		s := openRunning(t, filepath.Join(e2e.SmallDisk(t), "spool"))
 		dead := s.add(t, 13<<20/100_000, 100_000)
 		var others []uint64
 		c := &change{}

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"slackboard/e2e"
 )
 
 // recorder is a Slack in Process: it answers by script, at once where there is none.
@@ -81,10 +83,6 @@ func inBubble(t *testing.T, toml string, script func(int, recorded) outcome, tes
 		slack := &recorder{script: script}
 		test(t, newInProcess(t, cfg, slack), slack)
 	})
-}
-
-func notifyBody(tag string, n int, sync bool) string {
-	return fmt.Sprintf(`{"tag":%q,"text":"%d","sync":%v}`, tag, n, sync)
 }
 
 const hookAndTags = `
@@ -163,7 +161,7 @@ func TestOutcomesInTime(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			inBubble(t, hookAndTags, test.script, func(t *testing.T, p *inProcess, slack *recorder) {
 				for i, tag := range test.send {
-					if w := p.do("POST", "/notify", notifyBody(tag, i+1, false)); w.Code != 200 {
+					if w := p.do("POST", "/notify", e2e.NotifyBody(tag, i+1, false)); w.Code != 200 {
 						t.Fatalf("got %d %s", w.Code, w.Body)
 					}
 				}
@@ -203,10 +201,10 @@ func TestTokenPause(t *testing.T) {
 		return outcome{class: delivered}
 	}, func(t *testing.T, p *inProcess, slack *recorder) {
 		start := time.Now()
-		p.do("POST", "/notify", notifyBody("bot", 1, false))
+		p.do("POST", "/notify", e2e.NotifyBody("bot", 1, false))
 		synctest.Wait()
-		p.do("POST", "/notify", notifyBody("bot2", 2, false))
-		p.do("POST", "/notify", notifyBody("a", 3, false))
+		p.do("POST", "/notify", e2e.NotifyBody("bot2", 2, false))
+		p.do("POST", "/notify", e2e.NotifyBody("a", 3, false))
 		time.Sleep(time.Minute)
 		for _, r := range slack.all()[1:] {
 			if wait := r.at.Sub(start); (r.channel == "#a") != (wait < 20*time.Second) {
@@ -224,7 +222,7 @@ func TestQPS(t *testing.T) {
 	inBubble(t, toml, nil, func(t *testing.T, p *inProcess, slack *recorder) {
 		accepted := 0
 		for i := range 40 {
-			w := p.do("POST", "/notify", notifyBody([]string{"a", "b"}[i%2], i, false))
+			w := p.do("POST", "/notify", e2e.NotifyBody([]string{"a", "b"}[i%2], i, false))
 			switch {
 			case w.Code == 200:
 				accepted++
@@ -274,7 +272,7 @@ func TestSyncTellsTheTruth(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			inBubble(t, hookAndTags, test.script, func(t *testing.T, p *inProcess, slack *recorder) {
-				w := p.do("POST", "/notify", notifyBody(test.tag, 1, true))
+				w := p.do("POST", "/notify", e2e.NotifyBody(test.tag, 1, true))
 				var got answer
 				json.Unmarshal(w.Body.Bytes(), &got)
 				if w.Code != test.status || got.Message != test.message || w.Header().Get("Retry-After") != test.retryAfter {
@@ -308,10 +306,10 @@ func TestSyncAndPauses(t *testing.T) {
 				}
 				return outcome{class: delivered}
 			}, func(t *testing.T, p *inProcess, slack *recorder) {
-				p.do("POST", "/notify", notifyBody("a", 1, false))
+				p.do("POST", "/notify", e2e.NotifyBody("a", 1, false))
 				synctest.Wait()
 				start := time.Now()
-				w := p.do("POST", "/notify", notifyBody("a", 2, true))
+				w := p.do("POST", "/notify", e2e.NotifyBody("a", 2, true))
 				if w.Code != test.status || time.Since(start) < test.waits || test.waits == 0 && time.Since(start) > 0 {
 					t.Errorf("got %d %s after %v, want %d after %v", w.Code, w.Body, time.Since(start), test.status, test.waits)
 				}
@@ -331,12 +329,12 @@ func TestSyncBehindASlowPost(t *testing.T) {
 	}, func(t *testing.T, p *inProcess, slack *recorder) {
 		ctx, hangUp := context.WithCancel(t.Context())
 		go func() {
-			r := httptest.NewRequest("POST", "/notify", strings.NewReader(notifyBody("a", 1, true))).WithContext(ctx)
+			r := httptest.NewRequest("POST", "/notify", strings.NewReader(e2e.NotifyBody("a", 1, true))).WithContext(ctx)
 			p.http.ServeHTTP(httptest.NewRecorder(), r)
 		}()
 		synctest.Wait()
 		hangUp()
-		w := p.do("POST", "/notify", notifyBody("a", 2, true))
+		w := p.do("POST", "/notify", e2e.NotifyBody("a", 2, true))
 		if w.Code != 429 || w.Header().Get("Retry-After") == "" {
 			t.Errorf("got %d %s, want 429 with Retry-After", w.Code, w.Body)
 		}
@@ -362,12 +360,12 @@ func TestHangingDestinations(t *testing.T) {
 		return outcome{class: retry, reason: "no answer"}
 	}, func(t *testing.T, p *inProcess, slack *recorder) {
 		for i := range 99 {
-			p.do("POST", "/notify", notifyBody(fmt.Sprintf("t%d", i), 0, false))
+			p.do("POST", "/notify", e2e.NotifyBody(fmt.Sprintf("t%d", i), 0, false))
 		}
 		time.Sleep(2 * time.Minute)
 		for i := range 50 {
 			before := time.Now()
-			p.do("POST", "/notify", notifyBody("t99", i, true))
+			p.do("POST", "/notify", e2e.NotifyBody("t99", i, true))
 			if took := time.Since(before); took > 0 {
 				t.Fatalf("the healthy destination waited %v", took)
 			}

@@ -229,7 +229,7 @@ func TestDoorRefuses(t *testing.T) {
 // What cannot be stored is a 503 with Retry-After, at which all clients try again; never a 429.
 func TestDoorIsFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newInProcess(t, testConfig(t, withCore(hookAndTags, "qps = 1\nmax_delay_duration = 0")), &recorder{script: down})
+		p := newInProcess(t, testConfig(t, e2e.WithCore(hookAndTags, "qps = 1\nmax_delay_duration = 0")), &recorder{script: down})
 		for _, request := range []string{"POST /services/a", "POST /api/chat.postMessage"} {
 			var w *httptest.ResponseRecorder
 			for range 3 {

@@ -10,6 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 	"unicode/utf8"
+
+	"slackboard/e2e"
 )
 
 // What becomes of a post, by its answer, its head's history and what it held.
@@ -171,7 +173,7 @@ func TestTooMuchForTheReceiver(t *testing.T) {
 // the end of it. Nor does a long stop.
 func TestOldButNotTried(t *testing.T) {
 	inBubble(t, hookAndTags, down, func(t *testing.T, p *inProcess, slack *recorder) {
-		p.do("POST", "/notify", notifyBody("a", 1, false))
+		p.do("POST", "/notify", e2e.NotifyBody("a", 1, false))
 		synctest.Wait()
 		p.stop()
 		time.Sleep(10 * 24 * time.Hour)
@@ -275,11 +277,11 @@ func TestFairUnderQPS(t *testing.T) {
 			return outcome{class: delivered}
 		}))
 		for i := range 11 {
-			p.do("POST", "/notify", notifyBody("sick0", i, false))
+			p.do("POST", "/notify", e2e.NotifyBody("sick0", i, false))
 		}
 		for i := range 100 {
 			start := time.Now()
-			if w := p.do("POST", "/notify", notifyBody("well0", i, true)); w.Code != 200 {
+			if w := p.do("POST", "/notify", e2e.NotifyBody("well0", i, true)); w.Code != 200 {
 				t.Fatalf("message %d: %d %s", i, w.Code, w.Body)
 			}
 			if took := time.Since(start); took > 2*time.Second {
@@ -306,17 +308,17 @@ func TestDeadNetworkIsOneTrouble(t *testing.T) {
 			return outcome{class: delivered}
 		}))
 		for i := range lanes {
-			p.do("POST", "/notify", notifyBody(fmt.Sprintf("sick%d", i), 1, false))
+			p.do("POST", "/notify", e2e.NotifyBody(fmt.Sprintf("sick%d", i), 1, false))
 		}
 		time.Sleep(time.Hour)
 		if n := tries.Load(); n < 100 || n > 200 {
 			t.Errorf("%d tries in an hour", n)
 		}
 		start := time.Now()
-		if p.do("POST", "/notify", notifyBody("well0", 1, true)); time.Since(start) > 0 {
+		if p.do("POST", "/notify", e2e.NotifyBody("well0", 1, true)); time.Since(start) > 0 {
 			t.Errorf("another webhook waited %v", time.Since(start))
 		}
-		if w := p.do("POST", "/notify", notifyBody("sick0", 1, true)); w.Code != 502 || !strings.Contains(w.Body.String(), "connection refused") {
+		if w := p.do("POST", "/notify", e2e.NotifyBody("sick0", 1, true)); w.Code != 502 || !strings.Contains(w.Body.String(), "connection refused") {
 			t.Errorf("sync: %d %s", w.Code, w.Body)
 		}
 		mended.Store(true)

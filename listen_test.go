@@ -4,13 +4,10 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -22,41 +19,6 @@ import (
 
 	"slackboard/e2e"
 )
-
-// withFiles runs a program with so many file descriptors.
-func withFiles(files int, program string, args ...string) *exec.Cmd {
-	script := fmt.Sprintf(`ulimit -n %d; exec "$0" "$@"`, files)
-	return exec.Command("sh", append([]string{"-c", script, program}, args...)...)
-}
-
-// With 30 file descriptors, all messages of 40 destinations are accepted while Slack answers none, and delivered when it
-// does. Then most descriptors are free.
-func TestFewFileDescriptors(t *testing.T) {
-	answer := make(chan struct{})
-	slack := e2e.NewFakeSlack(t, func(e2e.Delivery) e2e.Reply { <-answer; return e2e.Reply{} })
-	tags := tagNames("t", 40)
-	config := spoolConfig(filepath.Join(t.TempDir(), "spool")) + tagConfig(slack.URL+"/services/x", tags...)
-	s := e2e.StartServerIn(t, withFiles(30, e2e.Program("slackboard"), "-c", e2e.WriteFile(t, "s.toml", config)))
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: e2e.Patience}
-	var all sync.WaitGroup
-	for _, tag := range tags {
-		all.Go(func() {
-			resp, err := client.Post("http://"+s.Addr+"/notify", "", strings.NewReader(notifyBody(tag, 1, false)))
-			if err != nil || resp.StatusCode != 200 {
-				t.Errorf("%s: %v %v", tag, resp, err)
-			}
-		})
-	}
-	all.Wait()
-	close(answer)
-	drained(t, s)
-	if files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.Cmd.Process.Pid)); err == nil && len(files) > 25 {
-		t.Errorf("%d of 30 file descriptors are in use by an idle server", len(files))
-	}
-	if strings.Contains(s.Stderr.String(), "too many open files") {
-		t.Errorf("the log says %s", s.Stderr.String())
-	}
-}
 
 func TestLimits(t *testing.T) {
 	for _, test := range []struct{ files, connections, posts int }{
@@ -169,61 +131,10 @@ func TestAcceptFails(t *testing.T) {
 	})
 }
 
-// staleSocket leaves a socket as a dead server does.
-func staleSocket(t *testing.T, path string) {
-	t.Helper()
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.(*net.UnixListener).SetUnlinkOnClose(false)
-	l.Close()
-}
-
-// Two servers start at once on one socket, where a dead one left its own: one of them serves, the other says why not.
-func TestTwoStartsAtOnce(t *testing.T) {
-	for _, test := range []struct{ name, first, second, want string }{
-		{"one spool", "spool", "spool", "spool is in use by another process"},
-		{"two spools", "spool", "other", "a running server listens there"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			for range rounds(50, 5) {
-				dir := t.TempDir()
-				socket := filepath.Join(dir, "s")
-				staleSocket(t, socket)
-				var two []*e2e.Process
-				for _, spool := range []string{test.first, test.second} {
-					config := fmt.Sprintf("[core]\nport='unix:%s'\nslack_url='http://127.0.0.1:1/'\n[spool]\ndir='%s'\n",
-						socket, filepath.Join(dir, spool))
-					cmd := exec.Command(e2e.Program("slackboard"), "-c", e2e.WriteFile(t, "s.toml", config))
-					two = append(two, e2e.StartProcess(t, cmd))
-				}
-				server, other := two[0], two[1]
-				select {
-				case <-server.Ended:
-					server, other = other, server
-				case <-other.Ended:
-				case <-time.After(e2e.Patience):
-					t.Fatalf("both run: %s, %s", server.Stderr.String(), other.Stderr.String())
-				}
-				if code := other.Wait(); code != 1 || !strings.Contains(other.Stderr.String(), test.want) {
-					t.Errorf("exit %d: %s", code, other.Stderr.String())
-				}
-				server.Addr = socket
-				server.IsAlive()
-				server.Signal(syscall.SIGTERM)
-				if code := server.Wait(); code != 0 {
-					t.Errorf("exit %d: %s", code, server.Stderr.String())
-				}
-			}
-		})
-	}
-}
-
 // Of several servers that start at once, one listens: they take turns at the folder of the socket.
 func TestOneListens(t *testing.T) {
 	dir := t.TempDir()
-	staleSocket(t, filepath.Join(dir, "s"))
+	e2e.StaleSocket(t, filepath.Join(dir, "s"))
 	var opened atomic.Int64
 	var all sync.WaitGroup
 	for range 8 {

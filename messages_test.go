@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"slackboard/e2e"
 )
 
 // searched is what a search answers.
@@ -141,7 +143,7 @@ func TestSendAgainSays(t *testing.T) {
 		p := newInProcess(t, testConfig(t, hookAndTags+"[[tags]]\ntag='cdn'\nchannel='#cdn'\nslack_token='xoxb-1'\n"+
 			"[[tags]]\ntag='edge'\nchannel='#edge'\nslack_token='xoxb-1'\n"), slack)
 		for _, tag := range []string{"a", "a", "a", "b", "cdn", "edge"} {
-			p.do("POST", "/notify", notifyBody(tag, 1, false))
+			p.do("POST", "/notify", e2e.NotifyBody(tag, 1, false))
 			synctest.Wait()
 		}
 		list, _ := p.search(t, "state=any&order=oldest")

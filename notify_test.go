@@ -244,7 +244,7 @@ func TestHugeBodyIsNotRead(t *testing.T) {
 func TestCompressedBody(t *testing.T) {
 	p := newInProcess(t, dryRunConfig(), &recorder{})
 	for coding, want := range map[string]int{"gzip": 415, "br": 415, "gzip, identity": 415, "identity": 200, "Identity": 200} {
-		r := httptest.NewRequest("POST", "/notify", strings.NewReader(notifyBody("general", 1, false)))
+		r := httptest.NewRequest("POST", "/notify", strings.NewReader(e2e.NotifyBody("general", 1, false)))
 		r.Header.Set("Content-Encoding", coding)
 		w := newRecorderFor(p, r)
 		if w.Code != want || want == 415 && (!strings.Contains(w.Body.String(), "compressed (Content-Encoding: "+coding+")") || w.Header().Get("Accept-Encoding") != "identity") {
@@ -254,7 +254,7 @@ func TestCompressedBody(t *testing.T) {
 }
 
 func TestRequestCounts(t *testing.T) {
-	p := newInProcess(t, testConfig(t, withCore(hookAndTags, "auth_token = 'x'")), &recorder{})
+	p := newInProcess(t, testConfig(t, e2e.WithCore(hookAndTags, "auth_token = 'x'")), &recorder{})
 	for range 3 {
 		p.do("GET", "/healthz", "")
 	}
@@ -327,7 +327,7 @@ func TestKeyWithSync(t *testing.T) {
 					return test.first
 				}})
 				ask := func(key string, sync bool) (int, answer) {
-					r := httptest.NewRequest("POST", "/notify", strings.NewReader(notifyBody("a", 1, sync)))
+					r := httptest.NewRequest("POST", "/notify", strings.NewReader(e2e.NotifyBody("a", 1, sync)))
 					r.Header.Set("Idempotency-Key", key)
 					w := newRecorderFor(p, r)
 					var a answer

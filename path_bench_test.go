@@ -45,7 +45,7 @@ func each(times, goroutines int, f func(i int)) {
 //	go test -run '^$' -bench Deliver -benchtime 5x
 func BenchmarkDeliver(b *testing.B) {
 	const messages = 5000
-	receiver := "http://" + startBare(b).Addr + "/"
+	receiver := "http://" + e2e.StartBare(b).Addr + "/"
 	payload := []byte(`{"channel":"#c","username":"slackboard","icon_emoji":":clipboard:","parse":"full","text":"` + strings.Repeat("x", 200) + `"}`)
 	bareClient := newSlackClient(maxPosts).client
 	var bare, ours time.Duration

@@ -3,19 +3,9 @@ package main
 // SIGHUP: the configuration is read again under load, and while messages wait.
 
 import (
-	"bytes"
-	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"fmt"
-	"net"
-	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -41,7 +31,7 @@ func TestReloadMovesWhatWaits(t *testing.T) {
 	}
 	inBubble(t, hookAndTags, revoked, func(t *testing.T, p *inProcess, slack *recorder) {
 		for i, tag := range []string{"a", "ab", "b", "a", "own", "ab"} {
-			p.do("POST", "/notify", notifyBody(tag, i+1, false))
+			p.do("POST", "/notify", e2e.NotifyBody(tag, i+1, false))
 		}
 		time.Sleep(time.Hour)
 		before := len(slack.all())
@@ -76,7 +66,7 @@ func TestReloadJoinsLanes(t *testing.T) {
 		return outcome{class: delivered}
 	}, func(t *testing.T, p *inProcess, slack *recorder) {
 		for i := range 9 {
-			p.do("POST", "/notify", notifyBody([]string{"b", "a", "own"}[i%3], i+1, false))
+			p.do("POST", "/notify", e2e.NotifyBody([]string{"b", "a", "own"}[i%3], i+1, false))
 		}
 		time.Sleep(time.Minute)
 		down.Store(false)
@@ -113,7 +103,7 @@ func TestReloadKeepsPauses(t *testing.T) {
 				}
 				return outcome{class: delivered}
 			}
-			p.do("POST", "/notify", notifyBody(test.tag, 1, false))
+			p.do("POST", "/notify", e2e.NotifyBody(test.tag, 1, false))
 			time.Sleep(10 * time.Second)
 			p.reload(t, test.toml)
 			time.Sleep(time.Hour)
@@ -131,13 +121,13 @@ func TestReloadWaitsForPosts(t *testing.T) {
 		time.Sleep(20 * time.Second)
 		return outcome{class: delivered}
 	}, func(t *testing.T, p *inProcess, slack *recorder) {
-		p.do("POST", "/notify", notifyBody("a", 1, false))
+		p.do("POST", "/notify", e2e.NotifyBody("a", 1, false))
 		synctest.Wait()
 		answered := make(chan int)
-		go func() { answered <- p.do("POST", "/notify", notifyBody("a", 3, true)).Code }()
+		go func() { answered <- p.do("POST", "/notify", e2e.NotifyBody("a", 3, true)).Code }()
 		go func() {
 			time.Sleep(5 * time.Second)
-			p.do("POST", "/notify", notifyBody("a", 2, false))
+			p.do("POST", "/notify", e2e.NotifyBody("a", 2, false))
 		}()
 		p.reload(t, strings.ReplaceAll(strings.Replace(hookAndTags, "[core]", "[core]\nmax_delay_duration = 100", 1), "/core", "/new"))
 		time.Sleep(time.Hour)
@@ -162,7 +152,7 @@ func TestReloadIsNotHeldUp(t *testing.T) {
 	}, func(t *testing.T, p *inProcess, slack *recorder) {
 		for i, tag := range []string{"a", "b"} {
 			for n := range 20 {
-				p.do("POST", "/notify", notifyBody(tag, n, false))
+				p.do("POST", "/notify", e2e.NotifyBody(tag, n, false))
 			}
 			time.Sleep(time.Duration(5-5*i) * time.Second)
 		}
@@ -198,7 +188,7 @@ func TestReloadWhileStoring(t *testing.T) {
 	inBubble(t, hookAndTags, nil, func(t *testing.T, p *inProcess, slack *recorder) {
 		slow := func() error { time.Sleep(10 * time.Second); return nil }
 		p.disk.Store(&slow)
-		go p.do("POST", "/notify", notifyBody("a", 1, false))
+		go p.do("POST", "/notify", e2e.NotifyBody("a", 1, false))
 		time.Sleep(time.Second)
 		p.reload(t, strings.ReplaceAll(hookAndTags, "/core", "/new"))
 		time.Sleep(time.Hour)
@@ -208,248 +198,4 @@ func TestReloadWhileStoring(t *testing.T) {
 		synctest.Wait()
 		p.holdsNothing(t)
 	})
-}
-
-// reloadable is a server whose configuration changes.
-type reloadable struct {
-	*e2e.Process
-	t    *testing.T
-	path string // of the configuration
-}
-
-// reload writes toml and returns when the server has read it, or has said why not.
-func (r *reloadable) reload(toml string) {
-	r.t.Helper()
-	if err := os.WriteFile(r.path, []byte(toml), 0o600); err != nil {
-		r.t.Fatal(err)
-	}
-	before := strings.Count(r.Stderr.String(), "the configuration was read again")
-	r.Signal(syscall.SIGHUP)
-	e2e.Poll(r.t, "the configuration is read again", func() bool {
-		select {
-		case <-r.Ended:
-			r.t.Fatalf("the server says %.20000s", r.Stderr.String())
-		default:
-		}
-		return strings.Count(r.Stderr.String(), "the configuration was read again") > before
-	})
-}
-
-// refuse is reload for a configuration that is not taken: the log names the faults.
-func (r *reloadable) refuse(toml string, faults ...string) {
-	r.t.Helper()
-	if err := os.WriteFile(r.path, []byte(toml), 0o600); err != nil {
-		r.t.Fatal(err)
-	}
-	r.Signal(syscall.SIGHUP)
-	for _, fault := range faults {
-		e2e.Poll(r.t, fault, func() bool { return strings.Contains(r.Stderr.String(), fault) })
-	}
-}
-
-func newReloadable(t *testing.T, toml string) *reloadable {
-	s := e2e.StartServer(t, toml)
-	return &reloadable{Process: s, t: t, path: s.Cmd.Args[len(s.Cmd.Args)-1]}
-}
-
-func TestReloadOrNotAtAll(t *testing.T) {
-	slack := e2e.NewFakeSlack(t, nil)
-	good := server1(slack.URL)
-	s := newReloadable(t, good)
-	s.refuse(strings.Replace(good, "tag = 'cron'", "tag = 'nightly'\nchanel = '#x'", 1)+"[log]\nlevel = 'loud'\n",
-		s.path+`:10: unknown key \"chanel\"`, s.path+`:13: level in [log]`)
-	if status, body := s.Request("POST", "/notify", notifyBody("cron", 1, true)); status != 200 {
-		t.Errorf("after a bad configuration: %d %s", status, body)
-	}
-	s.refuse(good+"[log]\naccess_log = '/no/such/folder/x'\n", "log.access_log: open /no/such/folder/x")
-	if _, metrics := s.Request("GET", "/metrics", ""); !strings.Contains(metrics, "\nslackboard_reload_refused 1\n") || !s.Stat(t).ReloadRefused {
-		t.Error("the refused reload does not show")
-	}
-	s.reload(strings.NewReplacer("127.0.0.1:0", "127.0.0.1:1", "'cron'", "'nightly'").Replace(good) + "[spool]\ndir = 'other'\n")
-	for _, want := range []string{"core.port has changed: that needs a restart", "spool.dir has changed: that needs a restart"} {
-		if !strings.Contains(s.Stderr.String(), want) {
-			t.Errorf("%s does not say %s", s.Stderr.String(), want)
-		}
-	}
-	if s.Stat(t).ReloadRefused {
-		t.Error("the reload shows as refused")
-	}
-	if status, body := s.Request("POST", "/notify", notifyBody("nightly", 1, true)); status != 200 {
-		t.Errorf("a new tag: %d %s", status, body)
-	}
-	if _, body := s.Request("GET", "/config/app", ""); !strings.Contains(body, `port = "127.0.0.1:0"`) || !strings.Contains(body, `dir = "slackboard.spool"`) {
-		t.Errorf("what runs is shown as %s", body)
-	}
-}
-
-// logrotate does not wait until somebody has mended the configuration.
-func TestRefusedReloadReopensLogs(t *testing.T) {
-	log := filepath.Join(t.TempDir(), "access.log")
-	good := server1("http://127.0.0.1:1") + "[log]\naccess_log = '" + log + "'\n"
-	s := newReloadable(t, good)
-	if err := os.Rename(log, log+".1"); err != nil {
-		t.Fatal(err)
-	}
-	s.refuse(good+"level = 'loud'\n", "the old one stays")
-	s.Request("GET", "/healthz", "")
-	e2e.Poll(t, "a line in the new file", func() bool { b, _ := os.ReadFile(log); return len(b) > 0 })
-}
-
-// A reload that does not get on, here since it reads a secret from a pipe, does not keep the server from stopping.
-func TestReloadThatHangs(t *testing.T) {
-	good := server1("http://127.0.0.1:1")
-	s := newReloadable(t, good)
-	pipe := filepath.Join(t.TempDir(), "pipe")
-	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(s.path, []byte(good+"slack_token = 'file:"+pipe+"'\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	s.Signal(syscall.SIGHUP)
-	w, err := os.OpenFile(pipe, os.O_WRONLY, 0) // when the server reads
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.Close()
-	s.Signal(syscall.SIGTERM)
-	if code := s.Wait(); code != 0 {
-		t.Errorf("exit %d: %s", code, s.Stderr.String())
-	}
-}
-
-// Under load, with the credential, the certificate and the log files changing: nothing is lost, doubled or refused, and
-// no connection is dropped.
-func TestReloadUnderLoad(t *testing.T) {
-	const senders = 8
-	reloads := 40
-	if isLong() {
-		reloads = 150
-	}
-	slack := e2e.NewFakeSlack(t, nil)
-	ca, pool, dir := newAuthority(t), x509.NewCertPool(), t.TempDir()
-	pool.AddCert(ca.cert)
-	log := filepath.Join(dir, "access.log")
-	var configs []string
-	for i := range 2 {
-		cert, key := ca.files(&x509.Certificate{IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
-		configs = append(configs, strings.Replace(server1(fmt.Sprintf("%s/%d", slack.URL, i)), "[core]",
-			fmt.Sprintf("[core]\nbatch = 1\nauth_token = 'T'\ntls_cert = '%s'\ntls_key = '%s'", cert, key), 1)+"[log]\naccess_log = '"+log+"'\n")
-	}
-	s := newReloadable(t, configs[0])
-	var requests, dropped, refused atomic.Int64
-	var stopped atomic.Bool
-	var all sync.WaitGroup
-	for sender := range senders {
-		client := &http.Client{Transport: &http.Transport{
-			TLSClientConfig: &tls.Config{RootCAs: pool},
-			DialContext: func(_ context.Context, network, addr string) (net.Conn, error) {
-				conn, err := net.Dial(network, addr)
-				return watchedConn{conn, func() {
-					if !stopped.Load() {
-						dropped.Add(1)
-					}
-				}}, err
-			},
-		}}
-		all.Go(func() {
-			for n := 0; !stopped.Load(); n++ {
-				req, _ := http.NewRequest("POST", "https://"+s.Addr+"/notify", strings.NewReader(notifyBody("general", sender*1_000_000+n, false)))
-				req.Header.Set("Authorization", "Bearer T")
-				resp, err := client.Do(req)
-				requests.Add(1)
-				if err != nil {
-					refused.Add(1)
-					t.Errorf("sender %d: %v", sender, err)
-					return
-				}
-				if body := e2e.ReadAll(resp.Body); resp.StatusCode != 200 {
-					refused.Add(1)
-					t.Errorf("sender %d: %d %s", sender, resp.StatusCode, body)
-				}
-				resp.Body.Close()
-			}
-		})
-	}
-	for i := range reloads {
-		if err := os.Rename(log, fmt.Sprintf("%s.%d", log, i)); err != nil {
-			t.Fatal(err)
-		}
-		s.reload(configs[(i+1)%2])
-	}
-	stopped.Store(true)
-	all.Wait()
-	if t.Failed() {
-		t.Fatalf("the server says %.20000s", s.Stderr.String())
-	}
-	want := int(requests.Load() - refused.Load())
-	posts := slack.WaitForPosts(t, want)
-	arrived := map[string]int{}
-	generations := map[string]int{}
-	for _, d := range posts {
-		arrived[d.Field("text")]++
-		generations[d.Path]++
-	}
-	if len(arrived) != want || len(posts) != want || dropped.Load() != 0 || len(generations) != 2 {
-		t.Errorf("%d were accepted, %d connections dropped: %d posts of %d messages, %v", want, dropped.Load(), len(posts), len(arrived), generations)
-	}
-	lines := 0
-	files, _ := filepath.Glob(log + "*")
-	for _, file := range files {
-		lines += bytes.Count([]byte(e2e.ReadFile(t, file)), []byte("\n"))
-	}
-	if lines != want || len(files) != reloads+1 {
-		t.Errorf("%d lines in %d access logs, want %d in %d", lines, len(files), want, reloads+1)
-	}
-	t.Logf("%d messages, %d reloads, %v", want, reloads, generations)
-}
-
-// watchedConn calls ended when the other side has ended it.
-type watchedConn struct {
-	net.Conn
-	ended func()
-}
-
-func (c watchedConn) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
-	if err != nil {
-		c.ended()
-	}
-	return n, err
-}
-
-// A token, a certificate and plain HTTP change over with the next request or connection.
-func TestReloadOfWhoMayPost(t *testing.T) {
-	slack := e2e.NewFakeSlack(t, nil)
-	ca := newAuthority(t)
-	cert, key := ca.files(&x509.Certificate{IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
-	good := server1(slack.URL)
-	token := e2e.WriteFile(t, "token", "one\n")
-	with := func(lines string) string { return strings.Replace(good, "[core]", "[core]\n"+lines, 1) }
-	s := newReloadable(t, good)
-	send := func(flags ...string) int {
-		code, _, _ := e2e.RunProgram(t, "hi", nil, "slackboard-cli", append(flags, "-t", "general", "-retry-max", "0")...)
-		return code
-	}
-	expect := func(what string, code int, flags ...string) {
-		t.Helper()
-		if got := send(flags...); got != code {
-			t.Errorf("%s: exit %d, want %d", what, got, code)
-		}
-	}
-	expect("open", 0, "-s", s.Addr)
-	s.reload(with("auth_token = 'file:" + token + "'"))
-	expect("no token", 1, "-s", s.Addr)
-	expect("the token", 0, "-s", s.Addr, "-auth", "one")
-	if err := os.WriteFile(token, []byte("two\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	s.reload(with("auth_token = 'file:" + token + "'"))
-	expect("the old token", 1, "-s", s.Addr, "-auth", "one")
-	expect("the new token", 0, "-s", s.Addr, "-auth", "two")
-	s.reload(with(fmt.Sprintf("tls_cert = '%s'\ntls_key = '%s'", cert, key)))
-	expect("plain to TLS", 1, "-s", s.Addr)
-	expect("TLS", 0, "-s", "https://"+s.Addr, "-cacert", ca.file)
-	s.reload(good)
-	expect("plain again", 0, "-s", s.Addr)
 }

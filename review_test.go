@@ -21,7 +21,7 @@ func TestDropDuringPosts(t *testing.T) {
 		return outcome{class: delivered}
 	}, func(t *testing.T, p *inProcess, slack *recorder) {
 		var sync sync.WaitGroup
-		sync.Go(func() { p.do("POST", "/notify", notifyBody("a", 0, true)) })
+		sync.Go(func() { p.do("POST", "/notify", e2e.NotifyBody("a", 0, true)) })
 		synctest.Wait()
 		var ids []string
 		for i := range 4 {
@@ -55,7 +55,7 @@ func TestRetryAllOnce(t *testing.T) {
 		return outcome{class: badContent, reason: "no_text"}
 	}, func(t *testing.T, p *inProcess, slack *recorder) {
 		for i := range 5 {
-			p.do("POST", "/notify", notifyBody("a", i, false))
+			p.do("POST", "/notify", e2e.NotifyBody("a", i, false))
 		}
 		time.Sleep(time.Minute)
 		if w := p.operator("POST", "/messages/retry?tag=a"); !strings.Contains(w.Body.String(), `"count": 5`) {
@@ -81,8 +81,8 @@ func TestPauseIsNotShortened(t *testing.T) {
 		return outcome{class: retry, limited: true, wait: time.Second}
 	}, func(t *testing.T, p *inProcess, slack *recorder) {
 		start := time.Now()
-		p.do("POST", "/notify", notifyBody("bot2", 1, false))
-		p.do("POST", "/notify", notifyBody("bot", 2, false))
+		p.do("POST", "/notify", e2e.NotifyBody("bot2", 1, false))
+		p.do("POST", "/notify", e2e.NotifyBody("bot", 2, false))
 		time.Sleep(time.Hour)
 		for _, r := range slack.all()[2:] {
 			if wait := r.at.Sub(start); wait < time.Minute {
@@ -96,7 +96,7 @@ func TestPauseIsNotShortened(t *testing.T) {
 func TestSyncWithoutDelay(t *testing.T) {
 	toml := strings.Replace(hookAndTags, "[core]", "[core]\nmax_delay_duration = 0", 1)
 	inBubble(t, toml, nil, func(t *testing.T, p *inProcess, slack *recorder) {
-		if w := p.do("POST", "/notify", notifyBody("a", 1, true)); w.Code != 200 {
+		if w := p.do("POST", "/notify", e2e.NotifyBody("a", 1, true)); w.Code != 200 {
 			t.Errorf("got %d %s", w.Code, w.Body)
 		}
 	})
@@ -116,11 +116,11 @@ func TestKnownKeyWhenFull(t *testing.T) {
 
 // The page says so when the server hangs.
 func TestPageOfAServerThatHangs(t *testing.T) {
-	if !isLong() {
+	if !e2e.Long() {
 		t.Skip("skipped: takes long, runs with CI=true")
 	}
 	b := newBrowser(t)
-	s := e2e.StartServer(t, server1("http://127.0.0.1:1"))
+	s := e2e.StartServer(t, e2e.ServerConfig("http://127.0.0.1:1"))
 	b.open("http://" + s.Addr + "/ui/")
 	b.wait("#sentence", "nothing waits")
 	s.Signal(syscall.SIGSTOP)
@@ -133,7 +133,7 @@ func TestPageOfAServerThatHangs(t *testing.T) {
 func TestDiskFails(t *testing.T) {
 	inBubble(t, hookAndTags, down, func(t *testing.T, p *inProcess, slack *recorder) {
 		for i := range 3 {
-			p.do("POST", "/notify", notifyBody("a", i, false))
+			p.do("POST", "/notify", e2e.NotifyBody("a", i, false))
 		}
 		synctest.Wait()
 		tries := 0
@@ -143,7 +143,7 @@ func TestDiskFails(t *testing.T) {
 		slack.script = nil
 		slack.mu.Unlock()
 		time.Sleep(time.Minute)
-		if w := p.do("POST", "/notify", notifyBody("b", 3, false)); w.Code != 503 || w.Header().Get("Retry-After") == "" || p.spool.health() == nil {
+		if w := p.do("POST", "/notify", e2e.NotifyBody("b", 3, false)); w.Code != 503 || w.Header().Get("Retry-After") == "" || p.spool.health() == nil {
 			t.Errorf("got %d %s, health %v", w.Code, w.Body, p.spool.health())
 		}
 		if tries < 50 || tries > 70 {
@@ -151,7 +151,7 @@ func TestDiskFails(t *testing.T) {
 		}
 		before := tries
 		for range 50 { // in no time
-			p.do("POST", "/notify", notifyBody("b", 3, false))
+			p.do("POST", "/notify", e2e.NotifyBody("b", 3, false))
 		}
 		if tries > before {
 			t.Errorf("tried %d times more for 50 requests", tries-before)

@@ -322,7 +322,7 @@ slack_token = "xoxb-1"
 		{"ownhook", "/services/own", "", "application/json"},
 		{"bot", "/api/chat.postMessage", "Bearer xoxb-1", "application/json; charset=utf-8"},
 	} {
-		if w := p.do("POST", "/notify", notifyBody(test.tag, 1, true)); w.Code != 200 {
+		if w := p.do("POST", "/notify", e2e.NotifyBody(test.tag, 1, true)); w.Code != 200 {
 			t.Errorf("%s: %d %s", test.tag, w.Code, w.Body)
 		}
 		d := slack.WaitForPosts(t, i+1)[i]
@@ -458,7 +458,7 @@ slack_url = "%[5]s%[3]s"
 	var seen strings.Builder
 	for _, tag := range []string{"echo", "down", "nohost", "bot", "told"} {
 		for _, sync := range []bool{false, true} {
-			seen.WriteString(p.do("POST", "/notify", notifyBody(tag, 1, sync)).Body.String())
+			seen.WriteString(p.do("POST", "/notify", e2e.NotifyBody(tag, 1, sync)).Body.String())
 		}
 	}
 	e2e.Poll(t, "five attempts that fail", func() bool {

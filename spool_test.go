@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -26,13 +25,6 @@ import (
 	"slackboard/e2e"
 )
 
-// text returns a line of the log, from what it says behind its checksum and length.
-func text(format string, args ...any) string {
-	says := fmt.Sprintf(format, args...)
-	summed := fmt.Sprintf("%08x %s", len(says), says)
-	return fmt.Sprintf("%08x %s\n", crc32.Checksum([]byte(summed), crc32.MakeTable(crc32.Castagnoli)), summed)
-}
-
 // The format as it is written down: each kind of line, written and read.
 func TestLineFormat(t *testing.T) {
 	for _, test := range []struct {
@@ -45,7 +37,7 @@ func TestLineFormat(t *testing.T) {
 		{`D 7 1763899200123 delivered 2 42:1048576`, line{kind: 'D', seq: 7, at: 1763899200123, reason: fateDelivered, attempts: 2, place: newPlace(42, 1<<20)}},
 		{`K 7 k0123456789abcde`, line{kind: 'K', seq: 7, id: "k0123456789abcde"}},
 	} {
-		want := text("%s", test.says)
+		want := e2e.SpoolLine("%s", test.says)
 		if got := string(test.line.appendTo(nil)); got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
@@ -63,7 +55,7 @@ func TestLineFormat(t *testing.T) {
 		}
 	}
 	for _, says := range []string{``, `W`, `W 1`, `W 1 0 2 to:x {"text":"no id"}`, `W x 0 2 to:x {"id":"a"}`, `X 1 2 reason`, `D 1 2 delivered 1`, `D 1 2 delivered 1 2:x`, `Q 1 2`, `WW 1 0 2 to:x {"id":"a"}`} {
-		if l, n := parseLine([]byte(text("%s", says))); n > 0 {
+		if l, n := parseLine([]byte(e2e.SpoolLine("%s", says))); n > 0 {
 			t.Errorf("%q is taken: %+v", says, l)
 		}
 	}
@@ -80,8 +72,8 @@ func TestRoutes(t *testing.T) {
 
 // Whatever is in a file of the spool, reading it ends, and what was read is written as the same line.
 func FuzzSpoolFile(f *testing.F) {
-	one := []byte(text(`W 1 0 2 to:#c {"id":"k1","text":"x"}`) + text(`X 1 1 "y"`))
-	f.Add(slices.Concat(one, one, []byte(text("D 1 2 dropped 3 1:0"))))
+	one := []byte(e2e.SpoolLine(`W 1 0 2 to:#c {"id":"k1","text":"x"}`) + e2e.SpoolLine(`X 1 1 "y"`))
+	f.Add(slices.Concat(one, one, []byte(e2e.SpoolLine("D 1 2 dropped 3 1:0"))))
 	f.Add(bytes.ReplaceAll(append(one, one...), []byte("\n"), []byte("X")))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if len(data) > 10 && data[1] == ' ' && data[10] == ' ' {
@@ -119,7 +111,7 @@ func FuzzSpoolFile(f *testing.F) {
 // notifyWith posts a message for a tag with an idempotency key and returns its ids.
 func (p *inProcess) notifyWith(t *testing.T, key, tag string, n int) []string {
 	t.Helper()
-	r := httptest.NewRequest("POST", "/notify", strings.NewReader(notifyBody(tag, n, false)))
+	r := httptest.NewRequest("POST", "/notify", strings.NewReader(e2e.NotifyBody(tag, n, false)))
 	r.Header.Set("Idempotency-Key", key)
 	w := newRecorderFor(p, r)
 	var a answer
@@ -249,7 +241,7 @@ func TestRestartHeals(t *testing.T) {
 		}}
 		p := newInProcess(t, testConfig(t, hookAndTags), bad)
 		for i := range 5 {
-			p.do("POST", "/notify", notifyBody("a", i, false))
+			p.do("POST", "/notify", e2e.NotifyBody("a", i, false))
 			p.notifyWith(t, fmt.Sprint("key ", i), "b", i)
 		}
 		time.Sleep(time.Minute)
@@ -298,8 +290,8 @@ func TestDeadByAgeAndByPoison(t *testing.T) {
 		}
 		return outcome{class: delivered}
 	}, func(t *testing.T, p *inProcess, slack *recorder) {
-		p.do("POST", "/notify", notifyBody("a", 1, false))
-		p.do("POST", "/notify", notifyBody("b", 2, false))
+		p.do("POST", "/notify", e2e.NotifyBody("a", 1, false))
+		p.do("POST", "/notify", e2e.NotifyBody("b", 2, false))
 		time.Sleep(59 * time.Minute)
 		if st := p.stat(t); st.Dead != 0 {
 			t.Errorf("dead too early: %+v", st)
@@ -335,9 +327,9 @@ func TestReportTag(t *testing.T) {
 		return outcome{class: badContent, reason: "invalid_blocks"}
 	}, func(t *testing.T, p *inProcess, slack *recorder) {
 		for i := range 3 {
-			p.do("POST", "/notify", notifyBody("a", i, false))
+			p.do("POST", "/notify", e2e.NotifyBody("a", i, false))
 		}
-		p.do("POST", "/notify", notifyBody("own", 9, false)) // a dead letter of the report tag's
+		p.do("POST", "/notify", e2e.NotifyBody("own", 9, false)) // a dead letter of the report tag's
 		time.Sleep(59 * time.Minute)
 		reports := func() (n int) {
 			for _, m := range p.list(t, "/messages?state=delivered").Messages {
@@ -354,7 +346,7 @@ func TestReportTag(t *testing.T) {
 			t.Errorf("%d reports, want 1", n)
 		}
 		time.Sleep(2 * time.Minute)
-		p.do("POST", "/notify", notifyBody("a", 4, false))
+		p.do("POST", "/notify", e2e.NotifyBody("a", 4, false))
 		time.Sleep(time.Minute)
 		if n := reports(); n != 2 {
 			t.Errorf("%d reports after an hour, want 2", n)
@@ -414,7 +406,7 @@ func TestQuota(t *testing.T) {
 
 // Files whose messages are done go away; one that a waiting message pins is written again.
 func TestCarryForward(t *testing.T) {
-	if !isLong() {
+	if !e2e.Long() {
 		t.Skip("skipped: takes long, runs with CI=true")
 	}
 	inBubble(t, hookAndTags+"[spool]\nhistory_bytes = 0\n", func(n int, r recorded) outcome {
@@ -428,7 +420,7 @@ func TestCarryForward(t *testing.T) {
 		var most int64
 		for i := range rounds {
 			if i%10 == 0 {
-				p.do("POST", "/notify", notifyBody("a", i, false))
+				p.do("POST", "/notify", e2e.NotifyBody("a", i, false))
 			}
 			if w := p.do("POST", "/notify", fmt.Sprintf(`{"tag":"b","text":"%s"}`, big)); w.Code != 200 {
 				t.Fatalf("got %d %s", w.Code, w.Body)
@@ -461,11 +453,11 @@ func TestCarryForward(t *testing.T) {
 func TestFoundAtStart(t *testing.T) {
 	dir := t.TempDir()
 	w := func(seq, replaces int, id string) string {
-		return text(`W %d %d %d tag:a/0 {"id":%q,"text":"%[1]d"}`, seq, replaces, time.Now().UnixMilli(), id)
+		return e2e.SpoolLine(`W %d %d %d tag:a/0 {"id":%q,"text":"%[1]d"}`, seq, replaces, time.Now().UnixMilli(), id)
 	}
 	for name, content := range map[string]string{
-		"00000001.log": w(1, 0, "i1") + w(3, 0, "i3") + w(4, 0, "i4") + w(5, 0, "i5") + text(`X 4 2 "no_text"`) + text(`X 5 1 "no_text"`) + w(6, 0, "i6"),
-		"00000003.log": w(2, 0, "i2") + w(1, 0, "i1") + w(4, 0, "i4") + text(`X 4 2 "no_text"`) + w(7, 5, "i5") + text("D 6 1763899200123 delivered 1 1:9") + w(8, 0, "i8")[:40],
+		"00000001.log": w(1, 0, "i1") + w(3, 0, "i3") + w(4, 0, "i4") + w(5, 0, "i5") + e2e.SpoolLine(`X 4 2 "no_text"`) + e2e.SpoolLine(`X 5 1 "no_text"`) + w(6, 0, "i6"),
+		"00000003.log": w(2, 0, "i2") + w(1, 0, "i1") + w(4, 0, "i4") + e2e.SpoolLine(`X 4 2 "no_text"`) + w(7, 5, "i5") + e2e.SpoolLine("D 6 1763899200123 delivered 1 1:9") + w(8, 0, "i8")[:40],
 		"notes.txt":    "kept",
 		"x.log":        "no file of the spool: left alone",
 	} {
@@ -490,36 +482,12 @@ func TestFoundAtStart(t *testing.T) {
 	})
 }
 
-// A spool of the earlier format is refused in one line, and nothing in it is touched.
-func TestEarlierFormat(t *testing.T) {
-	for name, content := range map[string]string{
-		"00000007.log":      "P 9a0b3c4d 1 1763899200123 tag:general/0 {\"id\":\"a\"}\n",
-		"00000008.log":      "D 9a0b3c4d 1 1763899200123 tag:general/0 {\"id\":\"a\"}\n",
-		"dead-00000001.log": "",
-	} {
-		dir := t.TempDir()
-		for name, content := range map[string]string{"lock": "", name: content} {
-			if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-		before := snapshot(t, dir)
-		code, _, stderr := e2e.RunProgram(t, "", nil, "slackboard", "-c", e2e.WriteFile(t, "s.toml", server1("http://127.0.0.1:1")+"[spool]\ndir='"+dir+"'\n"))
-		if code != 1 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, name) || !strings.Contains(stderr, "an earlier format") {
-			t.Errorf("%s: exit %d, %q", name, code, stderr)
-		}
-		if after := snapshot(t, dir); !maps.Equal(before, after) {
-			t.Errorf("%s: before %q, after %q", name, before, after)
-		}
-	}
-}
-
 // A record that is damaged while the server runs costs that record.
 func TestDamageWhileRunning(t *testing.T) {
 	inBubble(t, hookAndTags, nil, func(t *testing.T, p *inProcess, slack *recorder) {
 		slack.script = down
 		for i := range 3 {
-			p.do("POST", "/notify", notifyBody("a", i, false))
+			p.do("POST", "/notify", e2e.NotifyBody("a", i, false))
 		}
 		synctest.Wait()
 		path := filepath.Join(p.cfg().spool.dir, "00000001.log")
@@ -553,12 +521,12 @@ func TestOperatorsAPI(t *testing.T) {
 	}, func(t *testing.T, p *inProcess, slack *recorder) {
 		start := time.Now().UTC()
 		p.do("POST", "/notify", `{"tag":"a","text":"needle one","host":"web-01","level":"crit","title":"T"}`)
-		p.do("POST", "/notify", notifyBody("a", 2, false))
-		p.do("POST", "/notify", notifyBody("b", 3, false))
-		p.do("POST", "/notify", notifyBody("b", 4, false))
+		p.do("POST", "/notify", e2e.NotifyBody("a", 2, false))
+		p.do("POST", "/notify", e2e.NotifyBody("b", 3, false))
+		p.do("POST", "/notify", e2e.NotifyBody("b", 4, false))
 		p.do("POST", "/notify-directly", `{"payload":{"channel":"#c","blocks":[{"type":"divider"}]}}`)
 		synctest.Wait()
-		p.do("POST", "/notify", notifyBody("own", 5, true))
+		p.do("POST", "/notify", e2e.NotifyBody("own", 5, true))
 		time.Sleep(10 * time.Second)
 		get := func(path string) list { t.Helper(); return p.list(t, path) }
 		count := func(method, path string, want int) {
@@ -727,7 +695,7 @@ func TestSpellingsOfARoute(t *testing.T) {
 	dir := t.TempDir()
 	lines := ""
 	for i, r := range []string{"tag:a/0", "tag:%61/0", "tag:a/00"} {
-		lines += text(`W %d 0 %d %s {"id":"i%[1]d","text":"%[1]d"}`, i+1, time.Now().UnixMilli(), r)
+		lines += e2e.SpoolLine(`W %d 0 %d %s {"id":"i%[1]d","text":"%[1]d"}`, i+1, time.Now().UnixMilli(), r)
 	}
 	os.WriteFile(filepath.Join(dir, "00000001.log"), []byte(lines), 0o600)
 	synctest.Test(t, func(t *testing.T) {
@@ -751,7 +719,7 @@ func TestFolderOfAnyName(t *testing.T) {
 		cfg := testConfig(t, hookAndTags)
 		cfg.spool.dir = filepath.Join(t.TempDir(), "a [b]*?\\")
 		p := newInProcess(t, cfg, &recorder{script: down})
-		p.send(t, notifyBody("a", 1, false))
+		p.send(t, e2e.NotifyBody("a", 1, false))
 		slack := &recorder{}
 		p.restart(t, hookAndTags, slack)
 		time.Sleep(time.Minute)
@@ -779,9 +747,9 @@ func TestFolderGoesAway(t *testing.T) {
 			os.CopyFS(dir, os.DirFS(dir+".old"))
 			noise := bytes.Repeat([]byte("noise\n"), 1<<20)
 			os.WriteFile(filepath.Join(dir, "00000001.log"), noise, 0o600)
-			before := snapshot(t, dir)
+			before := e2e.Snapshot(t, dir)
 			return func() {
-				if after := snapshot(t, dir); !maps.Equal(before, after) {
+				if after := e2e.Snapshot(t, dir); !maps.Equal(before, after) {
 					t.Error("the other spool was touched")
 				}
 				os.Rename(dir, dir+".other")
@@ -796,8 +764,8 @@ func TestFolderGoesAway(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, hookAndTags, down, func(t *testing.T, p *inProcess, slack *recorder) {
-				p.send(t, notifyBody("a", 1, false))
-				p.send(t, notifyBody("b", 1, false))
+				p.send(t, e2e.NotifyBody("a", 1, false))
+				p.send(t, e2e.NotifyBody("b", 1, false))
 				time.Sleep(time.Minute)
 				back := away(t, p.cfg().spool.dir)
 				time.Sleep(probeEvery)
@@ -806,7 +774,7 @@ func TestFolderGoesAway(t *testing.T) {
 					t.Errorf("after a second it is ready: %d %s", w.Code, w.Body)
 				}
 				for range 3 {
-					if w := p.do("POST", "/notify", notifyBody("b", 2, false)); w.Code != 503 || w.Header().Get("Retry-After") == "" {
+					if w := p.do("POST", "/notify", e2e.NotifyBody("b", 2, false)); w.Code != 503 || w.Header().Get("Retry-After") == "" {
 						t.Errorf("accepted into nothing: %d %s", w.Code, w.Body)
 					}
 				}
@@ -823,7 +791,7 @@ func TestFolderGoesAway(t *testing.T) {
 				if w := p.do("GET", "/readyz", ""); w.Code != 200 {
 					t.Errorf("it is back, but not ready: %d %s", w.Code, w.Body)
 				}
-				p.send(t, notifyBody("b", 3, false))
+				p.send(t, e2e.NotifyBody("b", 3, false))
 				time.Sleep(time.Hour)
 				if st := p.stat(t); st.Delivered != 3 || st.Damaged != 0 {
 					t.Errorf("counters: %+v", st)
@@ -902,9 +870,9 @@ func TestEachWhileCleaning(t *testing.T) {
 // A crash left a dead letter that was carried forward without its X line: that is not forgotten.
 func TestDeadLetterHalfCarried(t *testing.T) {
 	dir := t.TempDir()
-	w := func(seq int) string { return text(`W %d 0 5 tag:a/0 {"id":"i%[1]d","text":"%[1]d"}`, seq) }
+	w := func(seq int) string { return e2e.SpoolLine(`W %d 0 5 tag:a/0 {"id":"i%[1]d","text":"%[1]d"}`, seq) }
 	for name, content := range map[string]string{
-		"00000001.log": w(1) + w(2) + text(`X 2 1 "b"`), "00000003.log": text(`X 1 4 "no_text"`), "00000009.log": w(1) + w(2) + text(`X 2 2 "b"`),
+		"00000001.log": w(1) + w(2) + e2e.SpoolLine(`X 2 1 "b"`), "00000003.log": e2e.SpoolLine(`X 1 4 "no_text"`), "00000009.log": w(1) + w(2) + e2e.SpoolLine(`X 2 2 "b"`),
 	} {
 		os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600)
 	}
@@ -958,9 +926,9 @@ func TestDamageBeforeCleaning(t *testing.T) {
 // What a message says is never taken for a line of the log, even where its own line is damaged.
 func TestLinesInsideTexts(t *testing.T) {
 	for _, inner := range []string{"D 1 5 dropped 1 1:0", "K 1 k0123456789abcde", `X 1 1 ":"`} {
-		body := []byte(text(`W 2 0 5 to:#c {"id":"2","payload":{"a %s":"","text":"2"}}`, strings.TrimSuffix(text("%s", inner), "\n")))
+		body := []byte(e2e.SpoolLine(`W 2 0 5 to:#c {"id":"2","payload":{"a %s":"","text":"2"}}`, strings.TrimSuffix(e2e.SpoolLine("%s", inner), "\n")))
 		for i := range 18 {
-			log := []byte(text(`W 1 0 5 to:#c {"id":"1","text":"1"}`) + string(body) + text(`W 3 0 5 to:#c {"id":"3","text":"3"}`))
+			log := []byte(e2e.SpoolLine(`W 1 0 5 to:#c {"id":"1","text":"1"}`) + string(body) + e2e.SpoolLine(`W 3 0 5 to:#c {"id":"3","text":"3"}`))
 			log[bytes.IndexByte(log, '\n')+1+i] ^= 1
 			got, dir := "", t.TempDir()
 			os.WriteFile(filepath.Join(dir, "00000001.log"), log, 0o600)
@@ -1001,10 +969,10 @@ func TestHistory(t *testing.T) {
 		p := newInProcess(t, testConfig(t, toml), slack)
 		start := time.Now().UTC()
 		for i := range 3 {
-			p.send(t, notifyBody("a", i, false))
+			p.send(t, e2e.NotifyBody("a", i, false))
 			time.Sleep(time.Second)
 		}
-		p.send(t, notifyBody("own", 3, false))
+		p.send(t, e2e.NotifyBody("own", 3, false))
 		id := p.notifyWith(t, "key", "b", 4)[0]
 		time.Sleep(time.Minute)
 		if w := p.operator("DELETE", "/messages/"+id); w.Code != 200 {
@@ -1061,7 +1029,7 @@ func TestHistory(t *testing.T) {
 			t.Errorf("its key is forgotten: %s, first %s", again[0], id)
 		}
 		p = p.restart(t, hookAndTags+"[spool]\nhistory_bytes = 0\n", slack)
-		p.send(t, notifyBody("a", 9, false))
+		p.send(t, e2e.NotifyBody("a", 9, false))
 		time.Sleep(time.Minute)
 		if n := p.spool.bytes.Load(); n > segmentSize+1<<20 {
 			t.Errorf("without a history the log takes %d bytes", n)
@@ -1123,7 +1091,7 @@ func TestForgottenKey(t *testing.T) {
 func TestReadErrors(t *testing.T) {
 	inBubble(t, hookAndTags, down, func(t *testing.T, p *inProcess, slack *recorder) {
 		for i := range 3 {
-			p.send(t, notifyBody("a", i, false))
+			p.send(t, e2e.NotifyBody("a", i, false))
 		}
 		time.Sleep(time.Second)
 		name := filepath.Join(p.cfg().spool.dir, "00000001.log")
@@ -1366,7 +1334,7 @@ func TestModel(t *testing.T) {
 	if s := os.Getenv("SEED"); s != "" {
 		fmt.Sscan(s, &seed)
 	}
-	for i := range rounds(25, 4) {
+	for i := range e2e.Rounds(25, 4) {
 		if !t.Run(fmt.Sprint(i), func(t *testing.T) { runModel(t, uint64(seed)+uint64(i), (seed+int64(i))%10 == 0) }) {
 			t.Fatalf("SEED=%d shows it again", seed+int64(i))
 		}
@@ -1639,7 +1607,7 @@ func TestPowerCutsInProcess(t *testing.T) {
 	base, acknowledged := t.TempDir(), 0
 	p.dir = filepath.Join(base, "0")
 	removed := uint64(0)
-	for cut := range rounds(40, 5) {
+	for cut := range e2e.Rounds(40, 5) {
 		p.s = openAlone(t, p.dir)
 		p.check(cut)
 		if p.next = filepath.Join(base, fmt.Sprint(cut+1)); os.Mkdir(p.next, 0o700) != nil || t.Failed() {
@@ -1698,7 +1666,7 @@ func TestLargeMessageForMany(t *testing.T) {
 // A message that is being dropped while the configuration changes does not come back.
 func TestReloadWhileDropping(t *testing.T) {
 	inBubble(t, hookAndTags, down, func(t *testing.T, p *inProcess, slack *recorder) {
-		p.send(t, notifyBody("a", 1, false))
+		p.send(t, e2e.NotifyBody("a", 1, false))
 		time.Sleep(time.Minute)
 		id := p.list(t, "/messages?state=waiting").Messages[0].ID
 		slow := func() error { time.Sleep(10 * time.Second); return nil }

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"reflect"
 	"regexp"
@@ -22,54 +21,6 @@ import (
 	"slackboard/e2e"
 )
 
-func TestMetrics(t *testing.T) {
-	slack := e2e.NewFakeSlack(t, func(d e2e.Delivery) e2e.Reply {
-		if strings.Contains(d.Body, "#cron") {
-			return e2e.Reply{Status: 400, Body: "no_text"}
-		}
-		return e2e.Reply{}
-	})
-	s := e2e.StartServer(t, server1(slack.URL)+"[[tags]]\ntag=\"quo\\\"te \\\\ new\\nline\"\n")
-	s.Request("POST", "/notify", notifyBody("general", 1, true))
-	s.Request("POST", "/notify", notifyBody("cron", 1, false))
-	s.Request("POST", "/notify-directly", `{"payload":{"channel":"#c","text":"x"},"sync":true}`)
-	e2e.Poll(t, "one dead letter", func() bool { return s.Stat(t).Dead == 1 })
-	_, text := s.Request("GET", "/metrics", "")
-	for _, want := range []string{
-		`slackboard_accepted_total{tag="general"} 1`, `slackboard_accepted_total{tag=""} 1`, `slackboard_delivered_total{tag="general"} 1`,
-		`slackboard_dead_messages{tag="cron"} 1`, `slackboard_dropped_total{tag="cron"} 0`, `slackboard_waiting_messages{tag="quo\"te \\ new\nline"} 0`,
-		`slackboard_posts_total{outcome="delivered"} 2`, `slackboard_posts_total{outcome="content"} 1`,
-		`slackboard_http_requests_total{route="POST /notify",status="200"} 2`, `slackboard_log_lines_dropped_total 0`,
-		`slackboard_post_duration_seconds_count 3`, `slackboard_delivery_delay_seconds_bucket{le="60"} 2`,
-		`slackboard_spool_limit_bytes 1073741824`, "slackboard_oldest_waiting_seconds 0", "slackboard_ready 1", "go_goroutines ", `slackboard_build_info{version="1.`,
-	} {
-		if !strings.Contains(text, "\n"+want) {
-			t.Errorf("/metrics has no %s", want)
-		}
-	}
-	var vars map[string]json.RawMessage
-	_, body := s.Request("GET", "/debug/vars", "")
-	if err := json.Unmarshal([]byte(body), &vars); err != nil || vars["memstats"] == nil || vars["cmdline"] != nil || !strings.Contains(string(vars["slackboard"]), `"accepted": 3`) {
-		t.Errorf("/debug/vars: %v %.300s", err, body)
-	}
-	t.Run("promtool", func(t *testing.T) {
-		promtool, err := exec.LookPath("promtool")
-		if err != nil {
-			t.Skip("skipped: there is no promtool here (Debian: prometheus)")
-		}
-		check := exec.Command(promtool, "check", "metrics")
-		check.Stdin = strings.NewReader(text)
-		if out, err := check.CombinedOutput(); err != nil || len(out) > 0 {
-			t.Errorf("promtool: %v %s", err, out)
-		}
-		_, rules, _ := strings.Cut(e2e.ReadFile(t, "README.md"), "```yaml\ngroups:")
-		rules, _, found := strings.Cut(rules, "```")
-		if out, err := exec.Command(promtool, "check", "rules", e2e.WriteFile(t, "rules.yml", "groups:"+rules)).CombinedOutput(); err != nil || !found {
-			t.Errorf("the README's alert rules: %v %s", err, out)
-		}
-	})
-}
-
 func TestHistogram(t *testing.T) {
 	h := newHistogram(1, 5)
 	for _, d := range []time.Duration{time.Second, 2 * time.Second, 5 * time.Second, time.Minute} {
@@ -81,40 +32,6 @@ func TestHistogram(t *testing.T) {
 	e.Flush()
 	if want := "# HELP x y\n# TYPE x histogram\nx_bucket{le=\"1\"} 1\nx_bucket{le=\"5\"} 3\nx_bucket{le=\"+Inf\"} 4\nx_sum 68\nx_count 4\n"; got.String() != want {
 		t.Errorf("got %s, want %s", got.String(), want)
-	}
-}
-
-// /readyz says why nothing can be accepted, and -health asks it.
-func TestReadiness(t *testing.T) {
-	config := strings.Replace(server1("http://127.0.0.1:1"), "127.0.0.1:0", "unix:"+filepath.Join(t.TempDir(), "s"), 1) + "[spool]\nmax_bytes = 1048576\n"
-	path := e2e.WriteFile(t, "s.toml", config)
-	health := func() (int, string) {
-		code, _, stderr := e2e.RunProgram(t, "", nil, "slackboard", "-c", path, "-health")
-		return code, stderr
-	}
-	if code, stderr := health(); code != 1 || !strings.Contains(stderr, "does not answer") {
-		t.Errorf("without a server: exit %d, %s", code, stderr)
-	}
-	s := e2e.StartServer(t, config)
-	if code, stderr := health(); code != 0 || stderr != "" {
-		t.Errorf("with one: exit %d, %s", code, stderr)
-	}
-	for _, tag := range []string{"general", "cron"} {
-		for status := 200; status == 200; {
-			status, _ = s.Request("POST", "/notify", `{"tag":"`+tag+`","text":"`+strings.Repeat("x", 2000)+`"}`)
-		}
-	}
-	if status, body := s.Request("GET", "/readyz", ""); status != 503 || !strings.Contains(body, "the spool is full") {
-		t.Errorf("full: %d %s", status, body)
-	}
-	if status, _ := s.Request("GET", "/healthz", ""); status != 200 {
-		t.Errorf("/healthz: %d", status)
-	}
-	if code, stderr := health(); code != 1 || !strings.Contains(stderr, "not ready: ") {
-		t.Errorf("full: exit %d, %s", code, stderr)
-	}
-	if st := s.Stat(t); st.State != "full" || !strings.Contains(st.Sentence, "the spool is full") {
-		t.Errorf("the sentence: %s %s", st.State, st.Sentence)
 	}
 }
 
@@ -159,7 +76,7 @@ slack_url = 'http://127.0.0.1:1/gone'
 		}))
 		send := func(tag string, n int) {
 			for range n {
-				if w := p.do("POST", "/notify", string(notifyBody(tag, 1, false))); w.Code != 200 {
+				if w := p.do("POST", "/notify", string(e2e.NotifyBody(tag, 1, false))); w.Code != 200 {
 					t.Fatal(w.Code, w.Body)
 				}
 				synctest.Wait()

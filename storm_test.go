@@ -10,8 +10,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"slackboard/e2e"
 )
 
 const stormConfig = `
@@ -353,48 +351,4 @@ func TestFirstTurnWaits(t *testing.T) {
 			t.Errorf("posted after %v", slack.all()[0].at.Sub(start))
 		}
 	})
-}
-
-// With real processes and a receiver that wants a second between posts: the storm arrives whole and in order, and is not told to
-// slow down more than twice.
-func TestStormEndToEnd(t *testing.T) {
-	t.Parallel()
-	var mu sync.Mutex
-	var last time.Time
-	limited, seen := 0, 0
-	slack := e2e.NewFakeSlack(t, func(d e2e.Delivery) e2e.Reply {
-		mu.Lock()
-		defer mu.Unlock()
-		if time.Since(last) < time.Second {
-			limited++
-			return e2e.Reply{Status: 429, RetryAfter: "1", Body: "rate_limited"}
-		}
-		last = time.Now()
-		seen += strings.Count(d.Body, " of ")
-		return e2e.Reply{}
-	})
-	s := e2e.StartServer(t, strings.Replace(server1(slack.URL), "channel_rate = 0", "channel_rate = 1", 1))
-	n, start := 60, time.Now()
-	var senders sync.WaitGroup
-	for host := range 10 {
-		senders.Go(func() {
-			for i := range n / 10 {
-				s.Request("POST", "/notify", fmt.Sprintf(`{"tag":"general","text":"%d of %[2]d","host":"web-%[2]d"}`, i, host))
-			}
-		})
-	}
-	senders.Wait()
-	e2e.Poll(t, "all is delivered", func() bool {
-		st := s.Stat(t)
-		return st.Delivered == int64(n) && st.Accepted == int64(n)
-	})
-	t.Logf("%d messages in %d posts, %v, %d times 429", n, len(slack.Deliveries()), time.Since(start).Round(time.Millisecond), limited)
-	if limited > 2 {
-		t.Errorf("%d times 429, want 2 at most", limited)
-	}
-	mu.Lock()
-	defer mu.Unlock()
-	if seen != n {
-		t.Errorf("the posts tell of %d messages, want %d", seen, n)
-	}
 }

@@ -5,15 +5,25 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
+	"hash/crc32"
 	"io"
+	"io/fs"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,6 +36,9 @@ var folder string // of the built programs; Main sets it
 
 // Main runs the tests of a package: it builds the programs first, and fails if the tests leave processes behind.
 func Main(m *testing.M) {
+	if os.Getenv(bareVariable) != "" {
+		serveBare()
+	}
 	dir, err := os.MkdirTemp("", "slackboard-test")
 	if err != nil {
 		panic(err)
@@ -469,4 +482,228 @@ func Encode(v any) string {
 func ReadAll(r io.Reader) string {
 	b, _ := io.ReadAll(r)
 	return string(b)
+}
+
+// WithCore returns a configuration with more lines in [core].
+func WithCore(config, lines string) string {
+	return strings.Replace(config, "[core]", "[core]\n"+lines, 1)
+}
+
+const bareVariable = "SLACKBOARD_TEST_BARE" // set: this program is only a handler that reads the body and answers
+
+// serveBare is the server to compare with, and a Slack that takes everything at once.
+func serveBare() {
+	go func() {
+		io.Copy(io.Discard, os.Stdin)
+		os.Exit(0) // the test has ended, however it did
+	}()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		panic(err)
+	}
+	fmt.Fprintf(os.Stderr, "\"listening on %s\"\n", l.Addr())
+	panic(http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		w.Header().Set("Content-Type", "application/json")
+		io.WriteString(w, `{"message":"ok"}`)
+	})))
+}
+
+// StartBare starts the server to compare with, in a process of its own: it reads the body and answers.
+func StartBare(b *testing.B) *Process {
+	b.Helper()
+	program, err := os.Executable()
+	if err != nil {
+		b.Fatal(err)
+	}
+	cmd := exec.Command(program)
+	cmd.Env = append(os.Environ(), bareVariable+"=1")
+	if _, err := cmd.StdinPipe(); err != nil { // closed with this process
+		b.Fatal(err)
+	}
+	return StartServerIn(b, cmd)
+}
+
+// WriteInto writes a file into a folder.
+func WriteInto(t testing.TB, dir, name, content string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// FilesIn returns the names in dir, none if there is no such folder.
+func FilesIn(t testing.TB, dir string) (names []string) {
+	t.Helper()
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// DeadAddress returns an address where nobody listens.
+func DeadAddress(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// Authority makes certificates.
+type Authority struct {
+	t    *testing.T
+	Cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+	File string // Cert as a PEM file
+}
+
+// NewAuthority makes an authority whose own certificate is in File.
+func NewAuthority(t *testing.T) *Authority {
+	a := &Authority{t: t}
+	var der []byte
+	der, a.key = a.make(&x509.Certificate{IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign})
+	a.Cert, _ = x509.ParseCertificate(der)
+	a.File = a.write("ca.pem", "CERTIFICATE", der)
+	return a
+}
+
+// make returns a certificate signed by a, or by itself when a is new.
+func (a *Authority) make(template *x509.Certificate) ([]byte, *ecdsa.PrivateKey) {
+	a.t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	template.SerialNumber, template.Subject = big.NewInt(time.Now().UnixNano()), pkix.Name{CommonName: "test"}
+	template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	parent, signer := template, key
+	if a.Cert != nil {
+		parent, signer = a.Cert, a.key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return der, key
+}
+
+func (a *Authority) write(name, kind string, der []byte) string {
+	return WriteFile(a.t, name, string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})))
+}
+
+// Files returns the paths of a new certificate and its key.
+func (a *Authority) Files(template *x509.Certificate) (cert, key string) {
+	der, k := a.make(template)
+	private, err := x509.MarshalECPrivateKey(k)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return a.write("cert.pem", "CERTIFICATE", der), a.write("key.pem", "EC PRIVATE KEY", private)
+}
+
+// NeedsRoot skips the test for other users than root.
+func NeedsRoot(t *testing.T, why string) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("skipped: needs root, " + why)
+	}
+}
+
+// Rounds returns how often to do something: CI does it often, others a few times.
+func Rounds(ci, otherwise int) int {
+	if Long() {
+		return ci
+	}
+	return otherwise
+}
+
+// Snapshot returns all that can be seen of a directory: names, modes, times and contents.
+func Snapshot(t testing.TB, dir string) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		content := ""
+		if err == nil && !d.IsDir() {
+			content = ReadFile(t, path)
+		}
+		all[path] = fmt.Sprintln(info.Mode(), info.ModTime(), content)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// NotifyBody is what /notify takes: the text is a number.
+func NotifyBody(tag string, n int, sync bool) string {
+	return fmt.Sprintf(`{"tag":%q,"text":"%d","sync":%v}`, tag, n, sync)
+}
+
+// StaleSocket leaves a socket as a dead server does.
+func StaleSocket(t *testing.T, path string) {
+	t.Helper()
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	l.Close()
+}
+
+// Long tells whether the tests may take long, as in CI.
+func Long() bool { return os.Getenv("CI") == "true" }
+
+// ServerConfig returns the configuration of a server with two tags, for a Slack at url.
+func ServerConfig(url string) string {
+	return fmt.Sprintf("[core]\nport = '127.0.0.1:0'\nchannel_rate = 0\nslack_url = '%s/services/x'\n"+
+		"[[tags]]\ntag = 'general'\nchannel = '#general'\n[[tags]]\ntag = 'cron'\nchannel = '#cron'\n", url)
+}
+
+// SpoolLine returns a line of the spool, from what it says behind its checksum and length.
+func SpoolLine(format string, args ...any) string {
+	says := fmt.Sprintf(format, args...)
+	summed := fmt.Sprintf("%08x %s", len(says), says)
+	return fmt.Sprintf("%08x %s\n", crc32.Checksum([]byte(summed), crc32.MakeTable(crc32.Castagnoli)), summed)
+}
+
+// ServiceManager is the socket that a service reports to.
+type ServiceManager struct {
+	*net.UnixConn
+	t      *testing.T
+	Socket string
+}
+
+// NewServiceManager listens to reports.
+func NewServiceManager(t *testing.T) *ServiceManager {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "notify")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return &ServiceManager{conn, t, socket}
+}
+
+// Next wants the next report to match, and returns what the first group of want matched.
+func (m *ServiceManager) Next(want string) (group string) {
+	m.t.Helper()
+	m.SetReadDeadline(time.Now().Add(Patience))
+	b := make([]byte, 8192)
+	n, err := m.Read(b)
+	match := regexp.MustCompile(want).FindStringSubmatch(string(b[:n]))
+	if err != nil || match == nil {
+		m.t.Errorf("got %q %v, want %s", b[:n], err, want)
+		return ""
+	}
+	return match[len(match)-1]
 }

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"testing"
 	"time"
 )
 
@@ -54,4 +55,16 @@ func children() (pids []int) {
 		}
 	}
 	return pids
+}
+
+// SmallDisk mounts a disk that holds four segments.
+func SmallDisk(t *testing.T) string {
+	t.Helper()
+	NeedsRoot(t, "to mount a small tmpfs")
+	disk := t.TempDir()
+	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=68m"); err != nil {
+		t.Skip("skipped: no tmpfs can be mounted here:", err)
+	}
+	t.Cleanup(func() { syscall.Unmount(disk, syscall.MNT_DETACH) })
+	return disk
 }

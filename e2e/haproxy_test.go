@@ -1,4 +1,4 @@
-package main
+package e2e
 
 // Two servers behind HAProxy, as the README says: one dies at a time, and nothing that was answered 200 is lost.
 
@@ -13,8 +13,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"slackboard/e2e"
 )
 
 // behindProxy is two servers, each with its own spool, and the proxy in front of them.
@@ -24,7 +22,7 @@ type behindProxy struct {
 	proxy   string // its address
 	address [2]string
 	spool   [2]string
-	servers [2]*e2e.Process // those that run now
+	servers [2]*Process // those that run now
 }
 
 func newBehindProxy(t *testing.T) *behindProxy {
@@ -32,22 +30,22 @@ func newBehindProxy(t *testing.T) *behindProxy {
 	if err != nil {
 		t.Skip("skipped: there is no haproxy here (Debian: haproxy)")
 	}
-	p := &behindProxy{t: t, proxy: deadAddress(t)}
-	p.slack = newSink(t, func(sinkPost) e2e.Reply { return e2e.Reply{} })
+	p := &behindProxy{t: t, proxy: DeadAddress(t)}
+	p.slack = newSink(t, func(sinkPost) Reply { return Reply{} })
 	for i := range p.servers {
-		p.address[i], p.spool[i] = deadAddress(t), t.TempDir()
+		p.address[i], p.spool[i] = DeadAddress(t), t.TempDir()
 		p.start(i)
 	}
-	block := regexp.MustCompile("(?s)```haproxy\n(.*?)```\n").FindStringSubmatch(e2e.ReadFile(t, "README.md"))
+	block := regexp.MustCompile("(?s)```haproxy\n(.*?)```\n").FindStringSubmatch(ReadFile(t, "../README.md"))
 	if block == nil {
 		t.Fatal("the README has no configuration for HAProxy")
 	}
-	config := e2e.WriteFile(t, "haproxy.cfg", strings.NewReplacer("bind :29800", "bind "+p.proxy, "relay-1:29800", p.address[0], "relay-2:29800", p.address[1]).Replace(block[1]))
+	config := WriteFile(t, "haproxy.cfg", strings.NewReplacer("bind :29800", "bind "+p.proxy, "relay-1:29800", p.address[0], "relay-2:29800", p.address[1]).Replace(block[1]))
 	if out, err := exec.Command(haproxy, "-c", "-f", config).CombinedOutput(); err != nil || regexp.MustCompile("WARNING|ALERT").Match(out) {
 		t.Fatalf("the README's configuration: %v %s", err, out)
 	}
-	proxy := e2e.StartProcess(t, exec.Command(haproxy, "-db", "-f", config))
-	e2e.Poll(t, "the proxy serves", func() bool {
+	proxy := StartProcess(t, exec.Command(haproxy, "-db", "-f", config))
+	Poll(t, "the proxy serves", func() bool {
 		select {
 		case <-proxy.Ended:
 			t.Fatalf("haproxy ended: %s", proxy.Stderr.String())
@@ -66,7 +64,7 @@ func newBehindProxy(t *testing.T) *behindProxy {
 func (p *behindProxy) start(i int) {
 	p.t.Helper()
 	config := strings.Replace(spoolConfig(p.spool[i]), "127.0.0.1:0", p.address[i], 1) + tagConfig(p.slack.URL+"/services/x", "general")
-	p.servers[i] = e2e.StartServerIn(p.t, exec.Command(e2e.Program("slackboard"), "-c", e2e.WriteFile(p.t, "slackboard.toml", config)))
+	p.servers[i] = StartServerIn(p.t, exec.Command(Program("slackboard"), "-c", WriteFile(p.t, "slackboard.toml", config)))
 }
 
 // proxyClient does what slackboard-cli does: the same message, with its key, until it is answered 200. Without a key it does
@@ -81,7 +79,7 @@ type proxyClient struct {
 
 func (c *proxyClient) send(t *testing.T, proxy string, number int) {
 	start := time.Now()
-	for tries := 0; tries == 0 || c.keyed && time.Since(start) < e2e.Patience; tries++ {
+	for tries := 0; tries == 0 || c.keyed && time.Since(start) < Patience; tries++ {
 		req, err := http.NewRequest("POST", "http://"+proxy+"/notify", strings.NewReader(fmt.Sprintf(`{"tag":"general","text":"%d bottles"}`, number)))
 		if err != nil {
 			t.Error(err)
@@ -94,7 +92,7 @@ func (c *proxyClient) send(t *testing.T, proxy string, number int) {
 		if err != nil {
 			c.answers["none"]++
 		} else {
-			answer := e2e.ReadAll(resp.Body)
+			answer := ReadAll(resp.Body)
 			resp.Body.Close()
 			c.answers[fmt.Sprint(resp.StatusCode)]++
 			switch {
@@ -110,7 +108,7 @@ func (c *proxyClient) send(t *testing.T, proxy string, number int) {
 		<-time.After(20 * time.Millisecond) // they wait a second
 	}
 	if c.keyed {
-		t.Errorf("message %d was not taken within %v", number, e2e.Patience)
+		t.Errorf("message %d was not taken within %v", number, Patience)
 	}
 }
 
@@ -140,7 +138,7 @@ func TestBehindHAProxy(t *testing.T) {
 		c := &proxyClient{keyed: i < clients, answers: map[string]int{}}
 		// A program sends one message, a daemon many. A connection that has served before is closed without an answer where
 		// others get a 502, and net/http sends again what has a key: these are no answers that could be counted.
-		c.http.Transport, c.http.Timeout = &http.Transport{DisableKeepAlives: i%2 == 0}, e2e.Patience
+		c.http.Transport, c.http.Timeout = &http.Transport{DisableKeepAlives: i%2 == 0}, Patience
 		all[i] = c
 		sending.Go(func() {
 			defer c.http.CloseIdleConnections()
@@ -158,7 +156,7 @@ func TestBehindHAProxy(t *testing.T) {
 	more := func(what string) {
 		t.Helper()
 		start, target := time.Now(), taken.Load()+some
-		e2e.Poll(t, fmt.Sprintf("%s: %d more are taken", what, some), func() bool { return taken.Load() >= target })
+		Poll(t, fmt.Sprintf("%s: %d more are taken", what, some), func() bool { return taken.Load() >= target })
 		t.Logf("%s: %d more after %.1f s", what, some, time.Since(start).Seconds())
 	}
 	more("both up")

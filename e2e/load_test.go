@@ -1,4 +1,4 @@
-package main
+package e2e
 
 // One destination's trouble is nobody else's: lanes that hang, fail or are limited beside healthy ones, a dead one under
 // gigabytes for others, a million messages that wait.
@@ -21,17 +21,114 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"slackboard/e2e"
 )
 
-func isLong() bool { return os.Getenv("CI") == "true" }
+// BenchmarkAccept compares accepting onto disk with a bare net/http handler: two processes, loaded by turns from this
+// one. An operation is half a second of each. The temporary folder has to be on a real disk for this to mean something.
+//
+//	go test -run '^$' -bench Accept -benchtime 3x
+func BenchmarkAccept(b *testing.B) {
+	for _, conns := range []int{1, 16, 64, 256} {
+		for _, slack := range []string{"down", "delivering"} {
+			b.Run(fmt.Sprintf("conns=%d/slack=%s", conns, slack), func(b *testing.B) {
+				compareAccept(b, conns, slack == "delivering")
+			})
+		}
+	}
+}
+
+func compareAccept(b *testing.B, conns int, delivering bool) {
+	const slice = 500 * time.Millisecond
+	webhook := "http://127.0.0.1:1/"
+	if delivering {
+		webhook = "http://" + StartBare(b).Addr + "/"
+	}
+	tags := tagNames("tag", 16)
+	s := StartServer(b, spoolConfig(b.TempDir())+tagConfig(webhook, tags...))
+	bare := newLoad(b, StartBare(b).Addr, conns, tags)
+	ours := newLoad(b, s.Addr, conns, tags)
+	bare.run(b, slice/4) // connections, heaps and the disk get warm
+	ours.run(b, slice/4)
+	bare.reset()
+	ours.reset()
+	before := s.Stat(b).Delivered
+	last := before
+	for b.Loop() {
+		ours.run(b, slice)
+		last = s.Stat(b).Delivered
+		// What still goes to Slack must not slow the bare handler.
+		s.Signal(syscall.SIGSTOP)
+		bare.run(b, slice)
+		s.Signal(syscall.SIGCONT)
+	}
+	b.ReportMetric(0, "ns/op") // that is only the slices
+	b.ReportMetric(ours.rate(), "req/s")
+	b.ReportMetric(bare.rate(), "bare-req/s")
+	b.ReportMetric(ours.rate()/bare.rate(), "ratio")
+	if delivering {
+		b.ReportMetric(float64(last-before)/ours.took.Seconds(), "delivered/s")
+		if last == before {
+			b.Error("nothing was delivered meanwhile")
+		}
+	}
+	s.Stat(b)
+}
+
+// load is requests to one server from many connections.
+type load struct {
+	callers  []*caller
+	requests [][]byte // one for each caller
+	answered atomic.Int64
+	took     time.Duration
+}
+
+func newLoad(b *testing.B, addr string, conns int, tags []string) *load {
+	b.Helper()
+	l := &load{}
+	for i := range conns {
+		l.callers = append(l.callers, newCaller(b, addr))
+		l.requests = append(l.requests, numbered(tags[i%len(tags)], i, strings.Repeat("bottles of beer ", 12)))
+	}
+	return l
+}
+
+// run keeps a request on each connection for so long.
+func (l *load) run(b *testing.B, slice time.Duration) {
+	b.Helper()
+	var wg sync.WaitGroup
+	start := time.Now()
+	deadline := start.Add(slice)
+	for i, c := range l.callers {
+		wg.Go(func() {
+			n := 0
+			for ; time.Now().Before(deadline); n++ {
+				if err := c.call(l.requests[i]); err != nil {
+					b.Error(err)
+					break
+				}
+			}
+			l.answered.Add(int64(n))
+		})
+	}
+	wg.Wait()
+	l.took += time.Since(start)
+	if b.Failed() {
+		b.FailNow()
+	}
+}
+
+func (l *load) reset() {
+	l.answered.Store(0)
+	l.took = 0
+}
+
+func (l *load) rate() float64 { return float64(l.answered.Load()) / l.took.Seconds() }
 
 // sink is a Slack for many and large posts. fakeSlack keeps every body; this one keeps, of a text like "17 bottles",
 // the number, and its script can hang for as long as it likes.
 type sink struct {
 	*httptest.Server
-	script func(sinkPost) e2e.Reply
+	script func(sinkPost) Reply
 	mu     sync.Mutex
 	tries  map[string][]time.Time // by channel: every post that came in
 	took   map[string][]int       // by channel: the numbers of those that were answered ok, in order
@@ -43,7 +140,7 @@ type sinkPost struct {
 	gone    <-chan struct{} // closed when the client has hung up
 }
 
-func newSink(t testing.TB, script func(sinkPost) e2e.Reply) *sink {
+func newSink(t testing.TB, script func(sinkPost) Reply) *sink {
 	t.Helper()
 	s := &sink{script: script, tries: map[string][]time.Time{}, took: map[string][]int{}}
 	s.Server = httptest.NewServer(s)
@@ -102,7 +199,7 @@ func (s *sink) taken(channel string) []int {
 func (s *sink) waitForAll(t testing.TB, tags []string, n int) {
 	t.Helper()
 	for _, tag := range tags {
-		e2e.Poll(t, fmt.Sprintf("slack takes %d of %s", n, tag), func() bool { return len(s.taken("#"+tag)) >= n })
+		Poll(t, fmt.Sprintf("slack takes %d of %s", n, tag), func() bool { return len(s.taken("#"+tag)) >= n })
 	}
 }
 
@@ -201,7 +298,7 @@ func (c *caller) call(request []byte) error {
 }
 
 // sendAll posts the messages from to to-1 to each tag, side by side. Each has to be answered with 200.
-func sendAll(t testing.TB, p *e2e.Process, tags []string, from, to int) {
+func sendAll(t testing.TB, p *Process, tags []string, from, to int) {
 	t.Helper()
 	var wg sync.WaitGroup
 	for _, tag := range tags {
@@ -219,9 +316,9 @@ func sendAll(t testing.TB, p *e2e.Process, tags []string, from, to int) {
 }
 
 // checkDelivered waits until n messages count as delivered and none as waiting, and wants no other.
-func checkDelivered(t testing.TB, p *e2e.Process, n int) (st e2e.Stat) {
+func checkDelivered(t testing.TB, p *Process, n int) (st Stat) {
 	t.Helper()
-	e2e.Poll(t, fmt.Sprintf("/stat/app says delivered %d, waiting 0", n), func() bool {
+	Poll(t, fmt.Sprintf("/stat/app says delivered %d, waiting 0", n), func() bool {
 		st = p.Stat(t)
 		return st.Delivered >= int64(n) && st.Waiting == 0
 	})
@@ -234,12 +331,12 @@ func checkDelivered(t testing.TB, p *e2e.Process, n int) (st e2e.Stat) {
 func TestIsolation(t *testing.T) {
 	t.Parallel()
 	rounds, pauses, pause := 3, 1, 2*time.Second
-	if isLong() {
+	if Long() {
 		rounds, pauses, pause = 20, 3, 5*time.Second
 	}
 	healed := make(chan struct{})
 	var hanging, limited atomic.Int32
-	slack := newSink(t, func(p sinkPost) e2e.Reply {
+	slack := newSink(t, func(p sinkPost) Reply {
 		if p.channel == "#hangs" {
 			hanging.Add(1)
 			defer hanging.Add(-1)
@@ -247,29 +344,29 @@ func TestIsolation(t *testing.T) {
 			case <-healed:
 			case <-p.gone:
 			}
-			return e2e.Reply{}
+			return Reply{}
 		}
 		select {
 		case <-healed:
-			return e2e.Reply{}
+			return Reply{}
 		default:
 		}
 		switch p.channel {
 		case "#fails":
-			return e2e.Reply{Status: 500}
+			return Reply{Status: 500}
 		case "#limited":
 			limited.Add(1)
-			return e2e.Reply{Status: 429, RetryAfter: strconv.Itoa(int(pause.Seconds()))}
+			return Reply{Status: 429, RetryAfter: strconv.Itoa(int(pause.Seconds()))}
 		}
-		return e2e.Reply{}
+		return Reply{}
 	})
 	bad, healthy := []string{"hangs", "fails", "limited"}, tagNames("healthy", 50)
-	s := e2e.StartServer(t, spoolConfig(t.TempDir())+tagConfig(slack.URL+"/services/limited", "limited")+
+	s := StartServer(t, spoolConfig(t.TempDir())+tagConfig(slack.URL+"/services/limited", "limited")+
 		tagConfig(slack.URL+"/services/shared", append(healthy, "hangs", "fails")...))
 
 	sendAll(t, s, bad, 0, 1)
 	for _, tag := range bad {
-		e2e.Poll(t, tag+" is tried", func() bool { return len(slack.tried("#"+tag)) > 0 })
+		Poll(t, tag+" is tried", func() bool { return len(slack.tried("#"+tag)) > 0 })
 	}
 	sendAll(t, s, append(bad, healthy...), 1, rounds+1)
 	slack.waitForAll(t, healthy, rounds)
@@ -282,7 +379,7 @@ func TestIsolation(t *testing.T) {
 			t.Fatalf("slack took %v of %s: nothing was shown", took, tag)
 		}
 	}
-	e2e.Poll(t, fmt.Sprintf("the limited one is tried %d times", pauses), func() bool { return len(slack.tried("#limited")) >= pauses })
+	Poll(t, fmt.Sprintf("the limited one is tried %d times", pauses), func() bool { return len(slack.tried("#limited")) >= pauses })
 	close(healed)
 	slack.waitForAll(t, bad, rounds+1)
 	for i, at := range slack.tried("#limited")[1 : limited.Load()+1] {
@@ -318,7 +415,7 @@ func TestManyHangingWebhooks(t *testing.T) {
 	var first, again atomic.Int64
 	var mostAgain peak
 	cut, healed := make(chan struct{}), make(chan struct{})
-	slack := newSink(t, func(p sinkPost) e2e.Reply {
+	slack := newSink(t, func(p sinkPost) Reply {
 		switch {
 		case p.channel == "#healthy":
 		case p.try == 1: // what a timeout of 30 s ends is ended by hanging up
@@ -333,7 +430,7 @@ func TestManyHangingWebhooks(t *testing.T) {
 			case <-p.gone:
 			}
 		}
-		return e2e.Reply{}
+		return Reply{}
 	})
 	release := sync.OnceFunc(func() { close(cut) })
 	t.Cleanup(release) // a test that fails before must not wait for them
@@ -342,13 +439,13 @@ func TestManyHangingWebhooks(t *testing.T) {
 	for _, tag := range webhooks {
 		config += tagConfig(slack.URL+"/services/"+tag, tag)
 	}
-	s := e2e.StartServer(t, config)
+	s := StartServer(t, config)
 
 	sendAll(t, s, webhooks, 0, each)
-	e2e.Poll(t, "all webhooks hang", func() bool { return first.Load() == count })
+	Poll(t, "all webhooks hang", func() bool { return first.Load() == count })
 	sendAll(t, s, []string{"healthy"}, 0, 1)
 	release()
-	e2e.Poll(t, "32 webhooks hang again", func() bool { return again.Load() == 32 })
+	Poll(t, "32 webhooks hang again", func() bool { return again.Load() == 32 })
 	sendAll(t, s, []string{"healthy"}, 1, each)
 	slack.waitForAll(t, []string{"healthy"}, each)
 	if n := again.Load(); n != 32 {
@@ -374,7 +471,7 @@ func TestManyHangingWebhooks(t *testing.T) {
 func TestDeadDestinationDoesNotPinTheDisk(t *testing.T) {
 	const diskLimit, size, senders = 200 << 20, 256 << 10, 8
 	volume := 64 << 20
-	if isLong() {
+	if Long() {
 		volume = 2 << 30
 	}
 	var healed atomic.Bool
@@ -383,17 +480,17 @@ func TestDeadDestinationDoesNotPinTheDisk(t *testing.T) {
 	for range cap(tokens) {
 		tokens <- struct{}{}
 	}
-	slack := newSink(t, func(p sinkPost) e2e.Reply {
+	slack := newSink(t, func(p sinkPost) Reply {
 		if p.channel != "#dead" {
 			tokens <- struct{}{}
 		} else if !healed.Load() {
-			return e2e.Reply{Status: 503}
+			return Reply{Status: 503}
 		}
-		return e2e.Reply{}
+		return Reply{}
 	})
 	spool, others := t.TempDir(), tagNames("other", senders)
 	config := spoolConfig(spool) + tagConfig(slack.URL+"/services/dead", "dead") + tagConfig(slack.URL+"/services/others", others...)
-	s := e2e.StartServer(t, config)
+	s := StartServer(t, config)
 
 	start, each, padding := time.Now(), volume/size/senders, strings.Repeat("bottles of beer ", size/16)
 	var most peak
@@ -406,7 +503,7 @@ func TestDeadDestinationDoesNotPinTheDisk(t *testing.T) {
 			for n := range each {
 				select {
 				case <-tokens:
-				case <-time.After(e2e.Patience):
+				case <-time.After(Patience):
 					t.Errorf("%s, message %d: nothing is delivered any more", tag, n)
 					return
 				}
@@ -433,7 +530,7 @@ func TestDeadDestinationDoesNotPinTheDisk(t *testing.T) {
 		t.FailNow()
 	}
 	slack.waitForAll(t, others, each)
-	e2e.Poll(t, "only the dead one's wait", func() bool { return s.Stat(t).Waiting == int64(dead) })
+	Poll(t, "only the dead one's wait", func() bool { return s.Stat(t).Waiting == int64(dead) })
 	for _, tag := range others {
 		slack.checkOrder(t, tag, each)
 	}
@@ -453,7 +550,7 @@ func TestDeadDestinationDoesNotPinTheDisk(t *testing.T) {
 
 	// A new start, so that nobody has to wait for the back-off; what was carried forward has to be put in order again.
 	healed.Store(true)
-	s = e2e.StartServer(t, config)
+	s = StartServer(t, config)
 	slack.waitForAll(t, []string{"dead"}, dead)
 	slack.checkOrder(t, "dead", dead)
 	if st := checkDelivered(t, s, dead); st.FoundAtStart != int64(dead) {
@@ -484,7 +581,7 @@ func dirSize(dir string) (size int64) {
 }
 
 // memoryOf returns a process's resident memory in MB, now and at most, as Linux tells it. Elsewhere it is 0.
-func memoryOf(p *e2e.Process) (now, most int) {
+func memoryOf(p *Process) (now, most int) {
 	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Cmd.Process.Pid))
 	for line := range strings.Lines(string(status)) {
 		var kB int
@@ -505,20 +602,20 @@ func memoryOf(p *e2e.Process) (now, most int) {
 // goal is 1.5 s.
 func TestMillionWaiting(t *testing.T) {
 	counts := []int{20_000}
-	if isLong() {
+	if Long() {
 		counts = []int{100_000, 1_000_000}
 	}
 	for _, n := range counts {
 		t.Run(strconv.Itoa(n), func(t *testing.T) {
 			spool, tags := t.TempDir(), tagNames("tag", 1000)
 			size := writeSpool(t, spool, tags, n)
-			down := e2e.NewFakeSlack(t, func(e2e.Delivery) e2e.Reply { return e2e.Reply{Status: 500, Body: "down"} })
+			down := NewFakeSlack(t, func(Delivery) Reply { return Reply{Status: 500, Body: "down"} })
 			config := spoolConfig(spool) + tagConfig(down.URL+"/services/down", tags...)
 			start := time.Now()
-			s := e2e.StartServer(t, config)
+			s := StartServer(t, config)
 			took := time.Since(start)
 			atStart, most := memoryOf(s)
-			e2e.Poll(t, "every tag is tried", func() bool { return s.Stat(t).Posts >= int64(len(tags)) })
+			Poll(t, "every tag is tried", func() bool { return s.Stat(t).Posts >= int64(len(tags)) })
 			_, after := memoryOf(s)
 			t.Logf("%d waiting in %d MiB: listening after %.2fs; resident %d MB, at most %d MB; at most %d MB after a post for each tag", n, size>>20, took.Seconds(), atStart, most, after)
 			if after > 64 {
@@ -551,7 +648,7 @@ func writeSpool(t testing.TB, dir string, tags []string, n int) (size int64) {
 		}
 	}
 	for i, segment := 0, 1; i < n; i++ {
-		line := text(`W %d 0 %d tag:%s/0 {"id":"%016x","host":"web1.example.com","text":"%[1]d %[5]s"}`,
+		line := SpoolLine(`W %d 0 %d tag:%s/0 {"id":"%016x","host":"web1.example.com","text":"%[1]d %[5]s"}`,
 			i+1, accepted+int64(i), tags[i%len(tags)], uint64(i+1)*0x9e3779b97f4a7c15, padding)
 		if room < len(line) {
 			finish()
@@ -571,7 +668,7 @@ func writeSpool(t testing.TB, dir string, tags []string, n int) (size int64) {
 
 // To find one of many dead letters, and to send all of a tag again, takes no more memory than their numbers.
 func TestMillionDead(t *testing.T) {
-	n := rounds(1_000_000, 20_000)
+	n := Rounds(1_000_000, 20_000)
 	spool, tags := t.TempDir(), tagNames("tag", 10)
 	writeSpool(t, spool, tags, n)
 	last := filepath.Join(spool, "99999999.log")
@@ -581,15 +678,15 @@ func TestMillionDead(t *testing.T) {
 	}
 	w := bufio.NewWriter(f)
 	for i := range n {
-		w.WriteString(text(`X %d 3 "invalid_blocks"`, i+1))
+		w.WriteString(SpoolLine(`X %d 3 "invalid_blocks"`, i+1))
 	}
 	if err := w.Flush(); err != nil {
 		t.Fatal(err)
 	}
 	f.Close()
 	os.Rename(last, filepath.Join(spool, "00009999.log"))
-	slack := newSink(t, func(sinkPost) e2e.Reply { return e2e.Reply{} })
-	s := e2e.StartServer(t, spoolConfig(spool)+tagConfig(slack.URL+"/services/x", tags...))
+	slack := newSink(t, func(sinkPost) Reply { return Reply{} })
+	s := StartServer(t, spoolConfig(spool)+tagConfig(slack.URL+"/services/x", tags...))
 	_, atStart := memoryOf(s)
 	start := time.Now()
 	if status, body := s.Request("GET", fmt.Sprintf("/messages/%016x", uint64(0x9e3779b97f4a7c15)), ""); status != 200 || !strings.Contains(body, "invalid_blocks") {
@@ -614,5 +711,49 @@ func TestMillionDead(t *testing.T) {
 	}
 	if st := s.Stat(t); st.Dead != int64(n-n/len(tags)) || st.FoundAtStart != int64(n) {
 		t.Errorf("counters: %+v", st)
+	}
+}
+
+// With real processes and a receiver that wants a second between posts: the storm arrives whole and in order, and is not told to
+// slow down more than twice.
+func TestStormEndToEnd(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	var last time.Time
+	limited, seen := 0, 0
+	slack := NewFakeSlack(t, func(d Delivery) Reply {
+		mu.Lock()
+		defer mu.Unlock()
+		if time.Since(last) < time.Second {
+			limited++
+			return Reply{Status: 429, RetryAfter: "1", Body: "rate_limited"}
+		}
+		last = time.Now()
+		seen += strings.Count(d.Body, " of ")
+		return Reply{}
+	})
+	s := StartServer(t, strings.Replace(ServerConfig(slack.URL), "channel_rate = 0", "channel_rate = 1", 1))
+	n, start := 60, time.Now()
+	var senders sync.WaitGroup
+	for host := range 10 {
+		senders.Go(func() {
+			for i := range n / 10 {
+				s.Request("POST", "/notify", fmt.Sprintf(`{"tag":"general","text":"%d of %[2]d","host":"web-%[2]d"}`, i, host))
+			}
+		})
+	}
+	senders.Wait()
+	Poll(t, "all is delivered", func() bool {
+		st := s.Stat(t)
+		return st.Delivered == int64(n) && st.Accepted == int64(n)
+	})
+	t.Logf("%d messages in %d posts, %v, %d times 429", n, len(slack.Deliveries()), time.Since(start).Round(time.Millisecond), limited)
+	if limited > 2 {
+		t.Errorf("%d times 429, want 2 at most", limited)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if seen != n {
+		t.Errorf("the posts tell of %d messages, want %d", seen, n)
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package e2e
 
 // Abuse: what it costs the server is bounded, and an honest client is served meanwhile.
 
@@ -23,15 +23,13 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"slackboard/e2e"
 )
 
 const mostMemory = 128 // MB resident, whoever asks
 
 // besieged is a server under abuse, and its honest client.
 type besieged struct {
-	*e2e.Process
+	*Process
 	t       *testing.T
 	slack   *sink
 	tls     bool
@@ -44,13 +42,13 @@ type besieged struct {
 func besiege(t *testing.T, core string, before ...string) *besieged {
 	t.Helper()
 	b := &besieged{t: t, tls: strings.Contains(core, "tls_cert")}
-	b.slack = newSink(t, func(sinkPost) e2e.Reply { return e2e.Reply{} })
+	b.slack = newSink(t, func(sinkPost) Reply { return Reply{} })
 	webhook := b.slack.URL + "/services/x"
 	core = "[core]\nslack_url='" + webhook + "'\n" + core
 	config := strings.NewReplacer("[core]\n", core, "batch=1\n", "").Replace(spoolConfig(t.TempDir())) + tagConfig(webhook, "honest", "other")
-	args := append(before, e2e.Program("slackboard"), "-c", e2e.WriteFile(t, "slackboard.toml", config))
-	b.Process = e2e.StartServerIn(t, exec.Command(args[0], args[1:]...))
-	b.client.Timeout = e2e.Patience
+	args := append(before, Program("slackboard"), "-c", WriteFile(t, "slackboard.toml", config))
+	b.Process = StartServerIn(t, exec.Command(args[0], args[1:]...))
+	b.client.Timeout = Patience
 	b.client.Transport = &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
 	return b
 }
@@ -66,7 +64,7 @@ func (b *besieged) post(path, body string) (int, http.Header, string) {
 		return 0, nil, err.Error()
 	}
 	defer resp.Body.Close()
-	return resp.StatusCode, resp.Header, e2e.ReadAll(resp.Body)
+	return resp.StatusCode, resp.Header, ReadAll(resp.Body)
 }
 
 // serves wants n honest messages to be accepted and delivered, one after the other.
@@ -101,7 +99,7 @@ func (b *besieged) dial() *net.TCPConn {
 		b.t.Fatal(err)
 	}
 	b.t.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(2 * e2e.Patience))
+	conn.SetDeadline(time.Now().Add(2 * Patience))
 	return conn.(*net.TCPConn)
 }
 
@@ -154,7 +152,7 @@ func TestSlowConnections(t *testing.T) {
 			t.Parallel()
 			core, connect := "", func(conn net.Conn) net.Conn { return conn }
 			if name == "https" {
-				cert, key := newAuthority(t).files(&x509.Certificate{IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}})
+				cert, key := NewAuthority(t).Files(&x509.Certificate{IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}})
 				core = "tls_cert='" + cert + "'\ntls_key='" + key + "'\n"
 				connect = func(conn net.Conn) net.Conn { return tls.Client(conn, &tls.Config{InsecureSkipVerify: true}) }
 			}
@@ -179,7 +177,7 @@ func TestSlowConnections(t *testing.T) {
 				b.serves(5)
 				sending.Wait()
 			}
-			if isLong() { // they lose their connections in the end
+			if Long() { // they lose their connections in the end
 				for i, conn := range conns {
 					switch status, closed := answered(conn); {
 					case !closed:
@@ -348,7 +346,7 @@ func TestBrokenConnections(t *testing.T) {
 						t.Error(err)
 						return
 					}
-					conn.SetDeadline(time.Now().Add(e2e.Patience))
+					conn.SetDeadline(time.Now().Add(Patience))
 					io.WriteString(conn, test.sent)
 					test.then(conn.(*net.TCPConn))
 					conn.Close()
@@ -358,7 +356,7 @@ func TestBrokenConnections(t *testing.T) {
 		b.serves(5)
 		breaking.Wait()
 	}
-	e2e.Poll(t, "what served them has ended", func() bool { return goroutines() <= before+50 }) // of 4,000 connections; those to Slack stay
+	Poll(t, "what served them has ended", func() bool { return goroutines() <= before+50 }) // of 4,000 connections; those to Slack stay
 	st := drained(t, b.Process)
 	if n := st.Delivered - int64(b.served); n < count || n > 2*count { // those that were reset may have been taken
 		t.Errorf("%d messages were delivered, want %d to %d", n, count, 2*count)
@@ -378,23 +376,23 @@ func TestManyLargeMessages(t *testing.T) {
 		{"blocks", "/notify-directly", `{"payload":{"channel":"#c%d","text":"x","blocks":[{"type":"section","text":{"type":"plain_text","text":"%s"}}]}}`, 8},
 		{"attachments", "/notify-directly", `{"payload":{"channel":"#c%d","attachments":[{"text":"%s"}]}}`, 8},
 	} {
-		if !isLong() && test.name != "blocks" {
+		if !Long() && test.name != "blocks" {
 			continue
 		}
 		t.Run(test.name, func(t *testing.T) {
 			b := besiege(t, "")
-			clients, posts := 64, rounds(2, 1)
+			clients, posts := 64, Rounds(2, 1)
 			if test.posts == 1 { // all that waits would be folded into the second post
 				posts = 2
 			}
 			var hanging, taken, refused atomic.Int64
 			release := make(chan struct{})
-			b.slack.script = func(p sinkPost) e2e.Reply {
+			b.slack.script = func(p sinkPost) Reply {
 				if p.channel != "#honest" {
 					hanging.Add(1)
 					<-release
 				}
-				return e2e.Reply{}
+				return Reply{}
 			}
 			letGo := sync.OnceFunc(func() { close(release) })
 			t.Cleanup(letGo)
@@ -416,7 +414,7 @@ func TestManyLargeMessages(t *testing.T) {
 					}
 				})
 			}
-			e2e.Poll(t, "posts hang", func() bool { return hanging.Load() >= test.posts })
+			Poll(t, "posts hang", func() bool { return hanging.Load() >= test.posts })
 			b.serves(5)
 			sending.Wait()
 			b.serves(5)
@@ -487,20 +485,20 @@ func besiegeFull(t *testing.T) *besieged {
 	t.Helper()
 	spool := t.TempDir()
 	writeSpool(t, spool, []string{"stuck"}, 100_000)
-	b := &besieged{t: t, slack: newSink(t, func(sinkPost) e2e.Reply { return e2e.Reply{} })}
+	b := &besieged{t: t, slack: newSink(t, func(sinkPost) Reply { return Reply{} })}
 	toml := spoolConfig(spool) + tagConfig("http://127.0.0.1:1/services/x", "stuck") + tagConfig(b.slack.URL+"/services/x", "honest", "other")
 	for range 100 {
 		toml += tagConfig("http://127.0.0.1:1/services/many", "many")
 	}
-	b.Process = e2e.StartServer(t, strings.Replace(toml, "[core]\n", "[core]\nslack_url='http://127.0.0.1:1/services/y'\n", 1))
-	b.client.Timeout = 2 * e2e.Patience
+	b.Process = StartServer(t, strings.Replace(toml, "[core]\n", "[core]\nslack_url='http://127.0.0.1:1/services/y'\n", 1))
+	b.client.Timeout = 2 * Patience
 	return b
 }
 
 // One listing, or four at once, of large messages takes little memory: texts are shortened in it, and one message has the whole.
 func TestListingOfLargeMessages(t *testing.T) {
 	b := besiegeFull(t)
-	text, n := strings.Repeat("bottles ", 125_000), rounds(300, 40)
+	text, n := strings.Repeat("bottles ", 125_000), Rounds(300, 40)
 	for i := range n {
 		if status, _, answer := b.post("/notify", fmt.Sprintf(`{"tag":"stuck","text":"%d %s"}`, i, text)); status != 200 {
 			t.Fatalf("message %d: %d %s", i, status, answer)
@@ -549,19 +547,19 @@ func TestFanOutOfLargeMessages(t *testing.T) {
 
 // Sync requests that gave up keep nothing.
 func TestManySyncRequestsGiveUp(t *testing.T) {
-	if !isLong() {
+	if !Long() {
 		t.Skip("skipped: takes long, runs with CI=true")
 	}
 	b := besiegeFull(t)
-	hang := e2e.NewFakeSlack(t, func(e2e.Delivery) e2e.Reply { return e2e.Reply{Hang: true} })
-	toml := strings.Replace(e2e.ReadFile(t, b.Cmd.Args[len(b.Cmd.Args)-1]), "127.0.0.1:1/services/y", strings.TrimPrefix(hang.URL, "http://")+"/services/y", 1)
+	hang := NewFakeSlack(t, func(Delivery) Reply { return Reply{Hang: true} })
+	toml := strings.Replace(ReadFile(t, b.Cmd.Args[len(b.Cmd.Args)-1]), "127.0.0.1:1/services/y", strings.TrimPrefix(hang.URL, "http://")+"/services/y", 1)
 	r := &reloadable{Process: b.Process, t: t, path: b.Cmd.Args[len(b.Cmd.Args)-1]}
 	r.reload(strings.Replace(toml, "[core]\n", "[core]\nmax_delay_duration = 0\n", 1))
 	text := strings.Repeat("x", 15_000)
 	var asked sync.WaitGroup
 	for range 200 {
 		asked.Go(func() {
-			for range rounds(55, 3) {
+			for range Rounds(55, 3) {
 				status, _, answer := b.post("/notify-directly", `{"sync":true,"payload":{"channel":"#x","text":"`+text+`"}}`)
 				if status == 502 { // it was posted, and hung
 					return
@@ -583,12 +581,12 @@ func TestLargeSyncRequestsToSickDestinations(t *testing.T) {
 	letGo := sync.OnceFunc(func() { close(release) })
 	t.Cleanup(letGo)
 	var hanging atomic.Int64
-	b.slack.script = func(p sinkPost) e2e.Reply {
+	b.slack.script = func(p sinkPost) Reply {
 		if p.channel != "#honest" {
 			hanging.Add(1)
 			<-release
 		}
-		return e2e.Reply{}
+		return Reply{}
 	}
 	large := strings.Repeat("x", 200_000)
 	var asked sync.WaitGroup
@@ -597,7 +595,7 @@ func TestLargeSyncRequestsToSickDestinations(t *testing.T) {
 			b.post("/notify-directly", fmt.Sprintf(`{"sync":true,"payload":{"channel":"#c%d","text":"%s"}}`, i, large))
 		})
 	}
-	e2e.Poll(t, "eight hang", func() bool { return hanging.Load() >= 8 })
+	Poll(t, "eight hang", func() bool { return hanging.Load() >= 8 })
 	for range 5 {
 		start := time.Now()
 		if status, _, answer := b.post("/notify", `{"tag":"other","text":"`+large+`"}`); status != 200 {
@@ -617,13 +615,13 @@ func TestSendingAgainEnds(t *testing.T) {
 	spool := t.TempDir()
 	var log strings.Builder
 	for i := range dead {
-		log.WriteString(text(`W %d 0 5 tag:dead/0 {"id":"%016x","text":"%[1]d"}`, i+1, i+1))
-		log.WriteString(text(`X %d 3 "channel_not_found"`, i+1))
+		log.WriteString(SpoolLine(`W %d 0 5 tag:dead/0 {"id":"%016x","text":"%[1]d"}`, i+1, i+1))
+		log.WriteString(SpoolLine(`X %d 3 "channel_not_found"`, i+1))
 	}
 	if err := os.WriteFile(filepath.Join(spool, "00000001.log"), []byte(log.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s := e2e.StartServer(t, spoolConfig(spool)+tagConfig("http://127.0.0.1:1/services/x", "dead"))
+	s := StartServer(t, spoolConfig(spool)+tagConfig("http://127.0.0.1:1/services/x", "dead"))
 	again := func(ctx context.Context) {
 		req, err := http.NewRequestWithContext(ctx, "POST", "http://"+s.Addr+"/messages/retry?tag=dead", nil)
 		if err != nil {
@@ -636,10 +634,10 @@ func TestSendingAgainEnds(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	go again(ctx)
-	e2e.Poll(t, "some are sent again", func() bool { return s.Stat(t).Dead < dead })
+	Poll(t, "some are sent again", func() bool { return s.Stat(t).Dead < dead })
 	cancel()
 	var left int64
-	e2e.Poll(t, "it ends", func() bool {
+	Poll(t, "it ends", func() bool {
 		before := left
 		left = s.Stat(t).Dead
 		return left == before
@@ -648,12 +646,12 @@ func TestSendingAgainEnds(t *testing.T) {
 		t.Error("all were sent again before the operator could go away: this shows nothing")
 	}
 	go again(context.Background())
-	e2e.Poll(t, "more are sent again", func() bool { return s.Stat(t).Dead < left })
+	Poll(t, "more are sent again", func() bool { return s.Stat(t).Dead < left })
 	s.Signal(syscall.SIGTERM)
 	if code := s.Wait(); code != 0 {
 		t.Errorf("exit %d: %s", code, s.Stderr.String())
 	}
-	s = e2e.StartServer(t, spoolConfig(spool)+tagConfig("http://127.0.0.1:1/services/x", "dead"))
+	s = StartServer(t, spoolConfig(spool)+tagConfig("http://127.0.0.1:1/services/x", "dead"))
 	if st := s.Stat(t); st.Dead == 0 || st.Dead+st.Waiting != dead {
 		t.Errorf("after a stop: %d dead, %d wait, want some dead and %d in all", st.Dead, st.Waiting, dead)
 	}

@@ -1,4 +1,4 @@
-package main
+package e2e
 
 // Real clients that know Slack only, through the door, as the README says.
 
@@ -9,15 +9,13 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
-
-	"slackboard/e2e"
 )
 
 // startDoor starts a server for the tag ops and a sender, at address and with the spool in dir.
-func startDoor(t *testing.T, slack *e2e.FakeSlack, address, dir string) *e2e.Process {
+func startDoor(t *testing.T, slack *FakeSlack, address, dir string) *Process {
 	t.Helper()
-	config := strings.NewReplacer("port = '127.0.0.1:0'", "port = '"+address+"'", "tag = 'general'\nchannel = '#general'", "tag = 'ops'\nchannel = '#ops'").Replace(server1(slack.URL))
-	return e2e.StartServer(t, config+"[[senders]]\nname = 'x'\ntoken = 'S3NDER'\n[spool]\ndir = '"+dir+"'\n")
+	config := strings.NewReplacer("port = '127.0.0.1:0'", "port = '"+address+"'", "tag = 'general'\nchannel = '#general'", "tag = 'ops'\nchannel = '#ops'").Replace(ServerConfig(slack.URL))
+	return StartServer(t, config+"[[senders]]\nname = 'x'\ntoken = 'S3NDER'\n[spool]\ndir = '"+dir+"'\n")
 }
 
 // Alertmanager posts an alert, to a webhook and with a token, while Slack is down. The server is killed, and the next one
@@ -27,14 +25,14 @@ func TestAlertmanager(t *testing.T) {
 	if err != nil {
 		t.Skip("skipped: there is no prometheus-alertmanager here (Debian: prometheus-alertmanager)")
 	}
-	slack := e2e.NewFakeSlack(t, func(e2e.Delivery) e2e.Reply { return e2e.Reply{Status: 503} })
-	address, dir, own := deadAddress(t), t.TempDir(), deadAddress(t)
+	slack := NewFakeSlack(t, func(Delivery) Reply { return Reply{Status: 503} })
+	address, dir, own := DeadAddress(t), t.TempDir(), DeadAddress(t)
 	s := startDoor(t, slack, address, dir)
-	receivers := strings.NewReplacer("relay-host:29800", address, "/ops/TOKEN", "/ops/S3NDER", "/etc/alertmanager/slackboard_token", e2e.WriteFile(t, "token", "S3NDER\n")).
+	receivers := strings.NewReplacer("relay-host:29800", address, "/ops/TOKEN", "/ops/S3NDER", "/etc/alertmanager/slackboard_token", WriteFile(t, "token", "S3NDER\n")).
 		Replace(readmeBlock(t, "yaml", "slack_configs:"))
-	config := e2e.WriteFile(t, "alertmanager.yml", "route: {receiver: ops, group_wait: 0s}\n"+receivers)
-	am := e2e.StartProcess(t, exec.Command(alertmanager, "--config.file="+config, "--storage.path="+t.TempDir(), "--web.listen-address="+own, "--cluster.listen-address="))
-	e2e.Poll(t, "Alertmanager takes the alert", func() bool {
+	config := WriteFile(t, "alertmanager.yml", "route: {receiver: ops, group_wait: 0s}\n"+receivers)
+	am := StartProcess(t, exec.Command(alertmanager, "--config.file="+config, "--storage.path="+t.TempDir(), "--web.listen-address="+own, "--cluster.listen-address="))
+	Poll(t, "Alertmanager takes the alert", func() bool {
 		select {
 		case <-am.Ended:
 			t.Fatalf("Alertmanager ended: %s", am.Stderr.String())
@@ -47,7 +45,7 @@ func TestAlertmanager(t *testing.T) {
 		resp.Body.Close()
 		return resp.StatusCode == http.StatusOK
 	})
-	e2e.Poll(t, "both are accepted", func() bool {
+	Poll(t, "both are accepted", func() bool {
 		_, metrics := s.Request("GET", "/metrics", "")
 		return strings.Contains(metrics, `slackboard_accepted_total{tag="ops"} 1`) && strings.Contains(metrics, `slackboard_accepted_total{tag=""} 1`)
 	})
@@ -72,7 +70,7 @@ func TestNPMClients(t *testing.T) {
 	if modules == "" || err != nil {
 		t.Skip("skipped: SLACKBOARD_NPM names no folder in which npm has installed @slack/webhook and @slack/web-api, or there is no node")
 	}
-	slack := e2e.NewFakeSlack(t, nil)
+	slack := NewFakeSlack(t, nil)
 	s := startDoor(t, slack, "127.0.0.1:0", t.TempDir())
 	examples := strings.NewReplacer("http://relay-host:29800", "http://"+s.Addr, "TOKEN", "S3NDER").Replace(readmeBlock(t, "js", "new IncomingWebhook("))
 	calls := strings.Split(strings.TrimSpace(examples), "\n")
@@ -96,7 +94,7 @@ const client = token => new WebClient(token, {slackApiUrl: "http://` + s.Addr + 
 `
 	cmd := exec.Command(node, "-")
 	cmd.Stdin, cmd.Env = strings.NewReader(script), append(os.Environ(), "NODE_PATH="+modules+"/node_modules")
-	p := e2e.StartProcess(t, cmd)
+	p := StartProcess(t, cmd)
 	if code := p.Wait(); code != 0 {
 		t.Fatalf("node: %d %s", code, p.Stderr.String())
 	}
@@ -110,9 +108,21 @@ const client = token => new WebClient(token, {slackApiUrl: "http://` + s.Addr + 
 	for _, d := range slack.WaitForPosts(t, 3) {
 		var fields map[string]any
 		json.Unmarshal([]byte(d.Body), &fields)
-		posts[d.Field("channel")+" "+d.Field("text")+" "+d.Field("username")] = e2e.Encode(fields["blocks"])
+		posts[d.Field("channel")+" "+d.Field("text")+" "+d.Field("username")] = Encode(fields["blocks"])
 	}
 	if len(posts) != 3 || posts["#ops hello slackboard"] != "null" || posts["#ops hello "] != "null" || posts["#x both "] != `[{"text":{"text":"*a* & b = 100%","type":"mrkdwn"},"type":"section"}]` {
 		t.Errorf("posted %v", posts)
 	}
+}
+
+// readmeBlock returns the README's block of that kind that contains text.
+func readmeBlock(t *testing.T, kind, text string) string {
+	t.Helper()
+	for _, block := range strings.Split(ReadFile(t, "../README.md"), "```"+kind+"\n")[1:] {
+		if block, _, _ := strings.Cut(block, "```"); strings.Contains(block, text) {
+			return block
+		}
+	}
+	t.Fatalf("README.md has no block of %s with %q", kind, text)
+	return ""
 }

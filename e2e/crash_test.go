@@ -1,4 +1,4 @@
-package main
+package e2e
 
 // What crashes, damage and errors cost: nothing that was answered 200. From outside, with the real binary: senders
 // that number their messages, a Slack that keeps the numbers, and what must not lie between them.
@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"net/http"
@@ -26,33 +25,23 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"slackboard/e2e"
 )
 
 // segmentBytes is the size of a file of the spool.
 const segmentBytes = 16 << 20
 
 // drained returns the counters of p once nothing waits.
-func drained(t testing.TB, p *e2e.Process) (s e2e.Stat) {
+func drained(t testing.TB, p *Process) (s Stat) {
 	t.Helper()
-	e2e.Poll(t, "nothing waits", func() bool { s = p.Stat(t); return s.Waiting == 0 })
+	Poll(t, "nothing waits", func() bool { s = p.Stat(t); return s.Waiting == 0 })
 	return s
-}
-
-// rounds is how often something is done: CI does it often, others a few times.
-func rounds(ci, otherwise int) int {
-	if os.Getenv("CI") == "true" {
-		return ci
-	}
-	return otherwise
 }
 
 // crashTest is one spool with the servers that run on it one after the other, the Slack they post to, and a sender for
 // each destination: so it is known in which order a destination's messages were accepted.
 type crashTest struct {
 	t       testing.TB
-	slack   *e2e.FakeSlack
+	slack   *FakeSlack
 	down    atomic.Bool // Slack answers 503
 	noPower atomic.Bool // what the server says and posts reaches nobody
 	refused bool        // the next server finds nobody at Slack's address
@@ -72,7 +61,7 @@ type arrival struct {
 
 func newCrashTest(t testing.TB, destinations int) *crashTest {
 	c := &crashTest{t: t, spool: filepath.Join(t.TempDir(), "spool"), got: map[arrival][][]int{}}
-	c.slack = e2e.NewFakeSlack(t, c.take)
+	c.slack = NewFakeSlack(t, c.take)
 	for i := range destinations {
 		c.senders = append(c.senders, &crashSender{c: c, tag: fmt.Sprintf("t%d", i), keyed: i%4 == 3, refused: map[int]bool{}})
 	}
@@ -80,9 +69,9 @@ func newCrashTest(t testing.TB, destinations int) *crashTest {
 }
 
 // take is what Slack does with a post: the webhook's path says which server sent it.
-func (c *crashTest) take(d e2e.Delivery) e2e.Reply {
+func (c *crashTest) take(d Delivery) Reply {
 	if c.down.Load() || c.noPower.Load() {
-		return e2e.Reply{Status: 503, Body: "down"}
+		return Reply{Status: 503, Body: "down"}
 	}
 	start, err := strconv.Atoi(path.Base(d.Path))
 	var post struct {
@@ -108,7 +97,7 @@ func (c *crashTest) take(d e2e.Delivery) e2e.Reply {
 	defer c.mu.Unlock()
 	at := arrival{start, post.Channel}
 	c.got[at] = append(c.got[at], numbers)
-	return e2e.Reply{}
+	return Reply{}
 }
 
 // command returns the next server, yet to be started. Those in front of it, such as strace, run it.
@@ -124,18 +113,18 @@ func (c *crashTest) command(before ...string) *exec.Cmd {
 	for _, s := range c.senders {
 		fmt.Fprintf(&toml, "[[tags]]\ntag='%s'\nchannel='#%s'\n", s.tag, s.tag)
 	}
-	args := append(before, e2e.Program("slackboard"), "-c", e2e.WriteFile(c.t, "slackboard.toml", toml.String()))
+	args := append(before, Program("slackboard"), "-c", WriteFile(c.t, "slackboard.toml", toml.String()))
 	return exec.Command(args[0], args[1:]...)
 }
 
-func (c *crashTest) start() *e2e.Process {
+func (c *crashTest) start() *Process {
 	c.t.Helper()
-	return e2e.StartServerIn(c.t, c.command())
+	return StartServerIn(c.t, c.command())
 }
 
 // load lets every sender send to p, one message after the other, until enough were answered with 200 (ok) or 503 (refused).
 // It calls then while they go on, and returns once they have stopped.
-func (c *crashTest) load(p *e2e.Process, enough func(ok, refused int) bool, then func()) {
+func (c *crashTest) load(p *Process, enough func(ok, refused int) bool, then func()) {
 	c.t.Helper()
 	var mu sync.Mutex
 	var ok, refused int
@@ -169,7 +158,7 @@ func (c *crashTest) load(p *e2e.Process, enough func(ok, refused int) bool, then
 		then()
 	case <-stopped:
 		c.t.Errorf("the server went away: %s", p.Stderr.String())
-	case <-time.After(e2e.Patience):
+	case <-time.After(Patience):
 		c.t.Errorf("only %d times 200, %d times 503: %s", ok, refused, p.Stderr.String())
 	}
 	close(stop)
@@ -262,7 +251,7 @@ func (s *crashSender) goesOn(stop <-chan struct{}) bool {
 // send sends one message and returns the status, 0 where no complete answer came.
 func (s *crashSender) send(addr string) int {
 	if s.client.Transport == nil {
-		s.client = http.Client{Transport: &http.Transport{}, Timeout: e2e.Patience} // a connection of its own, kept alive
+		s.client = http.Client{Transport: &http.Transport{}, Timeout: Patience} // a connection of its own, kept alive
 	}
 	n := s.next
 	body := fmt.Sprintf(`{"tag":%q,"text":"%d %s"}`, s.tag, n, s.pad)
@@ -302,9 +291,9 @@ func (s *crashSender) send(addr string) int {
 func TestKill(t *testing.T) {
 	c := newCrashTest(t, 16)
 	random := rand.New(rand.NewPCG(1, 2))
-	for range rounds(50, 4) {
+	for range Rounds(50, 4) {
 		if random.IntN(4) == 0 { // in the middle of its start
-			p := e2e.StartProcess(t, c.command())
+			p := StartProcess(t, c.command())
 			<-time.After(time.Duration(random.IntN(20_000)) * time.Microsecond)
 			p.Kill()
 		}
@@ -323,10 +312,10 @@ func TestKillWhileCleaning(t *testing.T) {
 		s.pad = strings.Repeat("x", 100<<10)
 	}
 	random := rand.New(rand.NewPCG(7, 8))
-	for round := range rounds(40, 3) {
+	for round := range Rounds(40, 3) {
 		c.down.Store(round%5 == 2) // then they are carried forward
 		if random.IntN(2) == 0 {
-			p := e2e.StartProcess(t, c.command())
+			p := StartProcess(t, c.command())
 			<-time.After(time.Duration(random.IntN(40_000)) * time.Microsecond)
 			p.Kill()
 		}
@@ -341,7 +330,7 @@ func TestKillWhileCleaning(t *testing.T) {
 
 func TestKillWhileSlackIsDown(t *testing.T) {
 	c := newCrashTest(t, 16)
-	for round := range rounds(10, 2) {
+	for round := range Rounds(10, 2) {
 		c.refused = round%2 == 1
 		c.down.Store(true)
 		for range 2 { // the second finds what the first accepted
@@ -363,19 +352,19 @@ func TestKillWhileSlackIsDown(t *testing.T) {
 func TestSecondProcess(t *testing.T) {
 	c := newCrashTest(t, 2)
 	release := make(chan struct{})
-	c.slack.SetScript(func(d e2e.Delivery) e2e.Reply { <-release; return c.take(d) }) // nothing changes meanwhile
+	c.slack.SetScript(func(d Delivery) Reply { <-release; return c.take(d) }) // nothing changes meanwhile
 	goOn := sync.OnceFunc(func() { close(release) })
 	t.Cleanup(goOn)
 	first := c.start()
 	c.send(first, 0, 1, 0, 1, 0)
-	e2e.Poll(t, "both lanes post", func() bool { return c.slack.Begun() == 2 })
-	before := snapshot(t, c.spool)
-	second := e2e.StartProcess(t, c.command())
+	Poll(t, "both lanes post", func() bool { return c.slack.Begun() == 2 })
+	before := Snapshot(t, c.spool)
+	second := StartProcess(t, c.command())
 	code, stderr := second.Wait(), second.Stderr.String()
 	if code != 1 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, c.spool) || second.Stdout.String() != "" {
 		t.Errorf("the second: exit %d, stdout %q, stderr %q; want 1 and a line that names %s", code, second.Stdout.String(), stderr, c.spool)
 	}
-	if after := snapshot(t, c.spool); !maps.Equal(before, after) {
+	if after := Snapshot(t, c.spool); !maps.Equal(before, after) {
 		t.Errorf("the second touched the spool: before %q, after %q", before, after)
 	}
 	goOn()
@@ -387,35 +376,13 @@ func TestSecondProcess(t *testing.T) {
 }
 
 // send sends one message of each of these senders, which must be accepted.
-func (c *crashTest) send(p *e2e.Process, senders ...int) {
+func (c *crashTest) send(p *Process, senders ...int) {
 	c.t.Helper()
 	for _, i := range senders {
 		if status := c.senders[i].send(p.Addr); status != 200 {
 			c.t.Fatalf("message %d of sender %d: %d, want 200", c.senders[i].next-1, i, status)
 		}
 	}
-}
-
-// snapshot returns all that can be seen of a directory: names, modes, times and contents.
-func snapshot(t testing.TB, dir string) map[string]string {
-	t.Helper()
-	all := map[string]string{}
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		info, err := d.Info()
-		content := ""
-		if err == nil && !d.IsDir() {
-			content = e2e.ReadFile(t, path)
-		}
-		all[path] = fmt.Sprintln(info.Mode(), info.ModTime(), content)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return all
 }
 
 // spoolFiles are the files of a spool by name.
@@ -432,7 +399,7 @@ func readSpool(t testing.TB, dir string) spoolFiles {
 		if strings.HasPrefix(e.Name(), "spare") {
 			continue // zeros; a server that starts makes it anew
 		}
-		files[e.Name()] = bytes.TrimRight([]byte(e2e.ReadFile(t, filepath.Join(dir, e.Name()))), "\x00")
+		files[e.Name()] = bytes.TrimRight([]byte(ReadFile(t, filepath.Join(dir, e.Name()))), "\x00")
 	}
 	return files
 }
@@ -500,13 +467,13 @@ func fillSpool(c *crashTest, n int) (files spoolFiles, records [][]byte) {
 
 // deliverFrom starts a server on these files, waits until nothing waits, and kills it. It returns how often each number was
 // posted, the counters, and what the spool then holds.
-func (c *crashTest) deliverFrom(files spoolFiles) (posted map[int]int, s e2e.Stat, left spoolFiles) {
+func (c *crashTest) deliverFrom(files spoolFiles) (posted map[int]int, s Stat, left spoolFiles) {
 	c.t.Helper()
 	files.write(c.t, c.spool)
 	return c.deliverAgain(files)
 }
 
-func (c *crashTest) deliverAgain(files spoolFiles) (posted map[int]int, s e2e.Stat, left spoolFiles) {
+func (c *crashTest) deliverAgain(files spoolFiles) (posted map[int]int, s Stat, left spoolFiles) {
 	c.t.Helper()
 	p := c.start()
 	s = drained(c.t, p)
@@ -538,7 +505,7 @@ func TestBitFlips(t *testing.T) {
 	}
 	files, records := fillSpool(maker, 20)
 	segment := files.segment(t)
-	step := int64(rounds(1, 97))
+	step := int64(Rounds(1, 97))
 	var next, starts atomic.Int64
 	began := time.Now()
 	t.Run("flips", func(t *testing.T) {
@@ -651,7 +618,7 @@ func TestDamage(t *testing.T) {
 		{"a record twice", insert(last, records[7]), false},
 		{"a record inside another", insert(last+40, records[7]), true},
 	}
-	for i := range rounds(20, 2) {
+	for i := range Rounds(20, 2) {
 		cases = append(cases, damage{fmt.Sprintf("overwritten %d", i), overwrite(2+random.IntN(8), 2000), true})
 	}
 	check := func(name string, files spoolFiles, counted bool) {
@@ -704,5 +671,29 @@ func (c *crashTest) checkDamage(files spoolFiles, records [][]byte, counted bool
 	c.t.Logf("%d of %d lost, %d counted", lost, len(records), s.Damaged)
 	if posted, s, _ := c.deliverAgain(left); len(posted) > 0 || s.FoundAtStart > 0 {
 		c.t.Errorf("started again it found %d and posted %v", s.FoundAtStart, posted)
+	}
+}
+
+// A spool of the earlier format is refused in one line, and nothing in it is touched.
+func TestEarlierFormat(t *testing.T) {
+	for name, content := range map[string]string{
+		"00000007.log":      "P 9a0b3c4d 1 1763899200123 tag:general/0 {\"id\":\"a\"}\n",
+		"00000008.log":      "D 9a0b3c4d 1 1763899200123 tag:general/0 {\"id\":\"a\"}\n",
+		"dead-00000001.log": "",
+	} {
+		dir := t.TempDir()
+		for name, content := range map[string]string{"lock": "", name: content} {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before := Snapshot(t, dir)
+		code, _, stderr := RunProgram(t, "", nil, "slackboard", "-c", WriteFile(t, "s.toml", ServerConfig("http://127.0.0.1:1")+"[spool]\ndir='"+dir+"'\n"))
+		if code != 1 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, name) || !strings.Contains(stderr, "an earlier format") {
+			t.Errorf("%s: exit %d, %q", name, code, stderr)
+		}
+		if after := Snapshot(t, dir); !maps.Equal(before, after) {
+			t.Errorf("%s: before %q, after %q", name, before, after)
+		}
 	}
 }

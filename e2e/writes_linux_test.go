@@ -1,4 +1,4 @@
-package main
+package e2e
 
 // Which files the server writes, as the kernel sees it.
 
@@ -12,8 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-
-	"slackboard/e2e"
 )
 
 // changingCalls are those that make, open, change or remove what has a name.
@@ -23,11 +21,11 @@ const changingCalls = "open,openat,openat2,creat,mkdir,mkdirat,mknod,mknodat,rmd
 // Every file that the server makes, changes or removes lies in its spool, or is a log or a socket of its.
 func TestWritesNowhereElse(t *testing.T) {
 	needsStrace(t)
-	slack := e2e.NewFakeSlack(t, func(d e2e.Delivery) e2e.Reply {
+	slack := NewFakeSlack(t, func(d Delivery) Reply {
 		if strings.Contains(d.Body, "#cron") {
-			return e2e.Reply{Status: 400, Body: "no_text"}
+			return Reply{Status: 400, Body: "no_text"}
 		}
-		return e2e.Reply{}
+		return Reply{}
 	})
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {
@@ -44,18 +42,18 @@ func TestWritesNowhereElse(t *testing.T) {
 		configure := func(n string) {
 			access, errors := at("access"+n), at("error"+n)
 			ours[access], ours[errors] = true, true
-			writeInto(t, dir, "slackboard.toml", strings.Replace(server1(slack.URL), "127.0.0.1:0", "unix:"+at("socket"), 1)+
+			WriteInto(t, dir, "slackboard.toml", strings.Replace(ServerConfig(slack.URL), "127.0.0.1:0", "unix:"+at("socket"), 1)+
 				fmt.Sprintf("[spool]\ndir='%s'\n[log]\nlevel='debug'\naccess_log='%s'\nerror_log='%s'\n", at("spool"), access, errors))
 		}
 		first, second := fmt.Sprint(start, ".1"), fmt.Sprint(start, ".2")
 		configure(first)
-		trace := e2e.WriteFile(t, "trace", "")
-		p := e2e.StartProcess(t, exec.Command("strace", "-D", "-f", "--seccomp-bpf", "-q", "-y", "-s", "4096", "-o", trace, "-e", "trace="+changingCalls,
-			e2e.Program("slackboard"), "-c", at("slackboard.toml")))
+		trace := WriteFile(t, "trace", "")
+		p := StartProcess(t, exec.Command("strace", "-D", "-f", "--seccomp-bpf", "-q", "-y", "-s", "4096", "-o", trace, "-e", "trace="+changingCalls,
+			Program("slackboard"), "-c", at("slackboard.toml")))
 		p.Addr = at("socket")
 		says := func(log, what string) {
 			t.Helper()
-			e2e.Poll(t, log+" says "+what, func() bool {
+			Poll(t, log+" says "+what, func() bool {
 				b, _ := os.ReadFile(at(log))
 				return strings.Contains(string(b), what)
 			})
@@ -70,8 +68,8 @@ func TestWritesNowhereElse(t *testing.T) {
 		if code := p.Wait(); code != 0 {
 			t.Errorf("exit %d: %s", code, p.Stderr.String())
 		}
-		e2e.Poll(t, "strace has ended", func() bool { return strings.Contains(e2e.ReadFile(t, trace), "+++ exited with 0 +++\n") })
-		checkTrace(t, e2e.ReadFile(t, trace), calls, func(path string) bool { return ours[path] || filepath.Dir(path) == at("spool") })
+		Poll(t, "strace has ended", func() bool { return strings.Contains(ReadFile(t, trace), "+++ exited with 0 +++\n") })
+		checkTrace(t, ReadFile(t, trace), calls, func(path string) bool { return ours[path] || filepath.Dir(path) == at("spool") })
 	}
 	t.Logf("calls that change files: %v", calls)
 	for _, name := range []string{"openat", "mkdirat", "unlinkat", "renameat", "bind"} {
@@ -82,12 +80,12 @@ func TestWritesNowhereElse(t *testing.T) {
 }
 
 // useAll has the server do all that it does.
-func useAll(t *testing.T, p *e2e.Process, key string) {
+func useAll(t *testing.T, p *Process, key string) {
 	t.Helper()
 	client, base := p.Client()
 	defer client.CloseIdleConnections()
 	for _, tag := range []string{"general", "cron"} {
-		req, err := http.NewRequest("POST", base+"/notify", strings.NewReader(notifyBody(tag, 1, false)))
+		req, err := http.NewRequest("POST", base+"/notify", strings.NewReader(NotifyBody(tag, 1, false)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -98,7 +96,7 @@ func useAll(t *testing.T, p *e2e.Process, key string) {
 		}
 		resp.Body.Close()
 	}
-	if status, body := p.Request("POST", "/notify", notifyBody("general", 1, true)); status != 200 {
+	if status, body := p.Request("POST", "/notify", NotifyBody("general", 1, true)); status != 200 {
 		t.Errorf("sync: %d %s", status, body)
 	}
 	for _, path := range []string{"/ui/", "/metrics", "/stat/app", "/stat/go", "/debug/vars", "/config/app", "/healthz", "/readyz", "/messages?state=dead"} {

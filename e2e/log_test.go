@@ -1,0 +1,126 @@
+package e2e
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// stuck is a pipe that nobody reads. If it has no reader at all, writing to it is a SIGPIPE.
+func stuck(t *testing.T, hasReader bool) *os.File {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { w.Close() })
+	if hasReader {
+		t.Cleanup(func() { r.Close() })
+	} else {
+		r.Close()
+	}
+	return w
+}
+
+// startUnheard starts cmd with a unix socket to listen on, and returns when it answers: it cannot be heard.
+func startUnheard(t *testing.T, cmd *exec.Cmd) *Process {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "s")
+	cmd.Args = append(cmd.Args, "-port", "unix:"+socket)
+	p := StartProcess(t, cmd)
+	p.Addr = socket
+	p.IsAlive()
+	return p
+}
+
+// Nobody reads standard output or error, or a named pipe: requests go on, and a stop is a stop.
+func TestLogsCannotStopTheServer(t *testing.T) {
+	slack := NewFakeSlack(t, nil)
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name, log string
+		reader    bool
+	}{
+		{"SIGPIPE", "stderr", false},
+		{"not read", "stderr", true},
+		{"SIGPIPE, access log on standard output", "stdout", false},
+		{"not read, access log on standard output", "stdout", true},
+		{"named pipe", fifo, true},
+	} {
+		for _, flag := range []string{"-c", "-dry-run"} {
+			t.Run(test.name+" "+flag, func(t *testing.T) {
+				t.Parallel()
+				path := WriteFile(t, "s.toml", ServerConfig(slack.URL)+"[log]\naccess_log='"+test.log+"'\n")
+				args := []string{"-c", path}
+				if flag == "-dry-run" {
+					args = append(args, "-dry-run")
+				}
+				cmd := exec.Command(Program("slackboard"), args...)
+				cmd.Dir, cmd.Env = filepath.Dir(path), append(os.Environ(), "TMPDIR="+t.TempDir())
+				cmd.Stdout, cmd.Stderr = stuck(t, test.reader), stuck(t, test.reader)
+				p := startUnheard(t, cmd)
+				long := "/healthz?" + strings.Repeat("x", 7000)
+				for i := range 200 { // more than a pipe and the buffer hold
+					if status, body := p.Request("GET", long, ""); status != 200 {
+						t.Fatalf("request %d: %d %s", i, status, body)
+					}
+				}
+				if status, body := p.Request("POST", "/notify", NotifyBody("general", 1, true)); status != 200 {
+					t.Errorf("%d %s", status, body)
+				}
+				p.Signal(syscall.SIGHUP)
+				p.IsAlive()
+				start := time.Now()
+				p.Signal(syscall.SIGTERM)
+				if code := p.Wait(); code != 0 {
+					t.Errorf("exit %d", code)
+				}
+				t.Logf("the stop took %v", time.Since(start))
+				if left := FilesIn(t, strings.TrimPrefix(cmd.Env[len(cmd.Env)-1], "TMPDIR=")); len(left) > 0 {
+					t.Errorf("it leaves %v behind", left)
+				}
+			})
+		}
+	}
+}
+
+// A named pipe needs no reader at the start. One that comes gets what was logged before, one that goes can come again.
+func TestNamedPipeAsLog(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := StartServer(t, ServerConfig("http://127.0.0.1:1")+"[log]\naccess_log='"+fifo+"'\n")
+	for i := range 3 {
+		path := fmt.Sprintf("/healthz?%d", i)
+		s.Request("GET", path, "")
+		f, err := os.Open(fifo)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.SetReadDeadline(time.Now().Add(Patience))
+		if line, err := bufio.NewReader(f).ReadString('\n'); err != nil || !strings.Contains(line, path) {
+			t.Errorf("reader %d: %q %v", i, line, err)
+		}
+		f.Close()
+		if i == 1 {
+			s.Signal(syscall.SIGHUP)
+			Poll(t, "the configuration is read again", func() bool {
+				return strings.Contains(s.Stderr.String(), "was read again")
+			})
+		}
+	}
+	s.Signal(syscall.SIGTERM)
+	if code := s.Wait(); code != 0 {
+		t.Errorf("exit %d: %s", code, s.Stderr.String())
+	}
+}
