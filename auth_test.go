@@ -59,15 +59,6 @@ name = "web"
 token = "N3w"
 `
 
-// askAs makes a request with a Bearer token, if there is one.
-func (p *inProcess) askAs(token, method, path, body string) *httptest.ResponseRecorder {
-	r := httptest.NewRequest(method, path, strings.NewReader(body))
-	if token != "" {
-		r.Header.Set("Authorization", "Bearer "+token)
-	}
-	return newRecorderFor(p, r)
-}
-
 // Senders may post, operators may do everything; where there is a token to bring, nobody posts without one.
 func TestSenders(t *testing.T) {
 	reads := []string{"GET /stat/app", "GET /stat/go", "GET /config/app", "GET /ui/", "GET /", "GET /metrics", "GET /debug/vars", "GET /messages?state=dead", "GET /messages/0",
@@ -134,5 +125,30 @@ func TestSenderIsNamed(t *testing.T) {
 	}
 	if all := log + stored + p.logs.String(); strings.Contains(all, "N3w") || strings.Contains(all, "0P3RATOR") || strings.Contains(all, `C1`) {
 		t.Errorf("a token shows: %s", all)
+	}
+}
+
+func TestOperatorsOnly(t *testing.T) {
+	p := newInProcess(t, dryRunConfig(), &recorder{})
+	for _, request := range []string{"GET /messages?state=dead", "GET /messages/x", "POST /messages/x/retry", "POST /messages/retry?tag=a", "DELETE /messages/x", "DELETE /messages?state=dead&tag=a"} {
+		method, path, _ := strings.Cut(request, " ")
+		if w := p.do(method, path, ""); w.Code != http.StatusForbidden {
+			t.Errorf("%s from elsewhere: %d", request, w.Code)
+		}
+		r := httptest.NewRequest(method, path, nil)
+		r.RemoteAddr, r.Host = "[::1]:5", "[::1]:29800"
+		r.Header.Set("X-Forwarded-For", "192.0.2.1")
+		if w := newRecorderFor(p, r); w.Code != http.StatusForbidden {
+			t.Errorf("%s through a proxy: %d", request, w.Code)
+		}
+		r.Header.Del("X-Forwarded-For")
+		r.Host = "evil.example:29800" // DNS rebinding
+		if w := newRecorderFor(p, r); w.Code != http.StatusForbidden {
+			t.Errorf("%s by another name: %d", request, w.Code)
+		}
+		r.Host = "[::1]:29800"
+		if w := newRecorderFor(p, r); w.Code == http.StatusForbidden {
+			t.Errorf("%s from ::1: %d", request, w.Code)
+		}
 	}
 }

@@ -1,120 +1,22 @@
 package main
 
 import (
-	"cmp"
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
-	"net/http"
+	"io"
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"slackboard/e2e"
 )
-
-// recorder is a Slack in Process: it answers by script, at once where there is none.
-type recorder struct {
-	mu     sync.Mutex
-	posts  []recorded
-	script func(n int, r recorded) outcome // n counts the posts of r's destination, from 1
-	count  map[string]int
-}
-
-type recorded struct {
-	at      time.Time
-	to      string // the webhook or token
-	channel string
-	text    string
-}
-
-func (s *recorder) post(_ context.Context, to credential, body []byte) outcome {
-	var p struct{ Channel, Text string }
-	if json.Unmarshal(body, &p); !json.Valid(body) { // a text may be no string: it goes through as it came
-		panic(fmt.Sprintf("posted %q", body))
-	}
-	text, _, _ := strings.Cut(p.Text, "\n") // without "accepted …, delayed …"
-	r := recorded{time.Now(), cmp.Or(to.token.reveal(), to.url.reveal()), p.Channel, text}
-	s.mu.Lock()
-	s.posts = append(s.posts, r)
-	if s.count == nil {
-		s.count = map[string]int{}
-	}
-	s.count[r.to+r.channel]++
-	n, script := s.count[r.to+r.channel], s.script
-	s.mu.Unlock()
-	if script == nil {
-		return outcome{class: delivered}
-	}
-	return script(n, r)
-}
-
-func (s *recorder) all() []recorded {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return append([]recorded(nil), s.posts...)
-}
-
-// texts returns what a channel was given, in order.
-func (s *recorder) texts(channel string) string {
-	var texts []string
-	for _, r := range s.all() {
-		if r.channel == channel {
-			texts = append(texts, r.text)
-		}
-	}
-	return strings.Join(texts, " ")
-}
-
-func newRecorderFor(p *inProcess, r *http.Request) *httptest.ResponseRecorder {
-	w := httptest.NewRecorder()
-	p.http.ServeHTTP(w, r)
-	return w
-}
-
-// inBubble runs test in simulated time with a server whose Slack is script.
-func inBubble(t *testing.T, toml string, script func(int, recorded) outcome, test func(*testing.T, *inProcess, *recorder)) {
-	t.Helper()
-	cfg := testConfig(t, toml)
-	synctest.Test(t, func(t *testing.T) {
-		slack := &recorder{script: script}
-		test(t, newInProcess(t, cfg, slack), slack)
-	})
-}
-
-const hookAndTags = `
-[core]
-channel_rate = 0
-batch = 1
-slack_url = "http://hook.invalid/core"
-[[tags]]
-tag = "a"
-channel = "#a"
-[[tags]]
-tag = "b"
-channel = "#b"
-[[tags]]
-tag = "ab"
-channel = "#a"
-[[tags]]
-tag = "ab"
-channel = "#b"
-[[tags]]
-tag = "own"
-channel = "#own"
-slack_url = "http://hook.invalid/own"
-[[tags]]
-tag = "bot"
-channel = "#bot"
-slack_token = "xoxb-0"
-[[tags]]
-tag = "bot2"
-channel = "#bot2"
-slack_token = "xoxb-0"
-`
 
 func TestOutcomesInTime(t *testing.T) {
 	refused := outcome{class: retry, reason: "connection refused"}
@@ -380,4 +282,611 @@ func TestBackOff(t *testing.T) {
 			t.Errorf("after attempt %d: %v, want %v to a quarter more", n, got, want)
 		}
 	}
+}
+
+// What becomes of a post, by its answer, its head's history and what it held.
+func TestJudge(t *testing.T) {
+	now := time.Now()
+	tried := func(n int) head { return head{attempts: n, first: now.Add(-time.Hour)} }
+	poisoned := head{attempts: 9, first: now.Add(-2 * time.Hour), since: now.Add(-poisonAfter - time.Second)}
+	one, many := posted{parts: 1}, posted{parts: 8}
+	for _, test := range []struct {
+		name   string
+		out    outcome
+		head   head
+		posted posted
+		worked time.Time
+		want   verdict
+		n      int
+		reason string
+	}{
+		{"delivered", outcome{class: delivered}, tried(1), many, now, done, 0, ""},
+		{"delivered, though old", outcome{class: delivered}, tried(1), posted{parts: 1, tooOld: 1}, now, done, 0, ""},
+		{"trouble", outcome{class: retry, status: 503}, tried(50), one, now, later, 0, ""},
+		{"trouble, old", outcome{class: retry, status: 503}, tried(50), posted{parts: 2, tooOld: 1}, now, dead, 1, ""},
+		{"old, but tried for a moment only", outcome{class: retry}, head{attempts: 3, first: now.Add(-ageAfter)}, posted{parts: 1, tooOld: 1}, now, later, 0, ""},
+		{"content", outcome{class: badContent, reason: "no_text"}, tried(1), one, now, dead, 0, "no_text"},
+		{"content, merged", outcome{class: badContent}, tried(1), many, now, halve, 0, ""},
+		{"destination, first", outcome{class: badDestination}, tried(destinationTries - 1), many, now, later, 0, ""},
+		{"destination, third", outcome{class: badDestination, reason: "is_archived"}, tried(destinationTries), many, now, dead, 0, "is_archived"},
+		{"credential", outcome{class: badCredential}, tried(99), one, now, later, 0, ""},
+		{"in between", outcome{class: inBetween}, tried(99), one, now, later, 0, ""},
+		{"in between, old", outcome{class: inBetween}, tried(99), posted{parts: 1, tooOld: 1}, now, dead, 1, ""},
+		{"too much, merged", outcome{class: badDestination, tooMuch: true}, tried(1), many, now, halve, 0, ""},
+		{"too much, in between, merged", outcome{class: inBetween, tooMuch: true}, tried(1), many, now, halve, 0, ""},
+		{"too much, long", outcome{class: badContent, tooMuch: true}, tried(1), posted{parts: 1, long: true}, now, shorten, 0, ""},
+		{"too much, cut", outcome{class: badContent, tooMuch: true, reason: "msg_too_long"}, head{attempts: 2, cut: true}, posted{parts: 1, long: true}, now, dead, 0, "msg_too_long"},
+		{"too much, short, code", outcome{class: badContent, tooMuch: true, reason: "msg_too_long"}, tried(1), one, now, dead, 0, "msg_too_long"},
+		{"too much, short, no code", outcome{class: badDestination, tooMuch: true}, tried(1), one, now, later, 0, ""},
+		{"broken twice", outcome{class: retry, broken: true}, head{attempts: 2, broken: brokenTries - 2}, one, now, later, 0, ""},
+		{"broken three times", outcome{class: retry, broken: true, reason: "cut off"}, head{attempts: 3, broken: brokenTries - 1}, one, now, dead, 0, "it may have been delivered: cut off"},
+		{"poison", outcome{class: retry, status: 500, reason: "status 500"}, poisoned, one, now, dead, 0,
+			"nothing but errors of slack's for 1h0m0s, while other messages pass: status 500"},
+		{"poison, merged", outcome{class: retry, status: 500}, poisoned, many, now, halve, 0, ""},
+		{"nothing passes", outcome{class: retry, status: 500}, poisoned, one, time.Time{}, later, 0, ""},
+	} {
+		got, n, reason := judge(test.out, test.head, test.posted, test.worked, now)
+		if got != test.want || n != test.n || reason != test.reason {
+			t.Errorf("%s: got %v, %d, %q, want %v, %d, %q", test.name, got, n, reason, test.want, test.n, test.reason)
+		}
+	}
+}
+
+// receiver is a Slack that finds some posts too much, and remembers the numbers of what it took.
+type receiver struct {
+	mu      sync.Mutex
+	tooMuch func(body []byte, texts []string) outcome
+	took    map[string]int
+	refused int
+}
+
+func (r *receiver) post(body []byte) outcome {
+	var p struct {
+		Text        string
+		Attachments []struct{ Text string }
+	}
+	json.Unmarshal(body, &p)
+	texts := []string{}
+	for _, a := range p.Attachments {
+		texts = append(texts, a.Text)
+	}
+	if len(texts) == 0 {
+		texts = append(texts, p.Text)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if out := r.tooMuch(body, texts); out.class != delivered {
+		r.refused++
+		return out
+	}
+	for _, text := range texts {
+		number, _, _ := strings.Cut(text, " ")
+		r.took[number]++
+	}
+	return outcome{class: delivered}
+}
+
+// seen returns how many posts were refused, and how often a number was taken.
+func (r *receiver) seen(number string) (refused, took int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.refused, r.took[number]
+}
+
+// Receivers that take less than Slack does get all of a storm, in posts that they take; one message that is too long for them is cut.
+// The lane remembers what was too much. Dead letters that are sent again are merged under the same limit.
+func TestTooMuchForTheReceiver(t *testing.T) {
+	refuse := func(class class, reason string, when bool) outcome {
+		if when {
+			return outcome{class: class, tooMuch: true, status: 422, reason: reason}
+		}
+		return outcome{class: delivered}
+	}
+	for name, tooMuch := range map[string]func([]byte, []string) outcome{
+		"8 attachments": func(_ []byte, texts []string) outcome { return refuse(badDestination, "status 422", len(texts) > 8) },
+		"3000 bytes":    func(body []byte, _ []string) outcome { return refuse(badDestination, "status 400", len(body) > 3000) },
+		"4000 characters": func(_ []byte, texts []string) outcome {
+			return refuse(badContent, "msg_too_long", utf8.RuneCountInString(strings.Join(texts, "")) > 4000)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := testConfig(t, strings.NewReplacer("batch = 1\n", "batch = 20\n", "channel_rate = 0", "channel_rate = 1").Replace(hookAndTags))
+			synctest.Test(t, func(t *testing.T) {
+				r := &receiver{tooMuch: tooMuch, took: map[string]int{}}
+				p := newInProcess(t, cfg, posterFunc(func(_ credential, body []byte) outcome { return r.post(body) }))
+				n := 0
+				burst := func() {
+					for range 45 {
+						p.do("POST", "/notify", fmt.Sprintf(`{"tag":"a","text":"%d %s"}`, n, strings.Repeat("é", 200)))
+						n++
+					}
+					time.Sleep(time.Minute)
+				}
+				burst()
+				first, _ := r.seen("")
+				burst()
+				if both, _ := r.seen(""); both-first > 1 || first == 0 {
+					t.Errorf("refused %d times in the first burst, %d in the second", first, both-first)
+				}
+				if name == "4000 characters" {
+					p.do("POST", "/notify", fmt.Sprintf(`{"tag":"a","text":"%d %s"}`, n, strings.Repeat("é", 9000)))
+					n++
+					time.Sleep(time.Hour)
+				}
+				for i := range n {
+					if _, took := r.seen(fmt.Sprint(i)); took != 1 {
+						t.Errorf("message %d was taken %d times", i, took)
+					}
+				}
+				// Dead letters: the receiver takes nothing for a while.
+				r.mu.Lock()
+				r.tooMuch = func([]byte, []string) outcome { return outcome{class: badDestination, reason: "channel_not_found"} }
+				r.mu.Unlock()
+				burst()
+				time.Sleep(time.Hour)
+				r.mu.Lock()
+				r.tooMuch = tooMuch
+				r.mu.Unlock()
+				if w := p.operator("POST", "/messages/retry?tag=a"); !strings.Contains(w.Body.String(), `"count": 45`) {
+					t.Errorf("send again: %s", w.Body)
+				}
+				time.Sleep(time.Minute)
+				if st := p.stat(t); st.Delivered != int64(n) || st.Dead != 0 {
+					t.Errorf("counters: %+v", st)
+				}
+			})
+		})
+	}
+}
+
+// A clock that was wrong when a message was accepted does not make it a dead letter: Slack's first trouble after the start is not
+// the end of it. Nor does a long stop.
+func TestOldButNotTried(t *testing.T) {
+	inBubble(t, hookAndTags, down, func(t *testing.T, p *inProcess, slack *recorder) {
+		p.do("POST", "/notify", e2e.NotifyBody("a", 1, false))
+		synctest.Wait()
+		p.stop()
+		time.Sleep(10 * 24 * time.Hour)
+		slack = &recorder{script: func(n int, _ recorded) outcome {
+			if n == 1 {
+				return outcome{class: retry, status: 503, reason: "status 503"}
+			}
+			return outcome{class: delivered}
+		}}
+		p = p.restart(t, hookAndTags, slack)
+		time.Sleep(time.Minute)
+		if st := p.stat(t); st.Delivered != 1 || st.Dead != 0 {
+			t.Errorf("counters: %+v", st)
+		}
+	})
+}
+
+func tagsOf(webhook string, n int) string {
+	var toml strings.Builder
+	for i := range n {
+		fmt.Fprintf(&toml, "[[tags]]\ntag = '%s%d'\nchannel = '#%[1]s%d'\nslack_url = 'http://hook.invalid/%[1]s'\n", webhook, i, i)
+	}
+	return toml.String()
+}
+
+// Whoever is sick, a healthy destination is served at once: nobody waits for the posts of another.
+func TestFairWhoeverIsSick(t *testing.T) {
+	const pace = "[core]\nchannel_rate = 0\nslack_url = 'http://hook.invalid/core'\n"
+	hooks := func(n int) (toml string) {
+		for i := range n {
+			toml += tagsOf(fmt.Sprintf("sick%d-", i), 1)
+		}
+		return toml
+	}
+	for _, test := range []struct {
+		name, toml string
+		text       int // bytes
+		send       []string
+		later      []string // sent when the sick ones have failed
+	}{
+		{"900 new channels of one webhook", pace + tagsOf("sick", 900), 1, numberedTags("sick%d", 900), nil},
+		{"40 webhooks with large messages", pace + hooks(40), 200_000, numberedTags("sick%d-0", 40), nil},
+		{"300 webhooks", pace + hooks(300), 1, numberedTags("sick%d-0", 60), numberedTags("sick%d-0", 300)},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			cfg := testConfig(t, test.toml+tagsOf("well", 3))
+			synctest.Test(t, func(t *testing.T) {
+				p := newInProcess(t, cfg, posterFunc(func(to credential, _ []byte) outcome {
+					if strings.Contains(to.url.reveal(), "sick") {
+						time.Sleep(postTimeout)
+						return outcome{class: retry, reason: "no answer within 30s", unsure: true, unreached: true}
+					}
+					return outcome{class: delivered}
+				}))
+				notify := func(tag string) {
+					p.do("POST", "/notify", fmt.Sprintf(`{"tag":%q,"text":"%s"}`, tag, strings.Repeat("x", test.text)))
+				}
+				served := func(tag string) {
+					t.Helper()
+					before, start := p.stat(t).Delivered, time.Now()
+					notify(tag)
+					for p.stat(t).Delivered == before && time.Since(start) < time.Hour {
+						time.Sleep(100 * time.Millisecond)
+					}
+					if took := time.Since(start); took > 2*time.Second {
+						t.Errorf("%s was served after %v", tag, took)
+					}
+				}
+				for _, tag := range test.send {
+					notify(tag)
+				}
+				served("well0") // it has not delivered anything yet, as they have not
+				for _, tag := range test.later {
+					notify(tag)
+				}
+				for range 20 {
+					time.Sleep(17 * time.Second)
+					served("well1")
+				}
+			})
+		})
+	}
+}
+
+func numberedTags(form string, n int) (tags []string) {
+	for i := range n {
+		tags = append(tags, fmt.Sprintf(form, i))
+	}
+	return tags
+}
+
+// With qps, what waits for a dead webhook is nothing that others have to wait for.
+func TestFairUnderQPS(t *testing.T) {
+	toml := "[core]\nchannel_rate = 0\nqps = 1\nmax_delay_duration = 10\n" + tagsOf("sick", 1) + tagsOf("well", 1)
+	cfg := testConfig(t, toml)
+	synctest.Test(t, func(t *testing.T) {
+		p := newInProcess(t, cfg, posterFunc(func(to credential, _ []byte) outcome {
+			if strings.Contains(to.url.reveal(), "sick") {
+				return outcome{class: badCredential, status: 404, reason: "no_service"}
+			}
+			return outcome{class: delivered}
+		}))
+		for i := range 11 {
+			p.do("POST", "/notify", e2e.NotifyBody("sick0", i, false))
+		}
+		for i := range 100 {
+			start := time.Now()
+			if w := p.do("POST", "/notify", e2e.NotifyBody("well0", i, true)); w.Code != 200 {
+				t.Fatalf("message %d: %d %s", i, w.Code, w.Body)
+			}
+			if took := time.Since(start); took > 2*time.Second {
+				t.Errorf("message %d took %v", i, took)
+			}
+			time.Sleep(time.Second)
+		}
+	})
+}
+
+// A webhook's host that refuses connections is one trouble: all that waits for it waits together, with a try now and then, and two lines
+// in the log. Another webhook notices nothing.
+func TestDeadNetworkIsOneTrouble(t *testing.T) {
+	const lanes = 2000
+	cfg := testConfig(t, "[core]\nchannel_rate = 0\n"+tagsOf("sick", lanes)+tagsOf("well", 1))
+	synctest.Test(t, func(t *testing.T) {
+		var tries atomic.Int64
+		var mended atomic.Bool
+		p := newInProcess(t, cfg, posterFunc(func(to credential, _ []byte) outcome {
+			if strings.Contains(to.url.reveal(), "sick") && !mended.Load() {
+				tries.Add(1)
+				return outcome{class: retry, reason: "connection refused", unreached: true}
+			}
+			return outcome{class: delivered}
+		}))
+		for i := range lanes {
+			p.do("POST", "/notify", e2e.NotifyBody(fmt.Sprintf("sick%d", i), 1, false))
+		}
+		time.Sleep(time.Hour)
+		if n := tries.Load(); n < 100 || n > 200 {
+			t.Errorf("%d tries in an hour", n)
+		}
+		start := time.Now()
+		if p.do("POST", "/notify", e2e.NotifyBody("well0", 1, true)); time.Since(start) > 0 {
+			t.Errorf("another webhook waited %v", time.Since(start))
+		}
+		if w := p.do("POST", "/notify", e2e.NotifyBody("sick0", 1, true)); w.Code != 502 || !strings.Contains(w.Body.String(), "connection refused") {
+			t.Errorf("sync: %d %s", w.Code, w.Body)
+		}
+		mended.Store(true)
+		time.Sleep(time.Minute)
+		if st := p.stat(t); st.Waiting != 0 || st.Delivered != lanes+1 {
+			t.Errorf("a minute after it is mended: %+v", st)
+		}
+		logged := strings.Count(p.logs.String(), "level=WARN") + strings.Count(p.logs.String(), "level=ERROR")
+		if logged != 1 || strings.Count(p.logs.String(), "slack can be reached again") != 1 {
+			t.Errorf("%d warnings: %s", logged, p.logs)
+		}
+	})
+}
+
+// What sync requests wait with is bounded, and let go when they give up.
+func TestSyncThatGivesUp(t *testing.T) {
+	inBubble(t, hookAndTags, func(int, recorded) outcome {
+		time.Sleep(time.Hour)
+		return outcome{class: delivered}
+	}, func(t *testing.T, p *inProcess, slack *recorder) {
+		var asked sync.WaitGroup
+		var given atomic.Int64
+		for i := range 100 {
+			asked.Go(func() {
+				body := fmt.Sprintf(`{"tag":"a","sync":true,"text":"%d %s"}`, i, strings.Repeat("x", 10_000))
+				if w := p.do("POST", "/notify", body); w.Code == 429 {
+					given.Add(1)
+				}
+			})
+		}
+		time.Sleep(time.Minute)
+		if n := given.Load(); n != 99 {
+			t.Errorf("%d gave up, want all but the one that is being posted", n)
+		}
+		p.deliver.mu.Lock()
+		for _, l := range p.deliver.lanes {
+			if len(l.urgent) > 0 || p.deliver.urgent != 0 || l.account.urgent != 0 {
+				t.Errorf("%d posts and %d bytes are kept", len(l.urgent), p.deliver.urgent)
+			}
+		}
+		p.deliver.mu.Unlock()
+		asked.Wait()
+	})
+}
+
+// BenchmarkDeliver compares delivery from disk, message after message, with a bare net/http client that has as many
+// connections to the same instant receiver.
+//
+//	go test -run '^$' -bench Deliver -benchtime 5x
+func BenchmarkDeliver(b *testing.B) {
+	const messages = 5000
+	receiver := "http://" + e2e.StartBare(b).Addr + "/"
+	payload := []byte(`{"channel":"#c","username":"slackboard","icon_emoji":":clipboard:","parse":"full","text":"` + strings.Repeat("x", 200) + `"}`)
+	bareClient := newSlackClient(maxPosts).client
+	var bare, ours time.Duration
+	for b.Loop() {
+		start := time.Now()
+		each(messages, maxPosts, func(int) {
+			resp, err := bareClient.Post(receiver, "application/json", bytes.NewReader(payload))
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+		})
+		bare += time.Since(start)
+
+		open := make(chan struct{})
+		client := newSlackClient(maxPosts)
+		p := newInProcess(b, testConfig(b, tagsConfig(maxPosts)), posterFunc(func(_ credential, body []byte) outcome {
+			<-open
+			return client.post(context.Background(), credential{url: newSecret(receiver)}, body)
+		}))
+		each(messages, maxPosts, func(i int) {
+			m := &message{ID: newID(), Text: strings.Repeat("x", 200), route: route{tag: fmt.Sprintf("t%d", i%maxPosts)}}
+			if err := p.deliver.store([]*message{m}); err != nil {
+				b.Error(err)
+			}
+		})
+		start = time.Now()
+		close(open)
+		e2e.Poll(b, "all is delivered", func() bool { return p.stats.waiting() == 0 })
+		ours += time.Since(start)
+		p.stop()
+	}
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(float64(messages*b.N)/ours.Seconds(), "posts/s")
+	b.ReportMetric(bare.Seconds()/ours.Seconds(), "ratio")
+}
+
+// A later, shorter pause of a token does not end an earlier one.
+func TestPauseIsNotShortened(t *testing.T) {
+	inBubble(t, hookAndTags, func(n int, r recorded) outcome {
+		switch {
+		case n > 1:
+			return outcome{class: delivered}
+		case r.channel == "#bot":
+			return outcome{class: retry, limited: true, wait: time.Minute}
+		}
+		time.Sleep(time.Second)
+		return outcome{class: retry, limited: true, wait: time.Second}
+	}, func(t *testing.T, p *inProcess, slack *recorder) {
+		start := time.Now()
+		p.do("POST", "/notify", e2e.NotifyBody("bot2", 1, false))
+		p.do("POST", "/notify", e2e.NotifyBody("bot", 2, false))
+		time.Sleep(time.Hour)
+		for _, r := range slack.all()[2:] {
+			if wait := r.at.Sub(start); wait < time.Minute {
+				t.Errorf("%s was posted after %v", r.channel, wait)
+			}
+		}
+	})
+}
+
+// With max_delay_duration = 0 an idle lane still posts at once.
+func TestSyncWithoutDelay(t *testing.T) {
+	toml := strings.Replace(hookAndTags, "[core]", "[core]\nmax_delay_duration = 0", 1)
+	inBubble(t, toml, nil, func(t *testing.T, p *inProcess, slack *recorder) {
+		if w := p.do("POST", "/notify", e2e.NotifyBody("a", 1, true)); w.Code != 200 {
+			t.Errorf("got %d %s", w.Code, w.Body)
+		}
+	})
+}
+
+func TestDeadByAgeAndByPoison(t *testing.T) {
+	inBubble(t, hookAndTags+"[spool]\nmax_age = 7200\n", func(n int, r recorded) outcome {
+		switch {
+		case r.channel == "#a":
+			return outcome{class: badCredential, reason: "token_revoked"}
+		case r.text == "2":
+			return outcome{class: retry, status: 500, reason: "status 500"}
+		}
+		return outcome{class: delivered}
+	}, func(t *testing.T, p *inProcess, slack *recorder) {
+		p.do("POST", "/notify", e2e.NotifyBody("a", 1, false))
+		p.do("POST", "/notify", e2e.NotifyBody("b", 2, false))
+		time.Sleep(59 * time.Minute)
+		if st := p.stat(t); st.Dead != 0 {
+			t.Errorf("dead too early: %+v", st)
+		}
+		time.Sleep(10 * time.Minute)
+		if st := p.stat(t); st.Dead != 0 {
+			t.Errorf("dead although its credential delivers nothing: %+v", st)
+		}
+		p.do("POST", "/notify-directly", `{"payload":{"channel":"#other","text":"3"}}`)
+		time.Sleep(10 * time.Minute)
+		if st := p.stat(t); st.Dead != 1 {
+			t.Errorf("the poisonous one is not dead: %+v", st)
+		}
+		time.Sleep(time.Hour)
+		if st := p.stat(t); st.Dead != 2 || st.Delivered != 1 {
+			t.Errorf("the old one is not dead: %+v", st)
+		}
+		body := p.operator("GET", "/messages?state=dead").Body.String()
+		for _, want := range []string{"nothing but errors of slack's for 1h0m0s, while other messages pass: status 500", "not delivered within 2h0m0s: token_revoked"} {
+			if !strings.Contains(body, want) {
+				t.Errorf("%q is not in %s", want, body)
+			}
+		}
+	})
+}
+
+func TestReportTag(t *testing.T) {
+	toml := strings.Replace(hookAndTags, "[core]", "[core]\nreport_tag = \"own\"", 1)
+	inBubble(t, toml, func(_ int, r recorded) outcome {
+		if r.channel == "#own" && r.text == "" {
+			return outcome{class: delivered}
+		}
+		return outcome{class: badContent, reason: "invalid_blocks"}
+	}, func(t *testing.T, p *inProcess, slack *recorder) {
+		for i := range 3 {
+			p.do("POST", "/notify", e2e.NotifyBody("a", i, false))
+		}
+		p.do("POST", "/notify", e2e.NotifyBody("own", 9, false)) // a dead letter of the report tag's
+		time.Sleep(59 * time.Minute)
+		reports := func() (n int) {
+			for _, m := range p.list(t, "/messages?state=delivered").Messages {
+				if m.Tag == "own" {
+					n++
+					if !strings.HasPrefix(m.Text, "A message for tag a could not be delivered: invalid_blocks. It is kept as dead letter ") {
+						t.Errorf("report: %s", m.Text)
+					}
+				}
+			}
+			return n
+		}
+		if n := reports(); n != 1 {
+			t.Errorf("%d reports, want 1", n)
+		}
+		time.Sleep(2 * time.Minute)
+		p.do("POST", "/notify", e2e.NotifyBody("a", 4, false))
+		time.Sleep(time.Minute)
+		if n := reports(); n != 2 {
+			t.Errorf("%d reports after an hour, want 2", n)
+		}
+		if st := p.stat(t); st.Dead != 5 {
+			t.Errorf("counters: %+v", st)
+		}
+	})
+	if _, err := loadConfig(e2e.WriteFile(t, "x.toml", "[core]\nslack_url='http://h.invalid/'\nreport_tag='x'\n"), purpose{}); err == nil || !strings.Contains(err.Error(), `:3: report_tag: there is no tag "x"`) {
+		t.Errorf("an unknown report_tag: %v", err)
+	}
+}
+
+// One bad message among forty costs one dead letter, wherever it stands; a fold stands or falls as one.
+func TestBadMessageAmongMerged(t *testing.T) {
+	for _, bad := range []int{0, 1, 17, 38, 39} {
+		inStorm(t, stormConfig, func(t *testing.T, p *inProcess, slack *storm) {
+			slack.reject = func(p stormPost) bool { return strings.Contains(p.body, "POISON") }
+			for i := range 40 {
+				text := fmt.Sprintf("message %d", i)
+				if i == bad {
+					text = "POISON"
+				}
+				p.send(t, fmt.Sprintf(`{"tag":"a","text":%q}`, text))
+			}
+			time.Sleep(time.Hour)
+			synctest.Wait()
+			if st := p.stat(t); st.Dead != 1 || st.Delivered != 39 || st.Posts > 16 {
+				t.Errorf("bad one at %d: %+v", bad, st)
+			}
+			var last int
+			for _, post := range slack.all() {
+				for _, text := range post.texts() {
+					var n int
+					if fmt.Sscanf(text, "message %d", &n); !slack.reject(post) && text != "POISON" {
+						if n < last {
+							t.Errorf("%d came after %d", n, last)
+						}
+						last = n
+					}
+				}
+			}
+			slack.gaps(t)
+		})
+	}
+	inStorm(t, stormConfig, func(t *testing.T, p *inProcess, slack *storm) {
+		slack.reject = func(p stormPost) bool { return strings.Contains(p.body, "POISON") }
+		for i := range 30 {
+			p.send(t, fmt.Sprintf(`{"tag":"a","text":"fine %d"}`, i))
+			p.send(t, `{"tag":"a","text":"POISON"}`)
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if st := p.stat(t); st.Dead != 30 || st.Delivered != 30 {
+			t.Errorf("folded bad ones: %+v", st)
+		}
+	})
+}
+
+// A merged post that fails is tried again as it was, and its marks are one change: a crash cannot tear it.
+func TestMergedPostStaysTogether(t *testing.T) {
+	cfg := testConfig(t, stormConfig)
+	synctest.Test(t, func(t *testing.T) {
+		slack := &recorder{}
+		var sizes []int
+		slack.script = func(n int, r recorded) outcome {
+			if n < 4 {
+				return down(n, r)
+			}
+			return outcome{class: delivered}
+		}
+		p := newInProcess(t, cfg, posterFunc(func(to credential, body []byte) outcome {
+			var post stormPost
+			json.Unmarshal(body, &post)
+			sizes = append(sizes, len(post.texts()))
+			return slack.post(t.Context(), to, body)
+		}))
+		for i := range 5 {
+			p.send(t, fmt.Sprintf(`{"tag":"a","text":"%d"}`, i))
+		}
+		time.Sleep(1500 * time.Millisecond) // the first turn is over
+		synctest.Wait()
+		for i := range 5 {
+			p.send(t, fmt.Sprintf(`{"tag":"a","text":"more %d"}`, i))
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if got := fmt.Sprint(sizes); got != "[5 5 5 5 5]" {
+			t.Errorf("posts of %s messages", got)
+		}
+		p.stat(t)
+	})
+}
+
+// After a start a lane's first turn waits one pace: the last post may have been a moment ago.
+func TestFirstTurnWaits(t *testing.T) {
+	cfg := testConfig(t, stormConfig)
+	synctest.Test(t, func(t *testing.T) {
+		slack := &storm{}
+		p := newInProcess(t, cfg, slack)
+		start := time.Now()
+		p.send(t, `{"tag":"a","text":"1"}`)
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if len(slack.all()) != 1 || slack.all()[0].at.Sub(start) < time.Second {
+			t.Errorf("posted after %v", slack.all()[0].at.Sub(start))
+		}
+	})
 }

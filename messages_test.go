@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"slackboard/e2e"
 )
@@ -158,6 +160,232 @@ func TestSendAgainSays(t *testing.T) {
 			if json.Unmarshal(w.Body.Bytes(), &said); said.Did != want || said.Message != "ok" || said.Count != 1 {
 				t.Errorf("%s: %s, want %s", list.Messages[i].Tag, w.Body, want)
 			}
+		}
+	})
+}
+
+func TestShortened(t *testing.T) {
+	long, edge := "begin"+strings.Repeat("ä", 5000)+"end", strings.Repeat("ä", shortLimit)
+	payload := func(v any) *message { return &message{ID: "i", Payload: encode(v)} }
+	type object = map[string]any
+	for _, test := range []struct {
+		name string
+		m    *message
+		ok   bool
+	}{
+		{"short text", &message{Text: edge}, false},
+		{"long text", &message{ID: "i", Host: "h", Text: long}, true},
+		{"payload", payload(object{"channel": "#c", "text": long, "n": json.Number("1.50")}), true},
+		{"short payload", payload(object{"text": edge, "attachments": []object{{"text": edge}}}), false},
+		{"attachments", payload(object{"attachments": []object{{"text": edge, "n": json.Number("1.50")}, {"text": long, "fallback": long}}}), true},
+		{"no objects", payload(object{"attachments": []any{1, object{"text": long}}}), false},
+		{"null", payload(object{"text": long, "attachments": []any{nil}}), true},
+		{"blocks", payload(object{"blocks": []any{object{"text": long}}}), false},
+	} {
+		before := string(encode(test.m))
+		short, ok := test.m.shortened()
+		if ok != test.ok || string(encode(test.m)) != before {
+			t.Errorf("%s: got %v, want %v and the message as it was", test.name, ok, test.ok)
+		}
+		if !ok {
+			continue
+		}
+		got, mark := string(encode(short)), fmt.Sprintf("[… %d characters left out …]", 5008-shortLimit+len("\n[… 5008 characters left out …]\n"))
+		if short.ID != "i" || strings.Contains(before, `"n":1.50`) != strings.Contains(got, `"n":1.50`) {
+			t.Errorf("%s: got %s", test.name, got)
+		}
+		for _, text := range strings.Split(got, `"`) {
+			if n := utf8.RuneCountInString(text); n > shortLimit+len(`\n\n`) || n > 3000 && text != edge && (!strings.HasPrefix(text, "begin") || !strings.HasSuffix(text, "end") || !strings.Contains(text, mark)) {
+				t.Errorf("%s: %d characters, %.60s…, want %s in it", test.name, n, text, mark)
+			}
+		}
+	}
+}
+
+// A waiting message may be dropped while a sync post of its lane is in flight; one that is in flight itself may not.
+func TestDropDuringPosts(t *testing.T) {
+	inBubble(t, hookAndTags, func(int, recorded) outcome {
+		time.Sleep(5 * time.Second)
+		return outcome{class: delivered}
+	}, func(t *testing.T, p *inProcess, slack *recorder) {
+		var sync sync.WaitGroup
+		sync.Go(func() { p.do("POST", "/notify", e2e.NotifyBody("a", 0, true)) })
+		synctest.Wait()
+		var ids []string
+		for i := range 4 {
+			ids = append(ids, p.notifyWith(t, "", "a", i+1)...)
+		}
+		if w := p.operator("DELETE", "/messages/"+ids[0]); w.Code != 200 {
+			t.Errorf("drop during a sync post: %d %s", w.Code, w.Body)
+		}
+		time.Sleep(6 * time.Second)
+		if w := p.operator("DELETE", "/messages/"+ids[1]); w.Code != 409 {
+			t.Errorf("drop of what is being posted: %d %s", w.Code, w.Body)
+		}
+		if w := p.operator("DELETE", "/messages/"+ids[2]); w.Code != 200 {
+			t.Errorf("drop of the one behind it: %d %s", w.Code, w.Body)
+		}
+		sync.Wait()
+		time.Sleep(time.Minute)
+		if got := slack.texts("#a"); got != "0 2 4" {
+			t.Errorf("posted %q", got)
+		}
+		if st := p.stat(t); st.Dropped != 2 || st.Delivered != 3 {
+			t.Errorf("counters: %+v", st)
+		}
+		p.holdsNothing(t)
+	})
+}
+
+// Sending all dead letters again does each once, also when they come back at once.
+func TestRetryAllOnce(t *testing.T) {
+	inBubble(t, hookAndTags, func(int, recorded) outcome {
+		return outcome{class: badContent, reason: "no_text"}
+	}, func(t *testing.T, p *inProcess, slack *recorder) {
+		for i := range 5 {
+			p.do("POST", "/notify", e2e.NotifyBody("a", i, false))
+		}
+		time.Sleep(time.Minute)
+		if w := p.operator("POST", "/messages/retry?tag=a"); !strings.Contains(w.Body.String(), `"count": 5`) {
+			t.Errorf("got %s", w.Body)
+		}
+		time.Sleep(time.Minute)
+		if n := len(slack.all()); n != 10 {
+			t.Errorf("%d posts, want 10", n)
+		}
+	})
+}
+
+// A dead letter that is dropped twice while the disk fails is dropped once.
+func TestDropTwiceWhileTheDiskFails(t *testing.T) {
+	inBubble(t, hookAndTags, func(int, recorded) outcome {
+		return outcome{class: badContent, reason: "no_text"}
+	}, func(t *testing.T, p *inProcess, slack *recorder) {
+		var ids []string
+		for i := range 3 {
+			ids = append(ids, p.notifyWith(t, "", "a", i)...)
+		}
+		time.Sleep(time.Minute)
+		fails := func() error { return syscall.EIO }
+		p.disk.Store(&fails)
+		codes := make(chan int, 2)
+		for range 2 {
+			go func() { codes <- p.operator("DELETE", "/messages/"+ids[0]).Code }()
+			synctest.Wait()
+		}
+		p.disk.Store(nil)
+		time.Sleep(time.Minute)
+		if a, b := <-codes, <-codes; a+b != 200+404 {
+			t.Errorf("got %d and %d, want 200 and 404", a, b)
+		}
+		if st := p.stat(t); st.Dead != 2 || st.Dropped != 1 {
+			t.Errorf("counters: %+v", st)
+		}
+	})
+}
+
+func TestOperatorsAPI(t *testing.T) {
+	inBubble(t, hookAndTags, func(n int, r recorded) outcome {
+		switch r.channel {
+		case "#a":
+			return down(n, r)
+		case "#b":
+			return outcome{class: badContent, reason: "invalid_blocks"}
+		}
+		return outcome{class: delivered}
+	}, func(t *testing.T, p *inProcess, slack *recorder) {
+		start := time.Now().UTC()
+		p.do("POST", "/notify", `{"tag":"a","text":"needle one","host":"web-01","level":"crit","title":"T"}`)
+		p.do("POST", "/notify", e2e.NotifyBody("a", 2, false))
+		p.do("POST", "/notify", e2e.NotifyBody("b", 3, false))
+		p.do("POST", "/notify", e2e.NotifyBody("b", 4, false))
+		p.do("POST", "/notify-directly", `{"payload":{"channel":"#c","blocks":[{"type":"divider"}]}}`)
+		synctest.Wait()
+		p.do("POST", "/notify", e2e.NotifyBody("own", 5, true))
+		time.Sleep(10 * time.Second)
+		get := func(path string) list { t.Helper(); return p.list(t, path) }
+		count := func(method, path string, want int) {
+			t.Helper()
+			var got struct{ Count int }
+			w := p.operator(method, path)
+			if json.Unmarshal(w.Body.Bytes(), &got); w.Code != 200 || got.Count != want {
+				t.Errorf("%s %s: %d %s, want count %d", method, path, w.Code, w.Body, want)
+			}
+		}
+		waiting, dead, delivered := get("/messages?state=waiting"), get("/messages?state=dead"), get("/messages?state=delivered")
+		if waiting.Total != 2 || dead.Total != 2 || delivered.Total != 2 {
+			t.Fatalf("waiting %+v, dead %+v, delivered %+v", waiting, dead, delivered)
+		}
+		head := waiting.Messages[1]
+		if head.State != "waiting" || head.Tag != "a" || head.Channel != "#a" || head.Host != "web-01" || head.Level != "crit" || head.Title != "T" ||
+			head.Text != "needle one" || !head.AcceptedAt.Equal(start) || head.Attempts < 3 || head.NextAttemptAt == nil || head.Error != "connection refused" {
+			t.Errorf("head of the lane: %+v", head)
+		}
+		if m := dead.Messages[0]; m.State != "dead" || m.Text != "4" || m.Attempts != 1 || m.Error != "invalid_blocks" {
+			t.Errorf("dead letter: %+v", m)
+		}
+		if m := delivered.Messages[0]; m.State != "delivered" || m.Text != "5" || m.DeliveredAt == nil {
+			t.Errorf("delivered: %+v", m)
+		}
+		if m := delivered.Messages[1]; m.Channel != "#c" || !strings.Contains(m.Text, "divider") {
+			t.Errorf("delivered: %+v", m)
+		}
+		for path, want := range map[string]int{
+			"/messages?state=waiting&tag=a": 2, "/messages?state=waiting&tag=b": 0, "/messages?state=waiting&q=NEEDLE": 1,
+			"/messages?state=dead&q=invalid_": 2, "/messages?state=dead&q=x": 0, "/messages?state=delivered&tag=own": 1,
+		} {
+			if got := get(path); got.Total != want || len(got.Messages) != want {
+				t.Errorf("%s: %d, want %d", path, got.Total, want)
+			}
+		}
+		if l := get("/messages?state=dead&limit=1"); len(l.Messages) != 1 || l.Total != 2 {
+			t.Errorf("limit: %+v", l)
+		}
+		for path, want := range map[string]int{
+			"/messages": 400, "/messages?state=x": 400, "/messages?state=dead&limit=0": 400, "/messages/nope": 404,
+			"/messages/" + head.ID: 200, "/messages/" + dead.Messages[0].ID: 200, "/messages/" + delivered.Messages[0].ID: 200,
+		} {
+			if w := p.operator("GET", path); w.Code != want {
+				t.Errorf("%s: %d %s, want %d", path, w.Code, w.Body, want)
+			}
+		}
+		for _, request := range []string{"POST /messages/nope/retry", "DELETE /messages/nope", "POST /messages/" + delivered.Messages[0].ID + "/retry"} {
+			method, path, _ := strings.Cut(request, " ")
+			if w := p.operator(method, path); w.Code != 404 {
+				t.Errorf("%s: %d", request, w.Code)
+			}
+		}
+		for _, request := range []string{"POST /messages/retry", "DELETE /messages?state=dead", "DELETE /messages?state=waiting&tag=a"} {
+			method, path, _ := strings.Cut(request, " ")
+			if w := p.operator(method, path); w.Code != 400 {
+				t.Errorf("%s: %d", request, w.Code)
+			}
+		}
+
+		posts := len(slack.all())
+		count("POST", "/messages/"+head.ID+"/retry", 1)
+		synctest.Wait()
+		if n := len(slack.all()); n != posts+1 {
+			t.Errorf("a waiting one sent again is not due: %d posts, then %d", posts, n)
+		}
+		count("DELETE", "/messages/"+head.ID, 1)
+		count("POST", "/messages/"+dead.Messages[1].ID+"/retry", 1)
+		synctest.Wait()
+		if l := get("/messages?state=dead"); l.Total != 2 || l.Messages[0].Text != "3" || !l.Messages[0].AcceptedAt.Equal(dead.Messages[1].AcceptedAt) {
+			t.Errorf("sent again and refused again: %+v", l)
+		}
+		count("DELETE", "/messages/"+dead.Messages[0].ID, 1)
+		count("DELETE", "/messages?state=dead&tag=a", 0)
+		count("DELETE", "/messages?state=dead&tag=b", 1)
+		if st := p.stat(t); st.Accepted != 6 || st.Delivered != 2 || st.Dropped != 3 || st.Waiting != 1 || st.Dead != 0 || st.OldestWaitingSeconds < 9 {
+			t.Errorf("counters: %+v", st)
+		}
+		st := p.stat(t)
+		if row := st.Tags[0]; row.Tag != "a" || row.Channel != "#a" || row.Accepted != 2 || row.Waiting != 1 || row.LastError != "connection refused" || row.LastAt == nil {
+			t.Errorf("row of a: %+v", row)
+		}
+		if n := len(st.Tags); n != 8 || st.Tags[7].Channel != "#c" {
+			t.Errorf("%d rows: %+v", n, st.Tags)
 		}
 	})
 }

@@ -175,26 +175,6 @@ func TestOriginal(t *testing.T) {
 	}
 }
 
-// normal returns JSON with sorted keys, numbers as they were, and without empty strings in attachments.
-func normal(t *testing.T, doc string) string {
-	t.Helper()
-	d := json.NewDecoder(strings.NewReader(doc))
-	d.UseNumber()
-	var v map[string]any
-	if err := d.Decode(&v); err != nil {
-		t.Fatalf("%q: %v", doc, err)
-	}
-	attachments, _ := v["attachments"].([]any)
-	for _, a := range attachments {
-		for key, value := range a.(map[string]any) {
-			if value == "" {
-				delete(a.(map[string]any), key)
-			}
-		}
-	}
-	return string(encode(v))
-}
-
 func TestMethodsAndPaths(t *testing.T) {
 	p := newInProcess(t, dryRunConfig(), &recorder{})
 	for _, test := range []struct {
@@ -441,17 +421,6 @@ func TestAccessLogLine(t *testing.T) {
 	}
 }
 
-func TestCleaned(t *testing.T) {
-	for given, want := range map[string]string{
-		"": "", "web-01": "web-01", "a\r\nb\tc": "a  b c", "a\x00\x1b\x7f\u009fb": "ab", "a\u0085b\u2028c\u2029d": "a b c d",
-		"ééééééé": "ééééééé", "éééééééé": "ééééééé", "\x00ééééééé": "ééééééé", "日本語日本語日本": "日本語日本語日",
-	} {
-		if got := cleaned(given, 7); got != want {
-			t.Errorf("%q: got %q, want %q", given, got, want)
-		}
-	}
-}
-
 // Messages for several entries of a tag differ in id and route alone: they share the rest as it lies in the spool.
 func TestSharedBody(t *testing.T) {
 	shared := message{Host: "h", Text: "text"}
@@ -505,5 +474,99 @@ func FuzzRequestBody(f *testing.F) {
 		if !json.Valid(w.Body.Bytes()) {
 			t.Errorf("%s: answered %s", body, w.Body)
 		}
+	})
+}
+
+// BenchmarkStore is what one accepted message costs, without the network: time and allocations, with few tags and with many.
+func BenchmarkStore(b *testing.B) {
+	for _, tags := range []int{10, 100_000} {
+		b.Run(fmt.Sprintf("tags=%d", tags), func(b *testing.B) {
+			p := newInProcess(b, testConfig(b, tagsConfig(tags)), posterFunc(func(credential, []byte) outcome { return down(0, recorded{}) }))
+			text := strings.Repeat("x", 200)
+			b.ReportAllocs()
+			b.ResetTimer()
+			each(b.N, 64, func(i int) {
+				r := httptest.NewRequest("POST", "/notify", strings.NewReader(fmt.Sprintf(`{"tag":"t%d","text":"%s"}`, i%10, text)))
+				w := httptest.NewRecorder()
+				p.http.ServeHTTP(w, r)
+				if w.Code != http.StatusOK {
+					b.Error(w.Code, w.Body)
+				}
+			})
+			b.StopTimer()
+			p.stop()
+		})
+	}
+}
+
+// A known key is answered as the first time, also when nothing more can be stored.
+func TestKnownKeyWhenFull(t *testing.T) {
+	inBubble(t, hookAndTags+"[spool]\nmax_bytes = 1048576\n", down, func(t *testing.T, p *inProcess, slack *recorder) {
+		first := p.notifyWith(t, "k", "a", 1)
+		for p.do("POST", "/notify", `{"tag":"a","text":"`+strings.Repeat("x", 5000)+`"}`).Code == 200 {
+		}
+		if again := p.notifyWith(t, "k", "a", 1); fmt.Sprint(again) != fmt.Sprint(first) {
+			t.Errorf("got %v, first %v", again, first)
+		}
+	})
+}
+
+// The same key again is answered as the first time and stores nothing: while it waits, when it is delivered, when its file is
+// gone, after restarts.
+func TestIdempotencyKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slack := &recorder{}
+		p := newInProcess(t, testConfig(t, hookAndTags), slack)
+		first := p.notifyWith(t, "key", "ab", 1)
+		if again := p.notifyWith(t, "key", "ab", 1); fmt.Sprint(again) != fmt.Sprint(first) || len(first) != 2 || first[0] == first[1] {
+			t.Errorf("got %v, first %v", again, first)
+		}
+		for range 3 { // the first restart deletes the file, the others know the key from elsewhere
+			p = p.restart(t, hookAndTags, slack)
+			if again := p.notifyWith(t, "key", "ab", 1); fmt.Sprint(again) != fmt.Sprint(first) {
+				t.Errorf("after a restart: got %v, first %v", again, first)
+			}
+		}
+		if other := p.notifyWith(t, "other", "a", 2); other[0] == first[0] {
+			t.Errorf("another key has the same id")
+		}
+		time.Sleep(time.Minute)
+		if a, b := slack.texts("#a"), slack.texts("#b"); a != "1 2" || b != "1" {
+			t.Errorf("posted %q, %q", a, b)
+		}
+		if st := p.stat(t); st.Accepted != 1 {
+			t.Errorf("accepted %d, want 1", st.Accepted)
+		}
+		p.holdsNothing(t)
+	})
+}
+
+// The same key twice at the same time is one message.
+func TestSameKeyAtOnce(t *testing.T) {
+	inBubble(t, hookAndTags, nil, func(t *testing.T, p *inProcess, slack *recorder) {
+		slow := func() error { time.Sleep(time.Second); return nil }
+		p.disk.Store(&slow)
+		ids := make([]string, 10)
+		var asked sync.WaitGroup
+		for i := range ids { // the first alone, the others in one write behind it
+			asked.Go(func() {
+				ids[i] = fmt.Sprint(p.notifyWith(t, "key", "ab", 1), p.notifyWith(t, fmt.Sprint("key", i/4), "a", 2))
+			})
+			if i == 0 {
+				synctest.Wait()
+			}
+		}
+		asked.Wait()
+		time.Sleep(time.Hour)
+		if a, b := slack.texts("#a"), slack.texts("#b"); a != "1 2 2 2" || b != "1" {
+			t.Errorf("posted %q, %q", a, b)
+		}
+		if st := p.stat(t); st.Accepted != 5 {
+			t.Errorf("counters: %+v", st)
+		}
+		if ids[8] != ids[9] || ids[0] == "" {
+			t.Errorf("ids: %v", ids)
+		}
+		p.holdsNothing(t)
 	})
 }

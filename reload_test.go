@@ -13,15 +13,6 @@ import (
 	"slackboard/e2e"
 )
 
-// reload changes p over to toml, and returns when it has.
-func (p *inProcess) reload(t *testing.T, toml string) {
-	t.Helper()
-	cfg := testConfig(t, toml)
-	if err := p.deliver.reload(cfg, func() { p.config.Store(cfg) }); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func TestReloadMovesWhatWaits(t *testing.T) {
 	revoked := func(n int, r recorded) outcome {
 		if strings.HasSuffix(r.to, "/core") {
@@ -168,21 +159,6 @@ func TestReloadIsNotHeldUp(t *testing.T) {
 	})
 }
 
-// holdsNothing checks that nothing counts for max_bytes.
-func (p *inProcess) holdsNothing(t *testing.T) {
-	t.Helper()
-	p.deliver.mu.Lock()
-	defer p.deliver.mu.Unlock()
-	if p.deliver.bytes != 0 {
-		t.Errorf("of max_bytes %d is taken", p.deliver.bytes)
-	}
-	for to, l := range p.deliver.lanes {
-		if l.bytes != 0 {
-			t.Errorf("of max_bytes %d is taken for %v", l.bytes, to.channel)
-		}
-	}
-}
-
 // A message that is being stored while the configuration changes takes its share of max_bytes along.
 func TestReloadWhileStoring(t *testing.T) {
 	inBubble(t, hookAndTags, nil, func(t *testing.T, p *inProcess, slack *recorder) {
@@ -196,6 +172,33 @@ func TestReloadWhileStoring(t *testing.T) {
 			t.Errorf("%+v", got)
 		}
 		synctest.Wait()
+		p.holdsNothing(t)
+	})
+}
+
+// A message that is being dropped while the configuration changes does not come back.
+func TestReloadWhileDropping(t *testing.T) {
+	inBubble(t, hookAndTags, down, func(t *testing.T, p *inProcess, slack *recorder) {
+		p.send(t, e2e.NotifyBody("a", 1, false))
+		time.Sleep(time.Minute)
+		id := p.list(t, "/messages?state=waiting").Messages[0].ID
+		slow := func() error { time.Sleep(10 * time.Second); return nil }
+		p.disk.Store(&slow)
+		go func() {
+			if w := p.operator("DELETE", "/messages/"+id); w.Code != 200 {
+				t.Errorf("got %d %s", w.Code, w.Body)
+			}
+		}()
+		synctest.Wait()
+		slack.mu.Lock()
+		posts := len(slack.posts)
+		slack.script = nil
+		slack.mu.Unlock()
+		p.reload(t, hookAndTags)
+		time.Sleep(time.Hour)
+		if st := p.stat(t); st.Dropped != 1 || st.Delivered != 0 || len(slack.all()) != posts {
+			t.Errorf("%d posts, then %d: %+v", posts, len(slack.all()), st)
+		}
 		p.holdsNothing(t)
 	})
 }

@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
-	"unicode/utf8"
 )
 
 // merge returns the post that messages become, which all fit.
@@ -108,44 +108,6 @@ func TestLevels(t *testing.T) {
 	}
 }
 
-func TestShortened(t *testing.T) {
-	long, edge := "begin"+strings.Repeat("ä", 5000)+"end", strings.Repeat("ä", shortLimit)
-	payload := func(v any) *message { return &message{ID: "i", Payload: encode(v)} }
-	type object = map[string]any
-	for _, test := range []struct {
-		name string
-		m    *message
-		ok   bool
-	}{
-		{"short text", &message{Text: edge}, false},
-		{"long text", &message{ID: "i", Host: "h", Text: long}, true},
-		{"payload", payload(object{"channel": "#c", "text": long, "n": json.Number("1.50")}), true},
-		{"short payload", payload(object{"text": edge, "attachments": []object{{"text": edge}}}), false},
-		{"attachments", payload(object{"attachments": []object{{"text": edge, "n": json.Number("1.50")}, {"text": long, "fallback": long}}}), true},
-		{"no objects", payload(object{"attachments": []any{1, object{"text": long}}}), false},
-		{"null", payload(object{"text": long, "attachments": []any{nil}}), true},
-		{"blocks", payload(object{"blocks": []any{object{"text": long}}}), false},
-	} {
-		before := string(encode(test.m))
-		short, ok := test.m.shortened()
-		if ok != test.ok || string(encode(test.m)) != before {
-			t.Errorf("%s: got %v, want %v and the message as it was", test.name, ok, test.ok)
-		}
-		if !ok {
-			continue
-		}
-		got, mark := string(encode(short)), fmt.Sprintf("[… %d characters left out …]", 5008-shortLimit+len("\n[… 5008 characters left out …]\n"))
-		if short.ID != "i" || strings.Contains(before, `"n":1.50`) != strings.Contains(got, `"n":1.50`) {
-			t.Errorf("%s: got %s", test.name, got)
-		}
-		for _, text := range strings.Split(got, `"`) {
-			if n := utf8.RuneCountInString(text); n > shortLimit+len(`\n\n`) || n > 3000 && text != edge && (!strings.HasPrefix(text, "begin") || !strings.HasSuffix(text, "end") || !strings.Contains(text, mark)) {
-				t.Errorf("%s: %d characters, %.60s…, want %s in it", test.name, n, text, mark)
-			}
-		}
-	}
-}
-
 // A payload that is posted as it came: nothing is added to it, but what its tag says.
 func TestPlainPayload(t *testing.T) {
 	ops := &tag{channel: "#ops", username: "ops", icon: ":o:", parse: "full"}
@@ -182,4 +144,176 @@ func TestPlainPayload(t *testing.T) {
 	if g.add(plain(`{"text":"1","unfurl_links":false}`), ops); g.add(plain(`{"text":"2"}`), ops) {
 		t.Error("a payload with more than text and one attachment has merged")
 	}
+}
+
+func TestLateness(t *testing.T) {
+	at := time.Date(2026, 11, 23, 3, 12, 30, 0, time.UTC)
+	for delay, want := range map[time.Duration]string{
+		time.Minute: "", 61 * time.Second: "accepted 03:12 UTC, delayed 1m", 3*time.Hour + 2*time.Minute + time.Second: "accepted 03:12 UTC, delayed 3h2m",
+		50 * time.Hour: "accepted Nov 23 03:12 UTC, delayed 50h0m",
+	} {
+		if got := lateness(at, at.Add(delay)); got != want {
+			t.Errorf("after %v: %q, want %q", delay, got, want)
+		}
+	}
+	const late = "accepted 03:12 UTC, delayed 1m"
+	m := func(m message) *message { m.queued = at.UnixMilli(); return &m }
+	for _, test := range []struct {
+		m    *message
+		want string
+	}{
+		{m(message{Text: "x"}), `"text":"x\n` + late + `"`},
+		{m(message{Text: "x", Level: "crit", Host: "h"}), `"footer":"h · ` + late + `"`},
+		{m(message{Payload: json.RawMessage(`{"text":"x"}`)}), `"text":"x\n` + late + `"`},
+		{m(message{Payload: json.RawMessage(`{"attachments":[{"text":"x"},{"footer":"f","n":1.50}]}`)}), `{"text":"x"},{"footer":"f · ` + late + `","n":1.50}`},
+		{m(message{Payload: json.RawMessage(`{"attachments":[null]}`)}), `"attachments":[null]`},
+		{m(message{Payload: json.RawMessage(`{"blocks":[1]}`)}), `"blocks":[1]`},
+	} {
+		if got := string(render(test.m, &tag{}, at.Add(61*time.Second))); !strings.Contains(got, test.want) {
+			t.Errorf("got %s, want %s", got, test.want)
+		}
+	}
+}
+
+func TestStormOfDifferentMessages(t *testing.T) {
+	inStorm(t, stormConfig, func(t *testing.T, p *inProcess, slack *storm) {
+		var want []string
+		for i := range 1000 {
+			text := fmt.Sprintf("message %d", i)
+			want = append(want, text)
+			p.send(t, fmt.Sprintf(`{"tag":"a","text":%q,"level":"warn","host":"web-%d"}`, text, i%7))
+		}
+		p.send(t, `{"tag":"quiet","text":"unhurt"}`)
+		synctest.Wait()
+		if n := len(slack.all()); n != 2 || slack.all()[1].Channel != "#quiet" {
+			t.Errorf("at once went %d posts, want the first of each destination", n)
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		var got []string
+		for _, post := range slack.all() {
+			if post.Channel == "#ops" {
+				got = append(got, post.texts()...)
+			}
+		}
+		if strings.Join(got, ",") != strings.Join(want, ",") {
+			t.Errorf("got %d texts, not the 1000 in order", len(got))
+		}
+		if n := len(slack.all()) - 1; n > 52 {
+			t.Errorf("1000 messages took %d posts, want 52 at most", n)
+		}
+		t.Logf("1000 different messages took %d posts", len(slack.all())-1)
+		slack.gaps(t)
+		if st := p.stat(t); st.Delivered != 1001 || st.Posts != int64(len(slack.all())) {
+			t.Errorf("counters: %+v", st)
+		}
+	})
+}
+
+func TestStormOfIdenticalMessages(t *testing.T) {
+	inStorm(t, stormConfig, func(t *testing.T, p *inProcess, slack *storm) {
+		for i := range 10_000 {
+			p.send(t, fmt.Sprintf(`{"tag":"a","text":"disk full","level":"crit","host":"web-%03d"}`, i%200))
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		total := 0
+		for _, post := range slack.all() {
+			var n, hosts int
+			if len(post.Attachments) != 1 || post.Attachments[0].Text != "disk full" || post.Attachments[0].Color != "#ff0000" {
+				t.Fatalf("got %s", post.body)
+			}
+			if _, err := fmt.Sscanf(post.Attachments[0].Footer, "×%d from %d hosts: ", &n, &hosts); err != nil {
+				n = 1
+			}
+			total += n
+		}
+		if len(slack.all()) > 15 || total != 10_000 {
+			t.Errorf("%d posts tell of %d messages, want 15 at most, 10000", len(slack.all()), total)
+		}
+		t.Logf("10000 equal messages took %d posts", len(slack.all()))
+		slack.gaps(t)
+		if st := p.stat(t); st.Delivered != 10_000 {
+			t.Errorf("counters: %+v", st)
+		}
+	})
+}
+
+// What merges, what does not, and what it looks like.
+func TestMerging(t *testing.T) {
+	type step struct{ path, body string }
+	notify := func(body string) step { return step{"/notify", body} }
+	direct := func(body string) step { return step{"/notify-directly", body} }
+	for _, test := range []struct {
+		name  string
+		toml  string
+		steps []step   // behind one that opens the lane
+		want  []string // a post each: its texts, joined
+	}{
+		{"two tags, one channel", "", []step{notify(`{"tag":"a","text":"1"}`), notify(`{"tag":"b","text":"2"}`), notify(`{"tag":"a","text":"3"}`), notify(`{"tag":"b","text":"4"}`)}, []string{"1 2 3 4"}},
+		{"tag or direct", "", []step{notify(`{"tag":"a","text":"1"}`), direct(`{"payload":{"channel":"#ops","text":"2"}}`), direct(`{"payload":{"channel":"#ops","attachments":[{"text":"3"}]}}`)}, []string{"1 2 3"}},
+		{"another name", "", []step{notify(`{"tag":"a","text":"1"}`), notify(`{"tag":"other","text":"2"}`), notify(`{"tag":"other","text":"3"}`), notify(`{"tag":"a","text":"4"}`)}, []string{"1", "2 3", "4"}},
+		{"blocks go alone, in their place", "", []step{notify(`{"tag":"a","text":"1"}`), notify(`{"tag":"a","text":"2"}`), direct(`{"payload":{"channel":"#ops","text":"3","blocks":[{}]}}`), notify(`{"tag":"a","text":"4"}`), notify(`{"tag":"a","text":"5"}`)}, []string{"1 2", "3", "4 5"}},
+		{"two attachments go alone", "", []step{notify(`{"tag":"a","text":"1"}`), direct(`{"payload":{"channel":"#ops","attachments":[{"text":"2"},{"text":"3"}]}}`), notify(`{"tag":"a","text":"4"}`)}, []string{"1", "2 3", "4"}},
+		{"batch", "batch = 2", []step{notify(`{"tag":"a","text":"1"}`), notify(`{"tag":"a","text":"2"}`), notify(`{"tag":"a","text":"2"}`), notify(`{"tag":"a","text":"3"}`)}, []string{"1 2", "3"}},
+		{"never", "batch = 1", []step{notify(`{"tag":"a","text":"1"}`), notify(`{"tag":"a","text":"1"}`)}, []string{"1", "1"}},
+		{"12,000 characters", "", []step{notify(`{"tag":"a","text":"` + strings.Repeat("ä", 6000) + `"}`), notify(`{"tag":"a","text":"` + strings.Repeat("b", 6000) + `"}`), notify(`{"tag":"a","text":"c"}`)},
+			[]string{strings.Repeat("ä", 6000) + " " + strings.Repeat("b", 6000), "c"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			inStorm(t, strings.Replace(stormConfig, "[core]", "[core]\n"+test.toml, 1), func(t *testing.T, p *inProcess, slack *storm) {
+				p.send(t, `{"tag":"a","text":"first"}`)
+				synctest.Wait()
+				for _, s := range test.steps {
+					if w := p.do("POST", s.path, s.body); w.Code != 200 {
+						t.Fatalf("got %d %s", w.Code, w.Body)
+					}
+				}
+				time.Sleep(time.Minute)
+				synctest.Wait()
+				var got []string
+				for _, post := range slack.all()[1:] {
+					got = append(got, strings.Join(post.texts(), " "))
+				}
+				if strings.Join(got, "|") != strings.Join(test.want, "|") {
+					t.Errorf("got %q, want %q", got, test.want)
+				}
+				slack.gaps(t)
+				p.stat(t)
+			})
+		})
+	}
+}
+
+func TestMergedPostInFull(t *testing.T) {
+	inStorm(t, stormConfig, func(t *testing.T, p *inProcess, slack *storm) {
+		p.send(t, `{"tag":"a","text":"alone","host":"web-01"}`)
+		synctest.Wait()
+		for i := range 37 {
+			p.send(t, fmt.Sprintf(`{"tag":"a","text":"disk is full","level":"crit","title":"/var","host":"web-%02d"}`, i%12+1))
+			time.Sleep(20 * time.Millisecond)
+			synctest.Wait()
+		}
+		p.send(t, `{"tag":"b","text":"backup done","level":"info","host":"db-1"}`)
+		if w := p.do("POST", "/notify-directly", `{"payload":{"channel":"#ops","text":"see","attachments":[{"text":"graph","image_url":"http://x.invalid/1","n":1.50}]}}`); w.Code != 200 {
+			t.Fatal(w.Body)
+		}
+		p.send(t, `{"tag":"b","text":"plain","host":"db-2"}`)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if len(slack.all()) != 2 {
+			t.Fatalf("%d posts", len(slack.all()))
+		}
+		if want := `{"channel":"#ops","username":"slackboard","icon_emoji":":clipboard:","parse":"full","text":"alone"}`; slack.all()[0].body != want {
+			t.Errorf("alone: got\n%s, want\n%s", slack.all()[0].body, want)
+		}
+		want := `{"channel":"#ops","username":"slackboard","icon_emoji":":clipboard:","parse":"full","attachments":[` +
+			`{"fallback":"/var: disk is full","color":"#ff0000","title":"/var","text":"disk is full","footer":"×37 from 12 hosts: web-01, web-02, web-03 and 9 more","mrkdwn_in":["text"]},` +
+			`{"fallback":"backup done","color":"#00ff00","text":"backup done","footer":"db-1","mrkdwn_in":["text"]},` +
+			`{"image_url":"http://x.invalid/1","n":1.50,"pretext":"see","text":"graph"},` +
+			`{"fallback":"plain","text":"plain","footer":"db-2","mrkdwn_in":["text"]}]}`
+		if got := slack.all()[1].body; got != want {
+			t.Errorf("merged: got\n%s, want\n%s", got, want)
+		}
+	})
 }

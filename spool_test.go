@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
-	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -17,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -61,15 +61,6 @@ func TestLineFormat(t *testing.T) {
 	}
 }
 
-func TestRoutes(t *testing.T) {
-	for _, r := range []route{{tag: "a"}, {tag: "a/b c\n%", index: 7}, {channel: "#x y"}, {channel: ""}, {channel: "tag:a/0"}, {tag: "ä“"}} {
-		s := r.String()
-		if got := parseRoute(s); got != r || strings.ContainsAny(s, " \n") {
-			t.Errorf("%+v is %q, read as %+v", r, s, got)
-		}
-	}
-}
-
 // Whatever is in a file of the spool, reading it ends, and what was read is written as the same line.
 func FuzzSpoolFile(f *testing.F) {
 	one := []byte(e2e.SpoolLine(`W 1 0 2 to:#c {"id":"k1","text":"x"}`) + e2e.SpoolLine(`X 1 1 "y"`))
@@ -105,60 +96,6 @@ func FuzzSpoolFile(f *testing.F) {
 		if _, _, _, err := sp.walk(1, sp.apply); err != nil {
 			t.Error(err)
 		}
-	})
-}
-
-// notifyWith posts a message for a tag with an idempotency key and returns its ids.
-func (p *inProcess) notifyWith(t *testing.T, key, tag string, n int) []string {
-	t.Helper()
-	r := httptest.NewRequest("POST", "/notify", strings.NewReader(e2e.NotifyBody(tag, n, false)))
-	r.Header.Set("Idempotency-Key", key)
-	w := newRecorderFor(p, r)
-	var a answer
-	if json.Unmarshal(w.Body.Bytes(), &a); w.Code != 200 {
-		t.Fatalf("got %d %s", w.Code, w.Body)
-	}
-	return a.IDs
-}
-
-// restart ends p and returns a server on the same spool.
-func (p *inProcess) restart(t *testing.T, toml string, slack poster) *inProcess {
-	t.Helper()
-	p.stop()
-	cfg := testConfig(t, toml)
-	cfg.spool.dir = p.cfg().spool.dir
-	return newInProcess(t, cfg, slack)
-}
-
-func down(int, recorded) outcome { return outcome{class: retry, reason: "connection refused"} }
-
-// The same key again is answered as the first time and stores nothing: while it waits, when it is delivered, when its file is
-// gone, after restarts.
-func TestIdempotencyKey(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		slack := &recorder{}
-		p := newInProcess(t, testConfig(t, hookAndTags), slack)
-		first := p.notifyWith(t, "key", "ab", 1)
-		if again := p.notifyWith(t, "key", "ab", 1); fmt.Sprint(again) != fmt.Sprint(first) || len(first) != 2 || first[0] == first[1] {
-			t.Errorf("got %v, first %v", again, first)
-		}
-		for range 3 { // the first restart deletes the file, the others know the key from elsewhere
-			p = p.restart(t, hookAndTags, slack)
-			if again := p.notifyWith(t, "key", "ab", 1); fmt.Sprint(again) != fmt.Sprint(first) {
-				t.Errorf("after a restart: got %v, first %v", again, first)
-			}
-		}
-		if other := p.notifyWith(t, "other", "a", 2); other[0] == first[0] {
-			t.Errorf("another key has the same id")
-		}
-		time.Sleep(time.Minute)
-		if a, b := slack.texts("#a"), slack.texts("#b"); a != "1 2" || b != "1" {
-			t.Errorf("posted %q, %q", a, b)
-		}
-		if st := p.stat(t); st.Accepted != 1 {
-			t.Errorf("accepted %d, want 1", st.Accepted)
-		}
-		p.holdsNothing(t)
 	})
 }
 
@@ -278,86 +215,6 @@ func TestRestartHeals(t *testing.T) {
 			t.Errorf("sent again: %q", got)
 		}
 	})
-}
-
-func TestDeadByAgeAndByPoison(t *testing.T) {
-	inBubble(t, hookAndTags+"[spool]\nmax_age = 7200\n", func(n int, r recorded) outcome {
-		switch {
-		case r.channel == "#a":
-			return outcome{class: badCredential, reason: "token_revoked"}
-		case r.text == "2":
-			return outcome{class: retry, status: 500, reason: "status 500"}
-		}
-		return outcome{class: delivered}
-	}, func(t *testing.T, p *inProcess, slack *recorder) {
-		p.do("POST", "/notify", e2e.NotifyBody("a", 1, false))
-		p.do("POST", "/notify", e2e.NotifyBody("b", 2, false))
-		time.Sleep(59 * time.Minute)
-		if st := p.stat(t); st.Dead != 0 {
-			t.Errorf("dead too early: %+v", st)
-		}
-		time.Sleep(10 * time.Minute)
-		if st := p.stat(t); st.Dead != 0 {
-			t.Errorf("dead although its credential delivers nothing: %+v", st)
-		}
-		p.do("POST", "/notify-directly", `{"payload":{"channel":"#other","text":"3"}}`)
-		time.Sleep(10 * time.Minute)
-		if st := p.stat(t); st.Dead != 1 {
-			t.Errorf("the poisonous one is not dead: %+v", st)
-		}
-		time.Sleep(time.Hour)
-		if st := p.stat(t); st.Dead != 2 || st.Delivered != 1 {
-			t.Errorf("the old one is not dead: %+v", st)
-		}
-		body := p.operator("GET", "/messages?state=dead").Body.String()
-		for _, want := range []string{"nothing but errors of slack's for 1h0m0s, while other messages pass: status 500", "not delivered within 2h0m0s: token_revoked"} {
-			if !strings.Contains(body, want) {
-				t.Errorf("%q is not in %s", want, body)
-			}
-		}
-	})
-}
-
-func TestReportTag(t *testing.T) {
-	toml := strings.Replace(hookAndTags, "[core]", "[core]\nreport_tag = \"own\"", 1)
-	inBubble(t, toml, func(_ int, r recorded) outcome {
-		if r.channel == "#own" && r.text == "" {
-			return outcome{class: delivered}
-		}
-		return outcome{class: badContent, reason: "invalid_blocks"}
-	}, func(t *testing.T, p *inProcess, slack *recorder) {
-		for i := range 3 {
-			p.do("POST", "/notify", e2e.NotifyBody("a", i, false))
-		}
-		p.do("POST", "/notify", e2e.NotifyBody("own", 9, false)) // a dead letter of the report tag's
-		time.Sleep(59 * time.Minute)
-		reports := func() (n int) {
-			for _, m := range p.list(t, "/messages?state=delivered").Messages {
-				if m.Tag == "own" {
-					n++
-					if !strings.HasPrefix(m.Text, "A message for tag a could not be delivered: invalid_blocks. It is kept as dead letter ") {
-						t.Errorf("report: %s", m.Text)
-					}
-				}
-			}
-			return n
-		}
-		if n := reports(); n != 1 {
-			t.Errorf("%d reports, want 1", n)
-		}
-		time.Sleep(2 * time.Minute)
-		p.do("POST", "/notify", e2e.NotifyBody("a", 4, false))
-		time.Sleep(time.Minute)
-		if n := reports(); n != 2 {
-			t.Errorf("%d reports after an hour, want 2", n)
-		}
-		if st := p.stat(t); st.Dead != 5 {
-			t.Errorf("counters: %+v", st)
-		}
-	})
-	if _, err := loadConfig(e2e.WriteFile(t, "x.toml", "[core]\nslack_url='http://h.invalid/'\nreport_tag='x'\n"), purpose{}); err == nil || !strings.Contains(err.Error(), `:3: report_tag: there is no tag "x"`) {
-		t.Errorf("an unknown report_tag: %v", err)
-	}
 }
 
 // One destination may use half of the spool, all together the whole; what is delivered makes room.
@@ -507,187 +364,6 @@ func TestDamageWhileRunning(t *testing.T) {
 		}
 		p.holdsNothing(t)
 	})
-}
-
-func TestOperatorsAPI(t *testing.T) {
-	inBubble(t, hookAndTags, func(n int, r recorded) outcome {
-		switch r.channel {
-		case "#a":
-			return down(n, r)
-		case "#b":
-			return outcome{class: badContent, reason: "invalid_blocks"}
-		}
-		return outcome{class: delivered}
-	}, func(t *testing.T, p *inProcess, slack *recorder) {
-		start := time.Now().UTC()
-		p.do("POST", "/notify", `{"tag":"a","text":"needle one","host":"web-01","level":"crit","title":"T"}`)
-		p.do("POST", "/notify", e2e.NotifyBody("a", 2, false))
-		p.do("POST", "/notify", e2e.NotifyBody("b", 3, false))
-		p.do("POST", "/notify", e2e.NotifyBody("b", 4, false))
-		p.do("POST", "/notify-directly", `{"payload":{"channel":"#c","blocks":[{"type":"divider"}]}}`)
-		synctest.Wait()
-		p.do("POST", "/notify", e2e.NotifyBody("own", 5, true))
-		time.Sleep(10 * time.Second)
-		get := func(path string) list { t.Helper(); return p.list(t, path) }
-		count := func(method, path string, want int) {
-			t.Helper()
-			var got struct{ Count int }
-			w := p.operator(method, path)
-			if json.Unmarshal(w.Body.Bytes(), &got); w.Code != 200 || got.Count != want {
-				t.Errorf("%s %s: %d %s, want count %d", method, path, w.Code, w.Body, want)
-			}
-		}
-		waiting, dead, delivered := get("/messages?state=waiting"), get("/messages?state=dead"), get("/messages?state=delivered")
-		if waiting.Total != 2 || dead.Total != 2 || delivered.Total != 2 {
-			t.Fatalf("waiting %+v, dead %+v, delivered %+v", waiting, dead, delivered)
-		}
-		head := waiting.Messages[1]
-		if head.State != "waiting" || head.Tag != "a" || head.Channel != "#a" || head.Host != "web-01" || head.Level != "crit" || head.Title != "T" ||
-			head.Text != "needle one" || !head.AcceptedAt.Equal(start) || head.Attempts < 3 || head.NextAttemptAt == nil || head.Error != "connection refused" {
-			t.Errorf("head of the lane: %+v", head)
-		}
-		if m := dead.Messages[0]; m.State != "dead" || m.Text != "4" || m.Attempts != 1 || m.Error != "invalid_blocks" {
-			t.Errorf("dead letter: %+v", m)
-		}
-		if m := delivered.Messages[0]; m.State != "delivered" || m.Text != "5" || m.DeliveredAt == nil {
-			t.Errorf("delivered: %+v", m)
-		}
-		if m := delivered.Messages[1]; m.Channel != "#c" || !strings.Contains(m.Text, "divider") {
-			t.Errorf("delivered: %+v", m)
-		}
-		for path, want := range map[string]int{
-			"/messages?state=waiting&tag=a": 2, "/messages?state=waiting&tag=b": 0, "/messages?state=waiting&q=NEEDLE": 1,
-			"/messages?state=dead&q=invalid_": 2, "/messages?state=dead&q=x": 0, "/messages?state=delivered&tag=own": 1,
-		} {
-			if got := get(path); got.Total != want || len(got.Messages) != want {
-				t.Errorf("%s: %d, want %d", path, got.Total, want)
-			}
-		}
-		if l := get("/messages?state=dead&limit=1"); len(l.Messages) != 1 || l.Total != 2 {
-			t.Errorf("limit: %+v", l)
-		}
-		for path, want := range map[string]int{
-			"/messages": 400, "/messages?state=x": 400, "/messages?state=dead&limit=0": 400, "/messages/nope": 404,
-			"/messages/" + head.ID: 200, "/messages/" + dead.Messages[0].ID: 200, "/messages/" + delivered.Messages[0].ID: 200,
-		} {
-			if w := p.operator("GET", path); w.Code != want {
-				t.Errorf("%s: %d %s, want %d", path, w.Code, w.Body, want)
-			}
-		}
-		for _, request := range []string{"POST /messages/nope/retry", "DELETE /messages/nope", "POST /messages/" + delivered.Messages[0].ID + "/retry"} {
-			method, path, _ := strings.Cut(request, " ")
-			if w := p.operator(method, path); w.Code != 404 {
-				t.Errorf("%s: %d", request, w.Code)
-			}
-		}
-		for _, request := range []string{"POST /messages/retry", "DELETE /messages?state=dead", "DELETE /messages?state=waiting&tag=a"} {
-			method, path, _ := strings.Cut(request, " ")
-			if w := p.operator(method, path); w.Code != 400 {
-				t.Errorf("%s: %d", request, w.Code)
-			}
-		}
-
-		posts := len(slack.all())
-		count("POST", "/messages/"+head.ID+"/retry", 1)
-		synctest.Wait()
-		if n := len(slack.all()); n != posts+1 {
-			t.Errorf("a waiting one sent again is not due: %d posts, then %d", posts, n)
-		}
-		count("DELETE", "/messages/"+head.ID, 1)
-		count("POST", "/messages/"+dead.Messages[1].ID+"/retry", 1)
-		synctest.Wait()
-		if l := get("/messages?state=dead"); l.Total != 2 || l.Messages[0].Text != "3" || !l.Messages[0].AcceptedAt.Equal(dead.Messages[1].AcceptedAt) {
-			t.Errorf("sent again and refused again: %+v", l)
-		}
-		count("DELETE", "/messages/"+dead.Messages[0].ID, 1)
-		count("DELETE", "/messages?state=dead&tag=a", 0)
-		count("DELETE", "/messages?state=dead&tag=b", 1)
-		if st := p.stat(t); st.Accepted != 6 || st.Delivered != 2 || st.Dropped != 3 || st.Waiting != 1 || st.Dead != 0 || st.OldestWaitingSeconds < 9 {
-			t.Errorf("counters: %+v", st)
-		}
-		st := p.stat(t)
-		if row := st.Tags[0]; row.Tag != "a" || row.Channel != "#a" || row.Accepted != 2 || row.Waiting != 1 || row.LastError != "connection refused" || row.LastAt == nil {
-			t.Errorf("row of a: %+v", row)
-		}
-		if n := len(st.Tags); n != 8 || st.Tags[7].Channel != "#c" {
-			t.Errorf("%d rows: %+v", n, st.Tags)
-		}
-	})
-}
-
-type list struct {
-	Messages []messageView
-	Total    int
-}
-
-func (p *inProcess) list(t *testing.T, path string) (l list) {
-	t.Helper()
-	w := p.operator("GET", path)
-	if err := json.Unmarshal(w.Body.Bytes(), &l); err != nil || w.Code != 200 {
-		t.Fatalf("%s: %d %s", path, w.Code, w.Body)
-	}
-	return l
-}
-
-// operator makes a request from the server's own host.
-func (p *inProcess) operator(method, path string) *httptest.ResponseRecorder {
-	r := httptest.NewRequest(method, path, nil)
-	r.RemoteAddr, r.Host = "127.0.0.1:5", "localhost:29800"
-	return newRecorderFor(p, r)
-}
-
-func TestOperatorsOnly(t *testing.T) {
-	p := newInProcess(t, dryRunConfig(), &recorder{})
-	for _, request := range []string{"GET /messages?state=dead", "GET /messages/x", "POST /messages/x/retry", "POST /messages/retry?tag=a", "DELETE /messages/x", "DELETE /messages?state=dead&tag=a"} {
-		method, path, _ := strings.Cut(request, " ")
-		if w := p.do(method, path, ""); w.Code != http.StatusForbidden {
-			t.Errorf("%s from elsewhere: %d", request, w.Code)
-		}
-		r := httptest.NewRequest(method, path, nil)
-		r.RemoteAddr, r.Host = "[::1]:5", "[::1]:29800"
-		r.Header.Set("X-Forwarded-For", "192.0.2.1")
-		if w := newRecorderFor(p, r); w.Code != http.StatusForbidden {
-			t.Errorf("%s through a proxy: %d", request, w.Code)
-		}
-		r.Header.Del("X-Forwarded-For")
-		r.Host = "evil.example:29800" // DNS rebinding
-		if w := newRecorderFor(p, r); w.Code != http.StatusForbidden {
-			t.Errorf("%s by another name: %d", request, w.Code)
-		}
-		r.Host = "[::1]:29800"
-		if w := newRecorderFor(p, r); w.Code == http.StatusForbidden {
-			t.Errorf("%s from ::1: %d", request, w.Code)
-		}
-	}
-}
-
-func TestLateness(t *testing.T) {
-	at := time.Date(2026, 11, 23, 3, 12, 30, 0, time.UTC)
-	for delay, want := range map[time.Duration]string{
-		time.Minute: "", 61 * time.Second: "accepted 03:12 UTC, delayed 1m", 3*time.Hour + 2*time.Minute + time.Second: "accepted 03:12 UTC, delayed 3h2m",
-		50 * time.Hour: "accepted Nov 23 03:12 UTC, delayed 50h0m",
-	} {
-		if got := lateness(at, at.Add(delay)); got != want {
-			t.Errorf("after %v: %q, want %q", delay, got, want)
-		}
-	}
-	const late = "accepted 03:12 UTC, delayed 1m"
-	m := func(m message) *message { m.queued = at.UnixMilli(); return &m }
-	for _, test := range []struct {
-		m    *message
-		want string
-	}{
-		{m(message{Text: "x"}), `"text":"x\n` + late + `"`},
-		{m(message{Text: "x", Level: "crit", Host: "h"}), `"footer":"h · ` + late + `"`},
-		{m(message{Payload: json.RawMessage(`{"text":"x"}`)}), `"text":"x\n` + late + `"`},
-		{m(message{Payload: json.RawMessage(`{"attachments":[{"text":"x"},{"footer":"f","n":1.50}]}`)}), `{"text":"x"},{"footer":"f · ` + late + `","n":1.50}`},
-		{m(message{Payload: json.RawMessage(`{"attachments":[null]}`)}), `"attachments":[null]`},
-		{m(message{Payload: json.RawMessage(`{"blocks":[1]}`)}), `"blocks":[1]`},
-	} {
-		if got := string(render(test.m, &tag{}, at.Add(61*time.Second))); !strings.Contains(got, test.want) {
-			t.Errorf("got %s, want %s", got, test.want)
-		}
-	}
 }
 
 // A route that an earlier version wrote in another way is the same route.
@@ -1663,59 +1339,167 @@ func TestLargeMessageForMany(t *testing.T) {
 	s.closeFiles()
 }
 
-// A message that is being dropped while the configuration changes does not come back.
-func TestReloadWhileDropping(t *testing.T) {
-	inBubble(t, hookAndTags, down, func(t *testing.T, p *inProcess, slack *recorder) {
-		p.send(t, e2e.NotifyBody("a", 1, false))
-		time.Sleep(time.Minute)
-		id := p.list(t, "/messages?state=waiting").Messages[0].ID
-		slow := func() error { time.Sleep(10 * time.Second); return nil }
-		p.disk.Store(&slow)
-		go func() {
-			if w := p.operator("DELETE", "/messages/"+id); w.Code != 200 {
-				t.Errorf("got %d %s", w.Code, w.Body)
-			}
-		}()
-		synctest.Wait()
-		slack.mu.Lock()
-		posts := len(slack.posts)
-		slack.script = nil
-		slack.mu.Unlock()
-		p.reload(t, hookAndTags)
-		time.Sleep(time.Hour)
-		if st := p.stat(t); st.Dropped != 1 || st.Delivered != 0 || len(slack.all()) != posts {
-			t.Errorf("%d posts, then %d: %+v", posts, len(slack.all()), st)
+// filled is a disk that another program has filled, with a server on it for which three messages wait.
+func filled(t *testing.T, test func(t *testing.T, p *inProcess, slack *recorder, filler string)) {
+	disk := e2e.SmallDisk(t)
+	cfg := testConfig(t, hookAndTags)
+	cfg.spool.dir = filepath.Join(disk, "spool")
+	synctest.Test(t, func(t *testing.T) {
+		slack := &recorder{script: down}
+		p := newInProcess(t, cfg, slack)
+		for i := range 3 {
+			p.do("POST", "/notify", e2e.NotifyBody("a", i, false))
 		}
-		p.holdsNothing(t)
+		filler := filepath.Join(disk, "filler")
+		if err := os.WriteFile(filler, make([]byte, 68<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
+			t.Fatalf("the disk is not full: %v", err)
+		}
+		test(t, p, slack, filler)
 	})
 }
 
-// The same key twice at the same time is one message.
-func TestSameKeyAtOnce(t *testing.T) {
-	inBubble(t, hookAndTags, nil, func(t *testing.T, p *inProcess, slack *recorder) {
-		slow := func() error { time.Sleep(time.Second); return nil }
-		p.disk.Store(&slow)
-		ids := make([]string, 10)
-		var asked sync.WaitGroup
-		for i := range ids { // the first alone, the others in one write behind it
-			asked.Go(func() {
-				ids[i] = fmt.Sprint(p.notifyWith(t, "key", "ab", 1), p.notifyWith(t, fmt.Sprint("key", i/4), "a", 2))
-			})
-			if i == 0 {
-				synctest.Wait()
+// Dead letters need no room.
+func TestNoRoomForDeadLetters(t *testing.T) {
+	filled(t, func(t *testing.T, p *inProcess, slack *recorder, filler string) {
+		slack.mu.Lock()
+		slack.script = func(int, recorded) outcome { return outcome{class: badContent, reason: "no_text"} }
+		slack.mu.Unlock()
+		time.Sleep(10 * time.Minute)
+		if st := p.stat(t); st.Dead != 3 || st.Waiting != 0 {
+			t.Errorf("without room: %+v", st)
+		}
+		p = p.restart(t, hookAndTags, slack)
+		if st := p.stat(t); st.Dead != 3 || st.Waiting != 0 {
+			t.Errorf("after a restart: %+v", st)
+		}
+	})
+}
+
+// A disk that another program has filled takes what is left of the segment and of the spare one, then refuses; with room again
+// it goes on. Nothing of it is lost, nor is what was refused delivered.
+func TestDiskThatAnotherFills(t *testing.T) {
+	filled(t, func(t *testing.T, p *inProcess, slack *recorder, filler string) {
+		body := `{"tag":"b","text":"` + strings.Repeat("x", 500_000) + `"}`
+		accepted, refused := 0, 0
+		for range 80 {
+			switch w := p.do("POST", "/notify", body); {
+			case w.Code == 200:
+				accepted++
+			case w.Code == 503 && w.Header().Get("Retry-After") != "":
+				refused++
+			default:
+				t.Errorf("got %d %s", w.Code, w.Body)
 			}
 		}
-		asked.Wait()
-		time.Sleep(time.Hour)
-		if a, b := slack.texts("#a"), slack.texts("#b"); a != "1 2 2 2" || b != "1" {
-			t.Errorf("posted %q, %q", a, b)
+		if accepted < 20 || refused < 20 || p.spool.health() == nil {
+			t.Errorf("%d accepted, %d refused, health %v", accepted, refused, p.spool.health())
 		}
-		if st := p.stat(t); st.Accepted != 5 {
+		slack.mu.Lock()
+		slack.script = nil
+		slack.mu.Unlock()
+		time.Sleep(10 * time.Minute)
+		if st := p.stat(t); st.Waiting != 0 || st.Delivered != int64(3+accepted) {
+			t.Errorf("without room, but drained: %+v", st)
+		}
+		os.Remove(filler)
+		time.Sleep(2 * time.Second)
+		if w := p.do("POST", "/notify", body); w.Code != 200 {
+			t.Errorf("with room again: %d %s", w.Code, w.Body)
+		}
+		time.Sleep(time.Minute)
+		if st := p.stat(t); st.Waiting != 0 || st.Delivered != int64(4+accepted) {
+			t.Errorf("with room again: %+v", st)
+		}
+	})
+}
+
+// A full disk drains although its oldest segment is for a dead destination, as large as the room that is left.
+func TestFullDiskBehindADeadDestination(t *testing.T) {
+	for _, size := range []int{30, 200, 1000}[:e2e.Rounds(3, 1)] {
+		s := openRunning(t, filepath.Join(e2e.SmallDisk(t), "spool"))
+		dead := s.add(t, 13<<20/100_000, 100_000)
+		var others []uint64
+		c := &change{}
+		for s.do(c) == nil {
+			for _, m := range c.add {
+				others = append(others, m.seq)
+			}
+			c = &change{}
+			for range 500 {
+				c.add = append(c.add, &message{ID: newID(), Text: strings.Repeat("x", size), route: route{tag: "b"}})
+			}
+		}
+		ended := make(chan struct{})
+		go func() {
+			for some := range slices.Chunk(others, 100) {
+				s.end(fateDelivered, some...)
+			}
+			close(ended)
+		}()
+		e2e.Poll(t, fmt.Sprintf("%d messages of %d bytes are recorded as delivered", len(others), size), func() bool {
+			select {
+			case <-ended:
+				return true
+			default:
+				return false
+			}
+		})
+		e2e.Poll(t, "it takes messages again", func() bool { return s.health() == nil })
+		dead = append(dead, s.add(t, 10, 1000)...)
+		e2e.Poll(t, "disk use falls", func() bool { return s.bytes.Load() < 2*segmentSize })
+		for _, seq := range dead {
+			if _, _, err := s.read(seq); err != nil {
+				t.Errorf("message %d: %v", seq, err)
+			}
+		}
+		s.close()
+	}
+}
+
+// While the disk fails, nothing is taken, and no lane goes on before what became of its head is on disk. Then all goes on.
+func TestDiskFails(t *testing.T) {
+	inBubble(t, hookAndTags, down, func(t *testing.T, p *inProcess, slack *recorder) {
+		for i := range 3 {
+			p.do("POST", "/notify", e2e.NotifyBody("a", i, false))
+		}
+		synctest.Wait()
+		tries := 0
+		fails := func() error { tries++; return syscall.EIO }
+		p.disk.Store(&fails)
+		slack.mu.Lock()
+		slack.script = nil
+		slack.mu.Unlock()
+		time.Sleep(time.Minute)
+		if w := p.do("POST", "/notify", e2e.NotifyBody("b", 3, false)); w.Code != 503 || w.Header().Get("Retry-After") == "" || p.spool.health() == nil {
+			t.Errorf("got %d %s, health %v", w.Code, w.Body, p.spool.health())
+		}
+		if tries < 50 || tries > 70 {
+			t.Errorf("tried %d times in a minute, want once a second", tries)
+		}
+		before := tries
+		for range 50 { // in no time
+			p.do("POST", "/notify", e2e.NotifyBody("b", 3, false))
+		}
+		if tries > before {
+			t.Errorf("tried %d times more for 50 requests", tries-before)
+		}
+		if got := slack.texts("#a"); got != "0 0" {
+			t.Errorf("posted %q, want 0 twice", got)
+		}
+		if n := strings.Count(p.logs.String(), "level=ERROR"); n > 3 {
+			t.Errorf("%d errors are logged: %s", n, p.logs)
+		}
+		p.disk.Store(nil)
+		time.Sleep(time.Minute)
+		if err := p.spool.health(); err != nil {
+			t.Errorf("still not healthy: %v", err)
+		}
+		p = p.restart(t, hookAndTags, slack)
+		if got := slack.texts("#a"); got != "0 0 1 2" {
+			t.Errorf("posted %q, want 0 0 1 2", got)
+		}
+		if st := p.stat(t); st.FoundAtStart != 0 {
 			t.Errorf("counters: %+v", st)
 		}
-		if ids[8] != ids[9] || ids[0] == "" {
-			t.Errorf("ids: %v", ids)
-		}
-		p.holdsNothing(t)
 	})
 }
