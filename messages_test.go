@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -388,4 +389,27 @@ func TestOperatorsAPI(t *testing.T) {
 			t.Errorf("%d rows: %+v", n, st.Tags)
 		}
 	})
+}
+
+// answers is a Slack that says what the map says to posts to a channel, and ok to all others.
+type answers struct {
+	sync.Mutex
+	to map[string]outcome
+}
+
+func (a *answers) post(_ context.Context, _ credential, body []byte) outcome {
+	a.Lock()
+	defer a.Unlock()
+	var p payload
+	json.Unmarshal(body, &p)
+	if out, ok := a.to[p.Channel]; ok {
+		return out
+	}
+	return outcome{class: delivered}
+}
+
+func (a *answers) set(channel string, out outcome) {
+	a.Lock()
+	defer a.Unlock()
+	a.to[channel] = out
 }

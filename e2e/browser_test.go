@@ -1,0 +1,717 @@
+package e2e
+
+// Cases that went wrong once: posts, pauses, moves and crashes that met in an unhappy moment.
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// The page says so when the server hangs.
+func TestPageOfAServerThatHangs(t *testing.T) {
+	if !Long() {
+		t.Skip("skipped: takes long, runs with CI=true")
+	}
+	b := newBrowser(t)
+	s := StartServer(t, ServerConfig("http://127.0.0.1:1"))
+	b.open("http://" + s.Addr + "/ui/")
+	b.wait("#sentence", "nothing waits")
+	s.Signal(syscall.SIGSTOP)
+	b.wait("#offline", "The server does not answer")
+	s.Signal(syscall.SIGCONT)
+	Poll(t, "it is back", func() bool { return b.js("return document.getElementById('offline').hidden") == true })
+}
+
+// browser is a session of Chromium.
+type browser struct {
+	t       testing.TB
+	session string // URL
+}
+
+func newBrowser(t testing.TB) *browser {
+	t.Helper()
+	driver, err := exec.LookPath("chromedriver")
+	if err != nil {
+		t.Skip("skipped: there is no chromedriver here (Debian: chromium-driver)")
+	}
+	p := StartProcess(t, exec.Command(driver, "--port=0"))
+	var port string
+	Poll(t, "chromedriver starts", func() bool {
+		_, rest, found := strings.Cut(p.Stdout.String(), "started successfully on port ")
+		port, _, found = strings.Cut(rest, ".")
+		return found
+	})
+	b := &browser{t: t, session: "http://127.0.0.1:" + port + "/session"}
+	args := []string{"--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic",
+		"--window-size=1300,900", "--user-data-dir=" + t.TempDir()}
+	var created struct{ SessionID string }
+	b.call("POST", "", map[string]any{"capabilities": map[string]any{"alwaysMatch": map[string]any{
+		"browserName": "chrome", "goog:chromeOptions": map[string]any{"args": args},
+		"goog:loggingPrefs": map[string]string{"browser": "ALL"},
+	}}}, &created)
+	b.session += "/" + created.SessionID
+	t.Cleanup(func() { b.call("DELETE", "", nil, nil) })
+	return b
+}
+
+func (b *browser) call(method, path string, body, value any) {
+	b.t.Helper()
+	if body == nil {
+		body = struct{}{}
+	}
+	req, err := http.NewRequest(method, b.session+path, bytes.NewReader(encode(body)))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text := ReadAll(resp.Body)
+	if resp.StatusCode != 200 {
+		b.t.Fatalf("%s %s: %s", method, path, text)
+	}
+	answer := struct{ Value any }{value}
+	if err := json.Unmarshal([]byte(text), &answer); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// js runs a script in the page and returns what it returns.
+func (b *browser) js(script string, args ...any) (value any) {
+	b.t.Helper()
+	if args == nil {
+		args = []any{}
+	}
+	b.call("POST", "/execute/sync", map[string]any{"script": script, "args": args}, &value)
+	return value
+}
+
+func (b *browser) open(url string) { b.call("POST", "/url", map[string]string{"url": url}, nil) }
+
+func (b *browser) element(css string) string {
+	b.t.Helper()
+	var found map[string]string
+	b.call("POST", "/element", map[string]string{"using": "css selector", "value": css}, &found)
+	for _, id := range found {
+		return "/element/" + id
+	}
+	return ""
+}
+
+// click and write do as a person would: they fail on what cannot be seen.
+func (b *browser) click(css string) {
+	b.t.Helper()
+	b.call("POST", b.element(css)+"/click", nil, nil)
+}
+
+func (b *browser) write(css, text string) {
+	b.t.Helper()
+	const selectAll, remove = "\ue009a\ue009", "\ue017" // as a person does: WebDriver's own clear tells the page nothing
+	b.call("POST", b.element(css)+"/value", map[string]string{"text": selectAll + remove + text}, nil)
+}
+
+// wait returns once the page shows text in css.
+func (b *browser) wait(css, text string) {
+	b.t.Helper()
+	var shown any
+	defer func() {
+		if b.t.Failed() {
+			b.t.Logf("%s shows %.500q", css, shown)
+		}
+	}()
+	Poll(b.t, fmt.Sprintf("%s shows %q", css, text), func() bool {
+		shown = b.js("return [...document.querySelectorAll(arguments[0])].map(e => e.innerText).join('\\n')", css)
+		return strings.Contains(fmt.Sprint(shown), text)
+	})
+}
+
+func (b *browser) devtools(cmd string, params any) {
+	b.t.Helper()
+	b.call("POST", "/goog/cdp/execute", map[string]any{"cmd": cmd, "params": params}, nil)
+}
+
+// widths are those that nothing may be wider than: a desktop's, a tablet's, a phone's window.
+var widths = []int{1300, 800, 390}
+
+// look checks what is seen in light and dark at all widths, and saves it as a picture where SLACKBOARD_PICTURES names a
+// folder: nothing is wider than the window, buttons are in it, and what is written or drawn stands out.
+func (b *browser) look(name string) {
+	b.t.Helper()
+	for _, scheme := range []string{"light", "dark"} {
+		media := []map[string]string{{"name": "prefers-color-scheme", "value": scheme}}
+		b.devtools("Emulation.setEmulatedMedia", map[string]any{"features": media})
+		back := fmt.Sprint(b.js("return getComputedStyle(document.body).backgroundColor"))
+		if want := map[string]string{"light": "rgb(255, 255, 255)", "dark": "rgb(13, 17, 23)"}[scheme]; back != want {
+			b.t.Errorf("in %s mode the background is %s", scheme, back)
+		}
+		for _, width := range widths {
+			b.devtools("Emulation.setDeviceMetricsOverride",
+				map[string]any{"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500})
+			for _, fault := range b.js(lookScript, width).([]any) {
+				b.t.Errorf("%s, %s, %d pixels: %v", name, scheme, width, fault)
+			}
+			if dir := os.Getenv("SLACKBOARD_PICTURES"); dir != "" {
+				var data string
+				b.call("GET", "/screenshot", nil, &data)
+				png, err := base64.StdEncoding.DecodeString(data)
+				if err == nil {
+					err = os.WriteFile(filepath.Join(dir, fmt.Sprintf("%s-%s-%d.png", name, scheme, width)), png, 0o644)
+				}
+				if err != nil {
+					b.t.Error(err)
+				}
+			}
+		}
+	}
+	b.devtools("Emulation.clearDeviceMetricsOverride", struct{}{})
+}
+
+// lookScript returns what is wrong with what is seen, for a window of a width. Contrast is that of WCAG 2.2, 1.4.3 (text,
+// 4.5) and 1.4.11 (borders and marks, 3).
+const lookScript = `
+const width = arguments[0], faults = [];
+const say = (what, e) => { if (faults.length < 8) 
+  faults.push(what + ": " + e.tagName + "#" + e.id + "." + e.className + " " + (e.textContent || "").slice(0, 40)) };
+const rgb = c => (c.match(/[\d.]+/g) || [0, 0, 0, 0]).map(Number);
+const lum = c => {
+  const [r, g, b] = c.map(v => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+  return .2126 * r + .7152 * g + .0722 * b };
+const ratio = (a, b) => {
+  const [x, y] = [lum(rgb(a).slice(0, 3)), lum(rgb(b).slice(0, 3))].sort((a, b) => b - a);
+  return (x + .05) / (y + .05) };
+const clear = c => rgb(c)[3] === 0;
+const behind = e => {
+  for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor; if (!clear(c)) return c }
+  return "rgb(255, 255, 255)" };
+const all = document.documentElement.scrollWidth;
+if (all > width) say("the page is " + all + " wide", document.body);
+for (const e of document.querySelectorAll("body *")) {
+  const box = e.getBoundingClientRect(), style = getComputedStyle(e);
+  if (!box.width || !box.height || style.visibility === "hidden") continue;
+  if (e.closest(".unseen, dialog:not([open]), option, datalist")) continue;
+  if (box.right > width + 1 && !e.closest(".line, pre, td")) say("it ends at " + box.right, e);
+  if (e.matches("button, a, input, select, textarea") && (box.right > width || box.left < 0)) say("out of sight", e);
+  const text = [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim());
+  if (text && ratio(style.color, behind(e)) < 4.5) say("text " + ratio(style.color, behind(e)).toFixed(2), e);
+  for (const side of ["Top", "Right", "Bottom", "Left"]) {
+    const color = style["border" + side + "Color"], wide = parseFloat(style["border" + side + "Width"]);
+    const back = behind(e.matches(".level, li, #sentence") ? e : e.parentElement);
+    const drawn = wide && style["border" + side + "Style"] !== "none" && !clear(color);
+    if (drawn && ratio(color, back) < 3) say("border " + ratio(color, back).toFixed(2), e);
+  }
+  const bar = e.matches("path") ? ratio(style.fill, behind(e.parentElement)) : 3;
+  if (bar < 3) say("bar " + bar.toFixed(2), e);
+}
+for (const row of document.querySelectorAll("#message-rows .head")) {
+  const lines = row.getBoundingClientRect().height / parseFloat(getComputedStyle(row).lineHeight);
+  if (lines > 2.6 || lines < 1.5) say("a row has " + lines + " lines", row);
+}
+return faults`
+
+// pageServer is a server in this process that a browser can open.
+type pageServer struct {
+	*inProcess
+	*browser
+	t   testing.TB
+	web *httptest.Server
+	url string
+}
+
+// switched is a handler that can be replaced.
+type switched struct{ atomic.Value }
+
+func (s *switched) Store(h http.Handler) { s.Value.Store(&h) }
+
+func (s *switched) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	(*s.Load().(*http.Handler)).ServeHTTP(w, r)
+}
+
+func newPageServer(t testing.TB, cfg *config, slack poster) *pageServer {
+	t.Helper()
+	p, handler := newInProcess(t, cfg, slack), &switched{}
+	handler.Store(p.http)
+	web := httptest.NewServer(handler)
+	t.Cleanup(web.Close)
+	return &pageServer{inProcess: p, browser: newBrowser(t), t: t, web: web, url: web.URL + "/ui/"}
+}
+
+// send hands in a message for a tag and returns its id.
+func (p *pageServer) send(tag, level, title, text, host string) string {
+	body := encode(map[string]string{"tag": tag, "level": level, "title": title, "text": text, "host": host})
+	w := p.inProcess.do("POST", "/notify", string(body))
+	var a answer
+	if json.Unmarshal(w.Body.Bytes(), &a); w.Code != 200 || len(a.IDs) == 0 {
+		p.t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	return a.IDs[0]
+}
+
+const injection = `<script>window.hacked=1</script><img src=x onerror="window.hacked=1">"'&`
+
+// nightly is a configuration as they are, with what names can be.
+func nightly(t testing.TB) *config {
+	var b strings.Builder
+	b.WriteString("[core]\nchannel_rate = 0\nbatch = 1\nslack_url = 'http://hook.invalid/services/T0/B0/core'\n")
+	tag := func(name, channel, more string) {
+		fmt.Fprintf(&b, "[[tags]]\ntag = %s\nchannel = %s\n%s\n", tomlQuote(name), tomlQuote(channel), more)
+	}
+	for _, name := range []string{"ops", "oncall", "nightly", "billing", "deploys", "certificates", "db", "search"} {
+		tag(name, "#"+name, "")
+	}
+	tag("cdn", "#cdn", "slack_token = 'xoxb-1'\nusername = 'cdn watch'\nicon_emoji = ':satellite:'")
+	tag("edge", "#edge", "slack_token = 'xoxb-1'")
+	tag("צוות-תשתיות", "#תשתיות", "")
+	tag("émile-🚒-"+strings.Repeat("very-long-", 24), "#"+strings.Repeat("l", 79), "")
+	tag(injection, injection, "username = "+tomlQuote(injection))
+	return testConfig(t, b.String())
+}
+
+// Real-looking content, in every view: nothing is wider than the window, rows have two lines, colors can be told apart.
+func TestPageLooks(t *testing.T) {
+	t.Parallel()
+	slack := &answers{to: map[string]outcome{
+		"#billing": {class: badDestination, status: 404, reason: "channel_not_found"},
+		"#db":      {class: retry, status: 503, reason: "status 503 Service Unavailable"},
+		"#deploys": {class: badCredential, status: 403, reason: "invalid_auth"},
+		injection:  {class: badContent, status: 400, reason: "invalid_blocks"},
+		"#cdn":     {class: retry, status: 429, limited: true, wait: 14 * time.Minute, reason: "ratelimited"},
+	}}
+	p := newPageServer(t, nightly(t), slack)
+	for i := range 40 {
+		text := fmt.Sprintf("/var is at 9%d %%\nsecond line", i%10)
+		p.send("ops", []string{"info", "warn", "crit", ""}[i%4], fmt.Sprint("disk of web-", i), text, "web-01.example")
+	}
+	p.send("cdn", "warn", "cache", "hit rate is 61 %", "edge-1.example")
+	Poll(t, "the token pauses", func() bool { return len(p.inProcess.stat(t).Paused) > 0 })
+	p.send("edge", "crit", "", "On call: TLS handshake fails in fra1", "edge-2.example")
+	p.send("billing", "info", "invoices", "2,310 invoices are out", "billing.example")
+	for i := range 300 {
+		text := fmt.Sprintf("db-%d is %d s behind", i%7, i)
+		p.send("db", []string{"warn", "crit"}[i%2], "replica lag", text, "db-primary.example")
+	}
+	p.send("deploys", "", "", "v2.41.0 is live", "ci.example")
+	p.send("צוות-תשתיות", "crit", "השרת לא עונה", "בדיקת תקינות נכשלה שלוש פעמים ברציפות", "שרת-1")
+	long := p.send("émile-🚒-"+strings.Repeat("very-long-", 24), "warn",
+		strings.Repeat("W", 1000), strings.Repeat("🚒longword", 4000), strings.Repeat("h", 255))
+	p.send(injection, "crit", injection, injection, injection)
+	direct := map[string]string{"channel": "#" + strings.Repeat("d", 79), "text": "direct " + injection}
+	p.inProcess.do("POST", "/notify-directly", string(encode(map[string]any{"payload": direct})))
+	Poll(t, "dead letters", func() bool { return p.inProcess.stat(t).Dead == 2 })
+	p.open(p.url)
+	p.wait("#trouble", "channel_not_found")
+	p.look("overview")
+	p.js("scrollTo(0, 500)")
+	p.look("tags")
+	p.open(p.url + "#messages")
+	p.wait("#message-rows", "direct")
+	p.look("messages")
+	p.open(p.url + "#messages?state=waiting&id=" + long)
+	p.wait(".detail", "What Slack gets")
+	p.look("message")
+	p.open(p.url + "#messages?state=waiting&tag=cdn")
+	p.wait("#tag-detail", "this token pauses until")
+	p.click("#message-rows [type=checkbox]")
+	p.look("tag")
+	p.click("#test-open")
+	p.look("test")
+	p.open(p.url + "#config?utc=1")
+	p.wait("#config-text", "[core]")
+	p.look("config")
+	p.checkClean()
+}
+
+// An operator's night: a test message arrives, a dead letter is seen with its reason, read, sent again, and gone.
+func TestPage(t *testing.T) {
+	t.Parallel()
+	slack := &answers{to: map[string]outcome{
+		"#billing": {class: badContent, status: 400, reason: "invalid_blocks"},
+		"#db":      {class: retry, status: 503, reason: "status 503 Service Unavailable"},
+	}}
+	p := newPageServer(t, nightly(t), slack)
+	p.open(strings.TrimSuffix(p.url, "ui/"))
+	p.wait("#sentence", "nothing waits")
+	p.wait("#trouble", "no destination fails")
+
+	p.click("#test-open")
+	p.write("[name=tag]", "ops")
+	p.write("[name=title]", injection)
+	p.write("[name=text]", injection+" hello")
+	p.click("#test-form button")
+	p.wait("#answer", "Slack has it: ")
+	p.click("#test-close")
+	p.wait("#sentence", "everything is delivered")
+	p.click("nav a[href='#messages']")
+	p.wait("#message-rows", injection+" hello")
+
+	for _, tag := range []string{"billing", "billing", "db", "db", injection} {
+		p.send(tag, "crit", injection, injection+"\nsecond line", injection)
+	}
+	p.inProcess.do("POST", "/notify-directly", string(encode(map[string]any{"payload": map[string]any{
+		"channel": injection, "username": injection, "attachments": []any{map[string]string{"text": injection}}}})))
+	Poll(t, "dead letters", func() bool { return p.inProcess.stat(t).Dead == 2 })
+	p.wait("#news", "2 dead")
+	p.wait("#news", "#db fails")
+	p.click("#noted")
+	p.wait("#message-changes", "show 6 new")
+	p.click("#message-changes")
+	p.wait("#message-rows", `"attachments":[{"text"`)
+	p.click("#states a:nth-child(2)")
+	p.wait("#count", "2 of 2 messages")
+	p.wait("#message-rows", "1 before it")
+	p.wait("#message-rows", "status 503 Service Unavailable")
+	p.wait("#sentence", "#db fails since")
+
+	// A row opens to the whole message, and what one looks at is in the URL.
+	p.click("#states a:nth-child(3)")
+	p.wait("#count", "2 of 2 messages")
+	p.click("#message-rows li:last-child .head")
+	p.wait(".detail", "invalid_blocks")
+	p.wait(".detail", "Slack refuses what is in the message")
+	p.wait(".detail pre", "second line")
+	p.wait(".detail pre:last-child", `"color": "#ff0000"`)
+	id := fmt.Sprint(p.js("return document.querySelector('[aria-expanded=true]').parentNode.id"))
+	if url := fmt.Sprint(p.js("return location.href")); !strings.Contains(url, "id="+strings.TrimPrefix(id, "m-")) {
+		t.Errorf("the URL of message %s: %s", id, url)
+	}
+	p.click(".detail .tools button[aria-label^='Send again: message']")
+	p.wait("#ask-text", "Send 1 message again?")
+	p.click("#ask [value=no]")
+	if st := p.inProcess.stat(t); st.Dead != 2 {
+		t.Errorf("after cancel: %+v", st)
+	}
+	slack.set("#billing", outcome{class: delivered})
+	p.click(".detail .tools button[aria-label^='Send again: message']")
+	p.click("#ask-yes")
+	p.wait("#note", "1 message: put at the end of its queue")
+	Poll(t, "one dead letter is delivered", func() bool { return p.inProcess.stat(t).Dead == 1 })
+	p.call("POST", "/back", nil, nil)
+	Poll(t, "Back closes the message", func() bool { return p.js("return !document.querySelector('.detail')") == true })
+
+	// Many at once: the number stands in the question and in the answer.
+	p.open(p.url + "#messages?tag=billing&state=dead")
+	p.wait("#tag-detail", "Send all 1 dead letter again")
+	p.click("#tag-detail button:nth-child(2)")
+	p.wait("#ask-text", "Send all 1 dead letter of billing again?")
+	p.click("#ask-yes")
+	p.wait("#note", "1 message: put at the end of its queue")
+	p.wait("#count", "No dead message for tag billing; there are 2 delivered")
+	p.open(p.url + "#messages?state=waiting")
+	p.wait("#count", "2 of 2 messages")
+	p.click("#message-rows [type=checkbox]")
+	p.wait("#picked", "Drop 1 message")
+	p.click("#picked button:nth-of-type(3)")
+	p.click("#picked .danger")
+	p.wait("#ask-text", "Drop 2 messages? What is dropped will not be delivered.")
+	p.click("#ask-yes")
+	p.wait("#note", "2 messages: dropped")
+	p.wait("#count", "No waiting message ; there are")
+
+	p.click("nav a[href='#config']")
+	p.wait("#config-text", `slack_url = "..."`)
+	p.wait("#about", "Version 1.")
+	p.checkClean()
+}
+
+// checkClean fails if a message was taken for markup, or the browser complains.
+func (p *pageServer) checkClean() {
+	p.t.Helper()
+	if hacked := p.js("return [window.hacked, document.scripts.length]"); fmt.Sprint(hacked) != "[<nil> 1]" {
+		p.t.Errorf("a message was taken for markup: %v", hacked)
+	}
+	var logged []struct{ Message string }
+	p.call("POST", "/se/log", map[string]string{"type": "browser"}, &logged)
+	for _, line := range logged {
+		gone, token := strings.Contains(line.Message, "/messages"), strings.Contains(line.Message, "401")
+		if !gone && !token {
+			p.t.Errorf("the browser complains: %s", line.Message)
+		}
+	}
+}
+
+// A pause of a token is shown with each of its channels, tags and messages, and send again says that it does not end it.
+func TestPageShowsPause(t *testing.T) {
+	t.Parallel()
+	limit := outcome{class: retry, status: 429, limited: true, wait: 14 * time.Minute, reason: "ratelimited"}
+	slack := &answers{to: map[string]outcome{"#cdn": limit}}
+	p := newPageServer(t, nightly(t), slack)
+	p.send("cdn", "", "", "cache", "")
+	Poll(t, "the token pauses", func() bool { return len(p.inProcess.stat(t).Paused) > 0 })
+	p.open(p.url + "#overview?q=edge")
+	const pause = `this token pauses until `
+	p.wait("#tag-rows", "in 14 min: slack's rate limit, met by #cdn") // nothing waits for it yet
+	p.send("edge", "crit", "", "on call", "")
+	p.wait("#sentence", "a pause for")
+	p.wait("#news", pause)
+	p.open(p.url + "#messages?tag=edge")
+	p.wait("#tag-detail", pause)
+	p.wait("#message-rows", pause)
+	if bad := p.js("return document.querySelectorAll('#message-rows .bad').length"); fmt.Sprint(bad) != "0" {
+		t.Error("a pause is shown as a failure")
+	}
+	if title := p.js("return document.title"); title != "(pause) Slackboard" {
+		t.Errorf("the title: %v", title)
+	}
+	p.click("#message-rows .head")
+	p.wait(".detail", "none yet")
+	p.wait(".detail", pause)
+	p.click(".detail .tools button[aria-label^='Send again']")
+	p.click("#ask-yes")
+	p.wait("#note", "1 message: waits for a pause until")
+}
+
+// What fails while somebody looks is pinned above the rest, and what is read does not move. A tab that nobody looks at
+// asks every 30 s, and its title and icon say what is wrong: also that there is no answer.
+func TestPageTellsByItself(t *testing.T) {
+	t.Parallel()
+	slack := &answers{to: map[string]outcome{
+		"#billing": {class: badContent, status: 400, reason: "invalid_blocks"},
+		"#db":      {class: retry, status: 503, reason: "status 503 Service Unavailable"},
+	}}
+	p := newPageServer(t, nightly(t), slack)
+	for range 3 {
+		p.send("ops", "", "", "hello", "")
+	}
+	p.open(p.url + "#messages")
+	p.wait("#message-rows", "hello")
+	const top = "const row = document.querySelector('#message-rows li'); return row.id + row.getBoundingClientRect().top"
+	before := p.js(top)
+	p.send("db", "", "", "x", "")
+	p.wait("#news", "#db fails: 1 wait · status 503")
+	p.wait("#message-changes", "show 1 new")
+	if after := p.js(top); after != before {
+		t.Errorf("what one reads was at %v, is at %v", before, after)
+	}
+	p.look("news")
+	p.click("#noted")
+	Poll(t, "noted trouble goes", func() bool { return p.js("return document.getElementById('news').hidden") == true })
+	icon := p.js("return document.getElementById('icon').href")
+
+	p.js(`window.setTimeout = (real => (f, ms) => { window.waits = ms; return real(f, ms / 100) })(window.setTimeout);
+		Object.defineProperty(document, "hidden", {get: () => true}); document.dispatchEvent(new Event("visibilitychange"))`)
+	for range 3 {
+		p.send("billing", "", "", "x", "")
+	}
+	Poll(t, "the title of a hidden tab", func() bool {
+		return p.js("return document.title") == "(1 failing, 3 dead) Slackboard"
+	})
+	if waits := p.js("return window.waits"); fmt.Sprint(waits) != "30000" {
+		t.Errorf("a hidden tab asks after %v ms", waits)
+	}
+	broken := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusBadGateway)
+		w.Write([]byte("<html><h1>502 Bad Gateway</h1>"))
+	})
+	p.web.Config.Handler.(*switched).Store(broken)
+	p.wait("#offline", "something in between does, with status 502. What is shown is from 20")
+	if title := p.js("return document.title"); title != "(no answer) Slackboard" {
+		t.Errorf("the title: %v", title)
+	}
+	p.look("offline")
+	if now := p.js("return document.getElementById('icon').href"); now == icon {
+		t.Error("the icon does not say that there is no answer")
+	}
+	if grey := p.js("return getComputedStyle(document.getElementById('sentence')).filter"); grey != "grayscale(1)" {
+		t.Errorf("what is from before looks as now: %v", grey)
+	}
+	login := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte(`{"login":"please"}`)) })
+	p.web.Config.Handler.(*switched).Store(login)
+	p.wait("#offline", "something in between does. What is shown is from 20")
+	p.web.Config.Handler.(*switched).Store(p.http)
+	Poll(t, "it is back", func() bool { return p.js("return document.getElementById('offline').hidden") == true })
+	p.web.CloseClientConnections()
+	p.web.Close()
+	p.wait("#offline", "The server does not answer: there is no connection.")
+}
+
+// Without a mouse: the keyboard reaches everything, in order, and one sees where it is.
+func TestPageByKeyboard(t *testing.T) {
+	t.Parallel()
+	p := newPageServer(t, nightly(t), &answers{})
+	p.send("ops", "", "", "hello", "")
+	p.open(p.url + "#messages")
+	p.wait("#message-rows", "hello")
+	keys := func(text string) {
+		var actions []map[string]string
+		for _, c := range text {
+			for _, what := range []string{"keyDown", "keyUp"} {
+				actions = append(actions, map[string]string{"type": what, "value": string(c)})
+			}
+		}
+		keyboard := map[string]any{"type": "key", "id": "k", "actions": actions}
+		p.call("POST", "/actions", map[string]any{"actions": []any{keyboard}}, nil)
+	}
+	const tab, enter, escape = "\ue004", "\ue007", "\ue00c"
+	keys(tab + tab + tab + tab + "hel" + enter) // the three views, the search
+	p.wait("#count", "1 of 1 message that match “hel”")
+	keys(tab + tab + strings.Repeat(tab, 5) + tab + tab + enter) // two buttons, the states, the order, the row
+	p.wait(".detail", "What Slack gets")
+	focus := p.js("const e = document.activeElement; return getComputedStyle(e).outlineWidth + e.className")
+	if focus != "3pxhead" {
+		t.Errorf("the focus is not seen, or not where it was: %v", focus)
+	}
+	p.click("#test-open")
+	keys("ops" + tab + tab + tab + tab + tab + enter)
+	p.wait("#answer", "Slack has it")
+	keys(escape)
+	names := p.js(`const all = document.querySelectorAll("button, input, select, textarea, [role=region], section, svg");
+		return [...all].filter(e => e.offsetParent && !(e.ariaLabel || e.textContent.trim() || e.labels?.length)).map(e => e.outerHTML.slice(0, 80)).join("\n")`)
+	if names != "" {
+		t.Errorf("without a name for a screen reader: %v", names)
+	}
+	live := fmt.Sprint(p.js("const e = document.getElementById('spoken'); return e.role + ': ' + e.textContent"))
+	if !strings.HasPrefix(live, "status: everything is delivered") {
+		t.Errorf("what a screen reader says: %v", live)
+	}
+}
+
+// 5,000 tags and 1,000 messages: what is looked for is found, and what is in trouble stands first.
+func TestPageWithMuch(t *testing.T) {
+	t.Parallel()
+	var config strings.Builder
+	config.WriteString("[core]\nslack_url = 'http://hook.invalid/'\n")
+	slack := &answers{to: map[string]outcome{}}
+	for i := range 5000 {
+		fmt.Fprintf(&config, "[[tags]]\ntag = 'tag-%04d'\nchannel = '#c%[1]d'\n", i)
+		if i >= 4000 && i < 4010 {
+			slack.set(fmt.Sprint("#c", i), outcome{class: retry, status: 503, reason: "status 503"})
+		}
+	}
+	p := newPageServer(t, testConfig(t, config.String()), slack)
+	for i := range 1000 {
+		p.send(fmt.Sprintf("tag-%04d", 4000+i%10), "warn", "", fmt.Sprint("message ", i), fmt.Sprint("web-", i%50))
+	}
+	start := time.Now()
+	p.open(p.url)
+	p.wait("#tag-rows tr:first-child", "tag-400")
+	t.Logf("5,000 tags: usable %v after it was asked for", time.Since(start).Round(time.Millisecond))
+	p.wait("#tag-count", "100 of 5,000, those in trouble first")
+	p.write("#search", "tag-1234")
+	p.wait("#tag-count", "1 of 1 that match “tag-1234”, of 5,000")
+	p.wait("#tag-rows", "#c1234")
+	p.write("#search", "")
+	p.wait("#tag-count", "100 of 5,000")
+	p.click("th.tag button")
+	p.wait("#tag-rows tr:first-child", "tag-0000")
+	p.click("th.tag button")
+	p.wait("#tag-rows tr:first-child", "tag-4999")
+	p.click("#more-tags")
+	p.wait("#tag-count", "200 of 5,000")
+	took := p.js(`const began = performance.now();
+		for (let i = 0; i < 20; i++) drawTags(view());
+		return (performance.now() - began) / 20`)
+	update := p.js("const began = performance.now(); return refresh().then(() => performance.now() - began)")
+	t.Logf("an update with 200 of them takes %.1f ms, %.1f ms of it for drawing", update, took)
+
+	p.open(p.url + "#messages?state=waiting")
+	p.wait("#count", "100 of 1,000 messages")
+	p.wait("#message-rows li:first-child", "message 0")
+	p.click("#more")
+	p.wait("#count", "200 of 1,000 messages")
+	p.js("scrollTo(0, 0)")
+	p.click("#order")
+	p.wait("#message-rows li:first-child", "message 999")
+	p.write("#search", "SSAGE 777")
+	p.wait("#count", "1 of 1 message that match")
+	p.wait("#message-rows", "tag-4007")
+	if suggested := p.js("return document.getElementById('suggestions').children.length"); fmt.Sprint(suggested) != "0" {
+		t.Errorf("suggestions for no tag: %v", suggested)
+	}
+	p.write("#search", "no such thing")
+	p.wait("#count", "No waiting message that match “no such thing”; there are in all 1000 waiting")
+	p.write("#search", "")
+	p.wait("#count", "100 of 1,000")
+	p.call("POST", "/back", nil, nil)
+	p.wait("#message-rows li:first-child", "message 0") // before the order was turned
+}
+
+// Below a path of a reverse proxy, with a token that the browser asks for once, all works; a sender sees nothing.
+func TestPageBelowPath(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t, "[core]\nauth_token = 'T0KEN'\nslack_url = 'http://hook.invalid/'\n"+
+		"[[tags]]\ntag = 'ops'\nchannel = '#ops'\n")
+	p := newPageServer(t, cfg, &answers{})
+	var asked sync.Map
+	below := http.NewServeMux()
+	behind := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Header.Set("X-Forwarded-For", "192.0.2.1")
+		p.http.ServeHTTP(w, r)
+	})
+	below.Handle("/slackboard/", http.StripPrefix("/slackboard", behind))
+	below.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		asked.Store(r.URL.Path, true)
+		http.NotFound(w, r)
+	})
+	proxy := httptest.NewServer(below)
+	defer proxy.Close()
+	for _, path := range []string{"/slackboard/", "/slackboard/ui", "/slackboard/ui/"} {
+		p.open(strings.Replace(proxy.URL, "://", "://anybody:T0KEN@", 1) + path)
+		p.wait("#sentence", "nothing w")
+	}
+	p.click("nav a[href='#messages']")
+	p.wait("#count", "No message")
+	p.click("#test-open")
+	p.write("[name=tag]", "ops")
+	p.click("#test-form button")
+	p.wait("#answer", "Slack has it")
+	p.click("#test-close")
+	p.wait("#message-rows", "A test from the page.")
+	refused := func() int64 {
+		p.stats.mu.Lock()
+		defer p.stats.mu.Unlock()
+		return p.stats.Unauthorized
+	}
+	before, polls := refused(), strings.Count(p.out.String(), "/stat/app")
+	Poll(t, "the page asks again", func() bool { return strings.Count(p.out.String(), "/stat/app") > polls+1 })
+	if n := refused() - before; n != 0 {
+		t.Errorf("the browser asked %d times without the token, once it had it", n)
+	}
+	asked.Range(func(path, _ any) bool {
+		if path != "/favicon.ico" {
+			t.Errorf("asked for above its path: %v", path)
+		}
+		return true
+	})
+	p.checkClean()
+
+	p.web.Config.Handler.(*switched).Store(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/ui/") {
+			r.Header.Set("Authorization", "Bearer T0KEN")
+			p.http.ServeHTTP(w, r)
+			return
+		}
+		http.Error(w, `{"message":"the token of sender ci may post, and nothing else"}`, http.StatusForbidden)
+	}))
+	p.open(p.url)
+	p.wait("#offline", "The server shows nothing: the token of sender ci may post, and nothing else.")
+	p.wait("#sentence", "loading")
+}
+
+// Seen from elsewhere, the page shows the numbers, and says how to get the rest.
+func TestPageFromElsewhere(t *testing.T) {
+	t.Parallel()
+	p := newPageServer(t, nightly(t), &answers{})
+	p.web.Config.Handler.(*switched).Store(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Header.Set("X-Forwarded-For", "192.0.2.1")
+		p.http.ServeHTTP(w, r)
+	}))
+	p.open(p.url + "#messages")
+	p.wait("#sentence", "nothing waits")
+	p.wait("#note", "messages are shown to the server's own host only")
+	p.wait("#note", "ssh -L")
+}
