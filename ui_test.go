@@ -1,6 +1,6 @@
 package main
 
-// The page in a real browser: headless Chromium, driven over WebDriver (https://www.w3.org/TR/webdriver2/).
+// The files of the page, and what the browser is told about them.
 
 import (
 	"io"

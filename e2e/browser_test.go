@@ -1,14 +1,16 @@
 package e2e
 
-// Cases that went wrong once: posts, pauses, moves and crashes that met in an unhappy moment.
+// The page in a real browser: headless Chromium, driven over WebDriver (https://www.w3.org/TR/webdriver2/).
 
 import (
-	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,21 +21,6 @@ import (
 	"testing"
 	"time"
 )
-
-// The page says so when the server hangs.
-func TestPageOfAServerThatHangs(t *testing.T) {
-	if !Long() {
-		t.Skip("skipped: takes long, runs with CI=true")
-	}
-	b := newBrowser(t)
-	s := StartServer(t, ServerConfig("http://127.0.0.1:1"))
-	b.open("http://" + s.Addr + "/ui/")
-	b.wait("#sentence", "nothing waits")
-	s.Signal(syscall.SIGSTOP)
-	b.wait("#offline", "The server does not answer")
-	s.Signal(syscall.SIGCONT)
-	Poll(t, "it is back", func() bool { return b.js("return document.getElementById('offline').hidden") == true })
-}
 
 // browser is a session of Chromium.
 type browser struct {
@@ -73,7 +60,7 @@ func (b *browser) call(method, path string, body, value any) {
 	if body == nil {
 		body = struct{}{}
 	}
-	req, err := http.NewRequest(method, b.session+path, bytes.NewReader(encode(body)))
+	req, err := http.NewRequest(method, b.session+path, strings.NewReader(Encode(body)))
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -224,13 +211,14 @@ for (const row of document.querySelectorAll("#message-rows .head")) {
 }
 return faults`
 
-// pageServer is a server in this process that a browser can open.
+// pageServer is a server, a browser that shows its page, and what stands between them.
 type pageServer struct {
-	*inProcess
+	*Process
 	*browser
-	t   testing.TB
-	web *httptest.Server
-	url string
+	t       testing.TB
+	between *switched // the server, until a test puts something else in its place
+	web     *httptest.Server
+	url     string
 }
 
 // switched is a handler that can be replaced.
@@ -242,34 +230,68 @@ func (s *switched) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	(*s.Load().(*http.Handler)).ServeHTTP(w, r)
 }
 
-func newPageServer(t testing.TB, cfg *config, slack poster) *pageServer {
+// newPageServer starts a server whose SLACK, in its configuration, answers by script.
+func newPageServer(t testing.TB, config string, script *answers) *pageServer {
 	t.Helper()
-	p, handler := newInProcess(t, cfg, slack), &switched{}
-	handler.Store(p.http)
-	web := httptest.NewServer(handler)
-	t.Cleanup(web.Close)
-	return &pageServer{inProcess: p, browser: newBrowser(t), t: t, web: web, url: web.URL + "/ui/"}
+	slack := NewFakeSlack(t, script.to)
+	s := StartServer(t, strings.ReplaceAll(config, "SLACK", slack.URL))
+	p := &pageServer{Process: s, browser: newBrowser(t), t: t, between: &switched{}}
+	p.between.Store(p.through(func(http.Header) {}))
+	p.web = httptest.NewServer(p.between)
+	t.Cleanup(p.web.Close)
+	p.url = p.web.URL + "/ui/"
+	return p
+}
+
+// through passes requests on to the server, with their headers changed.
+func (p *pageServer) through(change func(http.Header)) http.Handler {
+	return &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.Out.URL.Scheme, r.Out.URL.Host = "http", p.Addr
+			change(r.Out.Header)
+		},
+		ErrorLog: log.New(io.Discard, "", 0), // of a browser that has gone
+	}
 }
 
 // send hands in a message for a tag and returns its id.
 func (p *pageServer) send(tag, level, title, text, host string) string {
-	body := encode(map[string]string{"tag": tag, "level": level, "title": title, "text": text, "host": host})
-	w := p.inProcess.do("POST", "/notify", string(body))
-	var a answer
-	if json.Unmarshal(w.Body.Bytes(), &a); w.Code != 200 || len(a.IDs) == 0 {
-		p.t.Fatalf("%d %s", w.Code, w.Body)
+	body := Encode(map[string]string{"tag": tag, "level": level, "title": title, "text": text, "host": host})
+	status, answer := p.Request("POST", "/notify", body)
+	var accepted struct{ IDs []string }
+	if json.Unmarshal([]byte(answer), &accepted); status != 200 || len(accepted.IDs) == 0 {
+		p.t.Fatalf("%d %s", status, answer)
 	}
-	return a.IDs[0]
+	return accepted.IDs[0]
+}
+
+// answers are what Slack says to posts to a channel; to all other channels it says ok.
+type answers struct {
+	sync.Mutex
+	replies map[string]Reply
+}
+
+func (a *answers) to(d Delivery) Reply {
+	a.Lock()
+	defer a.Unlock()
+	return a.replies[d.Field("channel")]
+}
+
+func (a *answers) set(channel string, reply Reply) {
+	a.Lock()
+	defer a.Unlock()
+	a.replies[channel] = reply
 }
 
 const injection = `<script>window.hacked=1</script><img src=x onerror="window.hacked=1">"'&`
 
 // nightly is a configuration as they are, with what names can be.
-func nightly(t testing.TB) *config {
+func nightly() string {
 	var b strings.Builder
-	b.WriteString("[core]\nchannel_rate = 0\nbatch = 1\nslack_url = 'http://hook.invalid/services/T0/B0/core'\n")
+	b.WriteString("[core]\nport = '127.0.0.1:0'\nchannel_rate = 0\nbatch = 1\n" +
+		"slack_url = 'SLACK/services/T0/B0/core'\nslack_api_url = 'SLACK/api/'\n")
 	tag := func(name, channel, more string) {
-		fmt.Fprintf(&b, "[[tags]]\ntag = %s\nchannel = %s\n%s\n", tomlQuote(name), tomlQuote(channel), more)
+		fmt.Fprintf(&b, "[[tags]]\ntag = %s\nchannel = %s\n%s\n", Encode(name), Encode(channel), more)
 	}
 	for _, name := range []string{"ops", "oncall", "nightly", "billing", "deploys", "certificates", "db", "search"} {
 		tag(name, "#"+name, "")
@@ -278,27 +300,27 @@ func nightly(t testing.TB) *config {
 	tag("edge", "#edge", "slack_token = 'xoxb-1'")
 	tag("צוות-תשתיות", "#תשתיות", "")
 	tag("émile-🚒-"+strings.Repeat("very-long-", 24), "#"+strings.Repeat("l", 79), "")
-	tag(injection, injection, "username = "+tomlQuote(injection))
-	return testConfig(t, b.String())
+	tag(injection, injection, "username = "+Encode(injection))
+	return b.String()
 }
 
 // Real-looking content, in every view: nothing is wider than the window, rows have two lines, colors can be told apart.
 func TestPageLooks(t *testing.T) {
 	t.Parallel()
-	slack := &answers{to: map[string]outcome{
-		"#billing": {class: badDestination, status: 404, reason: "channel_not_found"},
-		"#db":      {class: retry, status: 503, reason: "status 503 Service Unavailable"},
-		"#deploys": {class: badCredential, status: 403, reason: "invalid_auth"},
-		injection:  {class: badContent, status: 400, reason: "invalid_blocks"},
-		"#cdn":     {class: retry, status: 429, limited: true, wait: 14 * time.Minute, reason: "ratelimited"},
+	slack := &answers{replies: map[string]Reply{
+		"#billing": {Status: 404, Body: "channel_not_found"},
+		"#db":      {Status: 503},
+		"#deploys": {Status: 403, Body: "invalid_auth"},
+		injection:  {Status: 400, Body: "invalid_blocks"},
+		"#cdn":     {Status: 429, RetryAfter: "840"},
 	}}
-	p := newPageServer(t, nightly(t), slack)
+	p := newPageServer(t, nightly(), slack)
 	for i := range 40 {
 		text := fmt.Sprintf("/var is at 9%d %%\nsecond line", i%10)
 		p.send("ops", []string{"info", "warn", "crit", ""}[i%4], fmt.Sprint("disk of web-", i), text, "web-01.example")
 	}
 	p.send("cdn", "warn", "cache", "hit rate is 61 %", "edge-1.example")
-	Poll(t, "the token pauses", func() bool { return len(p.inProcess.stat(t).Paused) > 0 })
+	Poll(t, "the token pauses", func() bool { return len(p.Stat(t).Paused) > 0 })
 	p.send("edge", "crit", "", "On call: TLS handshake fails in fra1", "edge-2.example")
 	p.send("billing", "info", "invoices", "2,310 invoices are out", "billing.example")
 	for i := range 300 {
@@ -311,8 +333,8 @@ func TestPageLooks(t *testing.T) {
 		strings.Repeat("W", 1000), strings.Repeat("🚒longword", 4000), strings.Repeat("h", 255))
 	p.send(injection, "crit", injection, injection, injection)
 	direct := map[string]string{"channel": "#" + strings.Repeat("d", 79), "text": "direct " + injection}
-	p.inProcess.do("POST", "/notify-directly", string(encode(map[string]any{"payload": direct})))
-	Poll(t, "dead letters", func() bool { return p.inProcess.stat(t).Dead == 2 })
+	p.Request("POST", "/notify-directly", Encode(map[string]any{"payload": direct}))
+	Poll(t, "dead letters", func() bool { return p.Stat(t).Dead == 2 })
 	p.open(p.url)
 	p.wait("#trouble", "channel_not_found")
 	p.look("overview")
@@ -339,11 +361,11 @@ func TestPageLooks(t *testing.T) {
 // An operator's night: a test message arrives, a dead letter is seen with its reason, read, sent again, and gone.
 func TestPage(t *testing.T) {
 	t.Parallel()
-	slack := &answers{to: map[string]outcome{
-		"#billing": {class: badContent, status: 400, reason: "invalid_blocks"},
-		"#db":      {class: retry, status: 503, reason: "status 503 Service Unavailable"},
+	slack := &answers{replies: map[string]Reply{
+		"#billing": {Status: 400, Body: "invalid_blocks"},
+		"#db":      {Status: 503},
 	}}
-	p := newPageServer(t, nightly(t), slack)
+	p := newPageServer(t, nightly(), slack)
 	p.open(strings.TrimSuffix(p.url, "ui/"))
 	p.wait("#sentence", "nothing waits")
 	p.wait("#trouble", "no destination fails")
@@ -362,9 +384,9 @@ func TestPage(t *testing.T) {
 	for _, tag := range []string{"billing", "billing", "db", "db", injection} {
 		p.send(tag, "crit", injection, injection+"\nsecond line", injection)
 	}
-	p.inProcess.do("POST", "/notify-directly", string(encode(map[string]any{"payload": map[string]any{
-		"channel": injection, "username": injection, "attachments": []any{map[string]string{"text": injection}}}})))
-	Poll(t, "dead letters", func() bool { return p.inProcess.stat(t).Dead == 2 })
+	p.Request("POST", "/notify-directly", Encode(map[string]any{"payload": map[string]any{
+		"channel": injection, "username": injection, "attachments": []any{map[string]string{"text": injection}}}}))
+	Poll(t, "dead letters", func() bool { return p.Stat(t).Dead == 2 })
 	p.wait("#news", "2 dead")
 	p.wait("#news", "#db fails")
 	p.click("#noted")
@@ -392,14 +414,14 @@ func TestPage(t *testing.T) {
 	p.click(".detail .tools button[aria-label^='Send again: message']")
 	p.wait("#ask-text", "Send 1 message again?")
 	p.click("#ask [value=no]")
-	if st := p.inProcess.stat(t); st.Dead != 2 {
+	if st := p.Stat(t); st.Dead != 2 {
 		t.Errorf("after cancel: %+v", st)
 	}
-	slack.set("#billing", outcome{class: delivered})
+	slack.set("#billing", Reply{})
 	p.click(".detail .tools button[aria-label^='Send again: message']")
 	p.click("#ask-yes")
 	p.wait("#note", "1 message: put at the end of its queue")
-	Poll(t, "one dead letter is delivered", func() bool { return p.inProcess.stat(t).Dead == 1 })
+	Poll(t, "one dead letter is delivered", func() bool { return p.Stat(t).Dead == 1 })
 	p.call("POST", "/back", nil, nil)
 	Poll(t, "Back closes the message", func() bool { return p.js("return !document.querySelector('.detail')") == true })
 
@@ -447,11 +469,11 @@ func (p *pageServer) checkClean() {
 // A pause of a token is shown with each of its channels, tags and messages, and send again says that it does not end it.
 func TestPageShowsPause(t *testing.T) {
 	t.Parallel()
-	limit := outcome{class: retry, status: 429, limited: true, wait: 14 * time.Minute, reason: "ratelimited"}
-	slack := &answers{to: map[string]outcome{"#cdn": limit}}
-	p := newPageServer(t, nightly(t), slack)
+	limit := Reply{Status: 429, RetryAfter: "840"}
+	slack := &answers{replies: map[string]Reply{"#cdn": limit}}
+	p := newPageServer(t, nightly(), slack)
 	p.send("cdn", "", "", "cache", "")
-	Poll(t, "the token pauses", func() bool { return len(p.inProcess.stat(t).Paused) > 0 })
+	Poll(t, "the token pauses", func() bool { return len(p.Stat(t).Paused) > 0 })
 	p.open(p.url + "#overview?q=edge")
 	const pause = `this token pauses until `
 	p.wait("#tag-rows", "in 14 min: slack's rate limit, met by #cdn") // nothing waits for it yet
@@ -479,11 +501,11 @@ func TestPageShowsPause(t *testing.T) {
 // asks every 30 s, and its title and icon say what is wrong: also that there is no answer.
 func TestPageTellsByItself(t *testing.T) {
 	t.Parallel()
-	slack := &answers{to: map[string]outcome{
-		"#billing": {class: badContent, status: 400, reason: "invalid_blocks"},
-		"#db":      {class: retry, status: 503, reason: "status 503 Service Unavailable"},
+	slack := &answers{replies: map[string]Reply{
+		"#billing": {Status: 400, Body: "invalid_blocks"},
+		"#db":      {Status: 503},
 	}}
-	p := newPageServer(t, nightly(t), slack)
+	p := newPageServer(t, nightly(), slack)
 	for range 3 {
 		p.send("ops", "", "", "hello", "")
 	}
@@ -517,7 +539,7 @@ func TestPageTellsByItself(t *testing.T) {
 		w.WriteHeader(http.StatusBadGateway)
 		w.Write([]byte("<html><h1>502 Bad Gateway</h1>"))
 	})
-	p.web.Config.Handler.(*switched).Store(broken)
+	p.between.Store(broken)
 	p.wait("#offline", "something in between does, with status 502. What is shown is from 20")
 	if title := p.js("return document.title"); title != "(no answer) Slackboard" {
 		t.Errorf("the title: %v", title)
@@ -530,9 +552,9 @@ func TestPageTellsByItself(t *testing.T) {
 		t.Errorf("what is from before looks as now: %v", grey)
 	}
 	login := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte(`{"login":"please"}`)) })
-	p.web.Config.Handler.(*switched).Store(login)
+	p.between.Store(login)
 	p.wait("#offline", "something in between does. What is shown is from 20")
-	p.web.Config.Handler.(*switched).Store(p.http)
+	p.between.Store(p.through(func(http.Header) {}))
 	Poll(t, "it is back", func() bool { return p.js("return document.getElementById('offline').hidden") == true })
 	p.web.CloseClientConnections()
 	p.web.Close()
@@ -542,7 +564,7 @@ func TestPageTellsByItself(t *testing.T) {
 // Without a mouse: the keyboard reaches everything, in order, and one sees where it is.
 func TestPageByKeyboard(t *testing.T) {
 	t.Parallel()
-	p := newPageServer(t, nightly(t), &answers{})
+	p := newPageServer(t, nightly(), &answers{})
 	p.send("ops", "", "", "hello", "")
 	p.open(p.url + "#messages")
 	p.wait("#message-rows", "hello")
@@ -584,15 +606,15 @@ func TestPageByKeyboard(t *testing.T) {
 func TestPageWithMuch(t *testing.T) {
 	t.Parallel()
 	var config strings.Builder
-	config.WriteString("[core]\nslack_url = 'http://hook.invalid/'\n")
-	slack := &answers{to: map[string]outcome{}}
+	config.WriteString("[core]\nport = '127.0.0.1:0'\nslack_url = 'SLACK/'\n")
+	slack := &answers{replies: map[string]Reply{}}
 	for i := range 5000 {
 		fmt.Fprintf(&config, "[[tags]]\ntag = 'tag-%04d'\nchannel = '#c%[1]d'\n", i)
 		if i >= 4000 && i < 4010 {
-			slack.set(fmt.Sprint("#c", i), outcome{class: retry, status: 503, reason: "status 503"})
+			slack.set(fmt.Sprint("#c", i), Reply{Status: 503})
 		}
 	}
-	p := newPageServer(t, testConfig(t, config.String()), slack)
+	p := newPageServer(t, config.String(), slack)
 	for i := range 1000 {
 		p.send(fmt.Sprintf("tag-%04d", 4000+i%10), "warn", "", fmt.Sprint("message ", i), fmt.Sprint("web-", i%50))
 	}
@@ -643,15 +665,11 @@ func TestPageWithMuch(t *testing.T) {
 // Below a path of a reverse proxy, with a token that the browser asks for once, all works; a sender sees nothing.
 func TestPageBelowPath(t *testing.T) {
 	t.Parallel()
-	cfg := testConfig(t, "[core]\nauth_token = 'T0KEN'\nslack_url = 'http://hook.invalid/'\n"+
-		"[[tags]]\ntag = 'ops'\nchannel = '#ops'\n")
-	p := newPageServer(t, cfg, &answers{})
+	p := newPageServer(t, "[core]\nport = '127.0.0.1:0'\nauth_token = 'T0KEN'\nslack_url = 'SLACK/'\n"+
+		"[[tags]]\ntag = 'ops'\nchannel = '#ops'\n[log]\nlevel = 'debug'\naccess_log = 'stdout'\n", &answers{})
 	var asked sync.Map
 	below := http.NewServeMux()
-	behind := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		r.Header.Set("X-Forwarded-For", "192.0.2.1")
-		p.http.ServeHTTP(w, r)
-	})
+	behind := p.through(func(h http.Header) { h.Set("X-Forwarded-For", "192.0.2.1") })
 	below.Handle("/slackboard/", http.StripPrefix("/slackboard", behind))
 	below.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		asked.Store(r.URL.Path, true)
@@ -672,12 +690,11 @@ func TestPageBelowPath(t *testing.T) {
 	p.click("#test-close")
 	p.wait("#message-rows", "A test from the page.")
 	refused := func() int64 {
-		p.stats.mu.Lock()
-		defer p.stats.mu.Unlock()
-		return p.stats.Unauthorized
+		_, body := p.Ask(t, "GET", "/stat/app", "", "Authorization: Bearer T0KEN")
+		return ReadStat(t, []byte(body)).Unauthorized
 	}
-	before, polls := refused(), strings.Count(p.out.String(), "/stat/app")
-	Poll(t, "the page asks again", func() bool { return strings.Count(p.out.String(), "/stat/app") > polls+1 })
+	before, polls := refused(), strings.Count(p.Stdout.String(), "/stat/app")
+	Poll(t, "the page asks again", func() bool { return strings.Count(p.Stdout.String(), "/stat/app") > polls+2 })
 	if n := refused() - before; n != 0 {
 		t.Errorf("the browser asked %d times without the token, once it had it", n)
 	}
@@ -689,10 +706,9 @@ func TestPageBelowPath(t *testing.T) {
 	})
 	p.checkClean()
 
-	p.web.Config.Handler.(*switched).Store(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	p.between.Store(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "/ui/") {
-			r.Header.Set("Authorization", "Bearer T0KEN")
-			p.http.ServeHTTP(w, r)
+			p.through(func(h http.Header) { h.Set("Authorization", "Bearer T0KEN") }).ServeHTTP(w, r)
 			return
 		}
 		http.Error(w, `{"message":"the token of sender ci may post, and nothing else"}`, http.StatusForbidden)
@@ -705,13 +721,43 @@ func TestPageBelowPath(t *testing.T) {
 // Seen from elsewhere, the page shows the numbers, and says how to get the rest.
 func TestPageFromElsewhere(t *testing.T) {
 	t.Parallel()
-	p := newPageServer(t, nightly(t), &answers{})
-	p.web.Config.Handler.(*switched).Store(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		r.Header.Set("X-Forwarded-For", "192.0.2.1")
-		p.http.ServeHTTP(w, r)
-	}))
+	p := newPageServer(t, nightly(), &answers{})
+	p.between.Store(p.through(func(h http.Header) { h.Set("X-Forwarded-For", "192.0.2.1") }))
 	p.open(p.url + "#messages")
 	p.wait("#sentence", "nothing waits")
 	p.wait("#note", "messages are shown to the server's own host only")
 	p.wait("#note", "ssh -L")
+}
+
+// [ui] root serves a folder instead.
+func TestPageOfOnesOwn(t *testing.T) {
+	dir := filepath.Dir(WriteFile(t, "index.html", "<h1>mine</h1>"))
+	s := StartServer(t, ServerConfig("http://127.0.0.1:1")+"[ui]\nroot='"+dir+"'\n")
+	for path, want := range map[string]string{"/ui/": "<h1>mine</h1>", "/ui": "<h1>mine</h1>", "/": "<h1>mine</h1>"} {
+		if status, body := s.Request("GET", path, ""); status != 200 || body != want {
+			t.Errorf("%s: %d %s", path, status, body)
+		}
+	}
+	s = StartServer(t, ServerConfig("http://127.0.0.1:1")+"[ui]\nroot='/nowhere'\n")
+	if status, body := s.Request("GET", "/ui/", ""); status != 200 || !strings.Contains(body, "<h1>Slackboard</h1>") || !strings.Contains(s.Stderr.String(), "/nowhere is not a folder") {
+		t.Errorf("the built-in page: %d %s", status, s.Stderr.String())
+	}
+	if status, body := s.Request("GET", "/ui/nothing", ""); status != 404 || !strings.Contains(body, `"message"`) {
+		t.Errorf("/ui/nothing: %d %s", status, body)
+	}
+}
+
+// The page says so when the server hangs.
+func TestPageOfAServerThatHangs(t *testing.T) {
+	if !Long() {
+		t.Skip("skipped: takes long, runs with CI=true")
+	}
+	b := newBrowser(t)
+	s := StartServer(t, ServerConfig("http://127.0.0.1:1"))
+	b.open("http://" + s.Addr + "/ui/")
+	b.wait("#sentence", "nothing waits")
+	s.Signal(syscall.SIGSTOP)
+	b.wait("#offline", "The server does not answer")
+	s.Signal(syscall.SIGCONT)
+	Poll(t, "it is back", func() bool { return b.js("return document.getElementById('offline').hidden") == true })
 }

@@ -248,6 +248,8 @@ type Stat struct {
 	Posts         int64  `json:"posts"`
 	Retries       int64  `json:"retries"`
 	RateLimited   int64  `json:"rate_limited"`
+	Unauthorized  int64  `json:"unauthorized"`
+	Paused        []any  `json:"paused"`
 	ReloadRefused bool   `json:"reload_refused"`
 	State         string `json:"state"`
 	Sentence      string `json:"sentence"`
