@@ -21,19 +21,19 @@ func TestClientExamples(t *testing.T) {
 		t.Fatalf("%d examples in the README", len(blocks))
 	}
 	dir := t.TempDir()
-	s := newScripted(t)
+	s := e2e.NewScripted(t)
 	real := strings.NewReplacer("file:/etc/slackboard_token", "T0KEN", "/srv/", dir+"/", "/mnt/", dir+"/", "/var/spool/", dir+"/", "/var/log/", dir+"/",
 		"PATH=", "PATH="+dir+":"+e2e.Binaries()+":", "relay-1:29800", e2e.DeadAddress(t), "relay-2:29800", strings.TrimPrefix(s.URL, "http://"))
 	run := func(script string, code int) string {
 		t.Helper()
-		before := len(s.requests())
+		before := len(s.Requests())
 		cmd := exec.Command("/bin/sh", "-c", real.Replace(script))
 		cmd.Env, cmd.Dir = []string{"PATH=" + e2e.Binaries() + ":/usr/bin:/bin", "SLACKBOARD_SERVER=" + s.URL}, "/"
 		p := e2e.StartProcess(t, cmd)
 		if got := p.Wait(); got != code {
 			t.Errorf("exit %d, want %d: %s\n%s", got, code, script, p.Stderr.String())
 		}
-		return strings.Join(s.texts()[before:], "\n")
+		return strings.Join(s.Texts()[before:], "\n")
 	}
 
 	cli, log := blocks[0][2], blocks[1][2]
@@ -41,7 +41,7 @@ func TestClientExamples(t *testing.T) {
 	if told := run(cli, 0); !strings.Contains(told, dir+"/photos") {
 		t.Errorf("the cli told %q", told)
 	}
-	if told := run(log, 1); !strings.Contains(told, dir+"/photos") || !strings.Contains(s.requests()[1].body, "photos are not copied") {
+	if told := run(log, 1); !strings.Contains(told, dir+"/photos") || !strings.Contains(s.Requests()[1].Body, "photos are not copied") {
 		t.Errorf("the log told %q", told)
 	}
 	os.Mkdir(filepath.Join(dir, "photos"), 0o700)

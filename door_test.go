@@ -120,10 +120,10 @@ func TestDoor(t *testing.T) {
 			}
 			posted, want := map[string]bool{}, map[string]bool{}
 			for _, d := range slack.WaitForPosts(t, before+len(test.posts))[before:] {
-				posted[normal(t, d.Body)] = utf8.ValidString(d.Body)
+				posted[e2e.Normal(t, d.Body)] = utf8.ValidString(d.Body)
 			}
 			for _, post := range test.posts {
-				want[normal(t, post)] = true
+				want[e2e.Normal(t, post)] = true
 			}
 			if fmt.Sprint(posted) != fmt.Sprint(want) {
 				t.Errorf("slack got\n%v, want\n%v", posted, want)

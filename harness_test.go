@@ -212,26 +212,6 @@ channel = "#bot2"
 slack_token = "xoxb-0"
 `
 
-// normal returns JSON with sorted keys, numbers as they were, and without empty strings in attachments.
-func normal(t *testing.T, doc string) string {
-	t.Helper()
-	d := json.NewDecoder(strings.NewReader(doc))
-	d.UseNumber()
-	var v map[string]any
-	if err := d.Decode(&v); err != nil {
-		t.Fatalf("%q: %v", doc, err)
-	}
-	attachments, _ := v["attachments"].([]any)
-	for _, a := range attachments {
-		for key, value := range a.(map[string]any) {
-			if value == "" {
-				delete(a.(map[string]any), key)
-			}
-		}
-	}
-	return string(encode(v))
-}
-
 func tagsConfig(n int) string {
 	var b strings.Builder
 	b.WriteString("[core]\nchannel_rate = 0\nbatch = 1\nslack_url = 'http://127.0.0.1:1/'\n")

@@ -469,6 +469,26 @@ func ReadFile(t testing.TB, path string) string {
 	return string(b)
 }
 
+// Normal returns JSON with sorted keys, numbers as they were, and without empty strings in attachments.
+func Normal(t testing.TB, doc string) string {
+	t.Helper()
+	d := json.NewDecoder(strings.NewReader(doc))
+	d.UseNumber()
+	var v map[string]any
+	if err := d.Decode(&v); err != nil {
+		t.Fatalf("%q: %v", doc, err)
+	}
+	attachments, _ := v["attachments"].([]any)
+	for _, a := range attachments {
+		for key, value := range a.(map[string]any) {
+			if value == "" {
+				delete(a.(map[string]any), key)
+			}
+		}
+	}
+	return Encode(v)
+}
+
 // Encode returns v as JSON, with < > & as they are.
 func Encode(v any) string {
 	var b strings.Builder

@@ -41,7 +41,7 @@ func timed(b *testing.B, cmd *exec.Cmd) time.Duration {
 
 // One message, from the start of the program to its exit.
 func BenchmarkClientStartToExit(b *testing.B) {
-	s := newScripted(b)
+	s := e2e.NewScripted(b)
 	bare := filepath.Join(b.TempDir(), "bare")
 	build := exec.Command("go", "build", "-o", bare, e2e.WriteFile(b, "bare.go", bareClient))
 	if out, err := build.CombinedOutput(); err != nil {

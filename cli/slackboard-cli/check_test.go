@@ -10,35 +10,6 @@ import (
 	"slackboard/e2e"
 )
 
-// What a client may ask before it has anything to say.
-func TestCheckAnswers(t *testing.T) {
-	t.Parallel()
-	const tags = "[[tags]]\ntag = 'ops & co'\nslack_url = 'http://127.0.0.1:1/'\n"
-	for _, test := range []struct {
-		name, core, path string
-		maxBytes         int64 // the spool's, 0 for enough
-		status           int
-		want             string
-	}{
-		{"a tag", "", "/check?tag=ops+%26+co", 0, 200, `{"message":"ok"}`},
-		{"no such tag", "", "/check?tag=nope", 0, 404, `{"message":"tag:nope is not found"}`},
-		{"a channel", "slack_token = 'xoxb-1'", "/check?channel=%23ops", 0, 200, `{"message":"ok"}`},
-		{"no channel", "slack_token = 'xoxb-1'", "/check", 0, 400, `{"message":"payload.channel is missing"}`},
-		{"a channel without a credential", "", "/check?channel=%23ops", 0, 400, `{"message":"/notify-directly needs slack_url or slack_token in [core]"}`},
-		{"no token", "auth_token = 'xyzzy'", "/check?tag=ops+%26+co", 0, 401, "the token is missing or wrong"},
-		{"full", "", "/check?tag=ops+%26+co", 4000, 503, "the spool is full"},
-	} {
-		cfg := testConfig(t, "[core]\n"+test.core+"\n"+tags+"")
-		if test.maxBytes != 0 {
-			cfg.spool.maxBytes = test.maxBytes
-		}
-		p := newInProcess(t, cfg, nil)
-		if w := p.do("GET", test.path, ""); w.Code != test.status || !strings.Contains(w.Body.String(), test.want) {
-			t.Errorf("%s: %d %s, want %d %s", test.name, w.Code, w.Body, test.status, test.want)
-		}
-	}
-}
-
 // -check says by day what would fail at night. Nothing is sent, and nothing is run.
 func TestClientCheck(t *testing.T) {
 	token := e2e.WriteFile(t, "token", "xyzzy")
@@ -85,25 +56,25 @@ func TestClientCheck(t *testing.T) {
 
 // An environment that is meant for others does not lead the clients, and their token, elsewhere.
 func TestClientUsesNoProxy(t *testing.T) {
-	proxy := newScripted(t)
+	proxy := e2e.NewScripted(t)
 	var env []string
 	for _, name := range []string{"http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy"} {
 		env = append(env, name+"="+proxy.URL)
 	}
 	for _, server := range []string{"http://relay.invalid:29800", "https://relay.invalid", "relay.invalid"} {
 		code, _, stderr := e2e.RunProgram(t, "hi", env, "slackboard-cli", "-s", server, "-t", "a", "-auth", "xyzzy", "-retry-max", "0")
-		if code != 1 || !strings.Contains(stderr, "lookup relay.invalid") || len(proxy.requests()) != 0 {
-			t.Errorf("%s: exit %d, %q, the proxy got %+v", server, code, stderr, proxy.requests())
+		if code != 1 || !strings.Contains(stderr, "lookup relay.invalid") || len(proxy.Requests()) != 0 {
+			t.Errorf("%s: exit %d, %q, the proxy got %+v", server, code, stderr, proxy.Requests())
 		}
 	}
 }
 
 // An error names the server as the user does, and the address that answered.
 func TestClientErrorsNameTheServer(t *testing.T) {
-	s := newScripted(t, because(400, ""), because(503, ""), e2e.Reply{Status: http.StatusOK, Body: "<html>"})
+	s := e2e.NewScripted(t, e2e.Because(400, ""), e2e.Because(503, ""), e2e.Reply{Status: http.StatusOK, Body: "<html>"})
 	port := s.URL[strings.LastIndex(s.URL, ":")+1:]
 	socket := filepath.Join(t.TempDir(), "s")
-	newScriptedAt(t, socket, because(400, ""))
+	e2e.NewScriptedAt(t, socket, e2e.Because(400, ""))
 	for _, test := range []struct{ server, want string }{
 		{"localhost:" + port, "localhost:" + port + " (127.0.0.1:" + port + ") answered 400: because"},
 		{"127.0.0.1:" + port, "127.0.0.1:" + port + " answered 503: because"},
@@ -122,8 +93,8 @@ func TestClientErrorsNameTheServer(t *testing.T) {
 // What people call levels.
 func TestCliLevels(t *testing.T) {
 	for flag, want := range map[string]string{"message": "message", "info": "info", "warn": "warn", "warning": "warn", "crit": "crit", "error": "crit"} {
-		s := newScripted(t)
-		if code, _, stderr := e2e.RunProgram(t, "hi", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-l", flag); code != 0 || !strings.Contains(s.requests()[0].body, `"level":"`+want+`"`) {
+		s := e2e.NewScripted(t)
+		if code, _, stderr := e2e.RunProgram(t, "hi", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-l", flag); code != 0 || !strings.Contains(s.Requests()[0].Body, `"level":"`+want+`"`) {
 			t.Errorf("-l %s: exit %d, %s", flag, code, stderr)
 		}
 	}

@@ -1,10 +1,8 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os/exec"
@@ -12,111 +10,16 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"slackboard/e2e"
 )
 
-// scripted is a server for the clients: it answers with one reply after the other, the last one for good.
-type scripted struct {
-	*httptest.Server
-	mu      sync.Mutex
-	got     []clientRequest
-	replies []e2e.Reply
-	done    chan struct{}
-}
-
-// clientRequest is what a client sent.
-type clientRequest struct {
-	path, key, auth, body string
-}
-
-// text returns the text of a message for a tag.
-func (r clientRequest) text() string {
-	var m struct{ Text string }
-	json.Unmarshal([]byte(r.body), &m)
-	return m.Text
-}
-
-// halfAnswer is the status of a reply that breaks off.
-const halfAnswer = -1
-
-func newScripted(t testing.TB, replies ...e2e.Reply) *scripted {
-	t.Helper()
-	s := &scripted{replies: replies, done: make(chan struct{})}
-	s.Server = httptest.NewServer(s)
-	t.Cleanup(func() {
-		close(s.done)
-		s.CloseClientConnections()
-		s.Close()
-	})
-	return s
-}
-
-func (s *scripted) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	body := e2e.ReadAll(r.Body)
-	s.mu.Lock()
-	s.got = append(s.got, clientRequest{r.URL.Path, r.Header.Get("Idempotency-Key"), r.Header.Get("Authorization"), body})
-	re := e2e.Reply{Status: 200, Body: `{"message":"ok"}`}
-	if len(s.replies) > 0 {
-		re = s.replies[min(len(s.got), len(s.replies))-1]
-	}
-	s.mu.Unlock()
-	switch {
-	case re.Hang:
-		select {
-		case <-r.Context().Done():
-		case <-s.done:
-		}
-		return
-	case re.Status == 0:
-		panic(http.ErrAbortHandler) // the connection ends without an answer
-	case re.Status == halfAnswer:
-		w.Header().Set("Content-Length", "100")
-		io.WriteString(w, `{"mess`)
-		w.(http.Flusher).Flush()
-		panic(http.ErrAbortHandler)
-	}
-	if re.RetryAfter != "" {
-		w.Header().Set("Retry-After", re.RetryAfter)
-	}
-	w.WriteHeader(re.Status)
-	io.WriteString(w, re.Body)
-}
-
-// requests returns what came in.
-func (s *scripted) requests() []clientRequest {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.got)
-}
-
-// texts returns what the messages said, in the order in which they came in.
-func (s *scripted) texts() []string {
-	var texts []string
-	for _, r := range s.requests() {
-		texts = append(texts, r.text())
-	}
-	return texts
-}
-
-// because is an answer of the server's, with a status.
-func because(status int, retryAfter string) e2e.Reply {
-	return e2e.Reply{Status: status, Body: `{"message":"because"}`, RetryAfter: retryAfter}
-}
-
-var okReply = e2e.Reply{Status: 200, Body: `{"message":"ok"}`}
-
-// patient are flags that let a back-off never end: who waits for it fails the test.
-const patient = "-retry-wait-min=1h -retry-wait-max=1h"
-
-// hasty are flags that try again at once.
-const hasty = "-retry-wait-min=1ms -retry-wait-max=1s"
+func TestMain(m *testing.M) { e2e.Main(m) }
 
 func TestClientRequests(t *testing.T) {
-	host := hostname()
+	host := e2e.Hostname()
 	for _, test := range []struct {
 		args, path, body string // %s in body is the host
 	}{
@@ -131,23 +34,23 @@ func TestClientRequests(t *testing.T) {
 		{"-c ops -l warn", "/notify-directly", `{"payload":{"channel":"#ops","username":"slackboard","icon_emoji":":clipboard:","parse":"full","attachments":[{"color":"#ffdd00","text":"hi","fallback":"hi","footer":"%[1]s","mrkdwn_in":["text"]}]},"host":"%[1]s","sync":false}`},
 		{"-c ops -l warn -C danger -title T", "/notify-directly", `{"payload":{"channel":"#ops","username":"slackboard","icon_emoji":":clipboard:","parse":"full","attachments":[{"color":"danger","title":"T","text":"hi","fallback":"T: hi","footer":"%[1]s","mrkdwn_in":["text"]}]},"host":"%[1]s","sync":false}`},
 	} {
-		s := newScripted(t)
+		s := e2e.NewScripted(t)
 		code, stdout, stderr := e2e.RunProgram(t, "hi", nil, "slackboard-cli", append(strings.Fields(test.args), "-s", s.URL+"/")...)
-		requests := s.requests()
+		requests := s.Requests()
 		if code != 0 || stdout+stderr != "" || len(requests) != 1 {
 			t.Errorf("%s: exit %d, %q %q, %d requests", test.args, code, stdout, stderr, len(requests))
 			continue
 		}
 		want := fmt.Sprintf(test.body, host)
-		if got := withoutEmpty(t, requests[0].body); requests[0].path != test.path || got != withoutEmpty(t, want) {
-			t.Errorf("%s: got %s %s, want %s", test.args, requests[0].path, got, want)
+		if got := withoutEmpty(t, requests[0].Body); requests[0].Path != test.path || got != withoutEmpty(t, want) {
+			t.Errorf("%s: got %s %s, want %s", test.args, requests[0].Path, got, want)
 		}
 	}
 }
 
 // withoutEmpty is normal for a client's request.
 func withoutEmpty(t *testing.T, body string) string {
-	return strings.NewReplacer(`,"title":""`, "", `"title":"",`, "", `"color":"",`, "").Replace(normal(t, body))
+	return strings.NewReplacer(`,"title":""`, "", `"title":"",`, "", `"color":"",`, "").Replace(e2e.Normal(t, body))
 }
 
 func TestClientUsage(t *testing.T) {
@@ -215,7 +118,7 @@ func TestClientHelp(t *testing.T) {
 
 // What slackboard-cli makes of its standard input.
 func TestCliText(t *testing.T) {
-	host := encode(hostname())
+	host := e2e.Encode(e2e.Hostname())
 	around := len(`{"host":,"level":"message","sync":false,"tag":"a","text":"","title":""}`) + len(host)
 	full := strings.Repeat("x", 1<<20-around)
 	df := "Filesystem Use%\n/dev/sda1   93%\n"
@@ -229,9 +132,9 @@ func TestCliText(t *testing.T) {
 		{"a table", df, "-code", "```\n" + df + "```\n"},
 		{"a table that would break out", "```<!here> @channel\r\n\x1b[31mx", "-code", "```\n`\u2060`\u2060`&lt;!here&gt; @\u2060channel\nx\n```\n"},
 	} {
-		s := newScripted(t)
+		s := e2e.NewScripted(t)
 		code, _, stderr := e2e.RunProgram(t, test.stdin, nil, "slackboard-cli", append(strings.Fields(test.flags), "-s", s.URL, "-t", "a")...)
-		if texts := s.texts(); code != 0 || stderr != "" || len(texts) != 1 || texts[0] != test.want {
+		if texts := s.Texts(); code != 0 || stderr != "" || len(texts) != 1 || texts[0] != test.want {
 			t.Errorf("%s: exit %d, %.200q, got %.200q", test.name, code, stderr, texts)
 		}
 	}
@@ -254,9 +157,9 @@ func TestCliCuts(t *testing.T) {
 			}
 		}
 	}
-	scripted := newScripted(t)
-	e2e.RunProgram(t, "first\n"+strings.Repeat("\"", 1_500_000)+"\nlast", nil, "slackboard-cli", "-t", "a", "-s", scripted.URL)
-	text := scripted.texts()[0]
+	relay := e2e.NewScripted(t)
+	e2e.RunProgram(t, "first\n"+strings.Repeat("\"", 1_500_000)+"\nlast", nil, "slackboard-cli", "-t", "a", "-s", relay.URL)
+	text := relay.Texts()[0]
 	head, rest, _ := strings.Cut(text, "\n[… ")
 	count, tail, _ := strings.Cut(rest, " bytes left out …]\n")
 	if lost, _ := strconv.Atoi(count); !strings.HasPrefix(head, "first\n") || !strings.HasSuffix(tail, "\nlast") || lost+len(head)+len(tail) != 1_500_011 {
@@ -273,36 +176,36 @@ func TestClientRetries(t *testing.T) {
 		least    time.Duration
 		stderr   string
 	}{
-		{"429", []e2e.Reply{because(429, ""), okReply}, 0, 2, 0, ""},
-		{"503", []e2e.Reply{because(503, ""), because(503, ""), okReply}, 0, 3, 0, ""},
-		{"504", []e2e.Reply{because(504, ""), okReply}, 0, 2, 0, ""},
-		{"Retry-After is obeyed", []e2e.Reply{because(503, "1"), okReply}, 0, 2, time.Second, ""},
-		{"Retry-After, up to -retry-wait-max", []e2e.Reply{because(429, "3600"), okReply}, 0, 2, time.Second, ""},
-		{"502", []e2e.Reply{because(502, ""), okReply}, 1, 1, 0, "answered 502: because\n"},
-		{"502 with Retry-After", []e2e.Reply{because(502, "0"), okReply}, 0, 2, 0, ""},
-		{"no answer", []e2e.Reply{{}, okReply}, 0, 2, 0, ""},
-		{"half an answer", []e2e.Reply{{Status: halfAnswer}, okReply}, 0, 2, 0, ""},
-		{"400", []e2e.Reply{because(400, "")}, 1, 1, 0, "answered 400: because\n"},
-		{"401", []e2e.Reply{because(401, "")}, 1, 1, 0, "answered 401: because (see -auth and -cert)\n"},
+		{"429", []e2e.Reply{e2e.Because(429, ""), e2e.OKReply}, 0, 2, 0, ""},
+		{"503", []e2e.Reply{e2e.Because(503, ""), e2e.Because(503, ""), e2e.OKReply}, 0, 3, 0, ""},
+		{"504", []e2e.Reply{e2e.Because(504, ""), e2e.OKReply}, 0, 2, 0, ""},
+		{"Retry-After is obeyed", []e2e.Reply{e2e.Because(503, "1"), e2e.OKReply}, 0, 2, time.Second, ""},
+		{"Retry-After, up to -retry-wait-max", []e2e.Reply{e2e.Because(429, "3600"), e2e.OKReply}, 0, 2, time.Second, ""},
+		{"502", []e2e.Reply{e2e.Because(502, ""), e2e.OKReply}, 1, 1, 0, "answered 502: because\n"},
+		{"502 with Retry-After", []e2e.Reply{e2e.Because(502, "0"), e2e.OKReply}, 0, 2, 0, ""},
+		{"no answer", []e2e.Reply{{}, e2e.OKReply}, 0, 2, 0, ""},
+		{"half an answer", []e2e.Reply{{Status: e2e.HalfAnswer}, e2e.OKReply}, 0, 2, 0, ""},
+		{"400", []e2e.Reply{e2e.Because(400, "")}, 1, 1, 0, "answered 400: because\n"},
+		{"401", []e2e.Reply{e2e.Because(401, "")}, 1, 1, 0, "answered 401: because (see -auth and -cert)\n"},
 		{"413", []e2e.Reply{{Status: 413, Body: "<html>\nno"}}, 1, 1, 0, `answered 413, and not as slackboard does: "<html>"`},
-		{"a proxy's 502", []e2e.Reply{{Status: 502, Body: "<html>"}, okReply}, 0, 2, 0, ""},
-		{"another program's 200", []e2e.Reply{{Status: 200, Body: "<html>"}, okReply}, 0, 2, 0, ""},
+		{"a proxy's 502", []e2e.Reply{{Status: 502, Body: "<html>"}, e2e.OKReply}, 0, 2, 0, ""},
+		{"another program's 200", []e2e.Reply{{Status: 200, Body: "<html>"}, e2e.OKReply}, 0, 2, 0, ""},
 		{"TLS", []e2e.Reply{{Status: 400, Body: "Client sent an HTTP request to an HTTPS server.\n"}}, 1, 4, 0, `answered 400, and not as slackboard does: "Client sent an HTTP request to an HTTPS server."`},
 		{"lines", []e2e.Reply{{Status: 400, Body: `{"message":"one\ntwo"}`}}, 1, 1, 0, "answered 400: one; two\n"},
-		{"for ever", []e2e.Reply{because(503, "")}, 1, 4, 0, "answered 503: because\n"},
+		{"for ever", []e2e.Reply{e2e.Because(503, "")}, 1, 4, 0, "answered 503: because\n"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			s := newScripted(t, test.replies...)
+			s := e2e.NewScripted(t, test.replies...)
 			start := time.Now()
-			code, _, stderr := e2e.RunProgram(t, "hi", nil, "slackboard-cli", append(strings.Fields(hasty), "-s", s.URL, "-t", "a", "-retry-max", "3")...)
-			requests := s.requests()
+			code, _, stderr := e2e.RunProgram(t, "hi", nil, "slackboard-cli", append(strings.Fields(e2e.Hasty), "-s", s.URL, "-t", "a", "-retry-max", "3")...)
+			requests := s.Requests()
 			if code != test.code || len(requests) != test.requests || time.Since(start) < test.least || !strings.Contains(stderr, test.stderr) {
 				t.Errorf("exit %d after %d requests in %v, %q; want %d, %d, at least %v, %q",
 					code, len(requests), time.Since(start), stderr, test.code, test.requests, test.least, test.stderr)
 			}
 			for _, r := range requests {
-				if r.key == "" || r.key != requests[0].key || r.body != requests[0].body {
+				if r.Key == "" || r.Key != requests[0].Key || r.Body != requests[0].Body {
 					t.Errorf("a try differs from the first: %+v", r)
 				}
 			}
@@ -312,12 +215,12 @@ func TestClientRetries(t *testing.T) {
 
 // A redirect would make a GET of the POST, or take the token elsewhere.
 func TestClientFollowsNoRedirect(t *testing.T) {
-	other := newScripted(t)
+	other := e2e.NewScripted(t)
 	s := httptest.NewServer(http.RedirectHandler(other.URL+"/notify", http.StatusTemporaryRedirect))
 	t.Cleanup(s.Close)
 	code, _, stderr := e2e.RunProgram(t, "hi", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-auth", "xyzzy", "-retry-max", "0")
-	if code != 1 || !strings.Contains(stderr, "answered 307") || len(other.requests()) != 0 {
-		t.Errorf("exit %d, %q, %d requests", code, stderr, len(other.requests()))
+	if code != 1 || !strings.Contains(stderr, "answered 307") || len(other.Requests()) != 0 {
+		t.Errorf("exit %d, %q, %d requests", code, stderr, len(other.Requests()))
 	}
 }
 
@@ -332,24 +235,10 @@ func TestClientWaitsForTheServer(t *testing.T) {
 	cmd := exec.Command(e2e.Program("slackboard-cli"), "-s", "unix:"+socket, "-t", "a", "-retry-max", "10000", "-retry-wait-min", "1ms", "-retry-wait-max", "10ms")
 	cmd.Stdin = strings.NewReader("hi")
 	p := e2e.StartProcess(t, cmd)
-	s := newScriptedAt(t, socket)
-	if code := p.Wait(); code != 0 || len(s.requests()) != 1 {
-		t.Errorf("exit %d, %d requests, %s", code, len(s.requests()), p.Stderr.String())
+	s := e2e.NewScriptedAt(t, socket)
+	if code := p.Wait(); code != 0 || len(s.Requests()) != 1 {
+		t.Errorf("exit %d, %d requests, %s", code, len(s.Requests()), p.Stderr.String())
 	}
-}
-
-// newScriptedAt listens on a unix socket.
-func newScriptedAt(t *testing.T, socket string, replies ...e2e.Reply) *scripted {
-	t.Helper()
-	l, err := net.Listen("unix", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &scripted{replies: replies, done: make(chan struct{})}
-	s.Server = &httptest.Server{Listener: l, Config: &http.Server{Handler: s}}
-	s.Start()
-	t.Cleanup(s.Close)
-	return s
 }
 
 // Several servers: who is asked, in which order. The back-off never ends where it is not due.
@@ -363,29 +252,29 @@ func TestServersInTurn(t *testing.T) {
 		asked1, then int // requests to the first, to the second
 		stderr       string
 	}{
-		{"the first takes it", []e2e.Reply{okReply}, []e2e.Reply{okReply}, patient, 0, 1, 0, ""},
-		{"the first is dead", nil, []e2e.Reply{okReply}, patient, 0, 0, 1, ""},
-		{"the first dies over it", []e2e.Reply{{}}, []e2e.Reply{okReply}, patient, 0, 1, 1, ""},
-		{"the first breaks off", []e2e.Reply{{Status: halfAnswer}}, []e2e.Reply{okReply}, patient, 0, 1, 1, ""},
-		{"the first is busy", []e2e.Reply{because(429, "3600")}, []e2e.Reply{okReply}, patient, 0, 1, 1, ""},
-		{"the first refuses", []e2e.Reply{because(400, "")}, []e2e.Reply{okReply}, patient, 1, 1, 0, "answered 400: because"},
-		{"the second refuses", nil, []e2e.Reply{because(413, "")}, patient, 1, 0, 1, "answered 413: because"},
-		{"a whole round in vain", []e2e.Reply{because(503, ""), okReply}, []e2e.Reply{because(503, ""), okReply}, hasty, 0, 2, 1, ""},
-		{"all in vain", nil, []e2e.Reply{because(503, "")}, hasty + " -retry-max=1", 1, 0, 2, "connection refused; 127.0.0.1:"},
+		{"the first takes it", []e2e.Reply{e2e.OKReply}, []e2e.Reply{e2e.OKReply}, e2e.Patient, 0, 1, 0, ""},
+		{"the first is dead", nil, []e2e.Reply{e2e.OKReply}, e2e.Patient, 0, 0, 1, ""},
+		{"the first dies over it", []e2e.Reply{{}}, []e2e.Reply{e2e.OKReply}, e2e.Patient, 0, 1, 1, ""},
+		{"the first breaks off", []e2e.Reply{{Status: e2e.HalfAnswer}}, []e2e.Reply{e2e.OKReply}, e2e.Patient, 0, 1, 1, ""},
+		{"the first is busy", []e2e.Reply{e2e.Because(429, "3600")}, []e2e.Reply{e2e.OKReply}, e2e.Patient, 0, 1, 1, ""},
+		{"the first refuses", []e2e.Reply{e2e.Because(400, "")}, []e2e.Reply{e2e.OKReply}, e2e.Patient, 1, 1, 0, "answered 400: because"},
+		{"the second refuses", nil, []e2e.Reply{e2e.Because(413, "")}, e2e.Patient, 1, 0, 1, "answered 413: because"},
+		{"a whole round in vain", []e2e.Reply{e2e.Because(503, ""), e2e.OKReply}, []e2e.Reply{e2e.Because(503, ""), e2e.OKReply}, e2e.Hasty, 0, 2, 1, ""},
+		{"all in vain", nil, []e2e.Reply{e2e.Because(503, "")}, e2e.Hasty + " -retry-max=1", 1, 0, 2, "connection refused; 127.0.0.1:"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			first, second := newScripted(t, test.first...), newScripted(t, test.second...)
+			first, second := e2e.NewScripted(t, test.first...), e2e.NewScripted(t, test.second...)
 			if test.first == nil {
 				first.Close()
 			}
 			code, _, stderr := e2e.RunProgram(t, "hi", nil, "slackboard-cli", append(strings.Fields(test.flags), "-t", "a", "-s", first.URL+" , "+second.URL+"/")...)
-			got1, got2 := first.requests(), second.requests()
+			got1, got2 := first.Requests(), second.Requests()
 			if code != test.code || len(got1) != test.asked1 || len(got2) != test.then || !strings.Contains(stderr, test.stderr) {
 				t.Errorf("exit %d, %d and %d requests, %q", code, len(got1), len(got2), stderr)
 			}
 			for _, r := range slices.Concat(got1, got2) {
-				if r.key != slices.Concat(got1, got2)[0].key {
+				if r.Key != slices.Concat(got1, got2)[0].Key {
 					t.Errorf("two keys for one message")
 				}
 			}
@@ -395,9 +284,9 @@ func TestServersInTurn(t *testing.T) {
 
 // One of two servers dies between two messages.
 func TestServerDiesInBetween(t *testing.T) {
-	first, second := newScripted(t), newScripted(t)
+	first, second := e2e.NewScripted(t), e2e.NewScripted(t)
 	for i, text := range []string{"one", "two"} {
-		if code, _, stderr := e2e.RunProgram(t, text, nil, "slackboard-cli", append(strings.Fields(patient), "-t", "a", "-s", first.URL+","+second.URL)...); code != 0 {
+		if code, _, stderr := e2e.RunProgram(t, text, nil, "slackboard-cli", append(strings.Fields(e2e.Patient), "-t", "a", "-s", first.URL+","+second.URL)...); code != 0 {
 			t.Errorf("exit %d, %s", code, stderr)
 		}
 		if i == 0 {
@@ -405,8 +294,8 @@ func TestServerDiesInBetween(t *testing.T) {
 			first.Close()
 		}
 	}
-	if !slices.Equal(first.texts(), []string{"one"}) || !slices.Equal(second.texts(), []string{"two"}) {
-		t.Errorf("got %q and %q", first.texts(), second.texts())
+	if !slices.Equal(first.Texts(), []string{"one"}) || !slices.Equal(second.Texts(), []string{"two"}) {
+		t.Errorf("got %q and %q", first.Texts(), second.Texts())
 	}
 }
 
@@ -440,13 +329,13 @@ func TestToken(t *testing.T) {
 		{"empty file", "file:/dev/null", "", "", "slackboard-cli: not sent: -auth: the token is not one word"},
 		{"two lines", "xyzzy\nxyzzy", "", "", "slackboard-cli: not sent: -auth: the token is not one word"},
 	} {
-		s := newScripted(t, because(401, ""))
+		s := e2e.NewScripted(t, e2e.Because(401, ""))
 		code, stdout, stderr := e2e.RunProgram(t, "hi", []string{"SLACKBOARD_AUTH_TOKEN=" + test.env}, "slackboard-cli", "-s", s.URL, "-t", "a", "-auth", test.auth)
-		requests := s.requests()
+		requests := s.Requests()
 		if code != 1 || strings.Contains(stdout+stderr, "xyzzy") || !strings.HasPrefix(stderr, test.stderr) || strings.Count(stderr, "\n") != 1 {
 			t.Errorf("%s: exit %d, %q %q", test.name, code, stdout, stderr)
 		}
-		if test.stderr == "" && (len(requests) != 1 || requests[0].auth != test.sent) || test.stderr != "" && len(requests) != 0 {
+		if test.stderr == "" && (len(requests) != 1 || requests[0].Auth != test.sent) || test.stderr != "" && len(requests) != 0 {
 			t.Errorf("%s: sent %+v", test.name, requests)
 		}
 	}

@@ -46,25 +46,12 @@ func keepCopies(t testing.TB, spool string, n int) {
 	}
 }
 
-// keptTexts returns what the requests in the spool say, oldest first.
-func keptTexts(t testing.TB, spool string) (texts []string) {
-	t.Helper()
-	for _, name := range e2e.FilesIn(t, spool) {
-		if strings.HasSuffix(name, ".json") {
-			var kept struct{ Body struct{ Text string } }
-			json.Unmarshal([]byte(e2e.ReadFile(t, filepath.Join(spool, name))), &kept)
-			texts = append(texts, kept.Body.Text)
-		}
-	}
-	return texts
-}
-
 // What is kept: one file, its owner's only, with all but the token. The next run sends it first, as it was.
 func TestSpoolKeeps(t *testing.T) {
 	spool := filepath.Join(t.TempDir(), "spool")
-	busy := newScripted(t, because(503, ""))
+	busy := e2e.NewScripted(t, e2e.Because(503, ""))
 	env := []string{"SLACKBOARD_SPOOL=" + spool, "SLACKBOARD_AUTH_TOKEN=xyzzy", "SLACKBOARD_SERVER=" + busy.URL}
-	code, stdout, stderr := e2e.RunProgram(t, "one & <two>", env, "slackboard-cli", append(strings.Fields(patient), "-t", "a", "-title", "T")...)
+	code, stdout, stderr := e2e.RunProgram(t, "one & <two>", env, "slackboard-cli", append(strings.Fields(e2e.Patient), "-t", "a", "-title", "T")...)
 	if want := "slackboard-cli: kept in " + spool + " for a later run: " + strings.TrimPrefix(busy.URL, "http://") + " answered 503: because\n"; code != 0 || stdout != "" || stderr != want {
 		t.Errorf("exit %d, %q %q, want %q", code, stdout, stderr, want)
 	}
@@ -80,13 +67,13 @@ func TestSpoolKeeps(t *testing.T) {
 	if strings.Contains(content, "xyzzy") || !strings.Contains(content, "one & <two>") {
 		t.Errorf("kept as %s", content)
 	}
-	s := newScripted(t)
+	s := e2e.NewScripted(t)
 	env[2] = "SLACKBOARD_SERVER=" + s.URL
 	if code, stdout, stderr := e2e.RunProgram(t, "three", env, "slackboard-cli", "-t", "a"); code != 0 || stdout+stderr != "" {
 		t.Errorf("exit %d, %q %q", code, stdout, stderr)
 	}
-	tried, got := busy.requests(), s.requests()
-	if len(tried) != 1 || len(got) != 2 || got[0] != tried[0] || got[0].auth != "Bearer xyzzy" || got[1].text() != "three" || got[1].key == got[0].key {
+	tried, got := busy.Requests(), s.Requests()
+	if len(tried) != 1 || len(got) != 2 || got[0] != tried[0] || got[0].Auth != "Bearer xyzzy" || got[1].Text() != "three" || got[1].Key == got[0].Key {
 		t.Errorf("tried %+v, got %+v", tried, got)
 	}
 	if names := e2e.FilesIn(t, spool); len(names) != 0 {
@@ -103,27 +90,27 @@ func TestSpoolKeepsWhatNoServerTook(t *testing.T) {
 		requests int
 		kept     bool
 	}{
-		{"429", because(429, "3600"), patient, 1, true},
-		{"503", because(503, ""), patient, 1, true},
-		{"504", because(504, ""), patient, 1, true},
-		{"502 with Retry-After", because(502, "3600"), patient, 1, true},
-		{"no answer", e2e.Reply{}, patient, 1, true},
-		{"half an answer", e2e.Reply{Status: halfAnswer}, patient, 1, true},
-		{"a token that cannot be read", okReply, "-auth=file:/no/such/file", 0, true},
-		{"400", because(400, ""), patient, 1, false},
-		{"401", because(401, ""), patient, 1, true},
-		{"502", because(502, ""), patient, 1, true},
-		{"a proxy's 502", e2e.Reply{Status: 502, Body: "<html>"}, patient, 1, true},
-		{"another program", e2e.Reply{Status: 404, Body: "404 page not found\n"}, patient, 1, true},
-		{"another program's 200", e2e.Reply{Status: 200, Body: "<html>login</html>"}, patient, 1, true},
-		{"a proxy's 413", e2e.Reply{Status: 413, Body: "<html>"}, patient, 1, false},
-		{"-sync", because(503, ""), "-sync -retry-max=2 " + hasty, 3, false},
+		{"429", e2e.Because(429, "3600"), e2e.Patient, 1, true},
+		{"503", e2e.Because(503, ""), e2e.Patient, 1, true},
+		{"504", e2e.Because(504, ""), e2e.Patient, 1, true},
+		{"502 with Retry-After", e2e.Because(502, "3600"), e2e.Patient, 1, true},
+		{"no answer", e2e.Reply{}, e2e.Patient, 1, true},
+		{"half an answer", e2e.Reply{Status: e2e.HalfAnswer}, e2e.Patient, 1, true},
+		{"a token that cannot be read", e2e.OKReply, "-auth=file:/no/such/file", 0, true},
+		{"400", e2e.Because(400, ""), e2e.Patient, 1, false},
+		{"401", e2e.Because(401, ""), e2e.Patient, 1, true},
+		{"502", e2e.Because(502, ""), e2e.Patient, 1, true},
+		{"a proxy's 502", e2e.Reply{Status: 502, Body: "<html>"}, e2e.Patient, 1, true},
+		{"another program", e2e.Reply{Status: 404, Body: "404 page not found\n"}, e2e.Patient, 1, true},
+		{"another program's 200", e2e.Reply{Status: 200, Body: "<html>login</html>"}, e2e.Patient, 1, true},
+		{"a proxy's 413", e2e.Reply{Status: 413, Body: "<html>"}, e2e.Patient, 1, false},
+		{"-sync", e2e.Because(503, ""), "-sync -retry-max=2 " + e2e.Hasty, 3, false},
 	} {
-		s, spool := newScripted(t, test.reply), filepath.Join(t.TempDir(), "spool")
+		s, spool := e2e.NewScripted(t, test.reply), filepath.Join(t.TempDir(), "spool")
 		code, _, stderr := e2e.RunProgram(t, "hi", nil, "slackboard-cli", append(strings.Fields(test.flags), "-s", s.URL, "-t", "a", "-spool", spool)...)
-		kept := keptTexts(t, spool)
-		if (code == 0) != test.kept || (len(kept) == 1) != test.kept || strings.Contains(stderr, "kept in") != test.kept || len(s.requests()) != test.requests {
-			t.Errorf("%s: exit %d, %d requests, kept %q, %q", test.name, code, len(s.requests()), kept, stderr)
+		kept := e2e.KeptTexts(t, spool)
+		if (code == 0) != test.kept || (len(kept) == 1) != test.kept || strings.Contains(stderr, "kept in") != test.kept || len(s.Requests()) != test.requests {
+			t.Errorf("%s: exit %d, %d requests, kept %q, %q", test.name, code, len(s.Requests()), kept, stderr)
 		}
 	}
 }
@@ -132,16 +119,16 @@ func TestSpoolKeepsWhatNoServerTook(t *testing.T) {
 func TestSpoolKeepsTheOrder(t *testing.T) {
 	spool := t.TempDir()
 	keep(t, spool, "1", "2", "3")
-	if got := keptTexts(t, spool); !slices.Equal(got, []string{"1", "2", "3"}) {
+	if got := e2e.KeptTexts(t, spool); !slices.Equal(got, []string{"1", "2", "3"}) {
 		t.Errorf("kept %q", got)
 	}
-	s := newScripted(t, okReply, because(503, ""), okReply)
+	s := e2e.NewScripted(t, e2e.OKReply, e2e.Because(503, ""), e2e.OKReply)
 	for _, text := range []string{"4", "5"} {
 		if code, _, stderr := e2e.RunProgram(t, text, nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool); code != 0 {
 			t.Errorf("exit %d, %s", code, stderr)
 		}
 	}
-	if got, left := s.texts(), keptTexts(t, spool); !slices.Equal(got, []string{"1", "2", "2", "3", "4", "5"}) || len(left) != 0 {
+	if got, left := s.Texts(), e2e.KeptTexts(t, spool); !slices.Equal(got, []string{"1", "2", "2", "3", "4", "5"}) || len(left) != 0 {
 		t.Errorf("sent %q, left %q", got, left)
 	}
 }
@@ -157,9 +144,9 @@ func TestSpoolSetsAside(t *testing.T) {
 		e2e.WriteInto(t, spool, name, content)
 	}
 	e2e.WriteInto(t, spool, "README", "not ours")
-	s := newScripted(t, because(413, ""), okReply)
+	s := e2e.NewScripted(t, e2e.Because(413, ""), e2e.OKReply)
 	code, _, stderr := e2e.RunProgram(t, "new", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool)
-	if got := s.texts(); code != 0 || !slices.Equal(got, []string{"refused", "taken", "new"}) || strings.Count(stderr, "set aside as ") != len(bad)+1 {
+	if got := s.Texts(); code != 0 || !slices.Equal(got, []string{"refused", "taken", "new"}) || strings.Count(stderr, "set aside as ") != len(bad)+1 {
 		t.Errorf("exit %d, sent %q, %s", code, got, stderr)
 	}
 	names := e2e.FilesIn(t, spool)
@@ -178,9 +165,9 @@ func TestSpoolOutlivesAWrongToken(t *testing.T) {
 	for _, status := range []int{301, 401, 403, 500, 502} {
 		spool := t.TempDir()
 		keep(t, spool, "one")
-		s := newScripted(t, because(status, ""))
+		s := e2e.NewScripted(t, e2e.Because(status, ""))
 		code, _, stderr := e2e.RunProgram(t, "two", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool)
-		if got := keptTexts(t, spool); code != 0 || !slices.Equal(got, []string{"one", "two"}) || len(s.requests()) != 1 {
+		if got := e2e.KeptTexts(t, spool); code != 0 || !slices.Equal(got, []string{"one", "two"}) || len(s.Requests()) != 1 {
 			t.Errorf("%d: exit %d, kept %q, %q", status, code, got, stderr)
 		}
 	}
@@ -190,9 +177,9 @@ func TestSpoolOutlivesAWrongToken(t *testing.T) {
 func TestSpoolSendsMany(t *testing.T) {
 	spool := t.TempDir()
 	keepCopies(t, spool, 300)
-	s := newScripted(t)
+	s := e2e.NewScripted(t)
 	code, _, stderr := e2e.RunProgram(t, "new", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool)
-	if got := s.texts(); code != 0 || stderr != "" || len(got) != 301 || got[0] != "0" || got[299] != "299" || got[300] != "new" || len(e2e.FilesIn(t, spool)) != 0 {
+	if got := s.Texts(); code != 0 || stderr != "" || len(got) != 301 || got[0] != "0" || got[299] != "299" || got[300] != "new" || len(e2e.FilesIn(t, spool)) != 0 {
 		t.Errorf("exit %d, %q, sent %q", code, stderr, got)
 	}
 }
@@ -205,13 +192,13 @@ func TestSpoolTimeLimit(t *testing.T) {
 	t.Parallel()
 	spool := t.TempDir()
 	keep(t, spool, "old")
-	s := newScripted(t, e2e.Reply{Hang: true}, okReply)
+	s := e2e.NewScripted(t, e2e.Reply{Hang: true}, e2e.OKReply)
 	start := time.Now()
 	code, _, stderr := e2e.RunProgram(t, "new", nil, "slackboard-cli", "-s", s.URL, "-t", "b", "-spool", spool)
-	if got := s.texts(); code != 0 || stderr != "" || time.Since(start) < 10*time.Second || !slices.Equal(got, []string{"old", "new"}) {
+	if got := s.Texts(); code != 0 || stderr != "" || time.Since(start) < 10*time.Second || !slices.Equal(got, []string{"old", "new"}) {
 		t.Errorf("exit %d after %v, %q, sent %q", code, time.Since(start), stderr, got)
 	}
-	if got := keptTexts(t, spool); !slices.Equal(got, []string{"old"}) {
+	if got := e2e.KeptTexts(t, spool); !slices.Equal(got, []string{"old"}) {
 		t.Errorf("kept %q", got)
 	}
 	t.Logf("took %v", time.Since(start))
@@ -228,26 +215,26 @@ func TestSpoolLock(t *testing.T) {
 	if err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
-	s := newScripted(t)
-	if code, _, stderr := e2e.RunProgram(t, "", nil, "slackboard-log", "-s", s.URL, "-t", "a", "-spool", spool, "--", "true"); code != 0 || stderr != "" || len(s.texts()) != 0 {
-		t.Errorf("exit %d, %q, sent %q", code, stderr, s.texts())
+	s := e2e.NewScripted(t)
+	if code, _, stderr := e2e.RunProgram(t, "", nil, "slackboard-log", "-s", s.URL, "-t", "a", "-spool", spool, "--", "true"); code != 0 || stderr != "" || len(s.Texts()) != 0 {
+		t.Errorf("exit %d, %q, sent %q", code, stderr, s.Texts())
 	}
 	cmd := exec.Command(e2e.Program("slackboard-cli"), "-s", s.URL, "-t", "a", "-spool", spool)
 	cmd.Stdin = strings.NewReader("new")
 	p := e2e.StartProcess(t, cmd)
-	e2e.Poll(t, "the new one is kept", func() bool { return len(keptTexts(t, spool)) == 2 })
-	if got := s.texts(); len(got) != 0 {
+	e2e.Poll(t, "the new one is kept", func() bool { return len(e2e.KeptTexts(t, spool)) == 2 })
+	if got := s.Texts(); len(got) != 0 {
 		t.Errorf("sent %q", got)
 	}
 	dir.Close()
-	if code := p.Wait(); code != 0 || p.Stderr.String() != "" || !slices.Equal(s.texts(), []string{"old", "new"}) || len(e2e.FilesIn(t, spool)) != 0 {
-		t.Errorf("exit %d, %q, sent %q", code, p.Stderr.String(), s.texts())
+	if code := p.Wait(); code != 0 || p.Stderr.String() != "" || !slices.Equal(s.Texts(), []string{"old", "new"}) || len(e2e.FilesIn(t, spool)) != 0 {
+		t.Errorf("exit %d, %q, sent %q", code, p.Stderr.String(), s.Texts())
 	}
 }
 
 // What slackboard refuses for now holds up what goes to the same place, in order, and nothing else.
 func TestSpoolIsNoLane(t *testing.T) {
-	for _, busy := range []e2e.Reply{because(503, "5"), because(429, "5")} {
+	for _, busy := range []e2e.Reply{e2e.Because(503, "5"), e2e.Because(429, "5")} {
 		spool := t.TempDir()
 		for i, to := range []string{"-t=dead", "-t=ops", "-c=dead", "-t=dead", "-c=ops"} {
 			e2e.RunProgram(t, fmt.Sprint(i), nil, "slackboard-cli", "-s", "unix:/nowhere", to, "-spool", spool)
@@ -279,7 +266,7 @@ func TestSpoolIsNoLane(t *testing.T) {
 			}
 		}
 		mu.Lock()
-		if got, left := fmt.Sprint(took, refused), fmt.Sprint(keptTexts(t, spool)); got != "[1 4 own] [0 2 0 2]" || left != "[0  3 own]" {
+		if got, left := fmt.Sprint(took, refused), fmt.Sprint(e2e.KeptTexts(t, spool)); got != "[1 4 own] [0 2 0 2]" || left != "[0  3 own]" {
 			t.Errorf("%d: took and refused %s, left %s", busy.Status, got, left)
 		}
 		mu.Unlock()
@@ -290,10 +277,10 @@ func TestSpoolIsNoLane(t *testing.T) {
 func TestSpoolThatCannotBeWritten(t *testing.T) {
 	file := e2e.WriteFile(t, "file", "")
 	for _, spool := range []string{file, filepath.Join(t.TempDir(), "no", "spool")} {
-		s := newScripted(t, because(503, ""), okReply)
-		code, _, stderr := e2e.RunProgram(t, "hi", nil, "slackboard-cli", append(strings.Fields(hasty), "-s", s.URL, "-t", "a", "-spool", spool)...)
-		if code != 0 || !strings.Contains(stderr, "slackboard-cli: -spool: ") || len(s.requests()) != 2 {
-			t.Errorf("exit %d, %d requests, %q", code, len(s.requests()), stderr)
+		s := e2e.NewScripted(t, e2e.Because(503, ""), e2e.OKReply)
+		code, _, stderr := e2e.RunProgram(t, "hi", nil, "slackboard-cli", append(strings.Fields(e2e.Hasty), "-s", s.URL, "-t", "a", "-spool", spool)...)
+		if code != 0 || !strings.Contains(stderr, "slackboard-cli: -spool: ") || len(s.Requests()) != 2 {
+			t.Errorf("exit %d, %d requests, %q", code, len(s.Requests()), stderr)
 		}
 	}
 }
@@ -307,13 +294,13 @@ func TestSpoolIsSentBySuccess(t *testing.T) {
 	}
 	for range 2 {
 		code, stdout, stderr := e2e.RunProgram(t, "", nil, "slackboard-log", "-s", "unix:/nowhere", "-t", "a", "-spool", spool, "--", "true")
-		if code != 0 || stdout+stderr != "" || len(keptTexts(t, spool)) != 1 {
+		if code != 0 || stdout+stderr != "" || len(e2e.KeptTexts(t, spool)) != 1 {
 			t.Errorf("exit %d, %q %q", code, stdout, stderr)
 		}
 	}
-	s := newScripted(t)
+	s := e2e.NewScripted(t)
 	code, stdout, stderr := e2e.RunProgram(t, "", nil, "slackboard-log", "-s", s.URL, "-t", "a", "-spool", spool, "--", "true")
-	if got := s.texts(); code != 0 || stdout+stderr != "" || len(got) != 1 || !strings.Contains(got[0], "Error: exit status 7\n") || len(e2e.FilesIn(t, spool)) != 0 {
+	if got := s.Texts(); code != 0 || stdout+stderr != "" || len(got) != 1 || !strings.Contains(got[0], "Error: exit status 7\n") || len(e2e.FilesIn(t, spool)) != 0 {
 		t.Errorf("exit %d, %q %q, sent %q", code, stdout, stderr, got)
 	}
 }
@@ -340,7 +327,7 @@ func TestSpoolTenClients(t *testing.T) {
 		clients.Wait()
 	}
 	atOnce(10)
-	if kept := keptTexts(t, spool); len(kept) != 10 {
+	if kept := e2e.KeptTexts(t, spool); len(kept) != 10 {
 		t.Errorf("kept %q", kept)
 	}
 	first := e2e.StartServer(t, config)
@@ -381,7 +368,7 @@ func TestSpoolTenClientsHalfAnswers(t *testing.T) {
 	var mu sync.Mutex
 	requests, healthy, taken := 0, false, map[string]string{} // text by key: the server takes one with a known key only once
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body := clientRequest{body: e2e.ReadAll(r.Body)}
+		body := e2e.ClientRequest{Body: e2e.ReadAll(r.Body)}
 		mu.Lock()
 		defer mu.Unlock()
 		requests++
@@ -389,7 +376,7 @@ func TestSpoolTenClientsHalfAnswers(t *testing.T) {
 			w.WriteHeader(503)
 			return
 		}
-		taken[r.Header.Get("Idempotency-Key")] = body.text()
+		taken[r.Header.Get("Idempotency-Key")] = body.Text()
 		if !healthy && requests%3 == 1 {
 			panic(http.ErrAbortHandler)
 		}
@@ -436,12 +423,12 @@ func TestSpoolOfTwoUsers(t *testing.T) {
 	keep(t, spool, "root's")
 	os.Chmod(spool, 0o777)
 	os.Chmod(e2e.Binaries(), 0o755)
-	s := newScripted(t)
+	s := e2e.NewScripted(t)
 	cmd := exec.Command(e2e.Program("slackboard-cli"), "-s", s.URL, "-t", "a", "-spool", spool)
 	cmd.Stdin, cmd.Dir, cmd.SysProcAttr = strings.NewReader("nobody's"), "/", e2e.AsNobody()
 	p := e2e.StartProcess(t, cmd)
-	if code := p.Wait(); code != 0 || !strings.HasSuffix(p.Stderr.String(), ": permission denied\n") || !slices.Equal(s.texts(), []string{"nobody's"}) {
-		t.Errorf("exit %d, %q, sent %q", code, p.Stderr.String(), s.texts())
+	if code := p.Wait(); code != 0 || !strings.HasSuffix(p.Stderr.String(), ": permission denied\n") || !slices.Equal(s.Texts(), []string{"nobody's"}) {
+		t.Errorf("exit %d, %q, sent %q", code, p.Stderr.String(), s.Texts())
 	}
 	if names := e2e.FilesIn(t, spool); len(names) != 1 || !strings.HasSuffix(names[0], ".json") {
 		t.Errorf("the spool has %q", names)

@@ -21,6 +21,8 @@ import (
 	"slackboard/e2e"
 )
 
+func TestMain(m *testing.M) { e2e.Main(m) }
+
 // logCommand is slackboard-log with a script for sh. Flags are separated by blanks.
 func logCommand(flags, script string, args ...string) *exec.Cmd {
 	args = append([]string{"--", "sh", "-c", script}, args...)
@@ -91,17 +93,17 @@ func TestLogTable(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			s := newScripted(t)
+			s := e2e.NewScripted(t)
 			args := append(append(strings.Fields(test.flags), "-s", s.URL, "-t", "a", "--"), test.command...)
 			code, stdout, stderr := e2e.RunProgram(t, "", nil, "slackboard-log", args...)
 			if code != test.code || stdout != test.stdout || !strings.Contains(stderr, test.stderr) || test.stderr == "" && stderr != "" {
 				t.Errorf("exit %d, %q %q; want %d, %q %q", code, stdout, stderr, test.code, test.stdout, test.stderr)
 			}
-			if texts := s.texts(); test.posted == "" && len(texts) != 0 || test.posted != "" && (len(texts) != 1 || !strings.Contains(texts[0], test.posted)) {
+			if texts := s.Texts(); test.posted == "" && len(texts) != 0 || test.posted != "" && (len(texts) != 1 || !strings.Contains(texts[0], test.posted)) {
 				t.Errorf("told %q, want %q", texts, test.posted)
 			}
-			if strings.Contains(stderr+fmt.Sprint(s.texts()), "xyzzy") {
-				t.Errorf("an argument is shown: %q %q", stderr, s.texts())
+			if strings.Contains(stderr+fmt.Sprint(s.Texts()), "xyzzy") {
+				t.Errorf("an argument is shown: %q %q", stderr, s.Texts())
 			}
 			if strings.Contains(test.flags, "-tee") && strings.Count(stderr, "err\n") != 1 {
 				t.Errorf("printed twice: %q", stderr)
@@ -112,27 +114,27 @@ func TestLogTable(t *testing.T) {
 
 // The message as a whole, for a tag and for a channel.
 func TestLogMessage(t *testing.T) {
-	want := regexp.MustCompile("^Host: " + regexp.QuoteMeta(hostname()) + "\nCommand: sh -c echo 'a &amp; b'; exit 7\n" +
+	want := regexp.MustCompile("^Host: " + regexp.QuoteMeta(e2e.Hostname()) + "\nCommand: sh -c echo 'a &amp; b'; exit 7\n" +
 		`Started: \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC` + "\n" + `Took: \d+(\.\d+)?m?s` + "\nOutput:\n```\na &amp; b\n```\nExit status: 7\nError: exit status 7\n$")
-	s := newScripted(t)
+	s := e2e.NewScripted(t)
 	cmd := logCommand("-s "+s.URL+" -t ops -title nightly", "echo 'a & b'; exit 7")
 	cmd.Env = append(os.Environ(), "TZ=UTC")
 	e2e.StartProcess(t, cmd).Wait()
-	requests := s.requests()
-	if len(requests) != 1 || !want.MatchString(requests[0].text()) || !strings.Contains(requests[0].body, `"level":"crit"`) ||
-		!strings.Contains(requests[0].body, `"title":"nightly"`) || requests[0].path != "/notify" {
+	requests := s.Requests()
+	if len(requests) != 1 || !want.MatchString(requests[0].Text()) || !strings.Contains(requests[0].Body, `"level":"crit"`) ||
+		!strings.Contains(requests[0].Body, `"title":"nightly"`) || requests[0].Path != "/notify" {
 		t.Errorf("told %+v", requests)
 	}
 	for _, test := range []struct{ script, level, color string }{{"exit 1", "crit", "#ff0000"}, {"exit 0", "info", "#00ff00"}} {
-		s := newScripted(t)
+		s := e2e.NewScripted(t)
 		e2e.StartProcess(t, logCommand("-always -t ops -s "+s.URL, test.script)).Wait()
 		e2e.StartProcess(t, logCommand("-always -c ops -s "+s.URL, test.script)).Wait()
-		requests := s.requests()
-		if len(requests) != 2 || !strings.Contains(requests[0].body, `"level":"`+test.level+`"`) || !strings.Contains(requests[1].body, `"color":"`+test.color+`"`) {
+		requests := s.Requests()
+		if len(requests) != 2 || !strings.Contains(requests[0].Body, `"level":"`+test.level+`"`) || !strings.Contains(requests[1].Body, `"color":"`+test.color+`"`) {
 			t.Errorf("%s: told %+v", test.script, requests)
 		}
-		if test.script == "exit 0" && strings.Contains(requests[0].text(), "Error:") {
-			t.Errorf("success has an error: %s", requests[0].text())
+		if test.script == "exit 0" && strings.Contains(requests[0].Text(), "Error:") {
+			t.Errorf("success has an error: %s", requests[0].Text())
 		}
 	}
 }
@@ -140,9 +142,9 @@ func TestLogMessage(t *testing.T) {
 // Took is how long the command took.
 func TestLogTook(t *testing.T) {
 	t.Parallel()
-	s := newScripted(t)
+	s := e2e.NewScripted(t)
 	e2e.StartProcess(t, logCommand("-s "+s.URL+" -t a", "sleep 1.1; exit 1")).Wait()
-	_, rest, _ := strings.Cut(s.texts()[0], "\nTook: ")
+	_, rest, _ := strings.Cut(s.Texts()[0], "\nTook: ")
 	line, _, _ := strings.Cut(rest, "\n")
 	if took, err := time.ParseDuration(line); err != nil || took < 1100*time.Millisecond {
 		t.Errorf("took %q", line)
@@ -151,13 +153,13 @@ func TestLogTook(t *testing.T) {
 
 // No output can ping anyone, leave its code block, or make the message larger than people read.
 func TestLogHarmless(t *testing.T) {
-	s := newScripted(t)
+	s := e2e.NewScripted(t)
 	evil := "<!channel> & <@U012>\n```\n@channel @Here, @everyone: ````` <http://x|y>\n\xff\xfe ok"
 	cmd := logCommand("-s "+s.URL+" -t a", "cat; exit 1", "```", "<!here>", "@channel")
 	cmd.Stdin = strings.NewReader(evil)
 	p := e2e.StartProcess(t, cmd)
 	p.Wait()
-	text := s.texts()[0]
+	text := s.Texts()[0]
 	_, block, _ := strings.Cut(text, "Output:\n```\n")
 	block, after, closed := strings.Cut(block, "\n```\n")
 	want := "&lt;!channel&gt; &amp; &lt;@U012&gt;\n`\u2060`\u2060`\n@\u2060channel @\u2060Here, @\u2060everyone: `\u2060`\u2060`\u2060`\u2060` &lt;http://x|y&gt;\n\ufffd\ufffd ok"
@@ -172,7 +174,7 @@ func TestLogHarmless(t *testing.T) {
 	}
 
 	code, _, stderr := e2e.RunProgram(t, "", nil, "slackboard-log", "-s", s.URL, "-t", "a", "--", "@here<!channel>\xff")
-	if got := s.texts()[1]; code != 127 || !strings.Contains(got, "\nCommand: @\u2060here&lt;!channel&gt;\ufffd\n") || !strings.Contains(got, "\nError: exec: \"@\u2060here&lt;!channel&gt;") {
+	if got := s.Texts()[1]; code != 127 || !strings.Contains(got, "\nCommand: @\u2060here&lt;!channel&gt;\ufffd\n") || !strings.Contains(got, "\nError: exec: \"@\u2060here&lt;!channel&gt;") {
 		t.Errorf("exit %d, %s told %q", code, stderr, got)
 	}
 }
@@ -185,10 +187,10 @@ func TestLogExcerpt(t *testing.T) {
 		"yes '@here ```' | head -n 5000; exit 1",
 		"echo first; head -c 20000 /dev/zero | tr '\\0' x; printf '\\nlast'; exit 1",
 	} {
-		s := newScripted(t)
+		s := e2e.NewScripted(t)
 		code, _, stderr := e2e.RunProgram(t, "", nil, "slackboard-log", "-s", s.URL, "-t", "a", "--", "sh", "-c", script)
 		out, _ := exec.Command("sh", "-c", script).Output()
-		_, block, _ := strings.Cut(s.texts()[0], "Output:\n```\n")
+		_, block, _ := strings.Cut(s.Texts()[0], "Output:\n```\n")
 		block, _, _ = strings.Cut(block, "\n```\nExit")
 		plain := strings.NewReplacer("\u2060", "", "&lt;", "<").Replace
 		head, rest, found := strings.Cut(block, "\n[… ")
@@ -207,9 +209,9 @@ func TestLogExcerpt(t *testing.T) {
 			t.Errorf("%s: %d bytes of %d are printed", script, len(stderr), len(out))
 		}
 	}
-	s := newScripted(t)
+	s := e2e.NewScripted(t)
 	e2e.RunProgram(t, "", nil, "slackboard-log", "-s", s.URL, "-t", "a", "--", "sh", "-c", "seq 1 100000; exit 1")
-	text := s.texts()[0]
+	text := s.Texts()[0]
 	_, block, _ := strings.Cut(text, "```\n1\n2\n3\n")
 	head, tail, _ := strings.Cut(block, "\n[… ")
 	lines := strings.Split(head, "\n")
@@ -309,13 +311,13 @@ func TestLogLeavesNoGrandchild(t *testing.T) {
 func TestLogBackgroundChild(t *testing.T) {
 	t.Parallel()
 	for _, flags := range []string{"", "-tee "} {
-		s := newScripted(t)
+		s := e2e.NewScripted(t)
 		pids := filepath.Join(t.TempDir(), "pid")
 		start := time.Now()
 		p := e2e.StartProcess(t, logCommand(flags+"-s "+s.URL+" -t a", `(echo $$; sleep 0.3; echo late; exec sleep 600) & echo $! >"$0"; exit 3`, pids))
 		pid := pidIn(t, pids)
 		code := p.Wait()
-		if texts := s.texts(); code != 3 || len(texts) != 1 || !strings.Contains(texts[0], "\nlate\n") || !isAlive(pid) {
+		if texts := s.Texts(); code != 3 || len(texts) != 1 || !strings.Contains(texts[0], "\nlate\n") || !isAlive(pid) {
 			t.Errorf("exit %d, told %q", code, texts)
 		}
 		t.Logf("took %v", time.Since(start))
@@ -352,11 +354,11 @@ func TestLogTeeClosed(t *testing.T) {
 // When nobody reads what we print, people are told all the same, and the status stays.
 func TestLogBrokenOutput(t *testing.T) {
 	for _, flags := range []string{"", "-tee"} {
-		s := newScripted(t)
+		s := e2e.NewScripted(t)
 		status := filepath.Join(t.TempDir(), "status")
 		p := e2e.StartProcess(t, exec.Command("sh", "-c", `{ "$0" -s "$1" -t a `+flags+` -- sh -c 'trap "" PIPE; seq 100000 2>&1; exit 3'; echo $? >"$2"; } 2>&1 | head -n 1`,
 			e2e.Program("slackboard-log"), s.URL, status))
-		if code, texts := p.Wait(), s.texts(); code != 0 || e2e.ReadFile(t, status) != "3\n" || len(texts) != 1 || !strings.Contains(texts[0], "Exit status: 3\n") {
+		if code, texts := p.Wait(), s.Texts(); code != 0 || e2e.ReadFile(t, status) != "3\n" || len(texts) != 1 || !strings.Contains(texts[0], "Exit status: 3\n") {
 			t.Errorf("%s: exit %d, status %q, told %q", flags, code, e2e.ReadFile(t, status), texts)
 		}
 	}
@@ -446,10 +448,10 @@ func TestLogFileThatCannotBeWritten(t *testing.T) {
 // A server that does not answer delays neither start nor output; a notification that fails is one line, and the status
 // stays. A TERM ends the wait.
 func TestLogNotificationFails(t *testing.T) {
-	s := newScripted(t, e2e.Reply{Hang: true})
+	s := e2e.NewScripted(t, e2e.Reply{Hang: true})
 	p := e2e.StartProcess(t, logCommand("-s "+s.URL+" -t a -tee", "echo out; exit 6"))
 	e2e.Poll(t, "the report is printed while the server hangs", func() bool {
-		return len(s.requests()) == 1 && p.Stdout.String() == "out\n" && strings.Contains(p.Stderr.String(), "Error: exit status 6\n")
+		return len(s.Requests()) == 1 && p.Stdout.String() == "out\n" && strings.Contains(p.Stderr.String(), "Error: exit status 6\n")
 	})
 	p.Signal(syscall.SIGUSR1)
 	p.Signal(syscall.SIGTERM)
@@ -460,9 +462,9 @@ func TestLogNotificationFails(t *testing.T) {
 		flags string
 		lines int // one that the message is not sent; where a file cannot be read, one before the command runs
 	}{
-		{"-s unix:/nowhere -retry-max 0", 1}, {"-s http://" + e2e.DeadAddress(t) + " " + hasty, 1},
+		{"-s unix:/nowhere -retry-max 0", 1}, {"-s http://" + e2e.DeadAddress(t) + " " + e2e.Hasty, 1},
 		{"-s h:1 -auth file:/no/such/file", 2}, {"-s https://h:1 -cacert /no/such/file", 2}, {"-s https://h:1 -cert /no/such/file -key /no/such/file", 2},
-		{"-s " + newScripted(t, because(400, "")).URL, 1}, {"-s " + newScripted(t, because(502, "")).URL, 1},
+		{"-s " + e2e.NewScripted(t, e2e.Because(400, "")).URL, 1}, {"-s " + e2e.NewScripted(t, e2e.Because(502, "")).URL, 1},
 	} {
 		for script, want := range map[string]int{"exit 6": 6, "exit 0": 0} {
 			p := e2e.StartProcess(t, logCommand(test.flags+" -tee -t a -always -log /dev/null", "echo runs >&2; "+script))
@@ -478,18 +480,18 @@ func TestLogNotificationFails(t *testing.T) {
 // With a spool, what a TERM interrupts is kept.
 func TestLogKeepsWhatIsInterrupted(t *testing.T) {
 	spool := t.TempDir()
-	s := newScripted(t, e2e.Reply{Hang: true})
+	s := e2e.NewScripted(t, e2e.Reply{Hang: true})
 	p := e2e.StartProcess(t, logCommand("-s "+s.URL+" -t a -spool "+spool, "exit 6"))
-	e2e.Poll(t, "the server is asked", func() bool { return len(s.requests()) == 1 })
+	e2e.Poll(t, "the server is asked", func() bool { return len(s.Requests()) == 1 })
 	p.Signal(syscall.SIGTERM)
-	if code := p.Wait(); code != 6 || len(keptTexts(t, spool)) != 1 {
-		t.Errorf("exit %d, kept %q, %s", code, keptTexts(t, spool), p.Stderr.String())
+	if code := p.Wait(); code != 6 || len(e2e.KeptTexts(t, spool)) != 1 {
+		t.Errorf("exit %d, kept %q, %s", code, e2e.KeptTexts(t, spool), p.Stderr.String())
 	}
 }
 
 // What cron gives: no HOME, no terminal, next to no environment. And no open files at all.
 func TestClientsUnderCron(t *testing.T) {
-	s := newScripted(t)
+	s := e2e.NewScripted(t)
 	for _, test := range []struct {
 		name, script string
 		code         int
@@ -503,12 +505,12 @@ func TestClientsUnderCron(t *testing.T) {
 		{"slackboard-log, all closed", `BIN/slackboard-log -s URL -t a -- sh -c 'cat; echo out; exit 3' <&- >&- 2>&-`, 3, "", "\nout\n"},
 		{"slackboard-log, all closed, -tee", `BIN/slackboard-log -s URL -t a -tee -- sh -c 'cat; echo out; exit 3' <&- >&- 2>&-`, 3, "", "\nout\n"},
 	} {
-		before := len(s.requests())
+		before := len(s.Requests())
 		script := strings.NewReplacer("BIN", e2e.Binaries(), "URL", s.URL).Replace(test.script)
 		cmd := exec.Command("/bin/sh", "-c", script)
 		cmd.Env, cmd.Dir, cmd.SysProcAttr = []string{"PATH=/usr/bin:/bin"}, "/", &syscall.SysProcAttr{Setsid: true}
 		p := e2e.StartProcess(t, cmd)
-		code, texts := p.Wait(), s.texts()[before:]
+		code, texts := p.Wait(), s.Texts()[before:]
 		if code != test.code || p.Stdout.String() != test.stdout || test.told == "" && len(texts) != 0 || test.told != "" && (len(texts) != 1 || !strings.Contains(texts[0], test.told)) {
 			t.Errorf("%s: exit %d, %q %q, told %q", test.name, code, p.Stdout.String(), p.Stderr.String(), texts)
 		}

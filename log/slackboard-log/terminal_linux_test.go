@@ -1,6 +1,6 @@
 package main
 
-// The clients at a terminal, as PID 1, and where nobody listens to them.
+// slackboard-log at a terminal, as PID 1, and where nobody listens to the clients.
 
 import (
 	"fmt"
@@ -9,68 +9,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
-	"unsafe"
 
 	"slackboard/e2e"
 )
-
-// terminal is a pseudo-terminal, as those see it who sit in front of it.
-type terminal struct {
-	*os.File
-	shown e2e.Buffer
-}
-
-// startAtTerminal starts cmd in a session of its own, in the foreground of a new terminal. Standard input, output and error
-// are the terminal where cmd has none.
-func startAtTerminal(t *testing.T, cmd *exec.Cmd) (*e2e.Process, *terminal) {
-	t.Helper()
-	front, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
-	if err != nil {
-		t.Skipf("skipped: there is no pseudo-terminal here: %v", err)
-	}
-	var number, unlock int32
-	for request, arg := range map[uintptr]*int32{syscall.TIOCGPTN: &number, syscall.TIOCSPTLCK: &unlock} {
-		if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, front.Fd(), request, uintptr(unsafe.Pointer(arg))); errno != 0 {
-			t.Fatal(errno)
-		}
-	}
-	back, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|syscall.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer back.Close()
-	cmd.ExtraFiles = []*os.File{back}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 3}
-	if cmd.Stdin == nil {
-		cmd.Stdin = back
-	}
-	if cmd.Stdout == nil {
-		cmd.Stdout = back
-	}
-	cmd.Stderr = back
-	p := &e2e.Process{Cmd: cmd, T: t, Ended: make(chan struct{})}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() { cmd.Wait(); close(p.Ended) }()
-	tty := &terminal{File: front}
-	go io.Copy(&tty.shown, front)
-	t.Cleanup(func() { p.Kill(); front.Close() })
-	return p, tty
-}
-
-func null(t *testing.T) *os.File {
-	t.Helper()
-	f, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	return f
-}
 
 // A command that asks at the terminal, whatever its standard input is, gets its answer; Ctrl-C ends it.
 func TestLogAsksAtTheTerminal(t *testing.T) {
@@ -90,15 +33,15 @@ func TestLogAsksAtTheTerminal(t *testing.T) {
 			t.Parallel()
 			cmd := logCommand("-notify=false -tee", "printf 'password: ' >/dev/tty; read x </dev/tty; echo got $x; exit 3")
 			if !test.stdin {
-				cmd.Stdin = null(t)
+				cmd.Stdin = e2e.Null(t)
 			}
-			p, tty := startAtTerminal(t, cmd)
-			e2e.Poll(t, "it asks", func() bool { return strings.Contains(tty.shown.String(), "password: ") })
+			p, tty := e2e.StartAtTerminal(t, cmd)
+			e2e.Poll(t, "it asks", func() bool { return strings.Contains(tty.Shown.String(), "password: ") })
 			io.WriteString(tty, test.typed)
 			if code := p.Wait(); code != test.code {
-				t.Errorf("exit %d, %q", code, tty.shown.String())
+				t.Errorf("exit %d, %q", code, tty.Shown.String())
 			}
-			e2e.Poll(t, test.shows, func() bool { return strings.Contains(tty.shown.String(), test.shows) })
+			e2e.Poll(t, test.shows, func() bool { return strings.Contains(tty.Shown.String(), test.shows) })
 		})
 	}
 }
@@ -108,66 +51,12 @@ func TestLogInTheBackground(t *testing.T) {
 	pids := filepath.Join(t.TempDir(), "pid")
 	cmd := exec.Command("sh", "-c", `set -m; "$0" -notify=false -timeout 300ms -- sh -c "sh -c 'echo \$\$ >$1; sleep 600; sleep 600' & wait" </dev/null & wait $!`,
 		e2e.Program("slackboard-log"), pids)
-	p, tty := startAtTerminal(t, cmd)
+	p, tty := e2e.StartAtTerminal(t, cmd)
 	pid := pidIn(t, pids)
 	if code := p.Wait(); code != 124 {
-		t.Errorf("exit %d, %q", code, tty.shown.String())
+		t.Errorf("exit %d, %q", code, tty.Shown.String())
 	}
 	e2e.Poll(t, "the grandchild is gone", func() bool { return !isAlive(pid) })
-}
-
-// Where people wait they are told why: no server answers, or standard input does not end.
-func TestClientsSayWhatTheyWaitFor(t *testing.T) {
-	dead := e2e.DeadAddress(t)
-	p, tty := startAtTerminal(t, clientCommand("slackboard-cli", "-s "+dead+" -t a -retry-max 2 -retry-wait-min 10ms", "hi"))
-	if code := p.Wait(); code != 1 {
-		t.Errorf("exit %d, %q", code, tty.shown.String())
-	}
-	refused := "slackboard-cli: " + dead + ": dial tcp " + dead + ": connect: connection refused: the next try is in "
-	e2e.Poll(t, "two tries are announced", func() bool {
-		shown := tty.shown.String()
-		return strings.Contains(shown, refused+"10ms\r\n") && strings.Contains(shown, refused+"20ms\r\n") && strings.Contains(shown, "not sent: ") && strings.Count(shown, "\n") == 3
-	})
-	code, _, stderr := e2e.RunProgram(t, "hi", nil, "slackboard-cli", "-s", dead, "-t", "a", "-retry-max", "2", "-retry-wait-min", "10ms")
-	if code != 1 || strings.Count(stderr, "\n") != 1 {
-		t.Errorf("without a terminal: exit %d, %q", code, stderr)
-	}
-}
-
-func TestCliSaysThatItWaitsForInput(t *testing.T) {
-	t.Parallel()
-	const waits = "slackboard-cli: waiting for the end of standard input"
-	s := newScripted(t)
-	start := time.Now()
-	p, tty := startAtTerminal(t, clientCommand("slackboard-cli", "-t a -s "+s.URL, ""))
-	cmd := clientCommand("slackboard-cli", "-t a -s "+s.URL, "")
-	pipe, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	piped := e2e.StartProcess(t, cmd)
-	io.WriteString(pipe, "some")
-	e2e.Poll(t, "it says what it waits for", func() bool {
-		return strings.Contains(tty.shown.String(), waits) && strings.Contains(piped.Stderr.String(), waits)
-	})
-	if took := time.Since(start); took < 5*time.Second {
-		t.Errorf("said after %v", took)
-	}
-	io.WriteString(tty, "hi\n\x04")
-	io.WriteString(pipe, " more")
-	pipe.Close()
-	if code, code2 := p.Wait(), piped.Wait(); code != 0 || code2 != 0 || len(s.texts()) != 2 || strings.Count(piped.Stderr.String(), "\n") != 1 {
-		t.Errorf("exit %d and %d, %q, sent %q", code, code2, piped.Stderr.String(), s.texts())
-	}
-}
-
-// clientCommand is a client whose flags are separated by blanks. Without a text it has no standard input.
-func clientCommand(program, flags, text string) *exec.Cmd {
-	cmd := exec.Command(e2e.Program(program), strings.Fields(flags)...)
-	if text != "" {
-		cmd.Stdin = strings.NewReader(text)
-	}
-	return cmd
 }
 
 // When nobody reads standard error or output, neither client dies of it.
@@ -187,7 +76,7 @@ func TestClientsWithoutAReader(t *testing.T) {
 		{"log, a file is missing", `BIN/slackboard-log -s URL -t a -auth file:/nowhere -- sh -c 'exit 3'`, 3, ""},
 		{"log, usage", `BIN/slackboard-log -nope`, 125, ""},
 	} {
-		s, status := newScripted(t), filepath.Join(t.TempDir(), "status")
+		s, status := e2e.NewScripted(t), filepath.Join(t.TempDir(), "status")
 		script := strings.NewReplacer("BIN", e2e.Binaries(), "URL", s.URL, "SPOOL", t.TempDir()).Replace(test.script)
 		r, w, err := os.Pipe()
 		if err != nil {
@@ -198,7 +87,7 @@ func TestClientsWithoutAReader(t *testing.T) {
 		cmd.ExtraFiles = []*os.File{w}
 		e2e.StartProcess(t, cmd).Wait()
 		w.Close()
-		texts := s.texts()
+		texts := s.Texts()
 		if got := e2e.ReadFile(t, status); got != fmt.Sprintln(test.code) || test.told == "" && len(texts) != 0 || test.told != "" && (len(texts) != 1 || !strings.Contains(texts[0], test.told)) {
 			t.Errorf("%s: exit %q, want %d; told %q", test.name, got, test.code, texts)
 		}
@@ -249,4 +138,63 @@ func TestLogWaitsForNoZombie(t *testing.T) {
 	endsAtOnce(t, func() *exec.Cmd {
 		return logCommand("-notify=false -timeout 100ms", "sh -c 'sleep 600; true' & sleep 600")
 	})
+}
+
+// Reading from a terminal works: the command stays in the terminal's process group, and Ctrl-C reaches it.
+func TestLogAtATerminal(t *testing.T) {
+	if _, err := exec.LookPath("script"); err != nil {
+		t.Skip("skipped: there is no script(1) here")
+	}
+	atTerminal := func(script string) (*e2e.Process, func(string)) {
+		cmd := exec.Command("script", "-qec", "exec "+e2e.Program("slackboard-log")+ // else Ctrl-C ends the shell, too
+			" -notify=false -tee -- sh -c '"+script+"'", "/dev/null")
+		stdin, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e2e.StartProcess(t, cmd), func(s string) {
+			if _, err := stdin.Write([]byte(s)); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	p, typed := atTerminal("echo ready; read x; echo got $x; exit 3")
+	e2e.Poll(t, "ready", func() bool { return strings.Contains(p.Stdout.String(), "ready") })
+	typed("hello\n")
+	if code := p.Wait(); code != 3 || !strings.Contains(p.Stdout.String(), "got hello") {
+		t.Errorf("exit %d, %q", code, p.Stdout.String())
+	}
+	p, typed = atTerminal("trap \"echo got INT\" INT; echo ready; read x; read y; exit 4")
+	e2e.Poll(t, "ready", func() bool { return strings.Contains(p.Stdout.String(), "ready") })
+	typed("\x03")
+	e2e.Poll(t, "the command gets INT", func() bool { return strings.Contains(p.Stdout.String(), "got INT") })
+	typed("one\ntwo\n")
+	if code := p.Wait(); code != 4 || strings.Count(p.Stdout.String(), "got INT\r\n") != 1 {
+		t.Errorf("exit %d, %q", code, p.Stdout.String())
+	}
+	// One INT of the terminal is one for the command: it is not forwarded as well. Another signal is.
+	p, _ = atTerminal("trap \"echo got INT\" INT; trap \"echo got USR1; exit 5\" USR1; kill -INT $PPID; kill -USR1 $PPID; while :; do sleep 0.02; done")
+	if code := p.Wait(); code != 5 || strings.Contains(p.Stdout.String(), "got INT\r\n") || !strings.Contains(p.Stdout.String(), "got USR1\r\n") {
+		t.Errorf("exit %d, %q", code, p.Stdout.String())
+	}
+}
+
+// Memory is bounded, whatever the output.
+func TestLogMemory(t *testing.T) {
+	for _, flags := range []string{"", "-tee", "-log /dev/null"} {
+		p, code, kB := e2e.PeakOf(t, func(url string) *exec.Cmd {
+			cmd := logCommand(flags+" -s "+url+" -t a", fmt.Sprintf("yes 'a line of <output> & more' | head -c %d; exit 1", e2e.Megabytes()<<20))
+			if flags == "-tee" {
+				cmd.Stdout = e2e.Null(t)
+			}
+			return cmd
+		})
+		if code != 1 || kB == 0 || kB > 32<<10 {
+			t.Errorf("%s: exit %d, %d kB resident, want at most %d", flags, code, kB, 32<<10)
+		}
+		if printed := len(p.Stderr.String()); flags == "" && printed < 1<<20 {
+			t.Errorf("only %d bytes are printed", printed)
+		}
+		t.Logf("%d MB of output %s: %d kB resident at most", e2e.Megabytes(), flags, kB)
+	}
 }
