@@ -15,8 +15,10 @@ import (
 
 // A proxy may add its line behind one that the client has sent.
 func TestForwardedBehindAnEmptyLine(t *testing.T) {
-	for _, name := range []string{"X-Forwarded-For", "Forwarded", "Via", "X-Real-Ip", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded", "X-Original-Forwarded-For",
-		"Forwarded-For", "True-Client-Ip", "X-Client-Ip", "X-Cluster-Client-Ip", "Cf-Connecting-Ip", "Fastly-Client-Ip", "X-Envoy-External-Address", "x_forwarded_for"} {
+	for _, name := range []string{"X-Forwarded-For", "Forwarded", "Via", "X-Real-Ip", "X-Forwarded-Host",
+		"X-Forwarded-Proto", "X-Forwarded", "X-Original-Forwarded-For",
+		"Forwarded-For", "True-Client-Ip", "X-Client-Ip", "X-Cluster-Client-Ip", "Cf-Connecting-Ip", "Fastly-Client-Ip",
+		"X-Envoy-External-Address", "x_forwarded_for"} {
 		r := httptest.NewRequest("GET", "/messages", nil)
 		r.RemoteAddr, r.Host = "127.0.0.1:1234", "localhost"
 		if !fromHere(r) {
@@ -61,18 +63,23 @@ token = "N3w"
 
 // Senders may post, operators may do everything; where there is a token to bring, nobody posts without one.
 func TestSenders(t *testing.T) {
-	reads := []string{"GET /stat/app", "GET /stat/go", "GET /config/app", "GET /ui/", "GET /", "GET /metrics", "GET /debug/vars", "GET /messages?state=dead", "GET /messages/0",
-		"POST /messages/retry?tag=a", "POST /messages/0/retry", "DELETE /messages?state=dead&tag=a", "DELETE /messages/0", "GET /nothing"}
+	reads := []string{"GET /stat/app", "GET /stat/go", "GET /config/app", "GET /ui/", "GET /", "GET /metrics",
+		"GET /debug/vars", "GET /messages?state=dead", "GET /messages/0",
+		"POST /messages/retry?tag=a", "POST /messages/0/retry", "DELETE /messages?state=dead&tag=a",
+		"DELETE /messages/0", "GET /nothing"}
 	posts := []string{"POST /notify", "POST /notify/", "POST /notify-directly"}
 	const passes = 0 // instead of a status
 	for _, test := range []struct {
 		name, toml, token string
 		post, read        int
 	}{
-		{"senders and operators, an operator", e2e.WithCore(hookAndTags, "auth_token = '0P'") + twoSenders, "0P", passes, passes},
-		{"senders and operators, a sender", e2e.WithCore(hookAndTags, "auth_token = '0P'") + twoSenders, "C1", passes, 403},
+		{"senders and operators, an operator", e2e.WithCore(hookAndTags, "auth_token = '0P'") + twoSenders, "0P",
+			passes, passes},
+		{"senders and operators, a sender", e2e.WithCore(hookAndTags, "auth_token = '0P'") + twoSenders, "C1",
+			passes, 403},
 		{"senders and operators, nobody", e2e.WithCore(hookAndTags, "auth_token = '0P'") + twoSenders, "", 401, 401},
-		{"senders and operators, a sender with a blank", e2e.WithCore(hookAndTags, "auth_token = '0P'") + twoSenders, "C1 ", passes, 403},
+		{"senders and operators, a sender with a blank", e2e.WithCore(hookAndTags, "auth_token = '0P'") + twoSenders,
+			"C1 ", passes, 403},
 		{"senders, the old token", hookAndTags + twoSenders, "0ld", passes, 403},
 		{"senders, the new token", hookAndTags + twoSenders, "N3w", passes, 403},
 		{"senders, nobody", hookAndTags + twoSenders, "", 401, passes},
@@ -85,8 +92,10 @@ func TestSenders(t *testing.T) {
 		for want, requests := range map[*int][]string{&test.post: posts, &test.read: reads} {
 			for _, request := range requests {
 				method, path, _ := strings.Cut(request, " ")
-				w := p.askAs(test.token, method, "http://localhost"+path, `{"tag":"a","text":"x","payload":{"text":"x"}}`)
-				refused := w.Code == 401 || w.Code == 403 && !strings.Contains(w.Body.String(), "own host only") // httptest's requests come from elsewhere
+				w := p.askAs(test.token, method, "http://localhost"+path,
+					`{"tag":"a","text":"x","payload":{"text":"x"}}`)
+				// httptest's requests come from elsewhere
+				refused := w.Code == 401 || w.Code == 403 && !strings.Contains(w.Body.String(), "own host only")
 				if refused != (*want != passes) || refused && w.Code != *want {
 					t.Errorf("%s: %s: %d %s", test.name, request, w.Code, w.Body)
 				}
@@ -105,7 +114,8 @@ func TestSenders(t *testing.T) {
 
 // A sender's name stands in the access log and with the message; no token does.
 func TestSenderIsNamed(t *testing.T) {
-	p := newInProcess(t, testConfig(t, e2e.WithCore(hookAndTags, "auth_token = '0P3RATOR'")+twoSenders), &recorder{script: down})
+	p := newInProcess(t, testConfig(t, e2e.WithCore(hookAndTags, "auth_token = '0P3RATOR'")+twoSenders),
+		&recorder{script: down})
 	p.askAs("N3w", "POST", "/notify", e2e.NotifyBody("a", 1, false))
 	p.askAs("0P3RATOR", "POST", "/notify", e2e.NotifyBody("a", 2, false))
 	p.askAs("C1", "POST", "/notify-directly", `{"payload":{"channel":"#c","text":"3"}}`)
@@ -115,22 +125,26 @@ func TestSenderIsNamed(t *testing.T) {
 	for _, file := range files {
 		stored += e2e.ReadFile(t, file)
 	}
-	if strings.Count(stored, `"sender":`) != 2 || !strings.Contains(stored, `"sender":"web"`) || !strings.Contains(stored, `"sender":"ci"`) {
+	if strings.Count(stored, `"sender":`) != 2 || !strings.Contains(stored, `"sender":"web"`) ||
+		!strings.Contains(stored, `"sender":"ci"`) {
 		t.Errorf("the spool has %s", stored)
 	}
 	log := p.out.String()
 	lines := strings.Split(log, "\n")
-	if !strings.Contains(lines[0], `"sender":"web"`) || strings.Contains(lines[1], "sender") || !strings.Contains(lines[2], `"sender":"ci"`) || !strings.Contains(lines[3], `"sender":"ci"`) {
+	if !strings.Contains(lines[0], `"sender":"web"`) || strings.Contains(lines[1], "sender") ||
+		!strings.Contains(lines[2], `"sender":"ci"`) || !strings.Contains(lines[3], `"sender":"ci"`) {
 		t.Errorf("the access log is %s", log)
 	}
-	if all := log + stored + p.logs.String(); strings.Contains(all, "N3w") || strings.Contains(all, "0P3RATOR") || strings.Contains(all, `C1`) {
+	if all := log + stored + p.logs.String(); strings.Contains(all, "N3w") || strings.Contains(all, "0P3RATOR") ||
+		strings.Contains(all, `C1`) {
 		t.Errorf("a token shows: %s", all)
 	}
 }
 
 func TestOperatorsOnly(t *testing.T) {
 	p := newInProcess(t, dryRunConfig(), &recorder{})
-	for _, request := range []string{"GET /messages?state=dead", "GET /messages/x", "POST /messages/x/retry", "POST /messages/retry?tag=a", "DELETE /messages/x", "DELETE /messages?state=dead&tag=a"} {
+	for _, request := range []string{"GET /messages?state=dead", "GET /messages/x", "POST /messages/x/retry",
+		"POST /messages/retry?tag=a", "DELETE /messages/x", "DELETE /messages?state=dead&tag=a"} {
 		method, path, _ := strings.Cut(request, " ")
 		if w := p.do(method, path, ""); w.Code != http.StatusForbidden {
 			t.Errorf("%s from elsewhere: %d", request, w.Code)

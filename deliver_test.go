@@ -159,26 +159,35 @@ func TestSyncTellsTheTruth(t *testing.T) {
 		message    string
 	}{
 		{"delivered", "a", nil, 200, "", "ok"},
-		{"refused for its content", "a", say(outcome{class: badContent, reason: "invalid_blocks"}), 502, "", "failed to post message to slack: invalid_blocks"},
-		{"destination", "a", say(outcome{class: badDestination, reason: "channel_not_found"}), 502, "", "failed to post message to slack: channel_not_found"},
-		{"unreachable", "a", say(outcome{class: retry, reason: "connection refused"}), 502, "1", "failed to post message to slack: connection refused"},
-		{"perhaps posted", "a", say(outcome{class: retry, reason: "no answer within 30s", unsure: true}), 502, "", "failed to post message to slack: no answer within 30s"},
-		{"limited", "a", say(outcome{class: retry, reason: "ratelimited", limited: true, wait: 2500 * time.Millisecond}), 429, "3", "failed to post message to slack: ratelimited"},
+		{"refused for its content", "a", say(outcome{class: badContent, reason: "invalid_blocks"}), 502, "",
+			"failed to post message to slack: invalid_blocks"},
+		{"destination", "a", say(outcome{class: badDestination, reason: "channel_not_found"}), 502, "",
+			"failed to post message to slack: channel_not_found"},
+		{"unreachable", "a", say(outcome{class: retry, reason: "connection refused"}), 502, "1",
+			"failed to post message to slack: connection refused"},
+		{"perhaps posted", "a", say(outcome{class: retry, reason: "no answer within 30s", unsure: true}), 502, "",
+			"failed to post message to slack: no answer within 30s"},
+		{"limited", "a",
+			say(outcome{class: retry, reason: "ratelimited", limited: true, wait: 2500 * time.Millisecond}), 429, "3",
+			"failed to post message to slack: ratelimited"},
 		{"one of two took it", "ab", func(_ int, r recorded) outcome {
 			if r.channel == "#a" {
 				return outcome{class: delivered}
 			}
 			return outcome{class: retry, reason: "connection refused"}
 		}, 502, "", "failed to post message to slack: connection refused"},
-		{"neither of two took it", "ab", say(outcome{class: retry, reason: "connection refused"}), 502, "1", "failed to post message to slack: connection refused"},
+		{"neither of two took it", "ab", say(outcome{class: retry, reason: "connection refused"}), 502, "1",
+			"failed to post message to slack: connection refused"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			inBubble(t, hookAndTags, test.script, func(t *testing.T, p *inProcess, slack *recorder) {
 				w := p.do("POST", "/notify", e2e.NotifyBody(test.tag, 1, true))
 				var got answer
 				json.Unmarshal(w.Body.Bytes(), &got)
-				if w.Code != test.status || got.Message != test.message || w.Header().Get("Retry-After") != test.retryAfter {
-					t.Errorf("got %d %q, Retry-After %q; want %d %q, %q", w.Code, got.Message, w.Header().Get("Retry-After"), test.status, test.message, test.retryAfter)
+				if w.Code != test.status || got.Message != test.message ||
+					w.Header().Get("Retry-After") != test.retryAfter {
+					t.Errorf("got %d %q, Retry-After %q; want %d %q, %q", w.Code, got.Message,
+						w.Header().Get("Retry-After"), test.status, test.message, test.retryAfter)
 				}
 				time.Sleep(time.Hour)
 				if want := len(p.cfg().byTag[test.tag]); len(slack.all()) != want {
@@ -213,7 +222,8 @@ func TestSyncAndPauses(t *testing.T) {
 				start := time.Now()
 				w := p.do("POST", "/notify", e2e.NotifyBody("a", 2, true))
 				if w.Code != test.status || time.Since(start) < test.waits || test.waits == 0 && time.Since(start) > 0 {
-					t.Errorf("got %d %s after %v, want %d after %v", w.Code, w.Body, time.Since(start), test.status, test.waits)
+					t.Errorf("got %d %s after %v, want %d after %v", w.Code, w.Body, time.Since(start), test.status,
+						test.waits)
 				}
 				if test.status == 429 && w.Header().Get("Retry-After") != "11" {
 					t.Errorf("got Retry-After %q, want 11", w.Header().Get("Retry-After"))
@@ -231,7 +241,8 @@ func TestSyncBehindASlowPost(t *testing.T) {
 	}, func(t *testing.T, p *inProcess, slack *recorder) {
 		ctx, hangUp := context.WithCancel(t.Context())
 		go func() {
-			r := httptest.NewRequest("POST", "/notify", strings.NewReader(e2e.NotifyBody("a", 1, true))).WithContext(ctx)
+			r := httptest.NewRequest("POST", "/notify",
+				strings.NewReader(e2e.NotifyBody("a", 1, true))).WithContext(ctx)
 			p.http.ServeHTTP(httptest.NewRecorder(), r)
 		}()
 		synctest.Wait()
@@ -277,7 +288,8 @@ func TestHangingDestinations(t *testing.T) {
 }
 
 func TestBackOff(t *testing.T) {
-	for n, want := range map[int]time.Duration{1: time.Second, 2: 2 * time.Second, 9: 256 * time.Second, 10: 5 * time.Minute, 1000: 5 * time.Minute} {
+	for n, want := range map[int]time.Duration{1: time.Second, 2: 2 * time.Second, 9: 256 * time.Second,
+		10: 5 * time.Minute, 1000: 5 * time.Minute} {
 		if got := backOff(n); got < want || got > want+want/4 {
 			t.Errorf("after attempt %d: %v, want %v to a quarter more", n, got, want)
 		}
@@ -304,22 +316,29 @@ func TestJudge(t *testing.T) {
 		{"delivered, though old", outcome{class: delivered}, tried(1), posted{parts: 1, tooOld: 1}, now, done, 0, ""},
 		{"trouble", outcome{class: retry, status: 503}, tried(50), one, now, later, 0, ""},
 		{"trouble, old", outcome{class: retry, status: 503}, tried(50), posted{parts: 2, tooOld: 1}, now, dead, 1, ""},
-		{"old, but tried for a moment only", outcome{class: retry}, head{attempts: 3, first: now.Add(-ageAfter)}, posted{parts: 1, tooOld: 1}, now, later, 0, ""},
+		{"old, but tried for a moment only", outcome{class: retry}, head{attempts: 3, first: now.Add(-ageAfter)},
+			posted{parts: 1, tooOld: 1}, now, later, 0, ""},
 		{"content", outcome{class: badContent, reason: "no_text"}, tried(1), one, now, dead, 0, "no_text"},
 		{"content, merged", outcome{class: badContent}, tried(1), many, now, halve, 0, ""},
 		{"destination, first", outcome{class: badDestination}, tried(destinationTries - 1), many, now, later, 0, ""},
-		{"destination, third", outcome{class: badDestination, reason: "is_archived"}, tried(destinationTries), many, now, dead, 0, "is_archived"},
+		{"destination, third", outcome{class: badDestination, reason: "is_archived"}, tried(destinationTries), many,
+			now, dead, 0, "is_archived"},
 		{"credential", outcome{class: badCredential}, tried(99), one, now, later, 0, ""},
 		{"in between", outcome{class: inBetween}, tried(99), one, now, later, 0, ""},
 		{"in between, old", outcome{class: inBetween}, tried(99), posted{parts: 1, tooOld: 1}, now, dead, 1, ""},
 		{"too much, merged", outcome{class: badDestination, tooMuch: true}, tried(1), many, now, halve, 0, ""},
 		{"too much, in between, merged", outcome{class: inBetween, tooMuch: true}, tried(1), many, now, halve, 0, ""},
-		{"too much, long", outcome{class: badContent, tooMuch: true}, tried(1), posted{parts: 1, long: true}, now, shorten, 0, ""},
-		{"too much, cut", outcome{class: badContent, tooMuch: true, reason: "msg_too_long"}, head{attempts: 2, cut: true}, posted{parts: 1, long: true}, now, dead, 0, "msg_too_long"},
-		{"too much, short, code", outcome{class: badContent, tooMuch: true, reason: "msg_too_long"}, tried(1), one, now, dead, 0, "msg_too_long"},
+		{"too much, long", outcome{class: badContent, tooMuch: true}, tried(1), posted{parts: 1, long: true}, now,
+			shorten, 0, ""},
+		{"too much, cut", outcome{class: badContent, tooMuch: true, reason: "msg_too_long"},
+			head{attempts: 2, cut: true}, posted{parts: 1, long: true}, now, dead, 0, "msg_too_long"},
+		{"too much, short, code", outcome{class: badContent, tooMuch: true, reason: "msg_too_long"}, tried(1), one, now,
+			dead, 0, "msg_too_long"},
 		{"too much, short, no code", outcome{class: badDestination, tooMuch: true}, tried(1), one, now, later, 0, ""},
-		{"broken twice", outcome{class: retry, broken: true}, head{attempts: 2, broken: brokenTries - 2}, one, now, later, 0, ""},
-		{"broken three times", outcome{class: retry, broken: true, reason: "cut off"}, head{attempts: 3, broken: brokenTries - 1}, one, now, dead, 0, "it may have been delivered: cut off"},
+		{"broken twice", outcome{class: retry, broken: true}, head{attempts: 2, broken: brokenTries - 2}, one, now,
+			later, 0, ""},
+		{"broken three times", outcome{class: retry, broken: true, reason: "cut off"},
+			head{attempts: 3, broken: brokenTries - 1}, one, now, dead, 0, "it may have been delivered: cut off"},
 		{"poison", outcome{class: retry, status: 500, reason: "status 500"}, poisoned, one, now, dead, 0,
 			"nothing but errors of slack's for 1h0m0s, while other messages pass: status 500"},
 		{"poison, merged", outcome{class: retry, status: 500}, poisoned, many, now, halve, 0, ""},
@@ -373,8 +392,9 @@ func (r *receiver) seen(number string) (refused, took int) {
 	return r.refused, r.took[number]
 }
 
-// Receivers that take less than Slack does get all of a storm, in posts that they take; one message that is too long for them is cut.
-// The lane remembers what was too much. Dead letters that are sent again are merged under the same limit.
+// Receivers that take less than Slack does get all of a storm, in posts that they take; one message that is too long
+// for them is cut. The lane remembers what was too much. Dead letters that are sent again are merged under the same
+// limit.
 func TestTooMuchForTheReceiver(t *testing.T) {
 	refuse := func(class class, reason string, when bool) outcome {
 		if when {
@@ -383,14 +403,20 @@ func TestTooMuchForTheReceiver(t *testing.T) {
 		return outcome{class: delivered}
 	}
 	for name, tooMuch := range map[string]func([]byte, []string) outcome{
-		"8 attachments": func(_ []byte, texts []string) outcome { return refuse(badDestination, "status 422", len(texts) > 8) },
-		"3000 bytes":    func(body []byte, _ []string) outcome { return refuse(badDestination, "status 400", len(body) > 3000) },
+		"8 attachments": func(_ []byte, texts []string) outcome {
+			return refuse(badDestination, "status 422", len(texts) > 8)
+		},
+		"3000 bytes": func(body []byte, _ []string) outcome {
+			return refuse(badDestination, "status 400", len(body) > 3000)
+		},
 		"4000 characters": func(_ []byte, texts []string) outcome {
 			return refuse(badContent, "msg_too_long", utf8.RuneCountInString(strings.Join(texts, "")) > 4000)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cfg := testConfig(t, strings.NewReplacer("batch = 1\n", "batch = 20\n", "channel_rate = 0", "channel_rate = 1").Replace(hookAndTags))
+			cfg := testConfig(t,
+				strings.NewReplacer("batch = 1\n", "batch = 20\n", "channel_rate = 0",
+					"channel_rate = 1").Replace(hookAndTags))
 			synctest.Test(t, func(t *testing.T) {
 				r := &receiver{tooMuch: tooMuch, took: map[string]int{}}
 				p := newInProcess(t, cfg, posterFunc(func(_ credential, body []byte) outcome { return r.post(body) }))
@@ -420,7 +446,9 @@ func TestTooMuchForTheReceiver(t *testing.T) {
 				}
 				// Dead letters: the receiver takes nothing for a while.
 				r.mu.Lock()
-				r.tooMuch = func([]byte, []string) outcome { return outcome{class: badDestination, reason: "channel_not_found"} }
+				r.tooMuch = func([]byte, []string) outcome {
+					return outcome{class: badDestination, reason: "channel_not_found"}
+				}
 				r.mu.Unlock()
 				burst()
 				time.Sleep(time.Hour)
@@ -439,8 +467,8 @@ func TestTooMuchForTheReceiver(t *testing.T) {
 	}
 }
 
-// A clock that was wrong when a message was accepted does not make it a dead letter: Slack's first trouble after the start is not
-// the end of it. Nor does a long stop.
+// A clock that was wrong when a message was accepted does not make it a dead letter: Slack's first trouble after the
+// start is not the end of it. Nor does a long stop.
 func TestOldButNotTried(t *testing.T) {
 	inBubble(t, hookAndTags, down, func(t *testing.T, p *inProcess, slack *recorder) {
 		p.do("POST", "/notify", e2e.NotifyBody("a", 1, false))
@@ -464,7 +492,8 @@ func TestOldButNotTried(t *testing.T) {
 func tagsOf(webhook string, n int) string {
 	var toml strings.Builder
 	for i := range n {
-		fmt.Fprintf(&toml, "[[tags]]\ntag = '%s%d'\nchannel = '#%[1]s%d'\nslack_url = 'http://hook.invalid/%[1]s'\n", webhook, i, i)
+		fmt.Fprintf(&toml, "[[tags]]\ntag = '%s%d'\nchannel = '#%[1]s%d'\nslack_url = 'http://hook.invalid/%[1]s'\n",
+			webhook, i, i)
 	}
 	return toml.String()
 }
@@ -562,8 +591,8 @@ func TestFairUnderQPS(t *testing.T) {
 	})
 }
 
-// A webhook's host that refuses connections is one trouble: all that waits for it waits together, with a try now and then, and two lines
-// in the log. Another webhook notices nothing.
+// A webhook's host that refuses connections is one trouble: all that waits for it waits together, with a try now and
+// then, and two lines in the log. Another webhook notices nothing.
 func TestDeadNetworkIsOneTrouble(t *testing.T) {
 	const lanes = 2000
 	cfg := testConfig(t, "[core]\nchannel_rate = 0\n"+tagsOf("sick", lanes)+tagsOf("well", 1))
@@ -588,7 +617,8 @@ func TestDeadNetworkIsOneTrouble(t *testing.T) {
 		if p.do("POST", "/notify", e2e.NotifyBody("well0", 1, true)); time.Since(start) > 0 {
 			t.Errorf("another webhook waited %v", time.Since(start))
 		}
-		if w := p.do("POST", "/notify", e2e.NotifyBody("sick0", 1, true)); w.Code != 502 || !strings.Contains(w.Body.String(), "connection refused") {
+		if w := p.do("POST", "/notify", e2e.NotifyBody("sick0", 1, true)); w.Code != 502 ||
+			!strings.Contains(w.Body.String(), "connection refused") {
 			t.Errorf("sync: %d %s", w.Code, w.Body)
 		}
 		mended.Store(true)
@@ -641,7 +671,8 @@ func TestSyncThatGivesUp(t *testing.T) {
 func BenchmarkDeliver(b *testing.B) {
 	const messages = 5000
 	receiver := "http://" + e2e.StartBare(b).Addr + "/"
-	payload := []byte(`{"channel":"#c","username":"slackboard","icon_emoji":":clipboard:","parse":"full","text":"` + strings.Repeat("x", 200) + `"}`)
+	payload := []byte(`{"channel":"#c","username":"slackboard","icon_emoji":":clipboard:","parse":"full","text":"` +
+		strings.Repeat("x", 200) + `"}`)
 	bareClient := newSlackClient(maxPosts).client
 	var bare, ours time.Duration
 	for b.Loop() {
@@ -664,7 +695,8 @@ func BenchmarkDeliver(b *testing.B) {
 			return client.post(context.Background(), credential{url: newSecret(receiver)}, body)
 		}))
 		each(messages, maxPosts, func(i int) {
-			m := &message{ID: newID(), Text: strings.Repeat("x", 200), route: route{tag: fmt.Sprintf("t%d", i%maxPosts)}}
+			m := &message{ID: newID(), Text: strings.Repeat("x", 200),
+				route: route{tag: fmt.Sprintf("t%d", i%maxPosts)}}
 			if err := p.deliver.store([]*message{m}); err != nil {
 				b.Error(err)
 			}
@@ -744,7 +776,8 @@ func TestDeadByAgeAndByPoison(t *testing.T) {
 			t.Errorf("the old one is not dead: %+v", st)
 		}
 		body := p.operator("GET", "/messages?state=dead").Body.String()
-		for _, want := range []string{"nothing but errors of slack's for 1h0m0s, while other messages pass: status 500", "not delivered within 2h0m0s: token_revoked"} {
+		for _, want := range []string{"nothing but errors of slack's for 1h0m0s, while other messages pass: status 500",
+			"not delivered within 2h0m0s: token_revoked"} {
 			if !strings.Contains(body, want) {
 				t.Errorf("%q is not in %s", want, body)
 			}
@@ -769,7 +802,8 @@ func TestReportTag(t *testing.T) {
 			for _, m := range p.list(t, "/messages?state=delivered").Messages {
 				if m.Tag == "own" {
 					n++
-					if !strings.HasPrefix(m.Text, "A message for tag a could not be delivered: invalid_blocks. It is kept as dead letter ") {
+					if !strings.HasPrefix(m.Text,
+						"A message for tag a could not be delivered: invalid_blocks. It is kept as dead letter ") {
 						t.Errorf("report: %s", m.Text)
 					}
 				}
@@ -789,7 +823,9 @@ func TestReportTag(t *testing.T) {
 			t.Errorf("counters: %+v", st)
 		}
 	})
-	if _, err := loadConfig(e2e.WriteFile(t, "x.toml", "[core]\nslack_url='http://h.invalid/'\nreport_tag='x'\n"), purpose{}); err == nil || !strings.Contains(err.Error(), `:3: report_tag: there is no tag "x"`) {
+	_, err := loadConfig(e2e.WriteFile(t, "x.toml", "[core]\nslack_url='http://h.invalid/'\nreport_tag='x'\n"),
+		purpose{})
+	if err == nil || !strings.Contains(err.Error(), `:3: report_tag: there is no tag "x"`) {
 		t.Errorf("an unknown report_tag: %v", err)
 	}
 }

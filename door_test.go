@@ -47,7 +47,8 @@ channel = "#slash"
 func (p *inProcess) replay(t *testing.T, raw string) *httptest.ResponseRecorder {
 	t.Helper()
 	head, body, _ := strings.Cut(raw, "\n\n")
-	raw = fmt.Sprintf("%s\r\nHost: relay:29800\r\nContent-Length: %d\r\n\r\n%s", strings.ReplaceAll(head, "\n", "\r\n"), len(body), body)
+	raw = fmt.Sprintf("%s\r\nHost: relay:29800\r\nContent-Length: %d\r\n\r\n%s", strings.ReplaceAll(head, "\n", "\r\n"),
+		len(body), body)
 	r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(raw)))
 	if err != nil {
 		t.Fatal(err)
@@ -58,10 +59,14 @@ func (p *inProcess) replay(t *testing.T, raw string) *httptest.ResponseRecorder 
 
 // What clients that know Slack only send, and what they have to be answered to be content.
 func TestDoor(t *testing.T) {
-	const alert = `"username":"Alertmanager","attachments":[{"title":"[FIRING:1] disk full","title_link":"http://alerts:9093/#/alerts","text":"","fallback":"[FIRING:1] disk full | http://alerts:9093/","callback_id":"","footer":"","color":"danger","mrkdwn_in":["fallback","pretext","text"]}]`
+	const usual = `"username":"slackboard","icon_emoji":":clipboard:","parse":"full"`
+	const alert = `"username":"Alertmanager","attachments":[{"title":"[FIRING:1] disk ` +
+		`full","title_link":"http://alerts:9093/#/alerts","text":"","fallback":"[FIRING:1] disk full | ` +
+		`http://alerts:9093/","callback_id":"","footer":"","color":"danger","mrkdwn_in":["fallback","pretext","text"]}]`
 	const blocks = `[{"type":"section","text":{"type":"mrkdwn","text":"*a* & b = 100%"}}]`
 	const relay = `"channel":"#ops","username":"relay","icon_emoji":":satellite:"`
-	gitlab := "payload=" + url.QueryEscape(`{"username":"GitLab","icon_url":"https://gitlab/i.png","text":"pushed to <https://gitlab/x|main> & é","attachments":[{"color":"#345","text":"+1 -1"}]}`)
+	gitlab := "payload=" + url.QueryEscape(`{"username":"GitLab","icon_url":"https://gitlab/i.png","text":"pushed to `+
+		`<https://gitlab/x|main> & é","attachments":[{"color":"#345","text":"+1 -1"}]}`)
 	slack := e2e.NewFakeSlack(t, nil)
 	p := newInProcess(t, testConfig(t, fmt.Sprintf(doorConfig, slack.URL)), newSlackClient(maxPosts))
 	const text, doc = "text/plain", "application/json"
@@ -70,53 +75,108 @@ func TestDoor(t *testing.T) {
 		contentType, body string
 		posts             []string
 	}{
-		{"Alertmanager", "POST /services/ops/S3NDER HTTP/1.1\nUser-Agent: Alertmanager/0.27.0\nContent-Type: application/json\n\n" + `{"channel":"#alerts",` + alert + "}\n",
+		{"Alertmanager", "POST /services/ops/S3NDER HTTP/1.1\nUser-Agent: Alertmanager/0.27.0\nContent-Type: " +
+			"application/json\n\n" + `{"channel":"#alerts",` + alert + "}\n",
 			text, "ok", []string{`{"channel":"#ops","icon_emoji":":satellite:",` + alert + `}`}},
-		{"Alertmanager with a token", "POST /api/chat.postMessage HTTP/1.1\nUser-Agent: Alertmanager/0.27.0\nAuthorization: Bearer S3NDER\nContent-Type: application/json\n\n" + `{"channel":"#alerts",` + alert + "}\n",
+		{"Alertmanager with a token", "POST /api/chat.postMessage HTTP/1.1\nUser-Agent: Alertmanager/0.27.0\n" +
+			"Authorization: Bearer S3NDER\nContent-Type: application/json\n\n" + `{"channel":"#alerts",` +
+			alert + "}\n",
 			doc, `{"ok":true,"channel":"#alerts"}`, []string{`{"channel":"#alerts",` + alert + `}`}},
-		{"npm @slack/webhook", "POST /services/ops/S3NDER HTTP/1.1\nAccept: application/json, text/plain, */*\nContent-Type: application/json\nUser-Agent: @slack:webhook/7.0.0 node/22 linux/6\nsec-fetch-mode: cors\n\n" + `{"text":"hi"}`,
+		{"npm @slack/webhook", "POST /services/ops/S3NDER HTTP/1.1\nAccept: application/json, text/plain, */*\n" +
+			"Content-Type: application/json\nUser-Agent: @slack:webhook/7.0.0 node/22 linux/6\n" +
+			"sec-fetch-mode: cors\n\n" + `{"text":"hi"}`,
 			text, "ok", []string{`{` + relay + `,"text":"hi"}`}},
-		{"npm @slack/web-api", "POST /api/chat.postMessage HTTP/1.1\nContent-Type: application/x-www-form-urlencoded\nAuthorization: Bearer S3NDER\nsec-fetch-mode: cors\n\nchannel=%23x&text=hi&blocks=" + url.QueryEscape(blocks) + "&unfurl_links=false&metadata=" + url.QueryEscape(`{"event_type":"x","event_payload":{}}`),
-			doc, `{"ok":true,"channel":"#x"}`, []string{`{"channel":"#x","text":"hi","blocks":` + blocks + `,"unfurl_links":false,"metadata":{"event_type":"x","event_payload":{}}}`}},
-		{"npm @slack/web-api asks", "POST /api/auth.test HTTP/1.1\nContent-Type: application/x-www-form-urlencoded\nAuthorization: Bearer S3NDER\n\n",
+		{"npm @slack/web-api", "POST /api/chat.postMessage HTTP/1.1\nContent-Type: " +
+			"application/x-www-form-urlencoded\nAuthorization: Bearer S3NDER\nsec-fetch-mode: cors\n\n" +
+			"channel=%23x&text=hi&blocks=" + url.QueryEscape(blocks) + "&unfurl_links=false&metadata=" +
+			url.QueryEscape(`{"event_type":"x","event_payload":{}}`),
+			doc, `{"ok":true,"channel":"#x"}`,
+			[]string{`{"channel":"#x","text":"hi","blocks":` + blocks +
+				`,"unfurl_links":false,"metadata":{"event_type":"x","event_payload":{}}}`}},
+		{"npm @slack/web-api asks", "POST /api/auth.test HTTP/1.1\nContent-Type: application/x-www-form-urlencoded\n" +
+			"Authorization: Bearer S3NDER\n\n",
 			doc, `{"ok":true}`, nil},
-		{"python slack_sdk, webhook", "POST /services/ops/S3NDER HTTP/1.1\nContent-Type: application/json;charset=utf-8\nUser-Agent: Python/3.12 slackclient/3.33\n\n" + `{"text": "caf\u00e9", "blocks": ` + blocks + `}`,
+		{"python slack_sdk, webhook", "POST /services/ops/S3NDER HTTP/1.1\nContent-Type: " +
+			"application/json;charset=utf-8\nUser-Agent: Python/3.12 slackclient/3.33\n\n" +
+			`{"text": "caf\u00e9", "blocks": ` + blocks + `}`,
 			text, "ok", []string{`{` + relay + `,"text":"café","blocks":` + blocks + `}`}},
-		{"python slack_sdk, Web API", "POST /api/chat.postMessage HTTP/1.1\nContent-Type: application/json;charset=utf-8\nAuthorization: Bearer S3NDER\n\n" + `{"channel": "C0123456789", "text": "hi", "thread_ts": "1.2"}`,
-			doc, `{"ok":true,"channel":"C0123456789"}`, []string{`{"channel":"C0123456789","text":"hi","thread_ts":"1.2"}`}},
-		{"slack-go, webhook", "POST /services/ops/S3NDER HTTP/1.1\nContent-Type: application/json\n\n" + `{"text":"hi","blocks":null,"replace_original":false,"delete_original":false}`,
-			text, "ok", []string{`{` + relay + `,"text":"hi","blocks":null,"replace_original":false,"delete_original":false}`}},
-		{"slack-go, PostMessage", "POST /api/chat.postMessage HTTP/1.1\nContent-Type: application/x-www-form-urlencoded\n\nattachments=" + url.QueryEscape(`[{"text":"a","blocks":null}]`) + "&channel=C0123456789&link_names=1&mrkdwn=false&text=true&token=S3NDER",
-			doc, `{"ok":true,"channel":"C0123456789"}`, []string{`{"channel":"C0123456789","attachments":[{"text":"a","blocks":null}],"link_names":true,"mrkdwn":false,"text":"true"}`}},
-		{"slack-go asks", "POST /api/auth.test HTTP/1.1\nContent-Type: application/x-www-form-urlencoded\n\ntoken=S3NDER", doc, `{"ok":true}`, nil},
-		{"text as markdown", "POST /api/chat.postMessage HTTP/1.1\nAuthorization: Bearer S3NDER\n\nchannel=C1&markdown_text=**hi**", doc, `{"ok":true,"channel":"C1"}`, []string{`{"channel":"C1","markdown_text":"**hi**"}`}},
-		{"a token in JSON", "POST /api/chat.postMessage HTTP/1.1\n\n" + `{"token":"S3NDER","channel":"#x","text":"hi"}`, doc, `{"ok":true,"channel":"#x"}`, []string{`{"channel":"#x","text":"hi"}`}},
+		{"python slack_sdk, Web API", "POST /api/chat.postMessage HTTP/1.1\nContent-Type: " +
+			"application/json;charset=utf-8\nAuthorization: Bearer S3NDER\n\n" +
+			`{"channel": "C0123456789", "text": "hi", "thread_ts": "1.2"}`,
+			doc, `{"ok":true,"channel":"C0123456789"}`,
+			[]string{`{"channel":"C0123456789","text":"hi","thread_ts":"1.2"}`}},
+		{"slack-go, webhook", "POST /services/ops/S3NDER HTTP/1.1\nContent-Type: application/json\n\n" +
+			`{"text":"hi","blocks":null,"replace_original":false,"delete_original":false}`,
+			text, "ok", []string{`{` + relay +
+				`,"text":"hi","blocks":null,"replace_original":false,"delete_original":false}`}},
+		{"slack-go, PostMessage",
+			"POST /api/chat.postMessage HTTP/1.1\nContent-Type: application/x-www-form-urlencoded\n\nattachments=" +
+				url.QueryEscape(`[{"text":"a","blocks":null}]`) +
+				"&channel=C0123456789&link_names=1&mrkdwn=false&text=true&token=S3NDER",
+			doc, `{"ok":true,"channel":"C0123456789"}`,
+			[]string{`{"channel":"C0123456789",` +
+				`"attachments":[{"text":"a","blocks":null}],"link_names":true,"mrkdwn":false,"text":"true"}`}},
+		{"slack-go asks",
+			"POST /api/auth.test HTTP/1.1\nContent-Type: application/x-www-form-urlencoded\n\ntoken=S3NDER", doc,
+			`{"ok":true}`, nil},
+		{"text as markdown",
+			"POST /api/chat.postMessage HTTP/1.1\nAuthorization: Bearer S3NDER\n\nchannel=C1&markdown_text=**hi**", doc,
+			`{"ok":true,"channel":"C1"}`, []string{`{"channel":"C1","markdown_text":"**hi**"}`}},
+		{"a token in JSON", "POST /api/chat.postMessage HTTP/1.1\n\n" + `{"token":"S3NDER","channel":"#x","text":"hi"}`,
+			doc, `{"ok":true,"channel":"#x"}`, []string{`{"channel":"#x","text":"hi"}`}},
 		{"GitLab", "POST /services/ops/S3NDER HTTP/1.1\nContent-Type: application/x-www-form-urlencoded\n\n" + gitlab,
-			text, "ok", []string{`{"channel":"#ops","username":"GitLab","icon_url":"https://gitlab/i.png","text":"pushed to <https://gitlab/x|main> & é","attachments":[{"color":"#345","text":"+1 -1"}]}`}},
-		{"a script without a Content-Type", "POST /services/ops/S3NDER HTTP/1.1\n\n" + `{"channel":"","icon_emoji":"","text":"hi"}`, text, "ok", []string{`{` + relay + `,"text":"hi"}`}},
-		{"a form without a Content-Type", "POST /services/ops/S3NDER HTTP/1.1\n\npayload=" + url.QueryEscape(`{"text":"hi"}`), text, "ok", []string{`{` + relay + `,"text":"hi"}`}},
-		{"a form that is not encoded", "POST /services/ops/S3NDER HTTP/1.1\n\n" + `payload={"text":"100% full; a=b"}`, text, "ok", []string{`{` + relay + `,"text":"100% full; a=b"}`}},
-		{"JSON as a form", "POST /services/ops/S3NDER HTTP/1.1\nContent-Type: application/x-www-form-urlencoded\n\n" + `{"text":"a=b&c"}`, text, "ok", []string{`{` + relay + `,"text":"a=b&c"}`}},
-		{"a byte order mark", "POST /services/ops/S3NDER HTTP/1.1\n\n\ufeff" + `{"text":"hi"}`, text, "ok", []string{`{` + relay + `,"text":"hi"}`}},
-		{"bytes that are no UTF-8", "POST /services/ops/S3NDER HTTP/1.1\n\npayload=%7B%22text%22%3A%22a%FFb%22%7D", text, "ok", []string{`{` + relay + `,"text":"a�b"}`}},
-		{"Grafana", "POST /services/ops HTTP/1.1\nAuthorization: Bearer S3NDER\nContent-Type: application/json\nUser-Agent: Grafana\n\n" + `{"attachments":[{"color":"#D63232","fallback":"f","fields":[],"footer":"Grafana v11","text":"**Firing**","title":"t","ts":1}]}`,
-			text, "ok", []string{`{` + relay + `,"attachments":[{"color":"#D63232","fallback":"f","fields":[],"footer":"Grafana v11","text":"**Firing**","title":"t","ts":1}]}`}},
-		{"the operators' token", "POST /services/ops/0PERATOR HTTP/1.1\n\n" + `{"text":"hi"}`, text, "ok", []string{`{` + relay + `,"text":"hi"}`}},
-		{"a channel and a token that are not asked for", "POST /services/ops/S3NDER HTTP/1.1\n\n" + `{"text":"hi","channel":["x"],"token":"S3NDER"}`, text, "ok", []string{`{` + relay + `,"text":"hi"}`}},
-		{"a slash at the end", "POST /services/ops/S3NDER/ HTTP/1.1\n\n" + `{"text":"hi"}`, text, "ok", []string{`{` + relay + `,"text":"hi"}`}},
-		{"a tag with a slash", "POST /services/with%2Fslash/S3NDER/ HTTP/1.1\n\n" + `{"text":"hi","username":"u","icon_url":"http://i/"}`, text, "ok", []string{`{"channel":"#slash","text":"hi","username":"u","icon_url":"http://i/"}`}},
-		{"two channels", "POST /services/two/S3NDER HTTP/1.1\n\n" + `{"text":"hi","username":"u","icon_emoji":":i:"}`, text, "ok",
-			[]string{`{"channel":"#one","text":"hi","username":"u","icon_emoji":":i:"}`, `{"channel":"#other","text":"hi","username":"u","icon_emoji":":i:"}`}},
-		{"any method of the API", "POST /api/chat.update HTTP/1.1\nAuthorization: Bearer S3NDER\n\nts=1.2", doc, `{"ok":false,"error":"unknown_method"}`, nil},
-		{"by any method", "GET /api/conversations.list?limit=1 HTTP/1.1\n\n", doc, `{"ok":false,"error":"unknown_method"}`, nil},
-		{"a form for a tag", "POST /notify HTTP/1.1\nAuthorization: Bearer S3NDER\nContent-Type: application/x-www-form-urlencoded\n\ntag=two&sync=true&text=Filesystem%20Use%25%0A%2Fdev%2Fsda1+90%25%00%0A&username=x", doc, "",
-			[]string{`{"channel":"#one","username":"slackboard","icon_emoji":":clipboard:","parse":"full","text":"Filesystem Use%\n/dev/sda1 90%\n"}`, `{"channel":"#other","username":"slackboard","icon_emoji":":clipboard:","parse":"full","text":"Filesystem Use%\n/dev/sda1 90%\n"}`}},
+			text, "ok",
+			[]string{`{"channel":"#ops","username":"GitLab","icon_url":"https://gitlab/i.png","text":"pushed to ` +
+				`<https://gitlab/x|main> & é","attachments":[{"color":"#345","text":"+1 -1"}]}`}},
+		{"a script without a Content-Type", "POST /services/ops/S3NDER HTTP/1.1\n\n" +
+			`{"channel":"","icon_emoji":"","text":"hi"}`, text, "ok", []string{`{` + relay + `,"text":"hi"}`}},
+		{"a form without a Content-Type", "POST /services/ops/S3NDER HTTP/1.1\n\npayload=" +
+			url.QueryEscape(`{"text":"hi"}`), text, "ok", []string{`{` + relay + `,"text":"hi"}`}},
+		{"a form that is not encoded", "POST /services/ops/S3NDER HTTP/1.1\n\n" + `payload={"text":"100% full; a=b"}`,
+			text, "ok", []string{`{` + relay + `,"text":"100% full; a=b"}`}},
+		{"JSON as a form", "POST /services/ops/S3NDER HTTP/1.1\nContent-Type: application/x-www-form-urlencoded\n\n" +
+			`{"text":"a=b&c"}`, text, "ok", []string{`{` + relay + `,"text":"a=b&c"}`}},
+		{"a byte order mark", "POST /services/ops/S3NDER HTTP/1.1\n\n\ufeff" + `{"text":"hi"}`, text, "ok",
+			[]string{`{` + relay + `,"text":"hi"}`}},
+		{"bytes that are no UTF-8", "POST /services/ops/S3NDER HTTP/1.1\n\npayload=%7B%22text%22%3A%22a%FFb%22%7D",
+			text, "ok", []string{`{` + relay + `,"text":"a�b"}`}},
+		{"Grafana", "POST /services/ops HTTP/1.1\nAuthorization: Bearer S3NDER\nContent-Type: application/json\n" +
+			"User-Agent: Grafana\n\n" +
+			`{"attachments":[{"color":"#D63232","fallback":"f","fields":[],"footer":"Grafana ` +
+			`v11","text":"**Firing**","title":"t","ts":1}]}`,
+			text, "ok", []string{`{` + relay +
+				`,"attachments":[{"color":"#D63232","fallback":"f","fields":[],"footer":"Grafana ` +
+				`v11","text":"**Firing**","title":"t","ts":1}]}`}},
+		{"the operators' token", "POST /services/ops/0PERATOR HTTP/1.1\n\n" + `{"text":"hi"}`, text, "ok",
+			[]string{`{` + relay + `,"text":"hi"}`}},
+		{"a channel and a token that are not asked for", "POST /services/ops/S3NDER HTTP/1.1\n\n" +
+			`{"text":"hi","channel":["x"],"token":"S3NDER"}`, text, "ok", []string{`{` + relay + `,"text":"hi"}`}},
+		{"a slash at the end", "POST /services/ops/S3NDER/ HTTP/1.1\n\n" + `{"text":"hi"}`, text, "ok",
+			[]string{`{` + relay + `,"text":"hi"}`}},
+		{"a tag with a slash", "POST /services/with%2Fslash/S3NDER/ HTTP/1.1\n\n" +
+			`{"text":"hi","username":"u","icon_url":"http://i/"}`, text, "ok",
+			[]string{`{"channel":"#slash","text":"hi","username":"u","icon_url":"http://i/"}`}},
+		{"two channels", "POST /services/two/S3NDER HTTP/1.1\n\n" + `{"text":"hi","username":"u","icon_emoji":":i:"}`,
+			text, "ok",
+			[]string{`{"channel":"#one","text":"hi","username":"u","icon_emoji":":i:"}`,
+				`{"channel":"#other","text":"hi","username":"u","icon_emoji":":i:"}`}},
+		{"any method of the API", "POST /api/chat.update HTTP/1.1\nAuthorization: Bearer S3NDER\n\nts=1.2", doc,
+			`{"ok":false,"error":"unknown_method"}`, nil},
+		{"by any method", "GET /api/conversations.list?limit=1 HTTP/1.1\n\n", doc,
+			`{"ok":false,"error":"unknown_method"}`, nil},
+		{"a form for a tag", "POST /notify HTTP/1.1\nAuthorization: Bearer S3NDER\nContent-Type: " +
+			"application/x-www-form-urlencoded\n\n" +
+			"tag=two&sync=true&text=Filesystem%20Use%25%0A%2Fdev%2Fsda1+90%25%00%0A&username=x", doc, "",
+			[]string{`{"channel":"#one",` + usual + `,"text":"Filesystem Use%\n/dev/sda1 90%\n"}`,
+				`{"channel":"#other",` + usual + `,"text":"Filesystem Use%\n/dev/sda1 90%\n"}`}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			before := len(slack.Deliveries())
 			w := p.replay(t, test.request)
-			if w.Code != 200 || w.Header().Get("Content-Type") != test.contentType || test.body != "" && w.Body.String() != test.body {
-				t.Errorf("got %d %q as %s, want %q as %s", w.Code, w.Body, w.Header().Get("Content-Type"), test.body, test.contentType)
+			if w.Code != 200 || w.Header().Get("Content-Type") != test.contentType || test.body != "" &&
+				w.Body.String() != test.body {
+				t.Errorf("got %d %q as %s, want %q as %s", w.Code, w.Body, w.Header().Get("Content-Type"), test.body,
+					test.contentType)
 			}
 			posted, want := map[string]bool{}, map[string]bool{}
 			for _, d := range slack.WaitForPosts(t, before+len(test.posts))[before:] {
@@ -135,10 +195,13 @@ func TestDoor(t *testing.T) {
 	for _, file := range files {
 		stored += e2e.ReadFile(t, file)
 	}
-	if all := stored + p.out.String() + p.logs.String() + p.askAs("0PERATOR", "GET", "/metrics", "").Body.String() + p.askAs("0PERATOR", "GET", "/stat/app", "").Body.String(); strings.Contains(all, "S3NDER") || strings.Contains(all, "0PERATOR") {
+	if all := stored + p.out.String() + p.logs.String() + p.askAs("0PERATOR", "GET", "/metrics",
+		"").Body.String() + p.askAs("0PERATOR", "GET", "/stat/app", "").Body.String(); strings.Contains(all,
+		"S3NDER") || strings.Contains(all, "0PERATOR") {
 		t.Errorf("a token shows: %s", all)
 	}
-	if log := p.out.String(); !strings.Contains(log, `"uri":"/services/ops/..."`) || !strings.Contains(log, `"tag":"ops"`) || !strings.Contains(log, `"sender":"monitoring"`) {
+	if log := p.out.String(); !strings.Contains(log, `"uri":"/services/ops/..."`) ||
+		!strings.Contains(log, `"tag":"ops"`) || !strings.Contains(log, `"sender":"monitoring"`) {
 		t.Errorf("the access log is %s", log)
 	}
 }
@@ -158,7 +221,8 @@ func TestDoorRefuses(t *testing.T) {
 	}{
 		{"no token", webhook("ops HTTP/1.1", `{"text":"x"}`), 403, "invalid_token"},
 		{"a wrong token", webhook("ops/S3NDE HTTP/1.1", `{"text":"x"}`), 403, "invalid_token"},
-		{"a wrong token, and a right one", webhook("ops/S3NDE HTTP/1.1\nAuthorization: Bearer S3NDER", `{"text":"x"}`), 403, "invalid_token"},
+		{"a wrong token, and a right one", webhook("ops/S3NDE HTTP/1.1\nAuthorization: Bearer S3NDER", `{"text":"x"}`),
+			403, "invalid_token"},
 		{"a wrong tag and token", webhook("nope/S3NDE HTTP/1.1", `{"text":"x"}`), 403, "invalid_token"},
 		{"Slack's own path", webhook("T0/B0/SECRET HTTP/1.1", `{"text":"x"}`), 403, "invalid_token"},
 		{"a wrong tag", webhook("nope/S3NDER HTTP/1.1", `{"text":"x"}`), 404, "no_service"},
@@ -172,29 +236,46 @@ func TestDoorRefuses(t *testing.T) {
 		{"a form with half of it", webhook("ops/S3NDER HTTP/1.1", "payload=%7B"), 400, "invalid_payload"},
 		{"text is no string", webhook("ops/S3NDER HTTP/1.1", `{"text":5}`), 400, "invalid_payload"},
 		{"blocks are no list", webhook("ops/S3NDER HTTP/1.1", `{"text":"x","blocks":{}}`), 400, "invalid_blocks"},
-		{"attachments are no list", webhook("ops/S3NDER HTTP/1.1", `{"text":"x","attachments":"x"}`), 400, "invalid_attachments"},
+		{"attachments are no list", webhook("ops/S3NDER HTTP/1.1", `{"text":"x","attachments":"x"}`), 400,
+			"invalid_attachments"},
 		{"nothing", webhook("ops/S3NDER HTTP/1.1", `{}`), 400, "no_text"},
-		{"nothing to say", webhook("ops/S3NDER HTTP/1.1", `{"text":" ","blocks":[],"attachments":null}`), 400, "no_text"},
-		{"compressed", webhook("ops/S3NDER HTTP/1.1\nContent-Encoding: gzip", "\x1f\x8b"), 415, "Request-body is compressed…"},
-		{"too large", webhook("ops/S3NDER HTTP/1.1", `{"text":"`+strings.Repeat("x", bodyLimit)+`"}`), 413, "Request-body is larger than 1048576 bytes"},
+		{"nothing to say", webhook("ops/S3NDER HTTP/1.1", `{"text":" ","blocks":[],"attachments":null}`), 400,
+			"no_text"},
+		{"compressed", webhook("ops/S3NDER HTTP/1.1\nContent-Encoding: gzip", "\x1f\x8b"), 415,
+			"Request-body is compressed…"},
+		{"too large", webhook("ops/S3NDER HTTP/1.1", `{"text":"`+strings.Repeat("x", bodyLimit)+`"}`), 413,
+			"Request-body is larger than 1048576 bytes"},
 
-		{"API: no token", "POST /api/chat.postMessage HTTP/1.1\n\n" + `{"channel":"#x","text":"x"}`, 200, `{"ok":false,"error":"invalid_auth"}`},
-		{"API: no token and no JSON", "POST /api/chat.postMessage HTTP/1.1\n\nx", 200, `{"ok":false,"error":"invalid_auth"}`},
-		{"API: a wrong token", "POST /api/chat.postMessage HTTP/1.1\nAuthorization: Bearer x\n\n" + `{"token":"S3NDER","channel":"#x","text":"x"}`, 200, `{"ok":false,"error":"invalid_auth"}`},
-		{"API: a wrong token in the form", "POST /api/chat.postMessage HTTP/1.1\n\nchannel=%23x&text=x&token=x", 200, `{"ok":false,"error":"invalid_auth"}`},
-		{"API: a wrong token asks", "POST /api/auth.test HTTP/1.1\n\ntoken=x", 200, `{"ok":false,"error":"invalid_auth"}`},
+		{"API: no token", "POST /api/chat.postMessage HTTP/1.1\n\n" + `{"channel":"#x","text":"x"}`, 200,
+			`{"ok":false,"error":"invalid_auth"}`},
+		{"API: no token and no JSON", "POST /api/chat.postMessage HTTP/1.1\n\nx", 200,
+			`{"ok":false,"error":"invalid_auth"}`},
+		{"API: a wrong token", "POST /api/chat.postMessage HTTP/1.1\nAuthorization: Bearer x\n\n" +
+			`{"token":"S3NDER","channel":"#x","text":"x"}`, 200, `{"ok":false,"error":"invalid_auth"}`},
+		{"API: a wrong token in the form", "POST /api/chat.postMessage HTTP/1.1\n\nchannel=%23x&text=x&token=x", 200,
+			`{"ok":false,"error":"invalid_auth"}`},
+		{"API: a wrong token asks", "POST /api/auth.test HTTP/1.1\n\ntoken=x", 200,
+			`{"ok":false,"error":"invalid_auth"}`},
 		{"API: no token asks", "POST /api/auth.test HTTP/1.1\n\n", 200, `{"ok":false,"error":"invalid_auth"}`},
-		{"API: a token in the query", "POST /api/chat.postMessage?token=S3NDER HTTP/1.1\n\n" + `{"channel":"#x","text":"x"}`, 200, `{"ok":false,"error":"invalid_auth"}`},
+		{"API: a token in the query", "POST /api/chat.postMessage?token=S3NDER HTTP/1.1\n\n" +
+			`{"channel":"#x","text":"x"}`, 200, `{"ok":false,"error":"invalid_auth"}`},
 		{"API: channel is no string", api(`{"channel":5,"text":"x"}`), 200, `{"ok":false,"error":"invalid_arguments"}`},
-		{"API: a channel of two lines", api(`{"channel":"#x\ny","text":"x"}`), 200, `{"ok":false,"error":"channel_not_found"}`},
+		{"API: a channel of two lines", api(`{"channel":"#x\ny","text":"x"}`), 200,
+			`{"ok":false,"error":"channel_not_found"}`},
 		{"API: no text", api(`{"channel":"#x"}`), 200, `{"ok":false,"error":"no_text"}`},
 		{"API: blocks are no list", api("channel=%23x&blocks=%7B%7D"), 200, `{"ok":false,"error":"invalid_blocks"}`},
-		{"API: blocks are no JSON", api("channel=%23x&blocks=%5B&text=x"), 200, `{"ok":false,"error":"invalid_blocks"}`},
-		{"API: a form with too many fields", api("channel=%23x&text=x" + strings.Repeat("&a=b", formFields)), 200, `{"ok":false,"error":"invalid_arguments"}`},
+		{"API: blocks are no JSON", api("channel=%23x&blocks=%5B&text=x"), 200,
+			`{"ok":false,"error":"invalid_blocks"}`},
+		{"API: a form with too many fields", api("channel=%23x&text=x" + strings.Repeat("&a=b", formFields)), 200,
+			`{"ok":false,"error":"invalid_arguments"}`},
 		{"API: malformed", api(`{"channel":`), 200, `{"ok":false,"error":"invalid_arguments"}`},
-		{"API: compressed", "POST /api/chat.postMessage HTTP/1.1\nAuthorization: Bearer S3NDER\nContent-Encoding: br\n\nx", 415, `{"ok":false,"error":"Request-body is compressed…`},
-		{"a page of another site", webhook("ops/S3NDER HTTP/1.1\nOrigin: http://evil.invalid\nsec-fetch-mode: cors", `{"text":"x"}`), 403, `{"message":"a page of another site…`},
-		{"another site's fetch", webhook("ops/S3NDER HTTP/1.1\nsec-fetch-site: cross-site\nsec-fetch-mode: cors", `{"text":"x"}`), 403, `{"message":"a page of another site…`},
+		{"API: compressed",
+			"POST /api/chat.postMessage HTTP/1.1\nAuthorization: Bearer S3NDER\nContent-Encoding: br\n\nx", 415,
+			`{"ok":false,"error":"Request-body is compressed…`},
+		{"a page of another site", webhook("ops/S3NDER HTTP/1.1\nOrigin: http://evil.invalid\nsec-fetch-mode: cors",
+			`{"text":"x"}`), 403, `{"message":"a page of another site…`},
+		{"another site's fetch", webhook("ops/S3NDER HTTP/1.1\nsec-fetch-site: cross-site\nsec-fetch-mode: cors",
+			`{"text":"x"}`), 403, `{"message":"a page of another site…`},
 	} {
 		w := p.replay(t, test.request)
 		got, want := w.Body.String(), test.body
@@ -206,7 +287,8 @@ func TestDoorRefuses(t *testing.T) {
 			contentType = "application/json"
 		}
 		if w.Code != test.status || got != want || w.Header().Get("Content-Type") != contentType {
-			t.Errorf("%s: got %d %q as %s, want %d %q", test.name, w.Code, got, w.Header().Get("Content-Type"), test.status, test.body)
+			t.Errorf("%s: got %d %q as %s, want %d %q", test.name, w.Code, got, w.Header().Get("Content-Type"),
+				test.status, test.body)
 		}
 	}
 	if len(slack.all()) != 0 {
@@ -220,7 +302,9 @@ func TestDoorRefuses(t *testing.T) {
 		"[core]\nslack_token='xoxb-1'\n":                        `{"text":"x"}`,
 	} {
 		p := newInProcess(t, testConfig(t, config), &recorder{})
-		if w := p.replay(t, "POST /api/chat.postMessage HTTP/1.1\n\n"+body); w.Body.String() != `{"ok":false,"error":"channel_not_found"}` {
+		w := p.replay(t, "POST /api/chat.postMessage HTTP/1.1\n\n"+
+			body)
+		if w.Body.String() != `{"ok":false,"error":"channel_not_found"}` {
 			t.Errorf("%s with %s: %s", body, config, w.Body)
 		}
 	}
@@ -229,13 +313,15 @@ func TestDoorRefuses(t *testing.T) {
 // What cannot be stored is a 503 with Retry-After, at which all clients try again; never a 429.
 func TestDoorIsFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newInProcess(t, testConfig(t, e2e.WithCore(hookAndTags, "qps = 1\nmax_delay_duration = 0")), &recorder{script: down})
+		p := newInProcess(t, testConfig(t, e2e.WithCore(hookAndTags, "qps = 1\nmax_delay_duration = 0")),
+			&recorder{script: down})
 		for _, request := range []string{"POST /services/a", "POST /api/chat.postMessage"} {
 			var w *httptest.ResponseRecorder
 			for range 3 {
 				w = p.replay(t, request+" HTTP/1.1\n\n"+`{"channel":"#a","text":"x"}`)
 			}
-			if w.Code != 503 || w.Header().Get("Retry-After") == "" || strings.HasPrefix(w.Body.String(), "{") != strings.Contains(request, "api") {
+			if w.Code != 503 || w.Header().Get("Retry-After") == "" ||
+				strings.HasPrefix(w.Body.String(), "{") != strings.Contains(request, "api") {
 				t.Errorf("%s: %d %v %s", request, w.Code, w.Header(), w.Body)
 			}
 		}
@@ -253,7 +339,8 @@ func TestStrangersLeaveRoom(t *testing.T) {
 		head   string
 		status int
 	}{{"", 503}, {"\nAuthorization: Bearer S3NDER", 200}} {
-		if w := p.replay(t, "POST /api/chat.postMessage HTTP/1.1"+test.head+"\n\n"+body); w.Code != test.status || (w.Header().Get("Retry-After") == "") != (w.Code == 200) {
+		if w := p.replay(t, "POST /api/chat.postMessage HTTP/1.1"+test.head+"\n\n"+body); w.Code != test.status ||
+			(w.Header().Get("Retry-After") == "") != (w.Code == 200) {
 			t.Errorf("%q: %d %s", test.head, w.Code, w.Body)
 		}
 	}
@@ -266,8 +353,10 @@ func TestStrangersLeaveRoom(t *testing.T) {
 func TestDryRunHasADoor(t *testing.T) {
 	slack := &recorder{}
 	p := newInProcess(t, dryRunConfig(), slack)
-	for _, path := range []string{"/services/general", "/services/random/T0KEN", "/services/test/a/b", "/api/chat.postMessage", "/api/auth.test"} {
-		if w := p.do("POST", path, `{"channel":"#x","text":"hello"}`); w.Code != 200 || w.Body.String() != "ok" && !strings.HasPrefix(w.Body.String(), `{"ok":true`) {
+	for _, path := range []string{"/services/general", "/services/random/T0KEN", "/services/test/a/b",
+		"/api/chat.postMessage", "/api/auth.test"} {
+		if w := p.do("POST", path, `{"channel":"#x","text":"hello"}`); w.Code != 200 || w.Body.String() != "ok" &&
+			!strings.HasPrefix(w.Body.String(), `{"ok":true`) {
 			t.Errorf("%s: %d %s", path, w.Code, w.Body)
 		}
 	}
@@ -297,7 +386,8 @@ func TestShownURI(t *testing.T) {
 		p.out.Reset()
 		w := p.do("POST", uri, `{"text":"x"}`)
 		var line accessLine
-		if err := json.Unmarshal([]byte(p.out.String()), &line); err != nil || line.URI != want || strings.Contains(w.Body.String(), "KEY") {
+		if err := json.Unmarshal([]byte(p.out.String()), &line); err != nil || line.URI != want ||
+			strings.Contains(w.Body.String(), "KEY") {
 			t.Errorf("%s: %v, shown as %s, want %s; answered %s", uri, err, line.URI, want, w.Body)
 		}
 	}
@@ -316,7 +406,9 @@ func TestDoorMerges(t *testing.T) {
 			return outcome{class: delivered}
 		}
 		for i := range 10 {
-			p.do("POST", "/services/a", fmt.Sprintf(`{"channel":"#x","username":"Alertmanager","attachments":[{"title":"%d","text":"","fallback":"f","color":"danger"}]}`, i))
+			p.do("POST", "/services/a",
+				fmt.Sprintf(`{"channel":"#x","username":"Alertmanager",`+
+					`"attachments":[{"title":"%d","text":"","fallback":"f","color":"danger"}]}`, i))
 			synctest.Wait()
 		}
 		close(stop)
@@ -328,7 +420,8 @@ func TestDoorMerges(t *testing.T) {
 }
 
 func FuzzForm(f *testing.F) {
-	for _, body := range []string{"tag=a&text=b%20c", "payload=%7B%7D", `payload={"text":"100%"}`, "blocks=[&sync=1", "a=%FF&a=\x00", "=", "x", `{"a":"b=c"}`} {
+	for _, body := range []string{"tag=a&text=b%20c", "payload=%7B%7D", `payload={"text":"100%"}`, "blocks=[&sync=1",
+		"a=%FF&a=\x00", "=", "x", `{"a":"b=c"}`} {
 		f.Add(body)
 	}
 	f.Fuzz(func(t *testing.T, body string) {

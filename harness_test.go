@@ -70,7 +70,8 @@ func newInProcess(t testing.TB, cfg *config, slack poster) *inProcess {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.server = &server{spool: sp, stats: st, deliver: d, log: log, access: p.out, hostname: "here", large: make(chan struct{}, maxLarge), looking: make(chan struct{}, 1), lost: func() int64 { return 3 }}
+	p.server = &server{spool: sp, stats: st, deliver: d, log: log, access: p.out, hostname: "here",
+		large: make(chan struct{}, maxLarge), looking: make(chan struct{}, 1), lost: func() int64 { return 3 }}
 	p.server.config.Store(cfg)
 	p.http = p.handler()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -172,7 +173,8 @@ func newRecorderFor(p *inProcess, r *http.Request) *httptest.ResponseRecorder {
 }
 
 // inBubble runs test in simulated time with a server whose Slack is script.
-func inBubble(t *testing.T, toml string, script func(int, recorded) outcome, test func(*testing.T, *inProcess, *recorder)) {
+func inBubble(t *testing.T, toml string, script func(int, recorded) outcome,
+	test func(*testing.T, *inProcess, *recorder)) {
 	t.Helper()
 	cfg := testConfig(t, toml)
 	synctest.Test(t, func(t *testing.T) {

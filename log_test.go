@@ -99,7 +99,9 @@ func TestLogChanges(t *testing.T) {
 	}
 	for i := range 50 {
 		want := strings.Repeat(fmt.Sprintln(i), 20)
-		e2e.Poll(t, "all lines are there", func() bool { return e2e.ReadFile(t, filepath.Join(dir, fmt.Sprint(i))) == want })
+		e2e.Poll(t, "all lines are there", func() bool {
+			return e2e.ReadFile(t, filepath.Join(dir, fmt.Sprint(i))) == want
+		})
 	}
 	cfg.log.access, cfg.log.errors = filepath.Join(dir, "new"), dir
 	if err := l.change(cfg); err == nil {

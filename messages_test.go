@@ -86,7 +86,8 @@ func TestSearch(t *testing.T) {
 			}
 		}
 		for request, want := range map[string]string{
-			"GET /messages?state=any&limits=5":       "limits is not known here, but: state, tag, q, order, offset, limit",
+			"GET /messages?state=any&limits=5": "limits is not known here, but: state, tag, q, order, offset, " +
+				"limit",
 			"GET /messages?state=any&order=up":       "oldest or newest",
 			"GET /messages?state=any&offset=-1":      "offset=-1 is not a number",
 			"GET /messages?state=all":                "waiting, dead, delivered, dropped, any",
@@ -111,7 +112,8 @@ func TestWholeMessage(t *testing.T) {
 		}))
 		long := strings.Repeat("long ", 1000)
 		p.do("POST", "/notify", fmt.Sprintf(`{"tag":"a","text":%q,"level":"crit","title":"T","host":"h"}`, long))
-		p.do("POST", "/notify-directly", `{"payload":{"channel":"#free","text":"direct","blocks":[{"type":"divider"}]}}`)
+		p.do("POST", "/notify-directly",
+			`{"payload":{"channel":"#free","text":"direct","blocks":[{"type":"divider"}]}}`)
 		synctest.Wait()
 		time.Sleep(time.Hour) // what Slack got does not say that it is late
 		list, _ := p.search(t, "state=any&order=oldest")
@@ -150,7 +152,8 @@ func TestSendAgainSays(t *testing.T) {
 			synctest.Wait()
 		}
 		list, _ := p.search(t, "state=any&order=oldest")
-		pause := "waits for a pause until " + clock(time.Now().Add(15*time.Minute)) + ": slack's rate limit, met by #cdn"
+		pause := "waits for a pause until " + clock(time.Now().Add(15*time.Minute)) +
+			": slack's rate limit, met by #cdn"
 		for i, want := range []string{"due now", "due now, behind the 1 before it", "due now, behind the 2 before it",
 			"put at the end of its queue", pause, pause} {
 			var said struct {
@@ -178,7 +181,9 @@ func TestShortened(t *testing.T) {
 		{"long text", &message{ID: "i", Host: "h", Text: long}, true},
 		{"payload", payload(object{"channel": "#c", "text": long, "n": json.Number("1.50")}), true},
 		{"short payload", payload(object{"text": edge, "attachments": []object{{"text": edge}}}), false},
-		{"attachments", payload(object{"attachments": []object{{"text": edge, "n": json.Number("1.50")}, {"text": long, "fallback": long}}}), true},
+		{"attachments",
+			payload(object{"attachments": []object{{"text": edge, "n": json.Number("1.50")},
+				{"text": long, "fallback": long}}}), true},
 		{"no objects", payload(object{"attachments": []any{1, object{"text": long}}}), false},
 		{"null", payload(object{"text": long, "attachments": []any{nil}}), true},
 		{"blocks", payload(object{"blocks": []any{object{"text": long}}}), false},
@@ -191,12 +196,15 @@ func TestShortened(t *testing.T) {
 		if !ok {
 			continue
 		}
-		got, mark := string(encode(short)), fmt.Sprintf("[… %d characters left out …]", 5008-shortLimit+len("\n[… 5008 characters left out …]\n"))
+		got, mark := string(encode(short)),
+			fmt.Sprintf("[… %d characters left out …]", 5008-shortLimit+len("\n[… 5008 characters left out …]\n"))
 		if short.ID != "i" || strings.Contains(before, `"n":1.50`) != strings.Contains(got, `"n":1.50`) {
 			t.Errorf("%s: got %s", test.name, got)
 		}
 		for _, text := range strings.Split(got, `"`) {
-			if n := utf8.RuneCountInString(text); n > shortLimit+len(`\n\n`) || n > 3000 && text != edge && (!strings.HasPrefix(text, "begin") || !strings.HasSuffix(text, "end") || !strings.Contains(text, mark)) {
+			if n := utf8.RuneCountInString(text); n > shortLimit+len(`\n\n`) || n > 3000 && text != edge &&
+				(!strings.HasPrefix(text, "begin") || !strings.HasSuffix(text, "end") ||
+					!strings.Contains(text, mark)) {
 				t.Errorf("%s: %d characters, %.60s…, want %s in it", test.name, n, text, mark)
 			}
 		}
@@ -313,13 +321,16 @@ func TestOperatorsAPI(t *testing.T) {
 				t.Errorf("%s %s: %d %s, want count %d", method, path, w.Code, w.Body, want)
 			}
 		}
-		waiting, dead, delivered := get("/messages?state=waiting"), get("/messages?state=dead"), get("/messages?state=delivered")
+		waiting, dead, delivered := get("/messages?state=waiting"), get("/messages?state=dead"),
+			get("/messages?state=delivered")
 		if waiting.Total != 2 || dead.Total != 2 || delivered.Total != 2 {
 			t.Fatalf("waiting %+v, dead %+v, delivered %+v", waiting, dead, delivered)
 		}
 		head := waiting.Messages[1]
-		if head.State != "waiting" || head.Tag != "a" || head.Channel != "#a" || head.Host != "web-01" || head.Level != "crit" || head.Title != "T" ||
-			head.Text != "needle one" || !head.AcceptedAt.Equal(start) || head.Attempts < 3 || head.NextAttemptAt == nil || head.Error != "connection refused" {
+		if head.State != "waiting" || head.Tag != "a" || head.Channel != "#a" || head.Host != "web-01" ||
+			head.Level != "crit" || head.Title != "T" ||
+			head.Text != "needle one" || !head.AcceptedAt.Equal(start) || head.Attempts < 3 ||
+			head.NextAttemptAt == nil || head.Error != "connection refused" {
 			t.Errorf("head of the lane: %+v", head)
 		}
 		if m := dead.Messages[0]; m.State != "dead" || m.Text != "4" || m.Attempts != 1 || m.Error != "invalid_blocks" {
@@ -332,8 +343,10 @@ func TestOperatorsAPI(t *testing.T) {
 			t.Errorf("delivered: %+v", m)
 		}
 		for path, want := range map[string]int{
-			"/messages?state=waiting&tag=a": 2, "/messages?state=waiting&tag=b": 0, "/messages?state=waiting&q=NEEDLE": 1,
-			"/messages?state=dead&q=invalid_": 2, "/messages?state=dead&q=x": 0, "/messages?state=delivered&tag=own": 1,
+			"/messages?state=waiting&tag=a": 2, "/messages?state=waiting&tag=b": 0,
+			"/messages?state=waiting&q=NEEDLE": 1,
+			"/messages?state=dead&q=invalid_":  2, "/messages?state=dead&q=x": 0,
+			"/messages?state=delivered&tag=own": 1,
 		} {
 			if got := get(path); got.Total != want || len(got.Messages) != want {
 				t.Errorf("%s: %d, want %d", path, got.Total, want)
@@ -344,19 +357,22 @@ func TestOperatorsAPI(t *testing.T) {
 		}
 		for path, want := range map[string]int{
 			"/messages": 400, "/messages?state=x": 400, "/messages?state=dead&limit=0": 400, "/messages/nope": 404,
-			"/messages/" + head.ID: 200, "/messages/" + dead.Messages[0].ID: 200, "/messages/" + delivered.Messages[0].ID: 200,
+			"/messages/" + head.ID: 200, "/messages/" + dead.Messages[0].ID: 200,
+			"/messages/" + delivered.Messages[0].ID: 200,
 		} {
 			if w := p.operator("GET", path); w.Code != want {
 				t.Errorf("%s: %d %s, want %d", path, w.Code, w.Body, want)
 			}
 		}
-		for _, request := range []string{"POST /messages/nope/retry", "DELETE /messages/nope", "POST /messages/" + delivered.Messages[0].ID + "/retry"} {
+		for _, request := range []string{"POST /messages/nope/retry", "DELETE /messages/nope",
+			"POST /messages/" + delivered.Messages[0].ID + "/retry"} {
 			method, path, _ := strings.Cut(request, " ")
 			if w := p.operator(method, path); w.Code != 404 {
 				t.Errorf("%s: %d", request, w.Code)
 			}
 		}
-		for _, request := range []string{"POST /messages/retry", "DELETE /messages?state=dead", "DELETE /messages?state=waiting&tag=a"} {
+		for _, request := range []string{"POST /messages/retry", "DELETE /messages?state=dead",
+			"DELETE /messages?state=waiting&tag=a"} {
 			method, path, _ := strings.Cut(request, " ")
 			if w := p.operator(method, path); w.Code != 400 {
 				t.Errorf("%s: %d", request, w.Code)
@@ -372,17 +388,20 @@ func TestOperatorsAPI(t *testing.T) {
 		count("DELETE", "/messages/"+head.ID, 1)
 		count("POST", "/messages/"+dead.Messages[1].ID+"/retry", 1)
 		synctest.Wait()
-		if l := get("/messages?state=dead"); l.Total != 2 || l.Messages[0].Text != "3" || !l.Messages[0].AcceptedAt.Equal(dead.Messages[1].AcceptedAt) {
+		if l := get("/messages?state=dead"); l.Total != 2 || l.Messages[0].Text != "3" ||
+			!l.Messages[0].AcceptedAt.Equal(dead.Messages[1].AcceptedAt) {
 			t.Errorf("sent again and refused again: %+v", l)
 		}
 		count("DELETE", "/messages/"+dead.Messages[0].ID, 1)
 		count("DELETE", "/messages?state=dead&tag=a", 0)
 		count("DELETE", "/messages?state=dead&tag=b", 1)
-		if st := p.stat(t); st.Accepted != 6 || st.Delivered != 2 || st.Dropped != 3 || st.Waiting != 1 || st.Dead != 0 || st.OldestWaitingSeconds < 9 {
+		if st := p.stat(t); st.Accepted != 6 || st.Delivered != 2 || st.Dropped != 3 || st.Waiting != 1 ||
+			st.Dead != 0 || st.OldestWaitingSeconds < 9 {
 			t.Errorf("counters: %+v", st)
 		}
 		st := p.stat(t)
-		if row := st.Tags[0]; row.Tag != "a" || row.Channel != "#a" || row.Accepted != 2 || row.Waiting != 1 || row.LastError != "connection refused" || row.LastAt == nil {
+		if row := st.Tags[0]; row.Tag != "a" || row.Channel != "#a" || row.Accepted != 2 || row.Waiting != 1 ||
+			row.LastError != "connection refused" || row.LastAt == nil {
 			t.Errorf("row of a: %+v", row)
 		}
 		if n := len(st.Tags); n != 8 || st.Tags[7].Channel != "#c" {

@@ -55,14 +55,21 @@ root = ""
 // TestOriginal is the original's behavior, request in and payload out, with the differences that are ours.
 func TestOriginal(t *testing.T) {
 	slack := e2e.NewFakeSlack(t, nil)
-	p := newInProcess(t, testConfig(t, strings.Replace(fmt.Sprintf(originalConfig, slack.URL), "[core]", "[core]\nchannel_rate = 0", 1)), newSlackClient(maxPosts))
+	p := newInProcess(t,
+		testConfig(t, strings.Replace(fmt.Sprintf(originalConfig, slack.URL), "[core]", "[core]\nchannel_rate = 0", 1)),
+		newSlackClient(maxPosts))
 	text := strings.Repeat("ä", 30_000) + strings.Repeat("ö", 20_000)
 	cutText := cut(text, textLimit)
 	if n := utf8.RuneCountInString(cutText); n > textLimit || n < textLimit-10 || !utf8.ValidString(cutText) {
 		t.Errorf("a text of 50000 characters is cut to %d", n)
 	}
+	const blocks = `"blocks":[{"n":12345678901234567890.12345678901234567890,"t":"<&>é"}],"unfurl_links":false`
 	attached := func(color, title, text string) string {
-		return fmt.Sprintf(`{"channel":"#general","username":"slackboard","icon_emoji":":clipboard:","parse":"full","attachments":[{"fallback":%q,"color":%q,"title":%q,"text":%q,"footer":"web-01","mrkdwn_in":["text"]}]}`,
+		return fmt.Sprintf(`{"channel":"#general",`+
+			`"username":"slackboard",`+
+			`"icon_emoji":":clipboard:",`+
+			`"parse":"full","attachments":[{"fallback":%q,"color":%q,"title":%q,"text":%q,`+
+			`"footer":"web-01","mrkdwn_in":["text"]}]}`,
 			join(title, ": ", text), color, title, text)
 	}
 	for _, test := range []struct {
@@ -72,53 +79,80 @@ func TestOriginal(t *testing.T) {
 		posts            []string // with empty strings left out of attachments
 	}{
 		{"plain", "/notify", `{"tag":"general","host":"web-01","text":"hi <a> & b"}`, 200, "ok",
-			[]string{`{"channel":"#general","username":"slackboard","icon_emoji":":clipboard:","text":"hi <a> & b","parse":"full"}`}},
+			[]string{`{"channel":"#general","username":"slackboard","icon_emoji":":clipboard:","text":"hi <a> & ` +
+				`b","parse":"full"}`}},
 		{"defaults of a tag", "/notify", `{"tag":"defaults","text":"hi"}`, 200, "ok",
-			[]string{`{"channel":"#random","username":"slackboard","icon_emoji":":clipboard:","text":"hi","parse":"full"}`}},
+			[]string{`{"channel":"#random",` +
+				`"username":"slackboard","icon_emoji":":clipboard:","text":"hi","parse":"full"}`}},
 		{"sync", "/notify", `{"tag":"defaults","text":"hi","sync":true}`, 200, "ok",
-			[]string{`{"channel":"#random","username":"slackboard","icon_emoji":":clipboard:","text":"hi","parse":"full"}`}},
+			[]string{`{"channel":"#random",` +
+				`"username":"slackboard","icon_emoji":":clipboard:","text":"hi","parse":"full"}`}},
 		{"level message", "/notify", `{"tag":"general","text":"hi","level":"message"}`, 200, "ok",
-			[]string{`{"channel":"#general","username":"slackboard","icon_emoji":":clipboard:","text":"hi","parse":"full"}`}},
+			[]string{`{"channel":"#general",` +
+				`"username":"slackboard","icon_emoji":":clipboard:","text":"hi","parse":"full"}`}},
 		{"unknown level", "/notify", `{"tag":"general","text":"hi","level":"panic"}`, 200, "ok",
-			[]string{`{"channel":"#general","username":"slackboard","icon_emoji":":clipboard:","text":"hi","parse":"full"}`}},
-		{"info", "/notify", `{"tag":"general","host":"web-01","text":"hi","level":"info"}`, 200, "ok", []string{attached("#00ff00", "", "hi")}},
-		{"warn", "/notify", `{"tag":"general","host":"web-01","text":"hi","level":"warn"}`, 200, "ok", []string{attached("#ffdd00", "", "hi")}},
-		{"crit and title", "/notify", `{"tag":"general","host":"web-01","text":"hi","level":"crit","title":"T"}`, 200, "ok", []string{attached("#ff0000", "T", "hi")}},
-		{"title", "/notify", `{"tag":"general","host":"web-01","text":"hi","title":"T"}`, 200, "ok", []string{attached("", "T", "hi")}},
-		{"words for levels", "/notify", `{"tag":"general","host":"web-01","text":"hi","level":"WARNING"}`, 200, "ok", []string{attached("#ffdd00", "", "hi")}},
-		{"error", "/notify", `{"tag":"general","host":"web-01","text":"hi","level":"error"}`, 200, "ok", []string{attached("#ff0000", "", "hi")}},
-		{"ok", "/notify", `{"tag":"general","host":"web-01","text":"hi","level":"ok"}`, 200, "ok", []string{attached("#00ff00", "", "hi")}},
-		{"control characters", "/notify", `{"tag":"gen\u0000eral","host":"we\u0007b-01\u0085","text":"hi","level":"cr\u001bit","title":"T\nU\u0085V"}`, 200, "ok",
+			[]string{`{"channel":"#general",` +
+				`"username":"slackboard","icon_emoji":":clipboard:","text":"hi","parse":"full"}`}},
+		{"info", "/notify", `{"tag":"general","host":"web-01","text":"hi","level":"info"}`, 200, "ok",
+			[]string{attached("#00ff00", "", "hi")}},
+		{"warn", "/notify", `{"tag":"general","host":"web-01","text":"hi","level":"warn"}`, 200, "ok",
+			[]string{attached("#ffdd00", "", "hi")}},
+		{"crit and title", "/notify", `{"tag":"general","host":"web-01","text":"hi","level":"crit","title":"T"}`, 200,
+			"ok", []string{attached("#ff0000", "T", "hi")}},
+		{"title", "/notify", `{"tag":"general","host":"web-01","text":"hi","title":"T"}`, 200, "ok",
+			[]string{attached("", "T", "hi")}},
+		{"words for levels", "/notify", `{"tag":"general","host":"web-01","text":"hi","level":"WARNING"}`, 200, "ok",
+			[]string{attached("#ffdd00", "", "hi")}},
+		{"error", "/notify", `{"tag":"general","host":"web-01","text":"hi","level":"error"}`, 200, "ok",
+			[]string{attached("#ff0000", "", "hi")}},
+		{"ok", "/notify", `{"tag":"general","host":"web-01","text":"hi","level":"ok"}`, 200, "ok",
+			[]string{attached("#00ff00", "", "hi")}},
+		{"control characters", "/notify", `{"tag":"gen\u0000eral",` +
+			`"host":"we\u0007b-01\u0085","text":"hi","level":"cr\u001bit","title":"T\nU\u0085V"}`, 200, "ok",
 			[]string{strings.Replace(attached("#ff0000", "T U V", "hi"), "web-01", "web-01 ", 1)}},
-		{"a long host", "/notify", `{"tag":"general","host":"` + strings.Repeat("é", 300) + `","text":"hi","title":"T"}`, 200, "ok",
+		{"a long host", "/notify", `{"tag":"general","host":"` + strings.Repeat("é", 300) +
+			`","text":"hi","title":"T"}`, 200, "ok",
 			[]string{strings.Replace(attached("", "T", "hi"), "web-01", strings.Repeat("é", 255), 1)}},
-		{"title alone", "/notify", `{"tag":"general","host":"web-01","title":"T"}`, 200, "ok", []string{attached("", "T", "")}},
+		{"title alone", "/notify", `{"tag":"general","host":"web-01","title":"T"}`, 200, "ok",
+			[]string{attached("", "T", "")}},
 		{"no host: the address", "/notify", `{"tag":"general","text":"hi","title":"T"}`, 200, "ok",
 			[]string{strings.Replace(attached("", "T", "hi"), "web-01", "192.0.2.1", 1)}},
 		{"unknown fields", "/notify", `{"tag":"defaults","text":"hi","color":"red","x":{"y":[1]}}`, 200, "ok",
-			[]string{`{"channel":"#random","username":"slackboard","icon_emoji":":clipboard:","text":"hi","parse":"full"}`}},
+			[]string{`{"channel":"#random",` +
+				`"username":"slackboard","icon_emoji":":clipboard:","text":"hi","parse":"full"}`}},
 		{"one tag, two channels", "/notify", `{"tag":"two","text":"hi","sync":true}`, 200, "ok", []string{
 			`{"channel":"#first","username":"slackboard","icon_emoji":":clipboard:","text":"hi","parse":"full"}`,
 			`{"channel":"#second","username":"slackboard","icon_emoji":":clipboard:","text":"hi","parse":"full"}`}},
 		{"long text", "/notify", `{"tag":"defaults","text":"` + text + `"}`, 200, "ok",
-			[]string{`{"channel":"#random","username":"slackboard","icon_emoji":":clipboard:","text":"` + strings.ReplaceAll(cutText, "\n", `\n`) + `","parse":"full"}`}},
+			[]string{`{"channel":"#random","username":"slackboard","icon_emoji":":clipboard:","text":"` +
+				strings.ReplaceAll(cutText, "\n", `\n`) + `","parse":"full"}`}},
 		{"a byte order mark", "/notify", "\ufeff" + `{"tag":"defaults","text":"hi"}`, 200, "ok",
-			[]string{`{"channel":"#random","username":"slackboard","icon_emoji":":clipboard:","text":"hi","parse":"full"}`}},
+			[]string{`{"channel":"#random",` +
+				`"username":"slackboard","icon_emoji":":clipboard:","text":"hi","parse":"full"}`}},
 		{"bad UTF-8", "/notify", "{\"tag\":\"defaults\",\"text\":\"a\xffb\"}", 200, "ok",
-			[]string{`{"channel":"#random","username":"slackboard","icon_emoji":":clipboard:","text":"a�b","parse":"full"}`}},
+			[]string{`{"channel":"#random",` +
+				`"username":"slackboard","icon_emoji":":clipboard:","text":"a�b","parse":"full"}`}},
 
-		{"direct", "/notify-directly", `{"payload":{"channel":"#c","username":"u","icon_emoji":":i:","text":"hi","parse":"none"},"sync":false}`, 200, "ok",
+		{"direct", "/notify-directly",
+			`{"payload":{"channel":"#c","username":"u","icon_emoji":":i:","text":"hi","parse":"none"},"sync":false}`,
+			200, "ok",
 			[]string{`{"channel":"#c","username":"u","icon_emoji":":i:","text":"hi","parse":"none"}`}},
 		{"direct: defaults", "/notify-directly", `{"payload":{"channel":"#c","text":"hi"}}`, 200, "ok",
 			[]string{`{"channel":"#c","username":"slackboard","icon_emoji":":clipboard:","text":"hi","parse":"full"}`}},
-		{"direct: empty keys are left out", "/notify-directly", `{"payload":{"channel":"#c","text":"hi","username":"","icon_emoji":"","parse":""}}`, 200, "ok",
+		{"direct: empty keys are left out", "/notify-directly",
+			`{"payload":{"channel":"#c","text":"hi","username":"","icon_emoji":"","parse":""}}`, 200, "ok",
 			[]string{`{"channel":"#c","text":"hi"}`}},
-		{"direct: the webhook's channel", "/notify-directly", `{"payload":{"text":"hi","username":"","icon_emoji":"","parse":""}}`, 200, "ok", []string{`{"text":"hi"}`}},
-		{"direct: all else passes unchanged", "/notify-directly", `{"payload":{"channel":"#c","username":"","icon_emoji":"","parse":"","thread_ts":"1.2","blocks":[{"n":12345678901234567890.12345678901234567890,"t":"<&>é"}],"unfurl_links":false}}`, 200, "ok",
-			[]string{`{"channel":"#c","thread_ts":"1.2","blocks":[{"n":12345678901234567890.12345678901234567890,"t":"<&>é"}],"unfurl_links":false}`}},
-		{"direct: long text", "/notify-directly", `{"payload":{"username":"","icon_emoji":"","parse":"","text":"` + text + `"}}`, 200, "ok",
+		{"direct: the webhook's channel", "/notify-directly",
+			`{"payload":{"text":"hi","username":"","icon_emoji":"","parse":""}}`, 200, "ok", []string{`{"text":"hi"}`}},
+		{"direct: all else passes unchanged", "/notify-directly", `{"payload":{"channel":"#c",` +
+			`"username":"","icon_emoji":"","parse":"","thread_ts":"1.2",` + blocks + `}}`, 200, "ok",
+			[]string{`{"channel":"#c","thread_ts":"1.2",` + blocks + `}`}},
+		{"direct: long text", "/notify-directly", `{"payload":{"username":"","icon_emoji":"","parse":"","text":"` +
+			text + `"}}`, 200, "ok",
 			[]string{`{"text":"` + strings.ReplaceAll(cutText, "\n", `\n`) + `"}`}},
-		{"direct: attachments alone", "/notify-directly", `{"payload":{"username":"","icon_emoji":"","parse":"","attachments":[{"text":"x"}]}}`, 200, "ok", []string{`{"attachments":[{"text":"x"}]}`}},
+		{"direct: attachments alone", "/notify-directly",
+			`{"payload":{"username":"","icon_emoji":"","parse":"","attachments":[{"text":"x"}]}}`, 200, "ok",
+			[]string{`{"attachments":[{"text":"x"}]}`}},
 
 		{"unknown tag", "/notify", `{"tag":"nope","text":"hi"}`, 400, "tag:nope is not found", nil},
 		{"unknown tag, sync", "/notify", `{"tag":"nope","text":"hi","sync":true}`, 400, "tag:nope is not found", nil},
@@ -134,15 +168,26 @@ func TestOriginal(t *testing.T) {
 		{"direct: no payload", "/notify-directly", `{}`, 400, "payload is missing, or not a JSON object", nil},
 		{"direct: null", "/notify-directly", `{"payload":null}`, 400, "payload is missing, or not a JSON object", nil},
 		{"direct: a list", "/notify-directly", `{"payload":[]}`, 400, "payload is missing, or not a JSON object", nil},
-		{"direct: nothing to say", "/notify-directly", `{"payload":{"channel":"#c","text":"","blocks":[],"attachments":null}}`, 400, "payload has neither text nor blocks nor attachments", nil},
-		{"direct: text of a wrong type", "/notify-directly", `{"payload":{"channel":"#c","text":5}}`, 400, "payload.text is not a string", nil},
-		{"direct: blocks of a wrong type", "/notify-directly", `{"payload":{"channel":"#c","text":"x","blocks":{"type":"section"}}}`, 400, "payload.blocks is not an array", nil},
-		{"direct: attachments of a wrong type", "/notify-directly", `{"payload":{"channel":"#c","attachments":"x"}}`, 400, "payload.attachments is not an array", nil},
-		{"direct: empty lists", "/notify-directly", `{"payload":{"channel":"#c","blocks":[ ],"attachments":[]}}`, 400, "payload has neither text nor blocks nor attachments", nil},
-		{"direct: a channel of two lines", "/notify-directly", `{"payload":{"channel":"#c\nMAINPID=1","text":"x"}}`, 400, "payload.channel is longer than 255 bytes or has a control character in it", nil},
-		{"direct: a long channel", "/notify-directly", `{"payload":{"channel":"` + strings.Repeat("é", 128) + `","text":"x"}}`, 400, "payload.channel is longer than 255 bytes or has a control character in it", nil},
-		{"direct: channel of a wrong type", "/notify-directly", `{"payload":{"channel":5,"text":"x"}}`, 400, "payload.channel is not a string", nil},
-		{"too large", "/notify", `{"tag":"general","text":"` + strings.Repeat("x", bodyLimit) + `"}`, 413, "Request-body is larger than 1048576 bytes", nil},
+		{"direct: nothing to say", "/notify-directly",
+			`{"payload":{"channel":"#c","text":"","blocks":[],"attachments":null}}`, 400,
+			"payload has neither text nor blocks nor attachments", nil},
+		{"direct: text of a wrong type", "/notify-directly", `{"payload":{"channel":"#c","text":5}}`, 400,
+			"payload.text is not a string", nil},
+		{"direct: blocks of a wrong type", "/notify-directly",
+			`{"payload":{"channel":"#c","text":"x","blocks":{"type":"section"}}}`, 400,
+			"payload.blocks is not an array", nil},
+		{"direct: attachments of a wrong type", "/notify-directly", `{"payload":{"channel":"#c","attachments":"x"}}`,
+			400, "payload.attachments is not an array", nil},
+		{"direct: empty lists", "/notify-directly", `{"payload":{"channel":"#c","blocks":[ ],"attachments":[]}}`, 400,
+			"payload has neither text nor blocks nor attachments", nil},
+		{"direct: a channel of two lines", "/notify-directly", `{"payload":{"channel":"#c\nMAINPID=1","text":"x"}}`,
+			400, "payload.channel is longer than 255 bytes or has a control character in it", nil},
+		{"direct: a long channel", "/notify-directly", `{"payload":{"channel":"` + strings.Repeat("é", 128) +
+			`","text":"x"}}`, 400, "payload.channel is longer than 255 bytes or has a control character in it", nil},
+		{"direct: channel of a wrong type", "/notify-directly", `{"payload":{"channel":5,"text":"x"}}`, 400,
+			"payload.channel is not a string", nil},
+		{"too large", "/notify", `{"tag":"general","text":"` + strings.Repeat("x", bodyLimit) + `"}`, 413,
+			"Request-body is larger than 1048576 bytes", nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			before := len(slack.Deliveries())
@@ -151,8 +196,10 @@ func TestOriginal(t *testing.T) {
 			if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil {
 				t.Fatalf("answer %q: %v", w.Body, err)
 			}
-			if w.Code != test.status || got.Message != test.message || w.Header().Get("Content-Type") != "application/json" {
-				t.Errorf("got %d %q as %s, want %d %q", w.Code, got.Message, w.Header().Get("Content-Type"), test.status, test.message)
+			if w.Code != test.status || got.Message != test.message ||
+				w.Header().Get("Content-Type") != "application/json" {
+				t.Errorf("got %d %q as %s, want %d %q", w.Code, got.Message, w.Header().Get("Content-Type"),
+					test.status, test.message)
 			}
 			if len(got.IDs) != len(test.posts) {
 				t.Errorf("got ids %v for %d posts", got.IDs, len(test.posts))
@@ -200,7 +247,8 @@ func TestMethodsAndPaths(t *testing.T) {
 	} {
 		w := p.do(test.method, test.path, "")
 		if w.Code != test.status || w.Header().Get("Allow") != test.allow {
-			t.Errorf("%s %s: got %d, Allow %q, want %d, %q", test.method, test.path, w.Code, w.Header().Get("Allow"), test.status, test.allow)
+			t.Errorf("%s %s: got %d, Allow %q, want %d, %q", test.method, test.path, w.Code, w.Header().Get("Allow"),
+				test.status, test.allow)
 		}
 		var a answer
 		if test.status >= 400 && (json.Unmarshal(w.Body.Bytes(), &a) != nil || a.Message == "") {
@@ -223,11 +271,14 @@ func TestHugeBodyIsNotRead(t *testing.T) {
 // A compressed body is refused, unread, in words that say so.
 func TestCompressedBody(t *testing.T) {
 	p := newInProcess(t, dryRunConfig(), &recorder{})
-	for coding, want := range map[string]int{"gzip": 415, "br": 415, "gzip, identity": 415, "identity": 200, "Identity": 200} {
+	for coding, want := range map[string]int{"gzip": 415, "br": 415, "gzip, identity": 415, "identity": 200,
+		"Identity": 200} {
 		r := httptest.NewRequest("POST", "/notify", strings.NewReader(e2e.NotifyBody("general", 1, false)))
 		r.Header.Set("Content-Encoding", coding)
 		w := newRecorderFor(p, r)
-		if w.Code != want || want == 415 && (!strings.Contains(w.Body.String(), "compressed (Content-Encoding: "+coding+")") || w.Header().Get("Accept-Encoding") != "identity") {
+		if w.Code != want ||
+			want == 415 && (!strings.Contains(w.Body.String(), "compressed (Content-Encoding: "+coding+")") ||
+				w.Header().Get("Accept-Encoding") != "identity") {
 			t.Errorf("%s: %d %v %s", coding, w.Code, w.Header(), w.Body)
 		}
 	}
@@ -289,8 +340,10 @@ func TestKeyWithSync(t *testing.T) {
 		{"delivered", outcome{class: delivered}, 200, "", 1, 200, false},
 		{"delivered in a moment", outcome{class: delivered}, 200, "", 1, 200, true},
 		{"refused", outcome{class: badContent, reason: "invalid_blocks"}, 502, "", 1, 502, false},
-		{"perhaps posted", outcome{class: retry, reason: "no answer", unsure: true}, 502, "it may have been posted all the same", 1, 502, false},
-		{"perhaps posted in a moment", outcome{class: retry, reason: "no answer", unsure: true}, 502, "it may have been posted all the same", 1, 502, true},
+		{"perhaps posted", outcome{class: retry, reason: "no answer", unsure: true}, 502,
+			"it may have been posted all the same", 1, 502, false},
+		{"perhaps posted in a moment", outcome{class: retry, reason: "no answer", unsure: true}, 502,
+			"it may have been posted all the same", 1, 502, true},
 		{"not posted", outcome{class: retry, reason: "connection refused"}, 502, "", 2, 200, false},
 		{"limited", outcome{class: retry, limited: true, wait: time.Second}, 429, "", 2, 200, false},
 	} {
@@ -331,10 +384,12 @@ func TestKeyWithSync(t *testing.T) {
 				if status == again && !reflect.DeepEqual(first, second) {
 					t.Errorf("got %+v, then %+v", first, second)
 				}
-				if status, a := ask("key", false); status != again || !reflect.DeepEqual(a, second) || posts != test.posts {
+				if status, a := ask("key", false); status != again || !reflect.DeepEqual(a, second) ||
+					posts != test.posts {
 					t.Errorf("without sync: %d %+v, %d posts", status, a, posts)
 				}
-				if status, a := ask("other", true); status != 200 || posts != test.posts+1 || fmt.Sprint(a.IDs) == fmt.Sprint(second.IDs) {
+				if status, a := ask("other", true); status != 200 || posts != test.posts+1 ||
+					fmt.Sprint(a.IDs) == fmt.Sprint(second.IDs) {
 					t.Errorf("another key: %d %+v, %d posts", status, a, posts)
 				}
 			})
@@ -373,11 +428,13 @@ func (u unreadable) Read([]byte) (int, error) {
 
 func TestDirectNeedsACredential(t *testing.T) {
 	p := newInProcess(t, testConfig(t, "[[tags]]\ntag='a'\nslack_url='http://127.0.0.1:1/x'\n"), &recorder{})
-	if w := p.do("POST", "/notify-directly", `{"payload":{"channel":"#c","text":"x"}}`); w.Code != 400 || !strings.Contains(w.Body.String(), "[core]") {
+	if w := p.do("POST", "/notify-directly", `{"payload":{"channel":"#c","text":"x"}}`); w.Code != 400 ||
+		!strings.Contains(w.Body.String(), "[core]") {
 		t.Errorf("without a credential under [core]: got %d %s", w.Code, w.Body)
 	}
 	p = newInProcess(t, testConfig(t, "[core]\nslack_token='xoxb-1'\n"), &recorder{})
-	if w := p.do("POST", "/notify-directly", `{"payload":{"text":"x"}}`); w.Code != 400 || !strings.Contains(w.Body.String(), "payload.channel is missing") {
+	if w := p.do("POST", "/notify-directly", `{"payload":{"text":"x"}}`); w.Code != 400 ||
+		!strings.Contains(w.Body.String(), "payload.channel is missing") {
 		t.Errorf("with a token and no channel: got %d %s", w.Code, w.Body)
 	}
 }
@@ -391,7 +448,9 @@ func TestAccessLog(t *testing.T) {
 		t.Fatalf("got %q, want two lines without the text", lines)
 	}
 	for i, want := range []map[string]any{
-		{"type": "accepted-request", "uri": "/notify?x=1", "method": "POST", "proto": "HTTP/1.1", "content_length": 50.0, "tag": "general", "host": "web-01", "status": 200.0, "remote_addr": "192.0.2.1:1234"},
+		{"type": "accepted-request", "uri": "/notify?x=1", "method": "POST", "proto": "HTTP/1.1",
+			"content_length": 50.0, "tag": "general", "host": "web-01", "status": 200.0,
+			"remote_addr": "192.0.2.1:1234"},
 		{"type": "accepted-request", "uri": "/notify-directly", "tag": "#c", "host": "192.0.2.1", "status": 200.0},
 	} {
 		var got map[string]any
@@ -416,7 +475,8 @@ func TestAccessLogLine(t *testing.T) {
 	p.do("POST", "/notify", `{"tag":"no\nsuch\u0085`+long+`","host":"a\nb\u2028c`+long+`","text":"x"}`)
 	p.do("POST", "/notify-directly", `{"payload":{"channel":"#c\nd`+long+`","text":"x"}}`)
 	log := p.out.String()
-	if len(log) > 4000 || strings.Count(log, "\n") != 2 || strings.ContainsAny(log, "\u0085\u2028\x00") || !strings.Contains(log, `"tag":"no such x`) {
+	if len(log) > 4000 || strings.Count(log, "\n") != 2 || strings.ContainsAny(log, "\u0085\u2028\x00") ||
+		!strings.Contains(log, `"tag":"no such x`) {
 		t.Errorf("%d bytes: %.5000q", len(log), log)
 	}
 }
@@ -428,7 +488,8 @@ func TestSharedBody(t *testing.T) {
 	for i := range 3 {
 		m := shared
 		m.ID, m.route = newID(), route{tag: "a", index: i}
-		if got, want := `{"id":"`+m.ID+`"`+string(m.encoded()), string(encode(m)); got != want || &m.body[0] != &shared.body[0] {
+		if got, want := `{"id":"`+m.ID+`"`+string(m.encoded()), string(encode(m)); got != want ||
+			&m.body[0] != &shared.body[0] {
 			t.Errorf("%s, want %s", got, want)
 		}
 	}
@@ -442,7 +503,10 @@ func TestStatGo(t *testing.T) {
 		t.Fatalf("not pretty-printed JSON: %v %s", err, body)
 	}
 	inOrder := body
-	for key := range strings.SplitSeq("time go_version go_os go_arch cpu_num goroutine_num gomaxprocs cgo_call_num memory_alloc memory_total_alloc memory_sys memory_lookups memory_mallocs memory_frees memory_stack heap_alloc heap_sys heap_idle heap_inuse heap_released heap_objects gc_next gc_last gc_num gc_per_second gc_pause_per_second gc_pause", " ") {
+	for key := range strings.SplitSeq("time go_version go_os go_arch cpu_num goroutine_num gomaxprocs cgo_call_num "+
+		"memory_alloc memory_total_alloc memory_sys memory_lookups memory_mallocs memory_frees memory_stack "+
+		"heap_alloc heap_sys heap_idle heap_inuse heap_released heap_objects gc_next gc_last gc_num gc_per_second "+
+		"gc_pause_per_second gc_pause", " ") {
 		_, rest, ok := strings.Cut(inOrder, `"`+key+`": `)
 		if !ok {
 			t.Errorf("%s is missing, or not in the original's order", key)
@@ -477,16 +541,20 @@ func FuzzRequestBody(f *testing.F) {
 	})
 }
 
-// BenchmarkStore is what one accepted message costs, without the network: time and allocations, with few tags and with many.
+// BenchmarkStore is what one accepted message costs, without the network: time and allocations, with few tags and with
+// many.
 func BenchmarkStore(b *testing.B) {
 	for _, tags := range []int{10, 100_000} {
 		b.Run(fmt.Sprintf("tags=%d", tags), func(b *testing.B) {
-			p := newInProcess(b, testConfig(b, tagsConfig(tags)), posterFunc(func(credential, []byte) outcome { return down(0, recorded{}) }))
+			p := newInProcess(b, testConfig(b, tagsConfig(tags)), posterFunc(func(credential, []byte) outcome {
+				return down(0, recorded{})
+			}))
 			text := strings.Repeat("x", 200)
 			b.ReportAllocs()
 			b.ResetTimer()
 			each(b.N, 64, func(i int) {
-				r := httptest.NewRequest("POST", "/notify", strings.NewReader(fmt.Sprintf(`{"tag":"t%d","text":"%s"}`, i%10, text)))
+				r := httptest.NewRequest("POST", "/notify",
+					strings.NewReader(fmt.Sprintf(`{"tag":"t%d","text":"%s"}`, i%10, text)))
 				w := httptest.NewRecorder()
 				p.http.ServeHTTP(w, r)
 				if w.Code != http.StatusOK {
@@ -511,14 +579,15 @@ func TestKnownKeyWhenFull(t *testing.T) {
 	})
 }
 
-// The same key again is answered as the first time and stores nothing: while it waits, when it is delivered, when its file is
-// gone, after restarts.
+// The same key again is answered as the first time and stores nothing: while it waits, when it is delivered, when its
+// file is gone, after restarts.
 func TestIdempotencyKey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slack := &recorder{}
 		p := newInProcess(t, testConfig(t, hookAndTags), slack)
 		first := p.notifyWith(t, "key", "ab", 1)
-		if again := p.notifyWith(t, "key", "ab", 1); fmt.Sprint(again) != fmt.Sprint(first) || len(first) != 2 || first[0] == first[1] {
+		if again := p.notifyWith(t, "key", "ab", 1); fmt.Sprint(again) != fmt.Sprint(first) || len(first) != 2 ||
+			first[0] == first[1] {
 			t.Errorf("got %v, first %v", again, first)
 		}
 		for range 3 { // the first restart deletes the file, the others know the key from elsewhere

@@ -27,14 +27,16 @@ func TestReloadMovesWhatWaits(t *testing.T) {
 		time.Sleep(time.Hour)
 		before := len(slack.all())
 		// ab's first entry leaves #a for #own.
-		mended := strings.Replace(strings.ReplaceAll(hookAndTags, "/core", "/new"), "tag = \"ab\"\nchannel = \"#a\"", "tag = \"ab\"\nchannel = \"#new\"", 1)
+		mended := strings.Replace(strings.ReplaceAll(hookAndTags, "/core", "/new"), "tag = \"ab\"\nchannel = \"#a\"",
+			"tag = \"ab\"\nchannel = \"#new\"", 1)
 		p.reload(t, mended)
 		synctest.Wait()
 		got := map[string]string{}
 		for _, r := range slack.all()[before:] {
 			got[r.to+r.channel] += r.text
 		}
-		want := map[string]string{"http://hook.invalid/new#a": "14", "http://hook.invalid/new#new": "26", "http://hook.invalid/new#b": "236"}
+		want := map[string]string{"http://hook.invalid/new#a": "14", "http://hook.invalid/new#new": "26",
+			"http://hook.invalid/new#b": "236"}
 		if fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("got %v, want %v: at once, and in order", got, want)
 		}
@@ -106,7 +108,8 @@ func TestReloadKeepsPauses(t *testing.T) {
 	}
 }
 
-// What is being posted ends first, under the old configuration; what is accepted meanwhile is delivered under the new one.
+// What is being posted ends first, under the old configuration; what is accepted meanwhile is delivered under the new
+// one.
 func TestReloadWaitsForPosts(t *testing.T) {
 	inBubble(t, hookAndTags, func(n int, _ recorded) outcome {
 		time.Sleep(20 * time.Second)
@@ -120,7 +123,8 @@ func TestReloadWaitsForPosts(t *testing.T) {
 			time.Sleep(5 * time.Second)
 			p.do("POST", "/notify", e2e.NotifyBody("a", 2, false))
 		}()
-		p.reload(t, strings.ReplaceAll(strings.Replace(hookAndTags, "[core]", "[core]\nmax_delay_duration = 100", 1), "/core", "/new"))
+		p.reload(t, strings.ReplaceAll(strings.Replace(hookAndTags, "[core]", "[core]\nmax_delay_duration = 100", 1),
+			"/core", "/new"))
 		time.Sleep(time.Hour)
 		var got []string
 		for _, r := range slack.all() {

@@ -25,10 +25,14 @@ import (
 func TestAnswers(t *testing.T) {
 	const page = "<html><title>Forbidden</title></html>"
 	const between = ", not from Slack but from something in between: see the proxies, and the URL in the configuration"
-	long, later := strings.Repeat("\\u3042", 12_000), func(d time.Duration) string { return fmt.Sprint(time.Now().Add(d).UnixMilli()) }
+	long, later := strings.Repeat("\\u3042", 12_000), func(d time.Duration) string {
+		return fmt.Sprint(time.Now().Add(d).UnixMilli())
+	}
 	date := func(d time.Duration) string { return time.Now().Add(d).UTC().Format(http.TimeFormat) }
-	content, destination, cred := outcome{class: badContent}, outcome{class: badDestination}, outcome{class: badCredential}
-	again, something, size := outcome{class: retry}, outcome{class: inBetween}, outcome{class: badContent, tooMuch: true}
+	content, destination, cred := outcome{class: badContent}, outcome{class: badDestination},
+		outcome{class: badCredential}
+	again, something, size := outcome{class: retry}, outcome{class: inBetween},
+		outcome{class: badContent, tooMuch: true}
 	mayBeSize := outcome{class: badDestination, tooMuch: true}
 	limit := func(wait time.Duration) outcome { return outcome{class: retry, limited: true, wait: wait} }
 	waits := func(wait time.Duration) outcome { return outcome{class: retry, wait: wait} }
@@ -84,8 +88,10 @@ func TestAnswers(t *testing.T) {
 		// Receivers.
 		{301, "", "", cred, "status 301 Moved Permanently"},
 		{401, "", "", cred, "status 401 Unauthorized"},
-		{501, "", `{"message":"Incoming webhooks have been disabled"}`, cred, "status 501 Not Implemented: Incoming webhooks have been disabled"},
-		{400, "", `{"id":"web.incoming_webhook","message":"Unable to parse incoming data","status_code":400}`, mayBeSize,
+		{501, "", `{"message":"Incoming webhooks have been disabled"}`, cred,
+			"status 501 Not Implemented: Incoming webhooks have been disabled"},
+		{400, "", `{"id":"web.incoming_webhook","message":"Unable to parse incoming data","status_code":400}`,
+			mayBeSize,
 			"status 400 Bad Request: Unable to parse incoming data"},
 		{400, "", "something else", mayBeSize, "status 400 Bad Request"},
 		{400, "", `{"message":"no","text":"the rate limit of another"}`, mayBeSize, "status 400 Bad Request: no"},
@@ -94,7 +100,8 @@ func TestAnswers(t *testing.T) {
 		{413, "", "", mayBeSize, "status 413 Request Entity Too Large"},
 		{413, "", page, mayBeSize, "status 413 Request Entity Too Large"},
 		{403, "", `{"message":"Invalid webhook"}`, destination, "status 403 Forbidden: Invalid webhook"},
-		{404, "", `{"result":"error","msg":"Stream does not exist","code":"X"}`, destination, "status 404 Not Found: Stream does not exist"},
+		{404, "", `{"result":"error","msg":"Stream does not exist","code":"X"}`, destination,
+			"status 404 Not Found: Stream does not exist"},
 		{404, "", `{"message":"one\r\n\u2028line\u0007","x":1}`, destination, "status 404 Not Found: one line"},
 		{404, "", "\ufeff {\"message\":\"marked\"}", destination, "status 404 Not Found: marked"},
 		// Trouble.
@@ -111,7 +118,8 @@ func TestAnswers(t *testing.T) {
 		{403, "", page, something, "status 403 Forbidden" + between},
 		{404, "", "", something, "status 404 Not Found" + between},
 		{404, "", "404 page not found", something, "status 404 Not Found" + between},
-		{407, "", `{"message":"who are you?"}`, something, "status 407 Proxy Authentication Required" + between + ": who are you?"},
+		{407, "", `{"message":"who are you?"}`, something, "status 407 Proxy Authentication Required" + between +
+			": who are you?"},
 		{407, "", "", something, "status 407 Proxy Authentication Required" + between},
 		{511, "", page, something, "status 511 Network Authentication Required" + between},
 		{418, "", "", something, "status 418 I'm a teapot" + between},
@@ -127,19 +135,25 @@ func TestAnswers(t *testing.T) {
 		{429, "Retry-After: soon", "", limit(0), "status 429 Too Many Requests"},
 		{429, "Retry-After: 99999999", "", limit(time.Hour), "status 429 Too Many Requests"},
 		{429, "Retry-After: 1e999", "", limit(0), "status 429 Too Many Requests"},
-		{429, "X-RateLimit-Reset-After: 5", `{"retry_after":2.5,"message":"You are being rate limited."}`, limit(2500 * time.Millisecond),
+		{429, "X-RateLimit-Reset-After: 5", `{"retry_after":2.5,"message":"You are being rate limited."}`,
+			limit(2500 * time.Millisecond),
 			"status 429 Too Many Requests: You are being rate limited."},
 		{429, "X-RateLimit-Reset-After: 5", "", limit(5 * time.Second), "status 429 Too Many Requests"},
-		{429, "X-RateLimit-Reset: " + later(42*time.Second), "", limit(42 * time.Second), "status 429 Too Many Requests"},
-		{429, "X-RateLimit-Reset: " + later(42 * time.Second)[:10], page, limit(42 * time.Second), "status 429 Too Many Requests"},
+		{429, "X-RateLimit-Reset: " + later(42*time.Second), "", limit(42 * time.Second),
+			"status 429 Too Many Requests"},
+		{429, "X-RateLimit-Reset: " + later(42 * time.Second)[:10], page, limit(42 * time.Second),
+			"status 429 Too Many Requests"},
 		{429, "", page, limit(0), "status 429 Too Many Requests"},
-		{403, "Retry-After: 4", `{"message":"API rate limit exceeded"}`, limit(4 * time.Second), "status 403 Forbidden: API rate limit exceeded"},
+		{403, "Retry-After: 4", `{"message":"API rate limit exceeded"}`, limit(4 * time.Second),
+			"status 403 Forbidden: API rate limit exceeded"},
 		{503, "", "Too many requests", limit(0), "status 503 Service Unavailable"},
 	}, []row{
 		{200, "", `{"ok":true}`, ok, ""},
 		{200, "", `{"ok":true,"message":{"text":"` + long + `"}}`, ok, ""},
 		{200, "", `{"message":{"text":"` + long + `"},"ok":true}`, ok, ""},
-		{200, "", `{"message":{"blocks":[` + strings.Repeat(`{"ok":false,"text":"`+long+`"},`, 42) + `{}]},"ok":true}`, ok, ""}, // 3 MB
+		// 3 MB
+		{200, "", `{"message":{"blocks":[` + strings.Repeat(`{"ok":false,"text":"`+long+`"},`, 42) + `{}]},"ok":true}`,
+			ok, ""},
 		{200, "Content-Encoding: gzip", `{"ok":true}`, ok, ""},
 		{200, "", `{"ok":true,"message":✂`, ok, ""},
 		{200, "", `{"message":{"text":"hi"✂`, broken, "status 200 OK, but the answer broke off"},
@@ -153,7 +167,8 @@ func TestAnswers(t *testing.T) {
 		{200, "", `{"ok":false,"error":"msg_too_long"}`, size, "msg_too_long"},
 		{200, "", `{"error":"msg_too_long","ok":false}`, size, "msg_too_long"},
 		{200, "", `{"ok":false,"error":"not_in_channel"}`, destination, "not_in_channel"},
-		{200, "", `{"ok":false,"error":"restricted_action_read_only_channel"}`, destination, "restricted_action_read_only_channel"},
+		{200, "", `{"ok":false,"error":"restricted_action_read_only_channel"}`, destination,
+			"restricted_action_read_only_channel"},
 		{200, "", `{"ok":false,"error":"token_revoked"}`, cred, "token_revoked"},
 		{404, "", `{"ok":false,"error":"token_revoked"}`, cred, "token_revoked"},
 		{200, "", `{"ok":false,"error":"service_unavailable"}`, again, "service_unavailable"},
@@ -165,8 +180,10 @@ func TestAnswers(t *testing.T) {
 		{200, "Retry-After: 3", `{"ok":false,"error":"ratelimited"}`, limit(3 * time.Second), "ratelimited"},
 		{200, "", `{"ok":false,"error":"message_limit_exceeded"}`, limit(quotaWait), "message_limit_exceeded"},
 		{429, "Retry-After: 3", page, limit(3 * time.Second), "status 429 Too Many Requests"},
-		{200, "", `{"ok":false,"error":"invalid_blocks","errors":["no more than 50 items allowed [json-pointer:/blocks]"],` +
-			`"response_metadata":{"messages":["[ERROR] no more than 50 items allowed [json-pointer:/blocks]"]}}`, content,
+		{200, "", `{"ok":false,"error":"invalid_blocks","errors":["no more than 50 items allowed ` +
+			`[json-pointer:/blocks]"],` +
+			`"response_metadata":{"messages":["[ERROR] no more than 50 items allowed [json-pointer:/blocks]"]}}`,
+			content,
 			"invalid_blocks: no more than 50 items allowed [json-pointer:/blocks]"},
 		{200, "", `{"ok":false,"error":"missing_scope","needed":"chat:write.customize","provided":"chat:write"}`, cred,
 			"missing_scope: needed chat:write.customize, provided chat:write"},
@@ -217,14 +234,16 @@ func TestAnswers(t *testing.T) {
 	for token, rows := range map[secret][]row{{}: webhook, newSecret("xoxb-1"): token} {
 		for i, row := range rows {
 			posts.Go(func() {
-				got := client.post(t.Context(), credential{newSecret(fmt.Sprintf("%s/%d", slack.URL, i)), token}, []byte("{}"))
+				got := client.post(t.Context(), credential{newSecret(fmt.Sprintf("%s/%d", slack.URL, i)), token},
+					[]byte("{}"))
 				want := row.want
 				want.status, want.reason = row.status, row.reason
 				if want.wait > 30*time.Second && got.wait <= want.wait && got.wait > want.wait-20*time.Second {
 					want.wait = got.wait // the clock went on
 				}
 				if got != want {
-					t.Errorf("token %v: %d %s %.60q:\ngot  %+v\nwant %+v", token != secret{}, row.status, row.header, row.body, got, want)
+					t.Errorf("token %v: %d %s %.60q:\ngot  %+v\nwant %+v", token != secret{}, row.status, row.header,
+						row.body, got, want)
 				}
 			})
 		}
@@ -258,7 +277,8 @@ func FuzzAnswer(f *testing.F) {
 		if o.wait != 0 && o.wait < leastWait || o.wait > longestWait {
 			t.Errorf("wait %v", o.wait)
 		}
-		if strings.ContainsFunc(o.reason, func(c rune) bool { return !unicode.IsPrint(c) }) || utf8.RuneCountInString(o.reason) > reasonLimit ||
+		if strings.ContainsFunc(o.reason, func(c rune) bool { return !unicode.IsPrint(c) }) ||
+			utf8.RuneCountInString(o.reason) > reasonLimit ||
 			strings.Contains(strings.ToLower(o.reason), "tsecret") {
 			t.Errorf("reason %q", o.reason)
 		}
@@ -267,13 +287,15 @@ func FuzzAnswer(f *testing.F) {
 
 // What is explained comes without the words that give away a part of the webhook or of a token.
 func TestRedact(t *testing.T) {
-	to := credential{url: newSecret("https://me:passWORD@hooks.slack.com/services/T0AB12/B0CD34/xYz123AbC456?key=k%20v%21secret")}
+	to := credential{url: newSecret("https://me:passWORD@hooks.slack.com/services/T0AB12/B0CD34/xYz123AbC456" +
+		"?key=k%20v%21secret")}
 	bot := credential{newSecret("https://slack.com/api/chat.postMessage"), newSecret("xoxb-123-abcDEF")}
 	for _, test := range []struct {
 		to         credential
 		text, want string
 	}{
-		{to, "no more than 50 items allowed [json-pointer:/blocks/0/text]", "no more than 50 items allowed [json-pointer:/blocks/0/text]"},
+		{to, "no more than 50 items allowed [json-pointer:/blocks/0/text]",
+			"no more than 50 items allowed [json-pointer:/blocks/0/text]"},
 		{to, "the service hooks.slack.com:443 was not found", "the service hooks.slack.com:443 was not found"},
 		{to, "POST /services/T0AB12/B0CD34/xYz123AbC456: no", "POST [redacted] no"},
 		{to, "key xYz123AbC… is cut", "key [redacted] is cut"},
@@ -284,17 +306,20 @@ func TestRedact(t *testing.T) {
 		{to, "see https://example.com/x?y", "see [redacted]"},
 		{to, "of another: xoxp-9 /hooks/abc", "of another: [redacted] [redacted]"},
 		{to, "Basic bWU6cGFzc1dPUkQ0NDQ0NDQ0NA==", "Basic [redacted]"},
-		{to, "web.incoming_webhook_of_a_long_name.text is 10000000000000000000000", "web.incoming_webhook_of_a_long_name.text is 10000000000000000000000"},
+		{to, "web.incoming_webhook_of_a_long_name.text is 10000000000000000000000",
+			"web.incoming_webhook_of_a_long_name.text is 10000000000000000000000"},
 		{to, "100% of\ta\r\nline\x00\u202e", "100% of a line"},
 		{to, strings.Repeat("ä ", 300), strings.Repeat("ä ", 149) + "ä…"},
-		{bot, "Bearer abcDEF and xoxb-123-abcDEF; needed chat:write, a message of a channel", "Bearer [redacted] and [redacted] needed chat:write, a message of a channel"},
+		{bot, "Bearer abcDEF and xoxb-123-abcDEF; needed chat:write, a message of a channel",
+			"Bearer [redacted] and [redacted] needed chat:write, a message of a channel"},
 	} {
 		if got := test.to.redact(test.text); got != test.want {
 			t.Errorf("%q:\ngot  %q\nwant %q", test.text, got, test.want)
 		}
 	}
 	var a said
-	a.explain(strings.Repeat("http://"+strings.Repeat("x", 92)+" ", 11) + strings.Repeat("%78%59%7a%31%32%33", 10)) // cut in what is secret
+	// cut in what is secret
+	a.explain(strings.Repeat("http://"+strings.Repeat("x", 92)+" ", 11) + strings.Repeat("%78%59%7a%31%32%33", 10))
 	if got := to.redact(a.explained); strings.Contains(got, "%") {
 		t.Errorf("got %q, want no part of the last word", got)
 	}
@@ -337,7 +362,8 @@ func TestConnectionIsReused(t *testing.T) {
 	n := 0
 	slack := e2e.NewFakeSlack(t, func(e2e.Delivery) e2e.Reply {
 		n++
-		return []e2e.Reply{{}, {Status: 500, Body: strings.Repeat("<html>", 20_000)}, {Status: 404, Body: "no_service"}}[n%3]
+		return []e2e.Reply{{}, {Status: 500, Body: strings.Repeat("<html>", 20_000)},
+			{Status: 404, Body: "no_service"}}[n%3]
 	})
 	client := newSlackClient(maxPosts)
 	for range 9 {
@@ -382,9 +408,11 @@ func TestUnsure(t *testing.T) {
 	close(broken)
 	l.Close()
 	for what, to := range map[string]credential{
-		"refused": to, "no such host": {url: newSecret("http://no-such-host.invalid/x")}, "no TLS": {url: newSecret(strings.Replace(plain.URL, "http:", "https:", 1))},
+		"refused": to, "no such host": {url: newSecret("http://no-such-host.invalid/x")},
+		"no TLS": {url: newSecret(strings.Replace(plain.URL, "http:", "https:", 1))},
 	} {
-		if out := client.post(t.Context(), to, []byte("{}")); out.class != retry || out.unsure || !out.unreached || strings.Contains(out.reason, "SECRET") {
+		if out := client.post(t.Context(), to, []byte("{}")); out.class != retry || out.unsure || !out.unreached ||
+			strings.Contains(out.reason, "SECRET") {
 			t.Errorf("%s: got %+v, want a sure retry that reached nobody", what, out)
 		}
 	}
@@ -399,8 +427,12 @@ func TestProxyRefuses(t *testing.T) {
 	} {
 		proxy := e2e.NewFakeSlack(t, func(e2e.Delivery) e2e.Reply { return e2e.Reply{Status: status, Body: "no"} })
 		client := newSlackClient(maxPosts)
-		client.client.Transport.(*http.Transport).Proxy = func(*http.Request) (*url.URL, error) { return url.Parse(proxy.URL) }
-		if got := client.post(t.Context(), credential{url: newSecret("https://hooks.invalid/x")}, []byte("{}")); got != want {
+		client.client.Transport.(*http.Transport).Proxy = func(*http.Request) (*url.URL, error) {
+			return url.Parse(proxy.URL)
+		}
+		got := client.post(t.Context(), credential{url: newSecret("https://hooks.invalid/x")},
+			[]byte("{}"))
+		if got != want {
 			t.Errorf("%d: got %+v, want %+v", status, got, want)
 		}
 	}
@@ -420,19 +452,25 @@ func TestRedirectIsNotFollowed(t *testing.T) {
 func TestSecretsStayInside(t *testing.T) {
 	const hook, token = "/services/TSECRET1/BSECRET2/SECRET3", "xoxb-SECRET4"
 	explain := func(d e2e.Delivery) string { // whole, in parts, encoded
-		text := "the URL " + d.Path + " with " + d.Authorization + ", " + url.QueryEscape(d.Path+d.Authorization) + " or " + strings.ToLower(d.Path)
+		text := "the URL " + d.Path + " with " + d.Authorization + ", " + url.QueryEscape(d.Path+d.Authorization) +
+			" or " + strings.ToLower(d.Path)
 		for _, c := range d.Path + d.Authorization {
 			text += fmt.Sprintf("%%%02X", c)
 		}
-		return text + " and the end " + d.Path[len(d.Path)/2:] + " " + strings.TrimPrefix(d.Authorization, "Bearer xoxb")
+		return text + " and the end " + d.Path[len(d.Path)/2:] + " " +
+			strings.TrimPrefix(d.Authorization, "Bearer xoxb")
 	}
 	echo := e2e.NewFakeSlack(t, func(d e2e.Delivery) e2e.Reply { return e2e.Reply{Status: 404, Body: explain(d)} })
 	told := e2e.NewFakeSlack(t, func(d e2e.Delivery) e2e.Reply {
-		return e2e.Reply{Status: 404, Body: string(encode(map[string]any{"message": explain(d), "errors": map[string]any{d.Path: []string{explain(d)}}}))}
+		return e2e.Reply{Status: 404,
+			Body: string(encode(map[string]any{"message": explain(d),
+				"errors": map[string]any{d.Path: []string{explain(d)}}}))}
 	})
 	denied := e2e.NewFakeSlack(t, func(d e2e.Delivery) e2e.Reply {
-		return e2e.Reply{Status: 200, Body: string(encode(map[string]any{"ok": false, "error": d.Path + d.Authorization, "needed": d.Authorization,
-			"response_metadata": map[string]any{"messages": []string{explain(d), strings.Repeat(explain(d), 9)}}}))}
+		return e2e.Reply{Status: 200,
+			Body: string(encode(map[string]any{"ok": false, "error": d.Path + d.Authorization,
+				"needed":            d.Authorization,
+				"response_metadata": map[string]any{"messages": []string{explain(d), strings.Repeat(explain(d), 9)}}}))}
 	})
 	cfg := testConfig(t, fmt.Sprintf(`
 [core]
@@ -462,7 +500,8 @@ slack_url = "%[5]s%[3]s"
 		}
 	}
 	e2e.Poll(t, "five attempts that fail", func() bool {
-		return strings.Count(p.logs.String(), "msg=\"delivery deferred\"")+strings.Count(p.logs.String(), "slack cannot be reached") >= 5
+		return strings.Count(p.logs.String(), "msg=\"delivery deferred\"")+strings.Count(p.logs.String(),
+			"slack cannot be reached") >= 5
 	})
 	for _, path := range []string{"/config/app", "/app/config", "/stat/go", "/ui/"} {
 		seen.WriteString(p.do("GET", path, "").Body.String())
@@ -476,8 +515,10 @@ slack_url = "%[5]s%[3]s"
 	seen.Write(shown)
 	p.log.Error("a secret", "secret", cfg.core.slackURL, "tag", cfg.tags[3], "config", cfg)
 	seen.WriteString(panicText(func() { panic(cfg.core.slackURL) }))
-	for i, secret := range []string{"SECRET", "tsecret1", "bsecret2", "secret3", "secret4", "%53%45%43%52", fmt.Sprintf("%x", "SECRET")} {
-		for name, text := range map[string]string{"answers": seen.String(), "log": p.logs.String(), "access log": p.out.String()} {
+	for i, secret := range []string{"SECRET", "tsecret1", "bsecret2", "secret3", "secret4", "%53%45%43%52",
+		fmt.Sprintf("%x", "SECRET")} {
+		for name, text := range map[string]string{"answers": seen.String(), "log": p.logs.String(),
+			"access log": p.out.String()} {
 			if at := strings.Index(text, secret); at >= 0 {
 				t.Errorf("secret %d is in the %s: …%q", i, name, text[max(0, at-80):min(len(text), at+40)])
 			}
@@ -493,7 +534,9 @@ func panicText(f func()) (text string) {
 
 func TestPrinter(t *testing.T) {
 	var out strings.Builder
-	if o := (&printer{out: &out}).post(context.Background(), credential{}, []byte(`{"text":"x"}`)); o.class != delivered || out.String() != "{\"text\":\"x\"}\n" {
+	o := (&printer{out: &out}).post(context.Background(), credential{},
+		[]byte(`{"text":"x"}`))
+	if o.class != delivered || out.String() != "{\"text\":\"x\"}\n" {
 		t.Errorf("got %+v, %q", o, out.String())
 	}
 }

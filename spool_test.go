@@ -31,10 +31,12 @@ func TestLineFormat(t *testing.T) {
 		says string
 		line line
 	}{
-		{`W 7 3 1763899200123 tag:error%20s3/1 {"id":"0a","text":"x"}`, line{kind: 'W', seq: 7, replaces: 3, at: 1763899200123,
-			route: []byte("tag:error%20s3/1"), id: "0a", body: []byte(`,"text":"x"}`)}},
+		{`W 7 3 1763899200123 tag:error%20s3/1 {"id":"0a","text":"x"}`,
+			line{kind: 'W', seq: 7, replaces: 3, at: 1763899200123,
+				route: []byte("tag:error%20s3/1"), id: "0a", body: []byte(`,"text":"x"}`)}},
 		{`X 7 3 "invalid_blocks: \"a\" <b>"`, line{kind: 'X', seq: 7, attempts: 3, reason: `invalid_blocks: "a" <b>`}},
-		{`D 7 1763899200123 delivered 2 42:1048576`, line{kind: 'D', seq: 7, at: 1763899200123, reason: fateDelivered, attempts: 2, place: newPlace(42, 1<<20)}},
+		{`D 7 1763899200123 delivered 2 42:1048576`,
+			line{kind: 'D', seq: 7, at: 1763899200123, reason: fateDelivered, attempts: 2, place: newPlace(42, 1<<20)}},
 		{`K 7 k0123456789abcde`, line{kind: 'K', seq: 7, id: "k0123456789abcde"}},
 	} {
 		want := e2e.SpoolLine("%s", test.says)
@@ -54,7 +56,8 @@ func TestLineFormat(t *testing.T) {
 			}
 		}
 	}
-	for _, says := range []string{``, `W`, `W 1`, `W 1 0 2 to:x {"text":"no id"}`, `W x 0 2 to:x {"id":"a"}`, `X 1 2 reason`, `D 1 2 delivered 1`, `D 1 2 delivered 1 2:x`, `Q 1 2`, `WW 1 0 2 to:x {"id":"a"}`} {
+	for _, says := range []string{``, `W`, `W 1`, `W 1 0 2 to:x {"text":"no id"}`, `W x 0 2 to:x {"id":"a"}`,
+		`X 1 2 reason`, `D 1 2 delivered 1`, `D 1 2 delivered 1 2:x`, `Q 1 2`, `WW 1 0 2 to:x {"id":"a"}`} {
 		if l, n := parseLine([]byte(e2e.SpoolLine("%s", says))); n > 0 {
 			t.Errorf("%q is taken: %+v", says, l)
 		}
@@ -134,7 +137,8 @@ func TestKeysAreBounded(t *testing.T) {
 	for batch := range 5 { // and segments without an end to them
 		var add []*message
 		for i := range keysKept / 2 {
-			add = append(add, &message{ID: fmt.Sprintf("k%015x", batch*keysKept/2+i), Text: strings.Repeat("x", 1500), route: route{tag: "a"}})
+			add = append(add, &message{ID: fmt.Sprintf("k%015x", batch*keysKept/2+i), Text: strings.Repeat("x", 1500),
+				route: route{tag: "a"}})
 		}
 		for some := range slices.Chunk(add, 1000) {
 			c := &change{add: some}
@@ -183,7 +187,8 @@ func TestRestartHeals(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		good := &recorder{}
-		healed := strings.Replace(strings.Replace(hookAndTags, "hook.invalid/core", "hook.invalid/new", 1), "\ntag = \"b\"", "\ntag = \"gone\"", 1)
+		healed := strings.Replace(strings.Replace(hookAndTags, "hook.invalid/core", "hook.invalid/new", 1),
+			"\ntag = \"b\"", "\ntag = \"gone\"", 1)
 		p = p.restart(t, healed, good)
 		time.Sleep(time.Hour)
 		if got := good.texts("#a"); got != "0 1 2 3 4" || good.all()[0].to != "http://hook.invalid/new" {
@@ -204,7 +209,8 @@ func TestRestartHeals(t *testing.T) {
 		if st := p.stat(t); st.FoundAtStart != 5 || st.Dead != 5 {
 			t.Errorf("counters after another: %+v", st)
 		}
-		if w := p.operator("POST", "/messages/retry?tag=b"); w.Code != 200 || !strings.Contains(w.Body.String(), `"count": 5`) {
+		if w := p.operator("POST", "/messages/retry?tag=b"); w.Code != 200 ||
+			!strings.Contains(w.Body.String(), `"count": 5`) {
 			t.Errorf("send again: %d %s", w.Code, w.Body)
 		}
 		time.Sleep(time.Hour)
@@ -313,10 +319,12 @@ func TestFoundAtStart(t *testing.T) {
 		return e2e.SpoolLine(`W %d %d %d tag:a/0 {"id":%q,"text":"%[1]d"}`, seq, replaces, time.Now().UnixMilli(), id)
 	}
 	for name, content := range map[string]string{
-		"00000001.log": w(1, 0, "i1") + w(3, 0, "i3") + w(4, 0, "i4") + w(5, 0, "i5") + e2e.SpoolLine(`X 4 2 "no_text"`) + e2e.SpoolLine(`X 5 1 "no_text"`) + w(6, 0, "i6"),
-		"00000003.log": w(2, 0, "i2") + w(1, 0, "i1") + w(4, 0, "i4") + e2e.SpoolLine(`X 4 2 "no_text"`) + w(7, 5, "i5") + e2e.SpoolLine("D 6 1763899200123 delivered 1 1:9") + w(8, 0, "i8")[:40],
-		"notes.txt":    "kept",
-		"x.log":        "no file of the spool: left alone",
+		"00000001.log": w(1, 0, "i1") + w(3, 0, "i3") + w(4, 0, "i4") + w(5, 0,
+			"i5") + e2e.SpoolLine(`X 4 2 "no_text"`) + e2e.SpoolLine(`X 5 1 "no_text"`) + w(6, 0, "i6"),
+		"00000003.log": w(2, 0, "i2") + w(1, 0, "i1") + w(4, 0, "i4") + e2e.SpoolLine(`X 4 2 "no_text"`) + w(7, 5,
+			"i5") + e2e.SpoolLine("D 6 1763899200123 delivered 1 1:9") + w(8, 0, "i8")[:40],
+		"notes.txt": "kept",
+		"x.log":     "no file of the spool: left alone",
 	} {
 		os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600)
 	}
@@ -332,7 +340,8 @@ func TestFoundAtStart(t *testing.T) {
 		if st := p.stat(t); st.FoundAtStart != 5 || st.Dead != 1 || st.Damaged != 0 {
 			t.Errorf("counters: %+v", st)
 		}
-		if dead := p.list(t, "/messages?state=dead").Messages; len(dead) != 1 || dead[0].ID != "i4" || dead[0].Attempts != 2 || dead[0].Error != "no_text" {
+		if dead := p.list(t, "/messages?state=dead").Messages; len(dead) != 1 || dead[0].ID != "i4" ||
+			dead[0].Attempts != 2 || dead[0].Error != "no_text" {
 			t.Errorf("dead letters: %+v", dead)
 		}
 		p.holdsNothing(t)
@@ -450,7 +459,8 @@ func TestFolderGoesAway(t *testing.T) {
 					t.Errorf("after a second it is ready: %d %s", w.Code, w.Body)
 				}
 				for range 3 {
-					if w := p.do("POST", "/notify", e2e.NotifyBody("b", 2, false)); w.Code != 503 || w.Header().Get("Retry-After") == "" {
+					if w := p.do("POST", "/notify", e2e.NotifyBody("b", 2, false)); w.Code != 503 ||
+						w.Header().Get("Retry-After") == "" {
 						t.Errorf("accepted into nothing: %d %s", w.Code, w.Body)
 					}
 				}
@@ -548,7 +558,8 @@ func TestDeadLetterHalfCarried(t *testing.T) {
 	dir := t.TempDir()
 	w := func(seq int) string { return e2e.SpoolLine(`W %d 0 5 tag:a/0 {"id":"i%[1]d","text":"%[1]d"}`, seq) }
 	for name, content := range map[string]string{
-		"00000001.log": w(1) + w(2) + e2e.SpoolLine(`X 2 1 "b"`), "00000003.log": e2e.SpoolLine(`X 1 4 "no_text"`), "00000009.log": w(1) + w(2) + e2e.SpoolLine(`X 2 2 "b"`),
+		"00000001.log": w(1) + w(2) + e2e.SpoolLine(`X 2 1 "b"`), "00000003.log": e2e.SpoolLine(`X 1 4 "no_text"`),
+		"00000009.log": w(1) + w(2) + e2e.SpoolLine(`X 2 2 "b"`),
 	} {
 		os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600)
 	}
@@ -602,9 +613,11 @@ func TestDamageBeforeCleaning(t *testing.T) {
 // What a message says is never taken for a line of the log, even where its own line is damaged.
 func TestLinesInsideTexts(t *testing.T) {
 	for _, inner := range []string{"D 1 5 dropped 1 1:0", "K 1 k0123456789abcde", `X 1 1 ":"`} {
-		body := []byte(e2e.SpoolLine(`W 2 0 5 to:#c {"id":"2","payload":{"a %s":"","text":"2"}}`, strings.TrimSuffix(e2e.SpoolLine("%s", inner), "\n")))
+		body := []byte(e2e.SpoolLine(`W 2 0 5 to:#c {"id":"2","payload":{"a %s":"","text":"2"}}`,
+			strings.TrimSuffix(e2e.SpoolLine("%s", inner), "\n")))
 		for i := range 18 {
-			log := []byte(e2e.SpoolLine(`W 1 0 5 to:#c {"id":"1","text":"1"}`) + string(body) + e2e.SpoolLine(`W 3 0 5 to:#c {"id":"3","text":"3"}`))
+			log := []byte(e2e.SpoolLine(`W 1 0 5 to:#c {"id":"1","text":"1"}`) + string(body) +
+				e2e.SpoolLine(`W 3 0 5 to:#c {"id":"3","text":"3"}`))
 			log[bytes.IndexByte(log, '\n')+1+i] ^= 1
 			got, dir := "", t.TempDir()
 			os.WriteFile(filepath.Join(dir, "00000001.log"), log, 0o600)
@@ -673,7 +686,8 @@ func TestHistory(t *testing.T) {
 			}
 			var m messageView
 			json.Unmarshal(p.operator("GET", "/messages/"+delivered[0].ID).Body.Bytes(), &m)
-			if m.State != "delivered" || m.Attempts != 3 || !m.AcceptedAt.Equal(start.Add(3*time.Second)) || m.DeliveredAt == nil || m.DeliveredAt.Before(m.AcceptedAt.Add(3*time.Second)) {
+			if m.State != "delivered" || m.Attempts != 3 || !m.AcceptedAt.Equal(start.Add(3*time.Second)) ||
+				m.DeliveredAt == nil || m.DeliveredAt.Before(m.AcceptedAt.Add(3*time.Second)) {
 				t.Errorf("%s: %+v", what, m)
 			}
 			m = messageView{}
@@ -842,9 +856,12 @@ func (m *model) post(_ context.Context, _ credential, body []byte) outcome {
 	out, wait := outcome{class: delivered}, time.Duration(m.fate.IntN(3000))*time.Millisecond
 	if !m.calm && m.fate.IntN(3) == 0 {
 		out = []outcome{
-			{class: retry, reason: "status 500", status: 500}, {class: badContent, reason: "no_text"}, {class: badContent, tooMuch: true, reason: "too long"},
-			{class: badDestination, reason: "is_archived"}, {class: badCredential, reason: "token_revoked"}, {class: inBetween, reason: "a proxy"},
-			{class: retry, limited: true, wait: 3 * time.Second, reason: "rate limited"}, {class: retry, unreached: true, reason: "connection refused"},
+			{class: retry, reason: "status 500", status: 500}, {class: badContent, reason: "no_text"},
+			{class: badContent, tooMuch: true, reason: "too long"},
+			{class: badDestination, reason: "is_archived"}, {class: badCredential, reason: "token_revoked"},
+			{class: inBetween, reason: "a proxy"},
+			{class: retry, limited: true, wait: 3 * time.Second, reason: "rate limited"},
+			{class: retry, unreached: true, reason: "connection refused"},
 			{class: retry, unsure: true, reason: "timeout"}, {class: retry, broken: true, unsure: true, reason: "EOF"},
 		}[m.fate.IntN(10)]
 	}
@@ -879,7 +896,8 @@ func (m *model) take(msg modelMessage, post modelPost) {
 			m.doubled[at] = map[int]bool{}
 		}
 		if m.doubled[at][before.number] = true; len(m.doubled[at]) > 1 || !m.unclean[before.epoch] {
-			m.t.Errorf("%v came again: %+v, %+v; epoch %d ended well: %v", msg, before, post, before.epoch, !m.unclean[before.epoch])
+			m.t.Errorf("%v came again: %+v, %+v; epoch %d ended well: %v", msg, before, post, before.epoch,
+				!m.unclean[before.epoch])
 		}
 	case !m.again[msg.number]:
 		lane := m.acked[msg] + string(msg.entry)
@@ -914,7 +932,9 @@ func (m *model) accept(p *inProcess, tag string, padding int) {
 	}
 	m.again[n] = isSync
 	m.mu.Unlock()
-	r := httptest.NewRequest("POST", "/notify", strings.NewReader(fmt.Sprintf(`{"tag":%q,"text":"%d %s","sync":%v}`, tag, n, strings.Repeat("x", padding), isSync)))
+	r := httptest.NewRequest("POST", "/notify",
+		strings.NewReader(fmt.Sprintf(`{"tag":%q,"text":"%d %s","sync":%v}`, tag, n, strings.Repeat("x", padding),
+			isSync)))
 	if m.random.IntN(3) == 0 && !isSync {
 		key = fmt.Sprint(tag, m.random.IntN(20))
 		r.Header.Set("Idempotency-Key", key)
@@ -1018,7 +1038,8 @@ func TestModel(t *testing.T) {
 }
 
 func runModel(t *testing.T, seed uint64, large bool) {
-	variants := []string{hookAndTags, strings.ReplaceAll(hookAndTags, "#a", "#a2"), strings.Replace(hookAndTags, "batch = 1", "batch = 20", 1),
+	variants := []string{hookAndTags, strings.ReplaceAll(hookAndTags, "#a", "#a2"),
+		strings.Replace(hookAndTags, "batch = 1", "batch = 20", 1),
 		strings.ReplaceAll(strings.Replace(hookAndTags, "batch = 1", "batch = 5", 1), "#b", "#b2")}
 	for i := range variants {
 		variants[i] += "[spool]\nhistory_bytes = 0\n"
@@ -1026,8 +1047,10 @@ func runModel(t *testing.T, seed uint64, large bool) {
 	tags := []string{"a", "b", "ab", "own", "bot"}
 	synctest.Test(t, func(t *testing.T) {
 		m := &model{
-			t: t, random: rand.New(rand.NewPCG(seed, 1)), fate: rand.New(rand.NewPCG(seed, 2)), took: map[modelMessage]modelPost{}, doubled: map[modelPost]map[int]bool{},
-			unclean: map[int]bool{}, last: map[string]int{}, acked: map[modelMessage]string{}, ids: map[string]modelMessage{}, keys: map[string]int{},
+			t: t, random: rand.New(rand.NewPCG(seed, 1)), fate: rand.New(rand.NewPCG(seed, 2)),
+			took: map[modelMessage]modelPost{}, doubled: map[modelPost]map[int]bool{},
+			unclean: map[int]bool{}, last: map[string]int{}, acked: map[modelMessage]string{},
+			ids: map[string]modelMessage{}, keys: map[string]int{},
 			refused: map[int]bool{}, again: map[int]bool{}, dropped: map[modelMessage]bool{},
 		}
 		disk := m.disk
@@ -1100,7 +1123,8 @@ func runModel(t *testing.T, seed uint64, large bool) {
 		if n := p.spool.bytes.Load(); n > segmentSize+1<<20 {
 			t.Errorf("all is done, and the log takes %d bytes", n)
 		}
-		t.Logf("seed %d: %d messages, %d accepted, %d dropped, %d restarts, %d posts doubled", seed, m.next, len(m.acked), len(m.dropped), m.epoch, len(m.doubled))
+		t.Logf("seed %d: %d messages, %d accepted, %d dropped, %d restarts, %d posts doubled", seed, m.next,
+			len(m.acked), len(m.dropped), m.epoch, len(m.doubled))
 	})
 }
 
@@ -1139,7 +1163,8 @@ func (p *powerCuts) sync(f *os.File) error {
 		p.synced = nil
 	}
 	p.of = s.newest
-	size, pending := min(len(p.synced), int(s.segments[s.newest].size)), make([]byte, 4<<20) // behind it may be what the cut before has torn
+	// behind it may be what the cut before has torn
+	size, pending := min(len(p.synced), int(s.segments[s.newest].size)), make([]byte, 4<<20)
 	n, _ := f.ReadAt(pending, int64(size))
 	before := append(p.synced, make([]byte, n)...)
 	now := append(p.synced[:size:size], bytes.TrimRight(pending[:n], "\x00")...)
@@ -1260,7 +1285,8 @@ func (p *powerCuts) check(cut int) {
 			fate = fateDelivered
 		}
 		if fate != "?" && is != fate || err == nil && w.id != p.ids[seq] {
-			p.t.Errorf("cut %d: message %d, id %s, is acknowledged as %q; it is %q, id %s", cut, seq, p.ids[seq], fate, is, w.id)
+			p.t.Errorf("cut %d: message %d, id %s, is acknowledged as %q; it is %q, id %s", cut, seq, p.ids[seq], fate,
+				is, w.id)
 		}
 		p.fates[seq] = is
 		if is == fateDelivered {
@@ -1278,7 +1304,8 @@ func TestPowerCutsInProcess(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	p := &powerCuts{
-		t: t, random: rand.New(rand.NewPCG(seed, 1)), fates: map[uint64]string{}, ids: map[uint64]string{}, keys: map[string]uint64{},
+		t: t, random: rand.New(rand.NewPCG(seed, 1)), fates: map[uint64]string{}, ids: map[uint64]string{},
+		keys: map[string]uint64{},
 	}
 	base, acknowledged := t.TempDir(), 0
 	p.dir = filepath.Join(base, "0")
@@ -1300,7 +1327,9 @@ func TestPowerCutsInProcess(t *testing.T) {
 		for i := range 16 {
 			producers.Go(func() { p.produce(seed + uint64(cut*16+i)) })
 		}
-		e2e.Poll(t, "the power is cut", func() bool { return p.s.health() != nil && strings.Contains(p.s.health().Error(), "power") })
+		e2e.Poll(t, "the power is cut", func() bool {
+			return p.s.health() != nil && strings.Contains(p.s.health().Error(), "power")
+		})
 		p.s.close()
 		producers.Wait()
 		removed += p.s.oldest - first
@@ -1308,7 +1337,8 @@ func TestPowerCutsInProcess(t *testing.T) {
 		p.dir = p.next
 		acknowledged = max(acknowledged, len(p.ids))
 	}
-	t.Logf("%d messages, %d keys, %d still known, %d cuts torn, %d segments removed", acknowledged, len(p.keys), len(p.fates), p.torn, removed)
+	t.Logf("%d messages, %d keys, %d still known, %d cuts torn, %d segments removed", acknowledged, len(p.keys),
+		len(p.fates), p.torn, removed)
 	if p.torn == 0 {
 		t.Error("nothing was torn: this shows nothing")
 	}
@@ -1375,8 +1405,8 @@ func TestNoRoomForDeadLetters(t *testing.T) {
 	})
 }
 
-// A disk that another program has filled takes what is left of the segment and of the spare one, then refuses; with room again
-// it goes on. Nothing of it is lost, nor is what was refused delivered.
+// A disk that another program has filled takes what is left of the segment and of the spare one, then refuses; with
+// room again it goes on. Nothing of it is lost, nor is what was refused delivered.
 func TestDiskThatAnotherFills(t *testing.T) {
 	filled(t, func(t *testing.T, p *inProcess, slack *recorder, filler string) {
 		body := `{"tag":"b","text":"` + strings.Repeat("x", 500_000) + `"}`
@@ -1456,7 +1486,8 @@ func TestFullDiskBehindADeadDestination(t *testing.T) {
 	}
 }
 
-// While the disk fails, nothing is taken, and no lane goes on before what became of its head is on disk. Then all goes on.
+// While the disk fails, nothing is taken, and no lane goes on before what became of its head is on disk. Then all goes
+// on.
 func TestDiskFails(t *testing.T) {
 	inBubble(t, hookAndTags, down, func(t *testing.T, p *inProcess, slack *recorder) {
 		for i := range 3 {
@@ -1470,7 +1501,8 @@ func TestDiskFails(t *testing.T) {
 		slack.script = nil
 		slack.mu.Unlock()
 		time.Sleep(time.Minute)
-		if w := p.do("POST", "/notify", e2e.NotifyBody("b", 3, false)); w.Code != 503 || w.Header().Get("Retry-After") == "" || p.spool.health() == nil {
+		if w := p.do("POST", "/notify", e2e.NotifyBody("b", 3, false)); w.Code != 503 ||
+			w.Header().Get("Retry-After") == "" || p.spool.health() == nil {
 			t.Errorf("got %d %s, health %v", w.Code, w.Body, p.spool.health())
 		}
 		if tries < 50 || tries > 70 {

@@ -30,7 +30,8 @@ func TestHistogram(t *testing.T) {
 	e := exposition{bufio.NewWriter(&got)}
 	e.histogram("x", "y", h)
 	e.Flush()
-	if want := "# HELP x y\n# TYPE x histogram\nx_bucket{le=\"1\"} 1\nx_bucket{le=\"5\"} 3\nx_bucket{le=\"+Inf\"} 4\nx_sum 68\nx_count 4\n"; got.String() != want {
+	if want := "# HELP x y\n# TYPE x histogram\nx_bucket{le=\"1\"} 1\nx_bucket{le=\"5\"} 3\nx_bucket{le=\"+Inf\"} 4\n" +
+		"x_sum 68\nx_count 4\n"; got.String() != want {
 		t.Errorf("got %s, want %s", got.String(), want)
 	}
 }
@@ -87,16 +88,21 @@ slack_url = 'http://127.0.0.1:1/gone'
 			st := p.stat(t)
 			var got []string
 			for _, x := range st.Trouble {
-				got = append(got, fmt.Sprint(x.Kind, " ", x.Channel, x.Destinations, x.Tags, x.Waiting, " ", x.Reason, x.Since != nil, x.NextAttemptAt != nil))
+				got = append(got, fmt.Sprint(x.Kind, " ", x.Channel, x.Destinations, x.Tags, x.Waiting, " ", x.Reason,
+					x.Since != nil, x.NextAttemptAt != nil))
 			}
-			if !slices.Equal(got, want) || st.TroubleTotal != len(want) || st.State != state || !regexp.MustCompile(sentence).MatchString(st.Sentence) {
-				t.Errorf("%s, %q:\n%s\nwant %s, %q:\n%s", st.State, st.Sentence, strings.Join(got, "\n"), state, sentence, strings.Join(want, "\n"))
+			if !slices.Equal(got, want) || st.TroubleTotal != len(want) || st.State != state ||
+				!regexp.MustCompile(sentence).MatchString(st.Sentence) {
+				t.Errorf("%s, %q:\n%s\nwant %s, %q:\n%s", st.State, st.Sentence, strings.Join(got, "\n"), state,
+					sentence, strings.Join(want, "\n"))
 			}
 			return st
 		}
 		send("cdn", 1)
 		paused := "paused #cdn1 [cdn] 1 slack's rate limit, met by #cdnfalse true"
-		if st := check("paused", `^a pause for #cdn until .*: slack's rate limit, met by #cdn; 1 wait`, paused); len(st.Paused) != 1 || st.Paused[0].Waiting != 1 {
+		st := check("paused", `^a pause for #cdn until .*: slack's rate limit, met by #cdn; 1 wait`,
+			paused)
+		if len(st.Paused) != 1 || st.Paused[0].Waiting != 1 {
 			t.Errorf("paused: %+v", st.Paused)
 		}
 		send("hook", 2)
@@ -112,14 +118,18 @@ slack_url = 'http://127.0.0.1:1/gone'
 		if row := p.stat(t).Tags[1]; row.Tag != "db" || row.Trouble != "paused" || row.NextAttemptAt == nil {
 			t.Errorf("the row of db: %+v", row)
 		}
-		check("failing", `^#gone and 1 more cannot be reached since .*: connection refused \(and 1 more fail\); a pause`, gone, paused, hook)
+		check("failing",
+			`^#gone and 1 more cannot be reached since .*: connection refused \(and 1 more fail\); a pause`, gone,
+			paused, hook)
 	})
 }
 
 // manyWait returns a server with n tags that fail, each with one message of size bytes, that posts nothing.
 func manyWait(t testing.TB, n, size int) *inProcess {
 	t.Helper()
-	p := newInProcess(t, testConfig(t, tagsConfig(n)), posterFunc(func(credential, []byte) outcome { return down(0, recorded{}) }))
+	p := newInProcess(t, testConfig(t, tagsConfig(n)), posterFunc(func(credential, []byte) outcome {
+		return down(0, recorded{})
+	}))
 	p.deliver.rest(1)
 	text := strings.Repeat("x", size)
 	for from := 0; from < n; from += 1000 {
@@ -176,7 +186,8 @@ func BenchmarkStat(b *testing.B) {
 				w := &discarded{header: http.Header{}}
 				p.http.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
 			}
-			b.ReportMetric(float64((processorTime()-before).Milliseconds())/float64(b.N), "cpu-ms/op") // on a busy machine
+			// on a busy machine
+			b.ReportMetric(float64((processorTime()-before).Milliseconds())/float64(b.N), "cpu-ms/op")
 		})
 	}
 }
@@ -215,7 +226,8 @@ func TestRememberedRoutes(t *testing.T) {
 		named += number(st.LastError == retry.String())
 	}
 	if bytes > 2*maxRouteBytes || bytes < maxRouteBytes/2 || bytes != s.bytes || accepted != 20_300 || named == 0 {
-		t.Errorf("%d bytes (counted %d) of %d accepted, %d with the kind of their error", bytes, s.bytes, accepted, named)
+		t.Errorf("%d bytes (counted %d) of %d accepted, %d with the kind of their error", bytes, s.bytes,
+			accepted, named)
 	}
 }
 
@@ -223,7 +235,8 @@ func TestRememberedRoutes(t *testing.T) {
 func TestEveryCounter(t *testing.T) {
 	cfg := testConfig(t, stormConfig+"[[tags]]\ntag = 'more'\n")
 	answers := map[string]outcome{
-		"bad": {class: badContent, reason: "no_text"}, "limited": {class: retry, limited: true, wait: time.Hour, reason: "ratelimited"},
+		"bad":     {class: badContent, reason: "no_text"},
+		"limited": {class: retry, limited: true, wait: time.Hour, reason: "ratelimited"},
 	}
 	tries := 0
 	slack := posterFunc(func(_ credential, body []byte) outcome {
@@ -240,7 +253,9 @@ func TestEveryCounter(t *testing.T) {
 		return outcome{class: delivered}
 	})
 	send := func(p *inProcess, channel, text string) {
-		if w := p.do("POST", "/notify-directly", fmt.Sprintf(`{"payload":{"channel":%q,"text":%q}}`, channel, text)); w.Code != 200 {
+		w := p.do("POST", "/notify-directly",
+			fmt.Sprintf(`{"payload":{"channel":%q,"text":%q}}`, channel, text))
+		if w.Code != 200 {
 			t.Fatal(w.Code, w.Body)
 		}
 	}
@@ -251,18 +266,23 @@ func TestEveryCounter(t *testing.T) {
 	p.stop()
 	files, _ := filepath.Glob(filepath.Join(cfg.spool.dir, "*.log"))
 	for _, log := range files {
-		if err := os.WriteFile(log, []byte(strings.Replace(e2e.ReadFile(t, log), "limited", "LIMITED", 1)), 0o600); err != nil {
+		err := os.WriteFile(log, []byte(strings.Replace(e2e.ReadFile(t, log), "limited", "LIMITED", 1)),
+			0o600)
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
 	p = newInProcess(t, cfg, slack)
 	send(p, "#c", "again")
 	send(p, "#d", "limited")
-	e2e.Poll(t, "it is delivered, the second time", func() bool { return p.stat(t).Retries > 0 && p.stat(t).Delivered > 0 })
+	e2e.Poll(t, "it is delivered, the second time", func() bool {
+		return p.stat(t).Retries > 0 && p.stat(t).Delivered > 0
+	})
 	e2e.Poll(t, "the damaged one is found", func() bool { return p.stat(t).Damaged > 0 })
 	for _, state := range []string{"waiting", "dead"} {
 		var list struct{ Messages []messageView }
-		if err := json.Unmarshal(p.operator("GET", "/messages?state="+state).Body.Bytes(), &list); err != nil || len(list.Messages) == 0 {
+		if err := json.Unmarshal(p.operator("GET", "/messages?state="+state).Body.Bytes(), &list); err != nil ||
+			len(list.Messages) == 0 {
 			t.Fatal(state, err, list)
 		}
 		if w := p.operator("DELETE", "/messages/"+list.Messages[0].ID); w.Code != 200 {
@@ -285,7 +305,8 @@ func TestEveryCounter(t *testing.T) {
 			t.Errorf("%s does not move", f.Name)
 		}
 		name, ok := f.Tag.Lookup("metric")
-		if ok && !regexp.MustCompile(`\nslackboard_`+name+`(\{.*\})? [1-9]`).MatchString(metrics) && f.Type.Kind() != reflect.Float64 {
+		if ok && !regexp.MustCompile(`\nslackboard_`+name+`(\{.*\})? [1-9]`).MatchString(metrics) &&
+			f.Type.Kind() != reflect.Float64 {
 			t.Errorf("/metrics: %s does not move", name)
 		}
 		if ok && f.Tag.Get("help") == "" {

@@ -15,8 +15,8 @@ import (
 	"slackboard/e2e"
 )
 
-// What the browser keeps: the files of the page while they have not changed, and nothing else. What the page asks for by
-// itself is no line in the access log.
+// What the browser keeps: the files of the page while they have not changed, and nothing else. What the page asks for
+// by itself is no line in the access log.
 func TestPageHeaders(t *testing.T) {
 	p := newInProcess(t, testConfig(t, hookAndTags), &recorder{})
 	get := func(path string, header ...string) *httptest.ResponseRecorder {
@@ -29,7 +29,8 @@ func TestPageHeaders(t *testing.T) {
 	}
 	data := []string{"/stat/app", "/messages?state=any", "/messages/x", "/config/app", "/metrics", "/nothing"}
 	for _, path := range data {
-		if h := get(path).Header(); h.Get("Cache-Control") != "no-store" || h.Get("X-Content-Type-Options") != "nosniff" {
+		if h := get(path).Header(); h.Get("Cache-Control") != "no-store" ||
+			h.Get("X-Content-Type-Options") != "nosniff" {
 			t.Errorf("%s: %v", path, h)
 		}
 	}

@@ -27,13 +27,18 @@ func TestAuthToken(t *testing.T) {
 		header string
 		status int
 	}{
-		{"Authorization: Bearer T0KEN", 200}, {"Authorization: bearer T0KEN", 200}, {basic("", "T0KEN"), 200}, {basic("admin", "T0KEN"), 200},
-		{"X: y", 401}, {"Authorization: T0KEN", 401}, {"Authorization: Bearer T0KE", 401}, {"Authorization: Bearer T0KENT0KEN", 401},
-		{"Authorization: Bearer", 401}, {"Authorization: Bearer  ", 401}, {basic("T0KEN", ""), 401}, {basic("T0KEN", "x"), 401}, {"Authorization: Basic T0KEN", 401},
+		{"Authorization: Bearer T0KEN", 200}, {"Authorization: bearer T0KEN", 200}, {basic("", "T0KEN"), 200},
+		{basic("admin", "T0KEN"), 200},
+		{"X: y", 401}, {"Authorization: T0KEN", 401}, {"Authorization: Bearer T0KE", 401},
+		{"Authorization: Bearer T0KENT0KEN", 401},
+		{"Authorization: Bearer", 401}, {"Authorization: Bearer  ", 401}, {basic("T0KEN", ""), 401},
+		{basic("T0KEN", "x"), 401}, {"Authorization: Basic T0KEN", 401},
 		{"Authorization: Digest T0KEN", 401}, {"Authorization: ", 401},
 	} {
-		for _, path := range []string{"GET /stat/app", "GET /stat/go", "GET /config/app", "GET /ui/", "GET /", "GET /metrics", "GET /debug/vars", "GET /messages?state=dead",
-			"POST /notify", "POST //notify", "POST /notify-directly", "GET /nothing", "DELETE /messages?state=dead&tag=x"} {
+		for _, path := range []string{"GET /stat/app", "GET /stat/go", "GET /config/app", "GET /ui/", "GET /",
+			"GET /metrics", "GET /debug/vars", "GET /messages?state=dead",
+			"POST /notify", "POST //notify", "POST /notify-directly", "GET /nothing",
+			"DELETE /messages?state=dead&tag=x"} {
 			method, path, _ := strings.Cut(path, " ")
 			resp, body := s.Ask(t, method, path, `{"tag":"general","text":"x","payload":{"text":"x"}}`, test.header)
 			want := test.status
@@ -45,7 +50,9 @@ func TestAuthToken(t *testing.T) {
 			}
 			if test.status == 401 {
 				refused++
-				if !strings.HasPrefix(resp.Header.Get("WWW-Authenticate"), "Basic ") || !strings.Contains(body, `"message":"the token is missing or wrong`) || resp.Header.Get("Content-Type") != "application/json" {
+				if !strings.HasPrefix(resp.Header.Get("WWW-Authenticate"), "Basic ") ||
+					!strings.Contains(body, `"message":"the token is missing or wrong`) ||
+					resp.Header.Get("Content-Type") != "application/json" {
 					t.Errorf("%s: %v %s", path, resp.Header, body)
 				}
 			}
@@ -59,10 +66,12 @@ func TestAuthToken(t *testing.T) {
 			}
 		}
 	}
-	if _, body := s.Ask(t, "GET", "/metrics", "", "Authorization: Bearer T0KEN"); !strings.Contains(body, fmt.Sprintf("\nslackboard_unauthorized_total %d\n", refused)) {
+	if _, body := s.Ask(t, "GET", "/metrics", "", "Authorization: Bearer T0KEN"); !strings.Contains(body,
+		fmt.Sprintf("\nslackboard_unauthorized_total %d\n", refused)) {
 		t.Errorf("%d were refused, and counted: %s", refused, body)
 	}
-	if _, body := s.Ask(t, "GET", "/stat/app", "", "Authorization: Bearer T0KEN"); !strings.Contains(body, fmt.Sprintf(`"unauthorized": %d`, refused)) {
+	if _, body := s.Ask(t, "GET", "/stat/app", "", "Authorization: Bearer T0KEN"); !strings.Contains(body,
+		fmt.Sprintf(`"unauthorized": %d`, refused)) {
 		t.Errorf("%d were refused, and counted: %s", refused, body)
 	}
 	if strings.Contains(s.Stdout.String()+s.Stderr.String(), "T0KEN") {
@@ -73,7 +82,8 @@ func TestAuthToken(t *testing.T) {
 		program, flags, env string
 		code                int
 	}{
-		{"slackboard-cli", "-auth T0KEN", "", 0}, {"slackboard-cli", "-auth file:" + file, "", 0}, {"slackboard-cli", "", "SLACKBOARD_AUTH_TOKEN=T0KEN", 0},
+		{"slackboard-cli", "-auth T0KEN", "", 0}, {"slackboard-cli", "-auth file:" + file, "", 0},
+		{"slackboard-cli", "", "SLACKBOARD_AUTH_TOKEN=T0KEN", 0},
 		{"slackboard-cli", "-auth other", "", 1}, {"slackboard-cli", "", "", 1},
 		{"slackboard-log", "-auth T0KEN -- false", "", 1}, {"slackboard-log", "-- false", "", 1},
 	} {
@@ -81,7 +91,8 @@ func TestAuthToken(t *testing.T) {
 		args := append([]string{"-s", s.Addr, "-t", "general", "-retry-max", "0"}, strings.Fields(test.flags)...)
 		code, _, stderr := RunProgram(t, "hi", []string{test.env}, test.program, args...)
 		good := strings.Contains(test.flags+test.env, "T0KEN") || strings.Contains(test.flags, file)
-		if taken := acceptedBy(t, s) > before; code != test.code || taken != good || strings.Contains(stderr, "401") == good {
+		if taken := acceptedBy(t, s) > before; code != test.code || taken != good ||
+			strings.Contains(stderr, "401") == good {
 			t.Errorf("%s %s %s: exit %d, taken %v, %s", test.program, test.flags, test.env, code, taken, stderr)
 		}
 	}
@@ -99,9 +110,12 @@ func acceptedBy(t *testing.T, p *Process) (n int) {
 // With a token, messages are shown to whoever brings it, from wherever; without one, to this host.
 func TestOperatorFromElsewhere(t *testing.T) {
 	slack := NewFakeSlack(t, nil)
-	for config, want := range map[string]int{ServerConfig(slack.URL): 403, WithCore(ServerConfig(slack.URL), "auth_token = 'T0KEN'"): 200} {
+	for config, want := range map[string]int{ServerConfig(slack.URL): 403,
+		WithCore(ServerConfig(slack.URL), "auth_token = 'T0KEN'"): 200} {
 		s := StartServer(t, config)
-		if resp, body := s.Ask(t, "GET", "/messages?state=dead", "", "X-Forwarded-For: 192.0.2.1", "Authorization: Bearer T0KEN"); resp.StatusCode != want {
+		resp, body := s.Ask(t, "GET", "/messages?state=dead", "", "X-Forwarded-For: 192.0.2.1",
+			"Authorization: Bearer T0KEN")
+		if resp.StatusCode != want {
 			t.Errorf("%d %s, want %d", resp.StatusCode, body, want)
 		}
 	}
@@ -117,12 +131,17 @@ func TestOtherSites(t *testing.T) {
 	}{
 		{"POST", "/notify", "Sec-Fetch-Site: cross-site", 403}, {"POST", "/notify", "Sec-Fetch-Site: same-site", 403},
 		{"POST", "/notify", "Origin: http://evil.invalid", 403}, {"POST", "/notify-directly", "Origin: null", 403},
-		{"POST", "/messages/retry?tag=x", "Sec-Fetch-Site: cross-site", 403}, {"DELETE", "/messages?state=dead&tag=x", "Origin: http://evil.invalid", 403},
-		{"POST", "/notify", "Sec-Fetch-Site: same-origin", 200}, {"POST", "/notify", "Origin: http://" + s.Addr, 200}, {"POST", "/notify", "Sec-Fetch-Site: none", 200},
+		{"POST", "/messages/retry?tag=x", "Sec-Fetch-Site: cross-site", 403},
+		{"DELETE", "/messages?state=dead&tag=x", "Origin: http://evil.invalid", 403},
+		{"POST", "/notify", "Sec-Fetch-Site: same-origin", 200}, {"POST", "/notify", "Origin: http://" + s.Addr, 200},
+		{"POST", "/notify", "Sec-Fetch-Site: none", 200},
 		{"GET", "/ui/", "Sec-Fetch-Site: cross-site", 200},
 	} {
-		resp, body := s.Ask(t, test.method, test.path, `{"tag":"general","text":"x","payload":{"text":"x"}}`, test.header)
-		if resp.StatusCode != test.status || test.status == 403 && (resp.Header.Get("Content-Type") != "application/json" || !strings.Contains(body, `{"message":"a page of another site`)) {
+		resp, body := s.Ask(t, test.method, test.path, `{"tag":"general","text":"x","payload":{"text":"x"}}`,
+			test.header)
+		if resp.StatusCode != test.status || test.status == 403 &&
+			(resp.Header.Get("Content-Type") != "application/json" ||
+				!strings.Contains(body, `{"message":"a page of another site`)) {
 			t.Errorf("%s %s, %s: %d %s", test.method, test.path, test.header, resp.StatusCode, body)
 		}
 	}
@@ -135,8 +154,9 @@ func TestTLS(t *testing.T) {
 	slack, ca, other := NewFakeSlack(t, nil), NewAuthority(t), NewAuthority(t)
 	both := []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 	cert, key := ca.Files(&x509.Certificate{IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: both})
-	clientCert, clientKey := ca.Files(&x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
-	strangerCert, strangerKey := other.Files(&x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+	forClients := []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	clientCert, clientKey := ca.Files(&x509.Certificate{ExtKeyUsage: forClients})
+	strangerCert, strangerKey := other.Files(&x509.Certificate{ExtKeyUsage: forClients})
 	config := WithCore(ServerConfig(slack.URL), fmt.Sprintf("tls_cert = '%s'\ntls_key = '%s'", cert, key))
 	open := StartServer(t, config)
 	closed := StartServer(t, WithCore(config, fmt.Sprintf("tls_client_ca = '%s'\nauth_token = 'T0KEN'", ca.File)))
@@ -171,7 +191,9 @@ func TestTLS(t *testing.T) {
 	}
 	for _, s := range []*Process{open, closed} { // -health asks the port that the configuration names
 		path := s.Cmd.Args[len(s.Cmd.Args)-1]
-		if err := os.WriteFile(path, []byte(strings.Replace(ReadFile(t, path), "127.0.0.1:0", s.Addr, 1)), 0o600); err != nil {
+		err := os.WriteFile(path, []byte(strings.Replace(ReadFile(t, path), "127.0.0.1:0", s.Addr, 1)),
+			0o600)
+		if err != nil {
 			t.Fatal(err)
 		}
 		if code, _, stderr := RunProgram(t, "", nil, "slackboard", "-health", "-c", path); code != 0 {
@@ -180,11 +202,15 @@ func TestTLS(t *testing.T) {
 	}
 	unreadable := WithCore(ReadFile(t, open.Cmd.Args[len(open.Cmd.Args)-1]), "auth_token = 'file:/no/such/file'")
 	unreadable = strings.Replace(unreadable, key, "/no/such/key", 1)
-	if code, _, stderr := RunProgram(t, "", nil, "slackboard", "-health", "-c", WriteFile(t, "monitor.toml", unreadable)); code != 0 {
+	code, _, stderr := RunProgram(t, "", nil, "slackboard", "-health", "-c",
+		WriteFile(t, "monitor.toml", unreadable))
+	if code != 0 {
 		t.Errorf("-health by who may not read the secrets: %d %s", code, stderr)
 	}
 	// It speaks nothing older than TLS 1.2.
-	if _, err := tls.Dial("tcp", open.Addr, &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10}); err == nil {
+	_, err := tls.Dial("tcp", open.Addr,
+		&tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10})
+	if err == nil {
 		t.Error("TLS 1.1 is spoken")
 	}
 }
@@ -193,7 +219,9 @@ func TestSocketMode(t *testing.T) {
 	slack := NewFakeSlack(t, nil)
 	for mode, want := range map[string]fs.FileMode{"0660": 0o660, "600": 0o600, "0666": 0o666} {
 		socket := filepath.Join(t.TempDir(), "s")
-		s := StartServer(t, strings.Replace(ServerConfig(slack.URL), "port = '127.0.0.1:0'", fmt.Sprintf("port = 'unix:%s'\nsocket_mode = '%s'", socket, mode), 1))
+		s := StartServer(t,
+			strings.Replace(ServerConfig(slack.URL), "port = '127.0.0.1:0'",
+				fmt.Sprintf("port = 'unix:%s'\nsocket_mode = '%s'", socket, mode), 1))
 		info, err := os.Stat(socket)
 		if err != nil || info.Mode().Perm() != want {
 			t.Errorf("%s: %v %v", mode, info.Mode(), err)
@@ -201,7 +229,8 @@ func TestSocketMode(t *testing.T) {
 		if status, body := s.Request("POST", "/notify", NotifyBody("general", 1, true)); status != 200 {
 			t.Errorf("%d %s", status, body)
 		}
-		if info, err := os.Stat(filepath.Join(s.Cmd.Dir, "slackboard.spool")); err != nil || info.Mode().Perm() != 0o700 {
+		if info, err := os.Stat(filepath.Join(s.Cmd.Dir, "slackboard.spool")); err != nil ||
+			info.Mode().Perm() != 0o700 {
 			t.Errorf("the spool has %v %v", info.Mode(), err)
 		}
 	}
@@ -222,7 +251,8 @@ func TestOpenToTheNetwork(t *testing.T) {
 		{"loopback", "127.0.0.1:0", "", 0},
 		{"a unix socket", "unix:" + filepath.Join(t.TempDir(), "s"), "", 0},
 	} {
-		s := StartServer(t, WithCore(strings.Replace(ServerConfig("http://127.0.0.1:1"), "127.0.0.1:0", test.port, 1), test.lines)+"[log]\nlevel = 'panic'\n")
+		s := StartServer(t, WithCore(strings.Replace(ServerConfig("http://127.0.0.1:1"), "127.0.0.1:0", test.port, 1),
+			test.lines)+"[log]\nlevel = 'panic'\n")
 		s.Signal(os.Interrupt)
 		s.Wait()
 		if got := strings.Count(s.Stderr.String(), "anybody who reaches this server may post"); got != test.warnings {
@@ -247,14 +277,17 @@ func TestSecretsByReference(t *testing.T) {
 	config := strings.NewReplacer(
 		"'"+slack.URL+"/services/x'", "'env:HOOK'",
 		"tag = 'cron'", "tag = 'cron'\nslack_token = 'file:"+file("bot", "xoxb-S3CRET\n", 0o600)+"'",
-		"[core]", "[core]\nslack_api_url = '"+slack.URL+"/api'\nauth_token = 'file:"+file("token", "T0KEN\n", 0o644)+"'",
+		"[core]", "[core]\nslack_api_url = '"+slack.URL+"/api'\nauth_token = 'file:"+
+			file("token", "T0KEN\n", 0o644)+"'",
 	).Replace(ServerConfig(slack.URL))
 	path := file("slackboard.toml", config, 0o600)
 	cmd := exec.Command(Program("slackboard"), "-c", path)
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), "HOOK="+slack.URL+"/services/S3CRET\r\n")
 	s := StartServerIn(t, cmd)
 	for _, tag := range []string{"general", "cron"} {
-		if resp, body := s.Ask(t, "POST", "/notify", NotifyBody(tag, 1, true), "Authorization: Bearer T0KEN"); resp.StatusCode != 200 {
+		resp, body := s.Ask(t, "POST", "/notify", NotifyBody(tag, 1, true),
+			"Authorization: Bearer T0KEN")
+		if resp.StatusCode != 200 {
 			t.Errorf("%s: %d %s", tag, resp.StatusCode, body)
 		}
 	}
@@ -263,10 +296,12 @@ func TestSecretsByReference(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	_, shown := s.Ask(t, "GET", "/config/app", "", "Authorization: Bearer T0KEN")
-	if all := shown + s.Stdout.String() + s.Stderr.String(); strings.Contains(all, "S3CRET") || strings.Contains(all, "T0KEN") || strings.Count(shown, `"..."`) != 3 {
+	if all := shown + s.Stdout.String() + s.Stderr.String(); strings.Contains(all, "S3CRET") ||
+		strings.Contains(all, "T0KEN") || strings.Count(shown, `"..."`) != 3 {
 		t.Errorf("a secret shows: %s", all)
 	}
-	if log := s.Stderr.String(); strings.Count(log, "everybody may read it") != 1 || !strings.Contains(log, filepath.Join(dir, "token")+" holds a secret and everybody may read it: chmod o-r") {
+	if log := s.Stderr.String(); strings.Count(log, "everybody may read it") != 1 ||
+		!strings.Contains(log, filepath.Join(dir, "token")+" holds a secret and everybody may read it: chmod o-r") {
 		t.Errorf("the warning is missing: %s", log)
 	}
 	hook := file("hook.toml", "[core]\nslack_url = 'file:/no/such/file'\n[[tags]]\ntag = 'a'\n", 0o600)
@@ -274,9 +309,11 @@ func TestSecretsByReference(t *testing.T) {
 		t.Errorf("one fault is reported as %s", stderr)
 	}
 	for value, want := range map[string]string{
-		"env:NO_SUCH_THING":                         `2: auth_token in [core]: there is nothing in env:NO_SUCH_THING`,
-		"file:/no/such/file":                        `2: auth_token in [core]: open /no/such/file: no such file or directory`,
-		"file:" + file("empty", "\n", 0o600):        `2: auth_token in [core]: there is nothing in file:` + filepath.Join(dir, "empty"),
+		"env:NO_SUCH_THING": `2: auth_token in [core]: there is nothing in env:NO_SUCH_THING`,
+		"file:/no/such/file": `2: auth_token in [core]: open /no/such/file: no such file or ` +
+			`directory`,
+		"file:" + file("empty", "\n", 0o600): `2: auth_token in [core]: there is nothing in file:` +
+			filepath.Join(dir, "empty"),
 		"file:" + file("words", "a b\n", 0o600):     `2: auth_token in [core]: has a blank or a newline in it`,
 		"file:" + file("blank", "S3CRET \n", 0o600): `2: auth_token in [core]: has a blank or a newline at its end`,
 		"env:BLANK": `2: auth_token in [core]: has a blank or a newline at its end`,
@@ -285,7 +322,8 @@ func TestSecretsByReference(t *testing.T) {
 		bad := file("bad.toml", WithCore(ServerConfig(slack.URL), "auth_token = '"+value+"'"), 0o600)
 		for _, flag := range [][]string{{"-c", bad}, {"-t", "-c", bad}} {
 			env := []string{"BLANK=S3CRET \n", "EMPTY=\n"}
-			if code, _, stderr := RunProgram(t, "", env, "slackboard", flag...); code != 1 || stderr != bad+":"+want+"\n" {
+			if code, _, stderr := RunProgram(t, "", env, "slackboard", flag...); code != 1 ||
+				stderr != bad+":"+want+"\n" {
 				t.Errorf("%v %s: exit %d, %s", flag, value, code, stderr)
 			}
 		}
@@ -301,17 +339,23 @@ func TestTLSFaults(t *testing.T) {
 	}
 	empty := WriteFile(t, "empty.pem", "")
 	for lines, want := range map[string]string{
-		"tls_cert = '" + cert + "'":                                                           "go together",
-		"tls_key = '" + key + "'":                                                             "go together",
-		"tls_client_ca = '" + ca.File + "'":                                                   "go together",
-		"tls_cert = '" + cert + "'\ntls_key = '/no/such'":                                     ":2: tls_cert and tls_key in [core]: open /no/such",
-		"tls_cert = '" + cert + "'\ntls_key = '" + otherKey + "'":                             "private key does not match",
-		"tls_cert = '" + cert + "'\ntls_key = '" + key + "'\ntls_client_ca = '" + empty + "'": ":4: tls_client_ca in [core]: there is no certificate in " + empty,
-		"tls_cert = '" + cert + "'\ntls_key = '" + key + "'\ntls_client_ca = '/no/such'":      ":4: tls_client_ca in [core]: open /no/such",
-		"socket_mode = 'rw'":                                                                  `:2: socket_mode in [core]: "rw" is not a mode like "0660"`, "socket_mode = '1777'": "is not a mode",
+		"tls_cert = '" + cert + "'":         "go together",
+		"tls_key = '" + key + "'":           "go together",
+		"tls_client_ca = '" + ca.File + "'": "go together",
+		"tls_cert = '" + cert +
+			"'\ntls_key = '/no/such'": ":2: tls_cert and tls_key in [core]: open /no/such",
+		"tls_cert = '" + cert + "'\ntls_key = '" + otherKey +
+			"'": "private key does not match",
+		"tls_cert = '" + cert + "'\ntls_key = '" + key + "'\ntls_client_ca = '" + empty +
+			"'": ":4: tls_client_ca in [core]: there is no certificate in " + empty,
+		"tls_cert = '" + cert + "'\ntls_key = '" + key +
+			"'\ntls_client_ca = '/no/such'": ":4: tls_client_ca in [core]: open /no/such",
+		"socket_mode = 'rw'":   `:2: socket_mode in [core]: "rw" is not a mode like "0660"`,
+		"socket_mode = '1777'": "is not a mode",
 	} {
 		path := WriteFile(t, "bad.toml", WithCore(ServerConfig("http://127.0.0.1:1"), lines))
-		if code, _, stderr := RunProgram(t, "", nil, "slackboard", "-t", "-c", path); code != 1 || !strings.Contains(stderr, want) {
+		if code, _, stderr := RunProgram(t, "", nil, "slackboard", "-t", "-c", path); code != 1 ||
+			!strings.Contains(stderr, want) {
 			t.Errorf("%s: exit %d, %s", lines, code, stderr)
 		}
 	}

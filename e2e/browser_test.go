@@ -109,7 +109,8 @@ func (b *browser) click(css string) {
 
 func (b *browser) write(css, text string) {
 	b.t.Helper()
-	const selectAll, remove = "\ue009a\ue009", "\ue017" // as a person does: WebDriver's own clear tells the page nothing
+	// as a person does: WebDriver's own clear tells the page nothing
+	const selectAll, remove = "\ue009a\ue009", "\ue017"
 	b.call("POST", b.element(css)+"/value", map[string]string{"text": selectAll + remove + text}, nil)
 }
 
@@ -169,8 +170,8 @@ func (b *browser) look(name string) {
 	b.devtools("Emulation.clearDeviceMetricsOverride", struct{}{})
 }
 
-// lookScript returns what is wrong with what is seen, for a window of a width. Contrast is that of WCAG 2.2, 1.4.3 (text,
-// 4.5) and 1.4.11 (borders and marks, 3).
+// lookScript returns what is wrong with what is seen, for a window of a width. Contrast is that of WCAG 2.2, 1.4.3
+// (text, 4.5) and 1.4.11 (borders and marks, 3).
 const lookScript = `
 const width = arguments[0], faults = [];
 const say = (what, e) => { if (faults.length < 8) 
@@ -466,7 +467,8 @@ func (p *pageServer) checkClean() {
 	}
 }
 
-// A pause of a token is shown with each of its channels, tags and messages, and send again says that it does not end it.
+// A pause of a token is shown with each of its channels, tags and messages, and send again says that it does not end
+// it.
 func TestPageShowsPause(t *testing.T) {
 	t.Parallel()
 	limit := Reply{Status: 429, RetryAfter: "840"}
@@ -511,7 +513,8 @@ func TestPageTellsByItself(t *testing.T) {
 	}
 	p.open(p.url + "#messages")
 	p.wait("#message-rows", "hello")
-	const top = "const row = document.querySelector('#message-rows li'); return row.id + row.getBoundingClientRect().top"
+	const top = "const row = document.querySelector('#message-rows li'); return row.id + " +
+		"row.getBoundingClientRect().top"
 	before := p.js(top)
 	p.send("db", "", "", "x", "")
 	p.wait("#news", "#db fails: 1 wait · status 503")
@@ -525,7 +528,8 @@ func TestPageTellsByItself(t *testing.T) {
 	icon := p.js("return document.getElementById('icon').href")
 
 	p.js(`window.setTimeout = (real => (f, ms) => { window.waits = ms; return real(f, ms / 100) })(window.setTimeout);
-		Object.defineProperty(document, "hidden", {get: () => true}); document.dispatchEvent(new Event("visibilitychange"))`)
+		Object.defineProperty(document, "hidden", {get: () => true});
+		document.dispatchEvent(new Event("visibilitychange"))`)
 	for range 3 {
 		p.send("billing", "", "", "x", "")
 	}
@@ -591,8 +595,9 @@ func TestPageByKeyboard(t *testing.T) {
 	keys("ops" + tab + tab + tab + tab + tab + enter)
 	p.wait("#answer", "Slack has it")
 	keys(escape)
-	names := p.js(`const all = document.querySelectorAll("button, input, select, textarea, [role=region], section, svg");
-		return [...all].filter(e => e.offsetParent && !(e.ariaLabel || e.textContent.trim() || e.labels?.length)).map(e => e.outerHTML.slice(0, 80)).join("\n")`)
+	names := p.js(`const named = e => e.ariaLabel || e.textContent.trim() || e.labels?.length;
+		const all = document.querySelectorAll("button, input, select, textarea, [role=region], section, svg");
+		return [...all].filter(e => e.offsetParent && !named(e)).map(e => e.outerHTML.slice(0, 80)).join("\n")`)
 	if names != "" {
 		t.Errorf("without a name for a screen reader: %v", names)
 	}
@@ -651,7 +656,8 @@ func TestPageWithMuch(t *testing.T) {
 	p.write("#search", "SSAGE 777")
 	p.wait("#count", "1 of 1 message that match")
 	p.wait("#message-rows", "tag-4007")
-	if suggested := p.js("return document.getElementById('suggestions').children.length"); fmt.Sprint(suggested) != "0" {
+	suggested := p.js("return document.getElementById('suggestions').children.length")
+	if fmt.Sprint(suggested) != "0" {
 		t.Errorf("suggestions for no tag: %v", suggested)
 	}
 	p.write("#search", "no such thing")
@@ -739,7 +745,8 @@ func TestPageOfOnesOwn(t *testing.T) {
 		}
 	}
 	s = StartServer(t, ServerConfig("http://127.0.0.1:1")+"[ui]\nroot='/nowhere'\n")
-	if status, body := s.Request("GET", "/ui/", ""); status != 200 || !strings.Contains(body, "<h1>Slackboard</h1>") || !strings.Contains(s.Stderr.String(), "/nowhere is not a folder") {
+	if status, body := s.Request("GET", "/ui/", ""); status != 200 || !strings.Contains(body, "<h1>Slackboard</h1>") ||
+		!strings.Contains(s.Stderr.String(), "/nowhere is not a folder") {
 		t.Errorf("the built-in page: %d %s", status, s.Stderr.String())
 	}
 	if status, body := s.Request("GET", "/ui/nothing", ""); status != 404 || !strings.Contains(body, `"message"`) {

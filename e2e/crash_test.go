@@ -63,7 +63,8 @@ func newCrashTest(t testing.TB, destinations int) *crashTest {
 	c := &crashTest{t: t, spool: filepath.Join(t.TempDir(), "spool"), got: map[arrival][][]int{}}
 	c.slack = NewFakeSlack(t, c.take)
 	for i := range destinations {
-		c.senders = append(c.senders, &crashSender{c: c, tag: fmt.Sprintf("t%d", i), keyed: i%4 == 3, refused: map[int]bool{}})
+		c.senders = append(c.senders,
+			&crashSender{c: c, tag: fmt.Sprintf("t%d", i), keyed: i%4 == 3, refused: map[int]bool{}})
 	}
 	return c
 }
@@ -109,7 +110,9 @@ func (c *crashTest) command(before ...string) *exec.Cmd {
 	}
 	var toml strings.Builder
 	batch := 1 + c.starts%2*19 // every other one merges what waits
-	fmt.Fprintf(&toml, "[core]\nport='127.0.0.1:0'\nchannel_rate=0\nbatch=%d\nslack_url='%s/services/%d'\n[spool]\ndir='%s'\n%s", batch, url, c.starts, c.spool, c.history)
+	fmt.Fprintf(&toml,
+		"[core]\nport='127.0.0.1:0'\nchannel_rate=0\nbatch=%d\nslack_url='%s/services/%d'\n[spool]\ndir='%s'\n%s",
+		batch, url, c.starts, c.spool, c.history)
 	for _, s := range c.senders {
 		fmt.Fprintf(&toml, "[[tags]]\ntag='%s'\nchannel='#%s'\n", s.tag, s.tag)
 	}
@@ -122,8 +125,8 @@ func (c *crashTest) start() *Process {
 	return StartServerIn(c.t, c.command())
 }
 
-// load lets every sender send to p, one message after the other, until enough were answered with 200 (ok) or 503 (refused).
-// It calls then while they go on, and returns once they have stopped.
+// load lets every sender send to p, one message after the other, until enough were answered with 200 (ok) or 503
+// (refused). It calls then while they go on, and returns once they have stopped.
 func (c *crashTest) load(p *Process, enough func(ok, refused int) bool, then func()) {
 	c.t.Helper()
 	var mu sync.Mutex
@@ -171,8 +174,8 @@ func (c *crashTest) load(p *Process, enough func(ok, refused int) bool, then fun
 // accepted is a measure for load.
 func accepted(n int) func(int, int) bool { return func(ok, _ int) bool { return ok >= n } }
 
-// verify compares what Slack got with what the senders know, once all is delivered. Between two starts was a crash. Each
-// may double one post of a destination, and so may each of the failed writes.
+// verify compares what Slack got with what the senders know, once all is delivered. Between two starts was a crash.
+// Each may double one post of a destination, and so may each of the failed writes.
 func (c *crashTest) verify(failed int) {
 	c.t.Helper()
 	c.mu.Lock()
@@ -217,7 +220,8 @@ func (c *crashTest) verify(failed int) {
 			}
 		}
 		if acked += len(s.acked); len(lost)+len(ghosts) > 0 {
-			c.t.Errorf("%s: %d of %d acknowledged are lost: %.200s; refused, but delivered: %v", s.tag, len(lost), len(s.acked), fmt.Sprint(lost), ghosts)
+			c.t.Errorf("%s: %d of %d acknowledged are lost: %.200s; refused, but delivered: %v", s.tag, len(lost),
+				len(s.acked), fmt.Sprint(lost), ghosts)
 		}
 	}
 	if acked == 0 {
@@ -226,8 +230,8 @@ func (c *crashTest) verify(failed int) {
 	c.t.Logf("%d starts, %d acknowledged, %d delivered, %d posts doubled", c.starts, acked, delivered, doubled)
 }
 
-// crashSender numbers the messages of one destination. Those that know no answer go on with the next number, or, keyed, send
-// the same one again until it is accepted.
+// crashSender numbers the messages of one destination. Those that know no answer go on with the next number, or, keyed,
+// send the same one again until it is accepted.
 type crashSender struct {
 	c       *crashTest
 	tag     string
@@ -361,8 +365,10 @@ func TestSecondProcess(t *testing.T) {
 	before := Snapshot(t, c.spool)
 	second := StartProcess(t, c.command())
 	code, stderr := second.Wait(), second.Stderr.String()
-	if code != 1 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, c.spool) || second.Stdout.String() != "" {
-		t.Errorf("the second: exit %d, stdout %q, stderr %q; want 1 and a line that names %s", code, second.Stdout.String(), stderr, c.spool)
+	if code != 1 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, c.spool) ||
+		second.Stdout.String() != "" {
+		t.Errorf("the second: exit %d, stdout %q, stderr %q; want 1 and a line that names %s", code,
+			second.Stdout.String(), stderr, c.spool)
 	}
 	if after := Snapshot(t, c.spool); !maps.Equal(before, after) {
 		t.Errorf("the second touched the spool: before %q, after %q", before, after)
@@ -435,8 +441,8 @@ func (f spoolFiles) segment(t testing.TB) (segment string) {
 
 var lineForm = regexp.MustCompile(`^([0-9a-f]{8}) (([0-9a-f]{8}) (W [0-9]+ 0 [0-9]+ \S+ \{.*"text":"([0-9]+) .*\}))\n$`)
 
-// fillSpool returns a spool with n messages, numbered from 0, as a killed server left it, and their records: the format as it is
-// written down, read without the server's help.
+// fillSpool returns a spool with n messages, numbered from 0, as a killed server left it, and their records: the format
+// as it is written down, read without the server's help.
 func fillSpool(c *crashTest, n int) (files spoolFiles, records [][]byte) {
 	c.t.Helper()
 	c.refused = true
@@ -465,8 +471,8 @@ func fillSpool(c *crashTest, n int) (files spoolFiles, records [][]byte) {
 	return files, records
 }
 
-// deliverFrom starts a server on these files, waits until nothing waits, and kills it. It returns how often each number was
-// posted, the counters, and what the spool then holds.
+// deliverFrom starts a server on these files, waits until nothing waits, and kills it. It returns how often each number
+// was posted, the counters, and what the spool then holds.
 func (c *crashTest) deliverFrom(files spoolFiles) (posted map[int]int, s Stat, left spoolFiles) {
 	c.t.Helper()
 	files.write(c.t, c.spool)
@@ -501,7 +507,8 @@ func (c *crashTest) deliverAgain(files spoolFiles) (posted map[int]int, s Stat, 
 func TestBitFlips(t *testing.T) {
 	maker := newCrashTest(t, 5)
 	for _, s := range maker.senders {
-		s.pad = "JJJJJJJJ******** 0123abcd 00000018 W 7 0 8 " // one bit from newlines; and what looks like a line's beginning
+		// one bit from newlines; and what looks like a line's beginning
+		s.pad = "JJJJJJJJ******** 0123abcd 00000018 W 7 0 8 "
 	}
 	files, records := fillSpool(maker, 20)
 	segment := files.segment(t)
@@ -537,14 +544,16 @@ func checkFlip(c *crashTest, files spoolFiles, segment string, records [][]byte,
 	posted, s, left := c.deliverFrom(damaged)
 	fault := func(format string, args ...any) {
 		c.t.Helper()
-		c.t.Errorf("bit %d of byte %d, in record %d at %d (%q): "+format, append([]any{bit, at, hit, offset, files[segment][at]}, args...)...)
+		c.t.Errorf("bit %d of byte %d, in record %d at %d (%q): "+format,
+			append([]any{bit, at, hit, offset, files[segment][at]}, args...)...)
 	}
 	for i := range records {
 		if posted[i] != 1 && (i != hit || posted[i] != 0) {
 			fault("message %d was posted %d times", i, posted[i])
 		}
 	}
-	lost, last, letter := posted[hit] == 0, hit == len(records)-1, files[segment][at] >= 'a' && files[segment][at] <= 'f'
+	lost, last, letter := posted[hit] == 0, hit == len(records)-1, files[segment][at] >= 'a' &&
+		files[segment][at] <= 'f'
 	const sums = 17 // where the checksum and the length end: A is the same digit as a
 	harmless := offset == len(records[hit])-1 || offset < sums && letter && bit == 5
 	switch {
@@ -611,9 +620,12 @@ func TestDamage(t *testing.T) {
 		{"all is noise", func([]byte) []byte { return noise(size) }, false},
 		{"noise at the end", insert(size, noise(5000)), false},
 		{"noise in front", insert(0, append(noise(5000), '\n')), true},
-		{"noise in front, without a newline", insert(0, append(bytes.ReplaceAll(noise(5000), []byte("\n"), nil), 'x')), true},
+		{"noise in front, without a newline", insert(0, append(bytes.ReplaceAll(noise(5000), []byte("\n"), nil), 'x')),
+			true},
 		{"an endless line", insert(last, append(bytes.Repeat([]byte("x"), 3<<20), '\n')), true},
-		{"an endless line that is a message's beginning", insert(last, append(append(bytes.Clone(records[3][:60]), bytes.Repeat([]byte("x"), 3<<20)...), '\n')), true},
+		{"an endless line that is a message's beginning",
+			insert(last, append(append(bytes.Clone(records[3][:60]), bytes.Repeat([]byte("x"), 3<<20)...), '\n')),
+			true},
 		{"empty lines", insert(last, []byte("\n\n\n")), true},
 		{"a record twice", insert(last, records[7]), false},
 		{"a record inside another", insert(last+40, records[7]), true},
@@ -629,12 +641,14 @@ func TestDamage(t *testing.T) {
 		files[segment] = test.to(bytes.Clone(original[segment]))
 		check(test.name, files, test.counted)
 	}
-	for name, content := range map[string][]byte{"00099999.log": noise(10_000), "00000000.log": noise(100), "spare.new": noise(10_000)} {
+	for name, content := range map[string][]byte{"00099999.log": noise(10_000), "00000000.log": noise(100),
+		"spare.new": noise(10_000)} {
 		files := maps.Clone(original)
 		files[name] = content
 		check("noise as "+name, files, false)
 	}
-	for name, content := range map[string][]byte{"small": original[segment], "large": noise(segmentBytes + 1000), "stale": append(bytes.Clone(original[segment]), make([]byte, segmentBytes-size)...)} {
+	for name, content := range map[string][]byte{"small": original[segment], "large": noise(segmentBytes + 1000),
+		"stale": append(bytes.Clone(original[segment]), make([]byte, segmentBytes-size)...)} {
 		files := maps.Clone(original)
 		files["spare"] = content
 		check("a spare that is "+name, files, false)
@@ -644,7 +658,8 @@ func TestDamage(t *testing.T) {
 	check("the same file twice", files, false)
 	files = maps.Clone(original)
 	files["00000077.log"] = nil
-	files[segment] = append(bytes.Clone(original[segment]), "what a crash would not leave in a segment that is not the newest"...)
+	files[segment] = append(bytes.Clone(original[segment]),
+		"what a crash would not leave in a segment that is not the newest"...)
 	check("damage at the end of an old segment", files, true)
 }
 
@@ -688,8 +703,10 @@ func TestEarlierFormat(t *testing.T) {
 			}
 		}
 		before := Snapshot(t, dir)
-		code, _, stderr := RunProgram(t, "", nil, "slackboard", "-c", WriteFile(t, "s.toml", ServerConfig("http://127.0.0.1:1")+"[spool]\ndir='"+dir+"'\n"))
-		if code != 1 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, name) || !strings.Contains(stderr, "an earlier format") {
+		code, _, stderr := RunProgram(t, "", nil, "slackboard", "-c",
+			WriteFile(t, "s.toml", ServerConfig("http://127.0.0.1:1")+"[spool]\ndir='"+dir+"'\n"))
+		if code != 1 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, name) ||
+			!strings.Contains(stderr, "an earlier format") {
 			t.Errorf("%s: exit %d, %q", name, code, stderr)
 		}
 		if after := Snapshot(t, dir); !maps.Equal(before, after) {

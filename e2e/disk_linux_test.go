@@ -107,7 +107,8 @@ func runLine(command string) (string, error) {
 	return string(out), err
 }
 
-// cutPower stops all writing at once: what is not on disk by now, the journal's last entries included, never gets there.
+// cutPower stops all writing at once: what is not on disk by now, the journal's last entries included, never gets
+// there.
 func (d *imageDisk) cutPower() {
 	const ext4Shutdown = 0x8004587d // EXT4_IOC_SHUTDOWN
 	noLogFlush := uint32(2)         // EXT4_GOING_FLAGS_NOLOGFLUSH
@@ -116,7 +117,9 @@ func (d *imageDisk) cutPower() {
 		d.t.Fatal(err)
 	}
 	defer dir.Close()
-	if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, dir.Fd(), ext4Shutdown, uintptr(unsafe.Pointer(&noLogFlush))); errno != 0 {
+	_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, dir.Fd(), ext4Shutdown,
+		uintptr(unsafe.Pointer(&noLogFlush)))
+	if errno != 0 {
 		d.t.Fatal("shutdown of ext4: ", errno)
 	}
 }
@@ -175,15 +178,18 @@ func (c *crashTest) traced(output string, options ...string) *exec.Cmd {
 // The Nth time that a thread of the server makes the call, it fails.
 func TestInjectedErrors(t *testing.T) {
 	needsStrace(t)
-	for _, fault := range []diskFault{{call: "fdatasync", errno: "EIO"}, {call: "pwrite64", errno: "ENOSPC"}, {call: "pwrite64", errno: "EIO"}} {
+	for _, fault := range []diskFault{{call: "fdatasync", errno: "EIO"}, {call: "pwrite64", errno: "ENOSPC"},
+		{call: "pwrite64", errno: "EIO"}} {
 		for n := range Rounds(10, 1) {
 			fault.n = n + 1
 			t.Run(fault.String(), fault.inject)
 		}
 	}
 	// Those of a segment's begin and end, and of reading:
-	for _, fault := range []diskFault{{call: "renameat", errno: "EIO"}, {call: "unlinkat", errno: "EIO"}, {call: "fsync", errno: "EIO"},
-		{call: "openat", errno: "EMFILE", file: "spare.new"}, {call: "openat", errno: "EIO", file: "spare"}, {call: "pread64", errno: "EIO"}, {call: "openat", errno: "EMFILE", file: "00000001.log"}} {
+	for _, fault := range []diskFault{{call: "renameat", errno: "EIO"}, {call: "unlinkat", errno: "EIO"},
+		{call: "fsync", errno: "EIO"},
+		{call: "openat", errno: "EMFILE", file: "spare.new"}, {call: "openat", errno: "EIO", file: "spare"},
+		{call: "pread64", errno: "EIO"}, {call: "openat", errno: "EMFILE", file: "00000001.log"}} {
 		for n := range Rounds(2, 0) {
 			fault.n, fault.rolls = n+1, true
 			if fault.file == "00000001.log" {
@@ -245,10 +251,12 @@ func (f diskFault) inject(t *testing.T) {
 	t.Logf("%d times injected, %d refused", failed, refused)
 }
 
-// What was delivered is kept for look-ups as long as there is room: it never keeps a message from being accepted for long.
+// What was delivered is kept for look-ups as long as there is room: it never keeps a message from being accepted for
+// long.
 func TestFullDiskWithNothingWaiting(t *testing.T) {
 	slack := NewFakeSlack(t, nil)
-	s := StartServer(t, ServerConfig(slack.URL)+"[spool]\nhistory_bytes = 1073741824\ndir='"+filepath.Join(SmallDisk(t), "spool")+"'\n")
+	s := StartServer(t, ServerConfig(slack.URL)+"[spool]\nhistory_bytes = 1073741824\ndir='"+
+		filepath.Join(SmallDisk(t), "spool")+"'\n")
 	body := `{"tag":"general","text":"` + strings.Repeat("x", 1_000_000) + `"}`
 	for i := range 100 {
 		Poll(t, fmt.Sprintf("message %d is accepted", i), func() bool {
@@ -263,7 +271,9 @@ func TestFullDiskWithNothingWaiting(t *testing.T) {
 func limitFiles(t *testing.T, pid int, bytes uint64) {
 	t.Helper()
 	limit := syscall.Rlimit{Cur: bytes, Max: 1<<64 - 1}
-	if _, _, errno := syscall.RawSyscall6(syscall.SYS_PRLIMIT64, uintptr(pid), syscall.RLIMIT_FSIZE, uintptr(unsafe.Pointer(&limit)), 0, 0, 0); errno != 0 {
+	_, _, errno := syscall.RawSyscall6(syscall.SYS_PRLIMIT64, uintptr(pid), syscall.RLIMIT_FSIZE,
+		uintptr(unsafe.Pointer(&limit)), 0, 0, 0)
+	if errno != 0 {
 		t.Skip("skipped: prlimit: ", errno)
 	}
 }
@@ -293,7 +303,8 @@ func TestFileSizeLimit(t *testing.T) {
 func TestFileSizeLimitAtStart(t *testing.T) {
 	c := newCrashTest(t, 1)
 	p := StartProcess(t, c.command("sh", "-c", `ulimit -f 2048 && exec "$@"`, "sh"))
-	if code := p.Wait(); code != 1 || !strings.Contains(p.Stderr.String(), "file too large") || strings.Count(p.Stderr.String(), "\n") != 1 {
+	if code := p.Wait(); code != 1 || !strings.Contains(p.Stderr.String(), "file too large") ||
+		strings.Count(p.Stderr.String(), "\n") != 1 {
 		t.Errorf("exit %d, %s", code, p.Stderr.String())
 	}
 }

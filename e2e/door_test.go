@@ -14,12 +14,13 @@ import (
 // startDoor starts a server for the tag ops and a sender, at address and with the spool in dir.
 func startDoor(t *testing.T, slack *FakeSlack, address, dir string) *Process {
 	t.Helper()
-	config := strings.NewReplacer("port = '127.0.0.1:0'", "port = '"+address+"'", "tag = 'general'\nchannel = '#general'", "tag = 'ops'\nchannel = '#ops'").Replace(ServerConfig(slack.URL))
+	config := strings.NewReplacer("port = '127.0.0.1:0'", "port = '"+address+"'",
+		"tag = 'general'\nchannel = '#general'", "tag = 'ops'\nchannel = '#ops'").Replace(ServerConfig(slack.URL))
 	return StartServer(t, config+"[[senders]]\nname = 'x'\ntoken = 'S3NDER'\n[spool]\ndir = '"+dir+"'\n")
 }
 
-// Alertmanager posts an alert, to a webhook and with a token, while Slack is down. The server is killed, and the next one
-// delivers both.
+// Alertmanager posts an alert, to a webhook and with a token, while Slack is down. The server is killed, and the next
+// one delivers both.
 func TestAlertmanager(t *testing.T) {
 	alertmanager, err := exec.LookPath("prometheus-alertmanager")
 	if err != nil {
@@ -28,17 +29,21 @@ func TestAlertmanager(t *testing.T) {
 	slack := NewFakeSlack(t, func(Delivery) Reply { return Reply{Status: 503} })
 	address, dir, own := DeadAddress(t), t.TempDir(), DeadAddress(t)
 	s := startDoor(t, slack, address, dir)
-	receivers := strings.NewReplacer("relay-host:29800", address, "/ops/TOKEN", "/ops/S3NDER", "/etc/alertmanager/slackboard_token", WriteFile(t, "token", "S3NDER\n")).
+	receivers := strings.NewReplacer("relay-host:29800", address, "/ops/TOKEN", "/ops/S3NDER",
+		"/etc/alertmanager/slackboard_token", WriteFile(t, "token", "S3NDER\n")).
 		Replace(readmeBlock(t, "yaml", "slack_configs:"))
 	config := WriteFile(t, "alertmanager.yml", "route: {receiver: ops, group_wait: 0s}\n"+receivers)
-	am := StartProcess(t, exec.Command(alertmanager, "--config.file="+config, "--storage.path="+t.TempDir(), "--web.listen-address="+own, "--cluster.listen-address="))
+	am := StartProcess(t, exec.Command(alertmanager, "--config.file="+config, "--storage.path="+t.TempDir(),
+		"--web.listen-address="+own, "--cluster.listen-address="))
 	Poll(t, "Alertmanager takes the alert", func() bool {
 		select {
 		case <-am.Ended:
 			t.Fatalf("Alertmanager ended: %s", am.Stderr.String())
 		default:
 		}
-		resp, err := http.Post("http://"+own+"/api/v2/alerts", "application/json", strings.NewReader(`[{"labels":{"alertname":"DiskFull","host":"web-01"},"annotations":{"summary":"/var is full"}}]`))
+		resp, err := http.Post("http://"+own+"/api/v2/alerts", "application/json",
+			strings.NewReader(`[{"labels":{"alertname":"DiskFull","host":"web-01"},"annotations":{"summary":"/var is `+
+				`full"}}]`))
 		if err != nil {
 			return false
 		}
@@ -47,7 +52,8 @@ func TestAlertmanager(t *testing.T) {
 	})
 	Poll(t, "both are accepted", func() bool {
 		_, metrics := s.Request("GET", "/metrics", "")
-		return strings.Contains(metrics, `slackboard_accepted_total{tag="ops"} 1`) && strings.Contains(metrics, `slackboard_accepted_total{tag=""} 1`)
+		return strings.Contains(metrics, `slackboard_accepted_total{tag="ops"} 1`) &&
+			strings.Contains(metrics, `slackboard_accepted_total{tag=""} 1`)
 	})
 	s.Kill()
 	slack.SetScript(nil)
@@ -68,11 +74,13 @@ func TestNPMClients(t *testing.T) {
 	modules := os.Getenv("SLACKBOARD_NPM")
 	node, err := exec.LookPath("node")
 	if modules == "" || err != nil {
-		t.Skip("skipped: SLACKBOARD_NPM names no folder in which npm has installed @slack/webhook and @slack/web-api, or there is no node")
+		t.Skip("skipped: SLACKBOARD_NPM names no folder in which npm has installed @slack/webhook and " +
+			"@slack/web-api, or there is no node")
 	}
 	slack := NewFakeSlack(t, nil)
 	s := startDoor(t, slack, "127.0.0.1:0", t.TempDir())
-	examples := strings.NewReplacer("http://relay-host:29800", "http://"+s.Addr, "TOKEN", "S3NDER").Replace(readmeBlock(t, "js", "new IncomingWebhook("))
+	examples := strings.NewReplacer("http://relay-host:29800", "http://"+s.Addr, "TOKEN",
+		"S3NDER").Replace(readmeBlock(t, "js", "new IncomingWebhook("))
 	calls := strings.Split(strings.TrimSpace(examples), "\n")
 	script := `
 const {IncomingWebhook} = require("@slack/webhook")
@@ -84,7 +92,8 @@ const client = token => new WebClient(token, {slackApiUrl: "http://` + s.Addr + 
 	await say(` + calls[0] + `)
 	await say(` + calls[1] + `)
 	await say(client("S3NDER").auth.test())
-	await say(client("S3NDER").chat.postMessage({channel: "#x", text: "both", blocks, unfurl_links: false, metadata: {event_type: "x", event_payload: {n: 1}}}))
+	await say(client("S3NDER").chat.postMessage({channel: "#x", text: "both", blocks, unfurl_links: false,
+		metadata: {event_type: "x", event_payload: {n: 1}}}))
 	await say(client("other").auth.test())
 	await say(client("S3NDER").chat.postMessage({channel: "#x"}))
 	await say(client("S3NDER").chat.update({channel: "#x", ts: "1.2", text: "x"}))
@@ -99,7 +108,8 @@ const client = token => new WebClient(token, {slackApiUrl: "http://` + s.Addr + 
 		t.Fatalf("node: %d %s", code, p.Stderr.String())
 	}
 	answers := strings.Split(strings.TrimSpace(p.Stdout.String()), "\n")
-	for i, want := range []string{`"text":"ok"`, `"channel":"#ops"`, `"ok":true`, `"ok":true`, "invalid_auth", "no_text", "unknown_method", "403", "404"} {
+	for i, want := range []string{`"text":"ok"`, `"channel":"#ops"`, `"ok":true`, `"ok":true`, "invalid_auth",
+		"no_text", "unknown_method", "403", "404"} {
 		if i >= len(answers) || !strings.Contains(answers[i], want) {
 			t.Errorf("answer %d has no %s: %q %s", i+1, want, answers, p.Stderr.String())
 		}
@@ -110,7 +120,8 @@ const client = token => new WebClient(token, {slackApiUrl: "http://` + s.Addr + 
 		json.Unmarshal([]byte(d.Body), &fields)
 		posts[d.Field("channel")+" "+d.Field("text")+" "+d.Field("username")] = Encode(fields["blocks"])
 	}
-	if len(posts) != 3 || posts["#ops hello slackboard"] != "null" || posts["#ops hello "] != "null" || posts["#x both "] != `[{"text":{"text":"*a* & b = 100%","type":"mrkdwn"},"type":"section"}]` {
+	if len(posts) != 3 || posts["#ops hello slackboard"] != "null" || posts["#ops hello "] != "null" ||
+		posts["#x both "] != `[{"text":{"text":"*a* & b = 100%","type":"mrkdwn"},"type":"section"}]` {
 		t.Errorf("posted %v", posts)
 	}
 }

@@ -40,8 +40,11 @@ func newBehindProxy(t *testing.T) *behindProxy {
 	if block == nil {
 		t.Fatal("the README has no configuration for HAProxy")
 	}
-	config := WriteFile(t, "haproxy.cfg", strings.NewReplacer("bind :29800", "bind "+p.proxy, "relay-1:29800", p.address[0], "relay-2:29800", p.address[1]).Replace(block[1]))
-	if out, err := exec.Command(haproxy, "-c", "-f", config).CombinedOutput(); err != nil || regexp.MustCompile("WARNING|ALERT").Match(out) {
+	config := WriteFile(t, "haproxy.cfg",
+		strings.NewReplacer("bind :29800", "bind "+p.proxy, "relay-1:29800", p.address[0], "relay-2:29800",
+			p.address[1]).Replace(block[1]))
+	if out, err := exec.Command(haproxy, "-c", "-f", config).CombinedOutput(); err != nil ||
+		regexp.MustCompile("WARNING|ALERT").Match(out) {
 		t.Fatalf("the README's configuration: %v %s", err, out)
 	}
 	proxy := StartProcess(t, exec.Command(haproxy, "-db", "-f", config))
@@ -63,12 +66,14 @@ func newBehindProxy(t *testing.T) *behindProxy {
 
 func (p *behindProxy) start(i int) {
 	p.t.Helper()
-	config := strings.Replace(spoolConfig(p.spool[i]), "127.0.0.1:0", p.address[i], 1) + tagConfig(p.slack.URL+"/services/x", "general")
-	p.servers[i] = StartServerIn(p.t, exec.Command(Program("slackboard"), "-c", WriteFile(p.t, "slackboard.toml", config)))
+	config := strings.Replace(spoolConfig(p.spool[i]), "127.0.0.1:0", p.address[i], 1) + tagConfig(p.slack.URL+
+		"/services/x", "general")
+	p.servers[i] = StartServerIn(p.t,
+		exec.Command(Program("slackboard"), "-c", WriteFile(p.t, "slackboard.toml", config)))
 }
 
-// proxyClient does what slackboard-cli does: the same message, with its key, until it is answered 200. Without a key it does
-// what curl does, and sends each once.
+// proxyClient does what slackboard-cli does: the same message, with its key, until it is answered 200. Without a key it
+// does what curl does, and sends each once.
 type proxyClient struct {
 	http    http.Client
 	keyed   bool
@@ -80,7 +85,8 @@ type proxyClient struct {
 func (c *proxyClient) send(t *testing.T, proxy string, number int) {
 	start := time.Now()
 	for tries := 0; tries == 0 || c.keyed && time.Since(start) < Patience; tries++ {
-		req, err := http.NewRequest("POST", "http://"+proxy+"/notify", strings.NewReader(fmt.Sprintf(`{"tag":"general","text":"%d bottles"}`, number)))
+		req, err := http.NewRequest("POST", "http://"+proxy+"/notify",
+			strings.NewReader(fmt.Sprintf(`{"tag":"general","text":"%d bottles"}`, number)))
 		if err != nil {
 			t.Error(err)
 			return
@@ -121,7 +127,8 @@ func TestBehindHAProxy(t *testing.T) {
 		resp.Body.Close()
 	}
 
-	if resp, err := http.Get("http://" + p.proxy + "/slackboard/ui/app.js"); err != nil || resp.StatusCode != http.StatusOK {
+	if resp, err := http.Get("http://" + p.proxy + "/slackboard/ui/app.js"); err != nil ||
+		resp.StatusCode != http.StatusOK {
 		t.Errorf("the page below a path: %v %v", resp, err)
 	} else {
 		resp.Body.Close()
@@ -136,8 +143,8 @@ func TestBehindHAProxy(t *testing.T) {
 	t.Cleanup(func() { stopAll(); sending.Wait() })
 	for i := range all {
 		c := &proxyClient{keyed: i < clients, answers: map[string]int{}}
-		// A program sends one message, a daemon many. A connection that has served before is closed without an answer where
-		// others get a 502, and net/http sends again what has a key: these are no answers that could be counted.
+		// A program sends one message, a daemon many. A connection that has served before is closed without an answer
+		// where others get a 502, and net/http sends again what has a key: these are no answers that could be counted.
 		c.http.Transport, c.http.Timeout = &http.Transport{DisableKeepAlives: i%2 == 0}, Patience
 		all[i] = c
 		sending.Go(func() {
@@ -195,12 +202,14 @@ func TestBehindHAProxy(t *testing.T) {
 		}
 		slowest = max(slowest, c.slowest)
 	}
-	t.Logf("%d messages taken, %d lost, doubled %d with a key and %d without, the slowest after %.1f s; answers: %v", total, lost, doubled[0], doubled[1], slowest.Seconds(), answers)
+	t.Logf("%d messages taken, %d lost, doubled %d with a key and %d without, the slowest after %.1f s; answers: %v",
+		total, lost, doubled[0], doubled[1], slowest.Seconds(), answers)
 	if lost > 0 {
 		t.Errorf("%d messages are lost", lost)
 	}
-	// The post in flight, one for the channel, is posted again. A server that is killed may also have stored what each client
-	// is sending at that moment, and not have said so: those with a key send it again, and the other server does not know the key.
+	// The post in flight, one for the channel, is posted again. A server that is killed may also have stored what each
+	// client is sending at that moment, and not have said so: those with a key send it again, and the other server does
+	// not know the key.
 	if most := kills * (clients + 1); doubled[0] > most {
 		t.Errorf("%d messages with a key are doubled, want %d at most", doubled[0], most)
 	}

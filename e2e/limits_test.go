@@ -45,11 +45,13 @@ func besiege(t *testing.T, core string, before ...string) *besieged {
 	b.slack = newSink(t, func(sinkPost) Reply { return Reply{} })
 	webhook := b.slack.URL + "/services/x"
 	core = "[core]\nslack_url='" + webhook + "'\n" + core
-	config := strings.NewReplacer("[core]\n", core, "batch=1\n", "").Replace(spoolConfig(t.TempDir())) + tagConfig(webhook, "honest", "other")
+	config := strings.NewReplacer("[core]\n", core, "batch=1\n",
+		"").Replace(spoolConfig(t.TempDir())) + tagConfig(webhook, "honest", "other")
 	args := append(before, Program("slackboard"), "-c", WriteFile(t, "slackboard.toml", config))
 	b.Process = StartServerIn(t, exec.Command(args[0], args[1:]...))
 	b.client.Timeout = Patience
-	b.client.Transport = &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	b.client.Transport = &http.Transport{DisableKeepAlives: true,
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
 	return b
 }
 
@@ -72,7 +74,9 @@ func (b *besieged) serves(n int) {
 	b.t.Helper()
 	for range n {
 		start := time.Now()
-		if status, _, answer := b.post("/notify", fmt.Sprintf(`{"tag":"honest","text":"%d bottles"}`, b.served)); status != 200 {
+		status, _, answer := b.post("/notify",
+			fmt.Sprintf(`{"tag":"honest","text":"%d bottles"}`, b.served))
+		if status != 200 {
 			b.t.Fatalf("honest message %d: %d %s", b.served, status, answer)
 		}
 		b.served, b.slowest = b.served+1, max(b.slowest, time.Since(start))
@@ -86,7 +90,8 @@ func (b *besieged) survives() {
 	b.serves(5)
 	b.slack.checkOrder(b.t, "honest", b.served)
 	now, most := memoryOf(b.Process)
-	b.t.Logf("resident %d MB, at most %d MB; the slowest of %d honest messages was answered in %v", now, most, b.served, b.slowest.Round(time.Millisecond))
+	b.t.Logf("resident %d MB, at most %d MB; the slowest of %d honest messages was answered in %v", now, most, b.served,
+		b.slowest.Round(time.Millisecond))
 	if most >= mostMemory {
 		b.t.Errorf("the server took %d MB of memory, want less than %d", most, mostMemory)
 	}
@@ -103,7 +108,8 @@ func (b *besieged) dial() *net.TCPConn {
 	return conn.(*net.TCPConn)
 }
 
-// read returns how many bytes the server has read since it started, from connections and files; 0 where Linux does not tell.
+// read returns how many bytes the server has read since it started, from connections and files; 0 where Linux does not
+// tell.
 func (b *besieged) read() (n int64) {
 	counters, _ := os.ReadFile(fmt.Sprintf("/proc/%d/io", b.Cmd.Process.Pid))
 	fmt.Sscanf(string(counters), "rchar: %d", &n)
@@ -112,7 +118,8 @@ func (b *besieged) read() (n int64) {
 
 const post = "POST /notify HTTP/1.1\r\nHost: x\r\n"
 
-// answered returns the status of the answer that comes on conn, and whether nothing follows it. 0: it was closed without.
+// answered returns the status of the answer that comes on conn, and whether nothing follows it. 0: it was closed
+// without.
 func answered(conn net.Conn) (status int, closed bool) {
 	r := bufio.NewReader(conn)
 	resp, err := http.ReadResponse(r, nil)
@@ -154,7 +161,9 @@ func TestSlowConnections(t *testing.T) {
 			if name == "https" {
 				cert, key := NewAuthority(t).Files(&x509.Certificate{IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}})
 				core = "tls_cert='" + cert + "'\ntls_key='" + key + "'\n"
-				connect = func(conn net.Conn) net.Conn { return tls.Client(conn, &tls.Config{InsecureSkipVerify: true}) }
+				connect = func(conn net.Conn) net.Conn {
+					return tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
+				}
 			}
 			b := besiege(t, core)
 			const count = 1000
@@ -210,7 +219,8 @@ func TestEndlessRequests(t *testing.T) {
 		status              int
 	}{
 		{"body", post + "Transfer-Encoding: chunked\r\n\r\n", "10000\r\n" + text + "\r\n", 1400, 413},
-		{"text", post + "Transfer-Encoding: chunked\r\n\r\n17\r\n{\"tag\":\"other\",\"text\":\"\r\n", "10000\r\n" + text + "\r\n", 1400, 413},
+		{"text", post + "Transfer-Encoding: chunked\r\n\r\n17\r\n{\"tag\":\"other\",\"text\":\"\r\n",
+			"10000\r\n" + text + "\r\n", 1400, 413},
 		{"body of 3 GB", post + "Content-Length: 3000000000\r\n\r\n", text, 100, 413},
 		{"body of 3 GB that does not come", post + "Content-Length: 3000000000\r\n\r\n", "", 100, 413},
 		{"small chunks", post + "Transfer-Encoding: chunked\r\n\r\n", strings.Repeat("1\r\n{\r\n", 10_000), 8000, 413},
@@ -220,7 +230,8 @@ func TestEndlessRequests(t *testing.T) {
 		{"short headers", post, strings.Repeat("a:\r\n", 10_000), 100, 431},
 		{"header", post + "a: ", line, 100, 431},
 		{"first line", "POST /", line, 100, 431},
-		{"100,000 headers", post + strings.Repeat("name: value\r\n", 100_000) + "Content-Length: 0\r\n\r\n", "", 100, 431},
+		{"100,000 headers", post + strings.Repeat("name: value\r\n", 100_000) + "Content-Length: 0\r\n\r\n", "",
+			100, 431},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			b := besiege(t, "")
@@ -266,7 +277,8 @@ func TestDeepJSON(t *testing.T) {
 			"/notify-directly?blocks":      `{"payload":{"text":"x","blocks":` + value + `}}`,
 			"/notify-directly?attachments": `{"payload":{"text":"x","attachments":[` + value + `]}}`,
 		} {
-			if status, _, answer := b.post(path, body); status != 400 || !strings.Contains(answer, "Request-body is malformed") {
+			if status, _, answer := b.post(path, body); status != 400 ||
+				!strings.Contains(answer, "Request-body is malformed") {
 				t.Errorf("%s, %.20s: %d %s", path, value, status, answer)
 			}
 		}
@@ -277,7 +289,8 @@ func TestDeepJSON(t *testing.T) {
 	for _, depth := range []int{100, 9_990, 9_995, 9_996, 9_997, 9_998, 9_999, 10_000} {
 		for _, key := range []string{"blocks", "attachments"} {
 			value := strings.Repeat("[", depth) + strings.Repeat("]", depth)
-			switch status, _, answer := b.post("/notify-directly", `{"payload":{"channel":"#other","text":"x","`+key+`":`+value+`}}`); status {
+			switch status, _, answer := b.post("/notify-directly", `{"payload":{"channel":"#other","text":"x","`+key+
+				`":`+value+`}}`); status {
 			case 200:
 				accepted++
 			case 400:
@@ -356,7 +369,8 @@ func TestBrokenConnections(t *testing.T) {
 		b.serves(5)
 		breaking.Wait()
 	}
-	Poll(t, "what served them has ended", func() bool { return goroutines() <= before+50 }) // of 4,000 connections; those to Slack stay
+	// of 4,000 connections; those to Slack stay
+	Poll(t, "what served them has ended", func() bool { return goroutines() <= before+50 })
 	st := drained(t, b.Process)
 	if n := st.Delivered - int64(b.served); n < count || n > 2*count { // those that were reset may have been taken
 		t.Errorf("%d messages were delivered, want %d to %d", n, count, 2*count)
@@ -373,7 +387,8 @@ func TestManyLargeMessages(t *testing.T) {
 	}{
 		{"to one channel", "/notify", `{"tag":"other","host":"%d","text":"%s"}`, 1},
 		{"texts", "/notify-directly", `{"payload":{"channel":"#c%d","text":"%s"}}`, 8},
-		{"blocks", "/notify-directly", `{"payload":{"channel":"#c%d","text":"x","blocks":[{"type":"section","text":{"type":"plain_text","text":"%s"}}]}}`, 8},
+		{"blocks", "/notify-directly", `{"payload":{"channel":"#c%d",` +
+			`"text":"x","blocks":[{"type":"section","text":{"type":"plain_text","text":"%s"}}]}}`, 8},
 		{"attachments", "/notify-directly", `{"payload":{"channel":"#c%d","attachments":[{"text":"%s"}]}}`, 8},
 	} {
 		if !Long() && test.name != "blocks" {
@@ -437,15 +452,16 @@ func TestManyLargeMessages(t *testing.T) {
 	}
 }
 
-// There are so many connections and no more: while all are in use, the next one waits until one of them is closed. One that
-// is idle is closed for it.
+// There are so many connections and no more: while all are in use, the next one waits until one of them is closed. One
+// that is idle is closed for it.
 func TestConnectionLimit(t *testing.T) {
 	b := besiege(t, "batch=1\n", "sh", "-c", `ulimit -n 256 && exec "$@"`, "sh")
 	const most = 256 / 2
 	var callers []*caller
 	for range most {
 		c := newCaller(t, b.Addr)
-		request := bytes.Replace(numbered("other", 0, "bottles"), []byte("Content-"), []byte("Expect: 100-continue\r\nContent-"), 1)
+		request := bytes.Replace(numbered("other", 0, "bottles"), []byte("Content-"),
+			[]byte("Expect: 100-continue\r\nContent-"), 1)
 		c.conn.Write(request[:len(request)-1])
 		if line, err := c.r.ReadString('\n'); err != nil || !strings.Contains(line, "100 Continue") {
 			t.Fatalf("connection %d: %q %v", len(callers), line, err)
@@ -486,21 +502,25 @@ func besiegeFull(t *testing.T) *besieged {
 	spool := t.TempDir()
 	writeSpool(t, spool, []string{"stuck"}, 100_000)
 	b := &besieged{t: t, slack: newSink(t, func(sinkPost) Reply { return Reply{} })}
-	toml := spoolConfig(spool) + tagConfig("http://127.0.0.1:1/services/x", "stuck") + tagConfig(b.slack.URL+"/services/x", "honest", "other")
+	toml := spoolConfig(spool) + tagConfig("http://127.0.0.1:1/services/x", "stuck") + tagConfig(b.slack.URL+
+		"/services/x", "honest", "other")
 	for range 100 {
 		toml += tagConfig("http://127.0.0.1:1/services/many", "many")
 	}
-	b.Process = StartServer(t, strings.Replace(toml, "[core]\n", "[core]\nslack_url='http://127.0.0.1:1/services/y'\n", 1))
+	b.Process = StartServer(t,
+		strings.Replace(toml, "[core]\n", "[core]\nslack_url='http://127.0.0.1:1/services/y'\n", 1))
 	b.client.Timeout = 2 * Patience
 	return b
 }
 
-// One listing, or four at once, of large messages takes little memory: texts are shortened in it, and one message has the whole.
+// One listing, or four at once, of large messages takes little memory: texts are shortened in it, and one message has
+// the whole.
 func TestListingOfLargeMessages(t *testing.T) {
 	b := besiegeFull(t)
 	text, n := strings.Repeat("bottles ", 125_000), Rounds(300, 40)
 	for i := range n {
-		if status, _, answer := b.post("/notify", fmt.Sprintf(`{"tag":"stuck","text":"%d %s"}`, i, text)); status != 200 {
+		if status, _, answer := b.post("/notify",
+			fmt.Sprintf(`{"tag":"stuck","text":"%d %s"}`, i, text)); status != 200 {
 			t.Fatalf("message %d: %d %s", i, status, answer)
 		}
 	}
@@ -512,7 +532,8 @@ func TestListingOfLargeMessages(t *testing.T) {
 				Messages []struct{ ID, Text string }
 				Total    int
 			}
-			if err := json.Unmarshal([]byte(body), &list); status != 200 || err != nil || len(list.Messages) != n || list.Total != 100_000+n {
+			if err := json.Unmarshal([]byte(body), &list); status != 200 || err != nil || len(list.Messages) != n ||
+				list.Total != 100_000+n {
 				t.Errorf("%d, %d of %d messages, %v", status, len(list.Messages), list.Total, err)
 				return
 			}
@@ -536,7 +557,9 @@ func TestFanOutOfLargeMessages(t *testing.T) {
 	var sending sync.WaitGroup
 	for i := range 8 {
 		sending.Go(func() {
-			if status, _, answer := b.post("/notify", fmt.Sprintf(`{"tag":"many","text":"%d %s"}`, i, text)); status != 200 && status != 503 {
+			status, _, answer := b.post("/notify",
+				fmt.Sprintf(`{"tag":"many","text":"%d %s"}`, i, text))
+			if status != 200 && status != 503 {
 				t.Errorf("%d %s", status, answer)
 			}
 		})
@@ -552,7 +575,8 @@ func TestManySyncRequestsGiveUp(t *testing.T) {
 	}
 	b := besiegeFull(t)
 	hang := NewFakeSlack(t, func(Delivery) Reply { return Reply{Hang: true} })
-	toml := strings.Replace(ReadFile(t, b.Cmd.Args[len(b.Cmd.Args)-1]), "127.0.0.1:1/services/y", strings.TrimPrefix(hang.URL, "http://")+"/services/y", 1)
+	toml := strings.Replace(ReadFile(t, b.Cmd.Args[len(b.Cmd.Args)-1]), "127.0.0.1:1/services/y",
+		strings.TrimPrefix(hang.URL, "http://")+"/services/y", 1)
 	r := &reloadable{Process: b.Process, t: t, path: b.Cmd.Args[len(b.Cmd.Args)-1]}
 	r.reload(strings.Replace(toml, "[core]\n", "[core]\nmax_delay_duration = 0\n", 1))
 	text := strings.Repeat("x", 15_000)
@@ -560,7 +584,8 @@ func TestManySyncRequestsGiveUp(t *testing.T) {
 	for range 200 {
 		asked.Go(func() {
 			for range Rounds(55, 3) {
-				status, _, answer := b.post("/notify-directly", `{"sync":true,"payload":{"channel":"#x","text":"`+text+`"}}`)
+				status, _, answer := b.post("/notify-directly", `{"sync":true,"payload":{"channel":"#x","text":"`+
+					text+`"}}`)
 				if status == 502 { // it was posted, and hung
 					return
 				}

@@ -19,8 +19,8 @@ func withFiles(files int, program string, args ...string) *exec.Cmd {
 	return exec.Command("sh", append([]string{"-c", script, program}, args...)...)
 }
 
-// With 30 file descriptors, all messages of 40 destinations are accepted while Slack answers none, and delivered when it
-// does. Then most descriptors are free.
+// With 30 file descriptors, all messages of 40 destinations are accepted while Slack answers none, and delivered when
+// it does. Then most descriptors are free.
 func TestFewFileDescriptors(t *testing.T) {
 	answer := make(chan struct{})
 	slack := NewFakeSlack(t, func(Delivery) Reply { <-answer; return Reply{} })
@@ -61,8 +61,8 @@ func TestTwoStartsAtOnce(t *testing.T) {
 				StaleSocket(t, socket)
 				var two []*Process
 				for _, spool := range []string{test.first, test.second} {
-					config := fmt.Sprintf("[core]\nport='unix:%s'\nslack_url='http://127.0.0.1:1/'\n[spool]\ndir='%s'\n",
-						socket, filepath.Join(dir, spool))
+					config := fmt.Sprintf("[core]\nport='unix:%s'\nslack_url='http://127.0.0.1:1/'\n"+
+						"[spool]\ndir='%s'\n", socket, filepath.Join(dir, spool))
 					cmd := exec.Command(Program("slackboard"), "-c", WriteFile(t, "s.toml", config))
 					two = append(two, StartProcess(t, cmd))
 				}

@@ -1,7 +1,7 @@
 package e2e
 
-// One destination's trouble is nobody else's: lanes that hang, fail or are limited beside healthy ones, a dead one under
-// gigabytes for others, a million messages that wait.
+// One destination's trouble is nobody else's: lanes that hang, fail or are limited beside healthy ones, a dead one
+// under gigabytes for others, a million messages that wait.
 
 import (
 	"bufio"
@@ -219,9 +219,11 @@ func (s *sink) checkOrder(t testing.TB, tag string, n int) {
 	}
 }
 
-// spoolConfig is a server's configuration without tags. Every message is a post, as soon as Slack has answered the one before.
+// spoolConfig is a server's configuration without tags. Every message is a post, as soon as Slack has answered the one
+// before.
 func spoolConfig(spool string) string {
-	return fmt.Sprintf("[core]\nport='127.0.0.1:0'\nchannel_rate=0\nbatch=1\n[log]\naccess_log='%s'\n[spool]\ndir='%s'\n", os.DevNull, spool)
+	return fmt.Sprintf("[core]\nport='127.0.0.1:0'\nchannel_rate=0\nbatch=1\n[log]\naccess_log='%s'\n[spool]\n"+
+		"dir='%s'\n", os.DevNull, spool)
 }
 
 // tagConfig adds tags of one webhook, each with the channel of its name.
@@ -379,7 +381,9 @@ func TestIsolation(t *testing.T) {
 			t.Fatalf("slack took %v of %s: nothing was shown", took, tag)
 		}
 	}
-	Poll(t, fmt.Sprintf("the limited one is tried %d times", pauses), func() bool { return len(slack.tried("#limited")) >= pauses })
+	Poll(t, fmt.Sprintf("the limited one is tried %d times", pauses), func() bool {
+		return len(slack.tried("#limited")) >= pauses
+	})
 	close(healed)
 	slack.waitForAll(t, bad, rounds+1)
 	for i, at := range slack.tried("#limited")[1 : limited.Load()+1] {
@@ -408,8 +412,8 @@ func numbersTo(n int) []int {
 	return numbers
 }
 
-// All posts that may be in flight hang. Once they have failed, half of them at most may hang again: a healthy one goes out
-// beside them.
+// All posts that may be in flight hang. Once they have failed, half of them at most may hang again: a healthy one goes
+// out beside them.
 func TestManyHangingWebhooks(t *testing.T) {
 	const count, each = 64, 3
 	var first, again atomic.Int64
@@ -489,7 +493,8 @@ func TestDeadDestinationDoesNotPinTheDisk(t *testing.T) {
 		return Reply{}
 	})
 	spool, others := t.TempDir(), tagNames("other", senders)
-	config := spoolConfig(spool) + tagConfig(slack.URL+"/services/dead", "dead") + tagConfig(slack.URL+"/services/others", others...)
+	config := spoolConfig(spool) + tagConfig(slack.URL+"/services/dead", "dead") + tagConfig(slack.URL+
+		"/services/others", others...)
 	s := StartServer(t, config)
 
 	start, each, padding := time.Now(), volume/size/senders, strings.Repeat("bottles of beer ", size/16)
@@ -535,8 +540,10 @@ func TestDeadDestinationDoesNotPinTheDisk(t *testing.T) {
 		slack.checkOrder(t, tag, each)
 	}
 	memory, mostMemory := memoryOf(s)
-	t.Logf("%d MiB in %d messages in %.1fs, %d of them to a dead destination: at most %d MiB on disk, %d MiB with %d MiB waiting at the end; resident %d MB, at most %d MB",
-		volume>>20, senders*each+dead, time.Since(start).Seconds(), dead, most.Load()>>20, dirSize(spool)>>20, dead*size>>20, memory, mostMemory)
+	t.Logf("%d MiB in %d messages in %.1fs, %d of them to a dead destination: at most %d MiB on disk, %d MiB with %d "+
+		"MiB waiting at the end; resident %d MB, at most %d MB",
+		volume>>20, senders*each+dead, time.Since(start).Seconds(), dead, most.Load()>>20, dirSize(spool)>>20,
+		dead*size>>20, memory, mostMemory)
 	if most.Load() >= diskLimit {
 		t.Errorf("the spool took %d MiB, want less than %d MiB", most.Load()>>20, diskLimit>>20)
 	}
@@ -617,7 +624,8 @@ func TestMillionWaiting(t *testing.T) {
 			atStart, most := memoryOf(s)
 			Poll(t, "every tag is tried", func() bool { return s.Stat(t).Posts >= int64(len(tags)) })
 			_, after := memoryOf(s)
-			t.Logf("%d waiting in %d MiB: listening after %.2fs; resident %d MB, at most %d MB; at most %d MB after a post for each tag", n, size>>20, took.Seconds(), atStart, most, after)
+			t.Logf("%d waiting in %d MiB: listening after %.2fs; resident %d MB, at most %d MB; at most %d MB after "+
+				"a post for each tag", n, size>>20, took.Seconds(), atStart, most, after)
 			if after > 64 {
 				t.Errorf("it took %d MB, want 64 at most", after)
 			}
@@ -653,7 +661,9 @@ func writeSpool(t testing.TB, dir string, tags []string, n int) (size int64) {
 		if room < len(line) {
 			finish()
 			var err error
-			if file, err = os.OpenFile(filepath.Join(dir, fmt.Sprintf("%08d.log", segment)), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); err != nil {
+			file, err = os.OpenFile(filepath.Join(dir, fmt.Sprintf("%08d.log", segment)),
+				os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+			if err != nil {
 				t.Fatal(err)
 			}
 			w = bufio.NewWriterSize(file, 1<<20)
@@ -689,11 +699,13 @@ func TestMillionDead(t *testing.T) {
 	s := StartServer(t, spoolConfig(spool)+tagConfig(slack.URL+"/services/x", tags...))
 	_, atStart := memoryOf(s)
 	start := time.Now()
-	if status, body := s.Request("GET", fmt.Sprintf("/messages/%016x", uint64(0x9e3779b97f4a7c15)), ""); status != 200 || !strings.Contains(body, "invalid_blocks") {
+	if status, body := s.Request("GET", fmt.Sprintf("/messages/%016x", uint64(0x9e3779b97f4a7c15)),
+		""); status != 200 || !strings.Contains(body, "invalid_blocks") {
 		t.Errorf("the first: %d %s", status, body)
 	}
 	found := time.Since(start)
-	if status, body := s.Request("GET", "/messages?state=dead&limit=10", ""); status != 200 || !strings.Contains(body, fmt.Sprintf(`"total": %d`, n)) {
+	if status, body := s.Request("GET", "/messages?state=dead&limit=10", ""); status != 200 ||
+		!strings.Contains(body, fmt.Sprintf(`"total": %d`, n)) {
 		t.Errorf("the list: %d %.300s", status, body)
 	}
 	_, listed := memoryOf(s)
@@ -704,7 +716,8 @@ func TestMillionDead(t *testing.T) {
 	}
 	took := time.Since(start)
 	_, most := memoryOf(s)
-	t.Logf("%d dead letters: at most %d MB at the start, %d MB after one was found by id (%v) and all were listed, %d MB after %d were sent again (%v)",
+	t.Logf("%d dead letters: at most %d MB at the start, %d MB after one was found by id (%v) and all were listed, "+
+		"%d MB after %d were sent again (%v)",
 		n, atStart, listed, found.Round(time.Millisecond), most, n/len(tags), took.Round(time.Millisecond))
 	if listed > 100 || most > 160 {
 		t.Error("that is more than numbers take")
@@ -714,8 +727,8 @@ func TestMillionDead(t *testing.T) {
 	}
 }
 
-// With real processes and a receiver that wants a second between posts: the storm arrives whole and in order, and is not told to
-// slow down more than twice.
+// With real processes and a receiver that wants a second between posts: the storm arrives whole and in order, and is
+// not told to slow down more than twice.
 func TestStormEndToEnd(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
@@ -738,7 +751,8 @@ func TestStormEndToEnd(t *testing.T) {
 	for host := range 10 {
 		senders.Go(func() {
 			for i := range n / 10 {
-				s.Request("POST", "/notify", fmt.Sprintf(`{"tag":"general","text":"%d of %[2]d","host":"web-%[2]d"}`, i, host))
+				s.Request("POST", "/notify",
+					fmt.Sprintf(`{"tag":"general","text":"%d of %[2]d","host":"web-%[2]d"}`, i, host))
 			}
 		})
 	}
@@ -747,7 +761,8 @@ func TestStormEndToEnd(t *testing.T) {
 		st := s.Stat(t)
 		return st.Delivered == int64(n) && st.Accepted == int64(n)
 	})
-	t.Logf("%d messages in %d posts, %v, %d times 429", n, len(slack.Deliveries()), time.Since(start).Round(time.Millisecond), limited)
+	t.Logf("%d messages in %d posts, %v, %d times 429", n, len(slack.Deliveries()),
+		time.Since(start).Round(time.Millisecond), limited)
 	if limited > 2 {
 		t.Errorf("%d times 429, want 2 at most", limited)
 	}

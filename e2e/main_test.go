@@ -33,7 +33,9 @@ func TestEndToEnd(t *testing.T) {
 	defer log.Close()
 	n := 0
 	for lines := bufio.NewScanner(log); lines.Scan(); n++ {
-		if code, _, stderr := RunProgram(t, lines.Text(), env, "slackboard-cli", "-t", "general", "-l", "warn"); code != 0 {
+		code, _, stderr := RunProgram(t, lines.Text(), env, "slackboard-cli", "-t", "general", "-l",
+			"warn")
+		if code != 0 {
 			t.Fatalf("slackboard-cli: %d %s", code, stderr)
 		}
 		d := slack.WaitForPosts(t, n+1)[n]
@@ -44,17 +46,21 @@ func TestEndToEnd(t *testing.T) {
 	if n < 10 {
 		t.Fatalf("only %d lines", n)
 	}
-	code, _, stderr := RunProgram(t, "", env, "slackboard-log", "-t", "cron", "--", "sh", "-c", "echo to stdout; echo to stderr >&2; exit 7")
+	code, _, stderr := RunProgram(t, "", env, "slackboard-log", "-t", "cron", "--", "sh", "-c",
+		"echo to stdout; echo to stderr >&2; exit 7")
 	if code != 7 || !strings.Contains(stderr, "to stdout") {
 		t.Errorf("slackboard-log: exit %d, want 7; %s", code, stderr)
 	}
 	d := slack.WaitForPosts(t, n+1)[n]
-	for _, want := range []string{`"channel":"#cron"`, "#ff0000", "Host: ", "Command: sh -c", "to stdout", "to stderr", "Error: exit status 7"} {
+	for _, want := range []string{`"channel":"#cron"`, "#ff0000", "Host: ", "Command: sh -c", "to stdout", "to stderr",
+		"Error: exit status 7"} {
 		if !strings.Contains(d.Body, want) {
 			t.Errorf("the report has no %q: %s", want, d.Body)
 		}
 	}
-	if code, stdout, stderr := RunProgram(t, "", env, "slackboard-log", "-t", "cron", "--", "sh", "-c", "echo fine"); code != 0 || stdout+stderr != "" {
+	code, stdout, stderr := RunProgram(t, "", env, "slackboard-log", "-t", "cron", "--", "sh", "-c",
+		"echo fine")
+	if code != 0 || stdout+stderr != "" {
 		t.Errorf("a command that succeeds: exit %d, %q %q", code, stdout, stderr)
 	}
 	s.Signal(syscall.SIGTERM)
@@ -69,10 +75,14 @@ func TestForeignClients(t *testing.T) {
 	s := StartServer(t, ServerConfig(slack.URL))
 	notify, direct := `{"tag":"general","text":"hi"}`, `{"payload":{"channel":"#c","text":"hi"},"sync":false}`
 	for i, raw := range []string{
-		fmt.Sprintf("POST /notify HTTP/1.1\r\nHost: %s\r\nUser-Agent: curl/7.88.1\r\nAccept: */*\r\nContent-Length: %d\r\nContent-Type: application/x-www-form-urlencoded\r\n\r\n%s", s.Addr, len(notify), notify),
-		fmt.Sprintf("POST /notify-directly HTTP/1.1\r\nAccept-Encoding: gzip;q=1.0,deflate;q=0.6,identity;q=0.3\r\nAccept: */*\r\nUser-Agent: Ruby\r\nHost: %s\r\nContent-Type: application/x-www-form-urlencoded\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", s.Addr, len(direct), direct),
+		fmt.Sprintf("POST /notify HTTP/1.1\r\nHost: %s\r\nUser-Agent: curl/7.88.1\r\nAccept: */*\r\nContent-Length: "+
+			"%d\r\nContent-Type: application/x-www-form-urlencoded\r\n\r\n%s", s.Addr, len(notify), notify),
+		fmt.Sprintf("POST /notify-directly HTTP/1.1\r\nAccept-Encoding: gzip;q=1.0,deflate;q=0.6,identity;q=0.3\r\n"+
+			"Accept: */*\r\nUser-Agent: Ruby\r\nHost: %s\r\nContent-Type: application/x-www-form-urlencoded\r\n"+
+			"Connection: close\r\nContent-Length: %d\r\n\r\n%s", s.Addr, len(direct), direct),
 		fmt.Sprintf("POST //notify HTTP/1.0\r\nContent-Length: %d\r\n\r\n%s", len(notify), notify),
-		fmt.Sprintf("POST /notify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", len(notify), notify),
+		fmt.Sprintf("POST /notify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n",
+			len(notify), notify),
 	} {
 		conn, err := net.Dial("tcp", s.Addr)
 		if err != nil {
@@ -109,7 +119,9 @@ func TestDryRun(t *testing.T) {
 {"channel":"#test","username":"slackboard","icon_emoji":":clipboard:","parse":"full","text":"1"}
 {"icon_emoji":":clipboard:","parse":"full","text":"a\nb","username":"slackboard"}
 `
-	Poll(t, "the access log is on standard error", func() bool { return strings.Contains(s.Stderr.String(), `"uri":"/notify-directly"`) })
+	Poll(t, "the access log is on standard error", func() bool {
+		return strings.Contains(s.Stderr.String(), `"uri":"/notify-directly"`)
+	})
 	Poll(t, "standard output is "+want, func() bool { return s.Stdout.String() == want })
 }
 
@@ -128,14 +140,17 @@ func TestPortFlag(t *testing.T) {
 	}
 	defer busy.Close()
 	code, _, stderr := RunProgram(t, "", nil, "slackboard", "-dry-run", "-port", busy.Addr().String())
-	want := "slackboard: listen tcp " + busy.Addr().String() + ": bind: address already in use: choose another one, as with -port 127.0.0.1:0 for any that is free\n"
+	want := "slackboard: listen tcp " + busy.Addr().String() +
+		": bind: address already in use: choose another one, as with -port 127.0.0.1:0 for any that is free\n"
 	if code != 1 || stderr != want {
 		t.Errorf("exit %d, %q, want %q", code, stderr, want)
 	}
 	config := strings.Replace(ServerConfig("http://127.0.0.1:1"), "127.0.0.1:0", busy.Addr().String(), 1)
 	s := StartServer(t, config, "-port", "127.0.0.1:0")
 	s.Signal(syscall.SIGHUP)
-	Poll(t, "the configuration is read again", func() bool { return strings.Contains(s.Stderr.String(), "was read again") })
+	Poll(t, "the configuration is read again", func() bool {
+		return strings.Contains(s.Stderr.String(), "was read again")
+	})
 	if strings.Contains(s.Stderr.String(), "needs a restart") {
 		t.Errorf("it says %s", s.Stderr.String())
 	}
@@ -160,7 +175,8 @@ func TestVersion(t *testing.T) {
 	}
 	_, want, _ := RunProgram(t, "", nil, "slackboard", "-v")
 	for _, arg := range []string{"-version", "--version"} {
-		if code, stdout, stderr := RunProgram(t, "", nil, "slackboard", arg); code != 0 || stderr != "" || stdout != want {
+		if code, stdout, stderr := RunProgram(t, "", nil, "slackboard", arg); code != 0 || stderr != "" ||
+			stdout != want {
 			t.Errorf("slackboard %s: exit %d, %q %q", arg, code, stdout, stderr)
 		}
 	}
@@ -182,13 +198,16 @@ func TestUsage(t *testing.T) {
 		{"-c /no/such/file", 1, "slackboard: -c: open /no/such/file: no such file or directory\n"},
 	} {
 		code, stdout, stderr := RunProgram(t, "", nil, "slackboard", strings.Fields(test.args)...)
-		if code != test.code || stdout != "" || !strings.HasPrefix(stderr, test.want) || strings.Count(stderr, "\n") != 1 {
-			t.Errorf("slackboard %s: exit %d, %q %q; want %d, %q", test.args, code, stdout, stderr, test.code, test.want)
+		if code != test.code || stdout != "" || !strings.HasPrefix(stderr, test.want) ||
+			strings.Count(stderr, "\n") != 1 {
+			t.Errorf("slackboard %s: exit %d, %q %q; want %d, %q", test.args, code, stdout, stderr, test.code,
+				test.want)
 		}
 	}
 	for _, arg := range []string{"-h", "-help", "--help"} {
 		code, stdout, stderr := RunProgram(t, "", nil, "slackboard", arg)
-		if code != 0 || stderr != "" || !strings.HasPrefix(stdout, "slackboard is ") || !strings.Contains(stdout, "  -dry-run\n") {
+		if code != 0 || stderr != "" || !strings.HasPrefix(stdout, "slackboard is ") ||
+			!strings.Contains(stdout, "  -dry-run\n") {
 			t.Errorf("slackboard %s: exit %d, %q %q", arg, code, stdout, stderr)
 		}
 	}
@@ -197,7 +216,8 @@ func TestUsage(t *testing.T) {
 func TestCheckOption(t *testing.T) {
 	dir := t.TempDir()
 	log := filepath.Join(dir, "never.log")
-	good := WriteFile(t, "good.toml", ServerConfig("https://hooks.invalid")+"[log]\naccess_log='"+log+"'\n[ui]\nroot='/nowhere'\n")
+	good := WriteFile(t, "good.toml", ServerConfig("https://hooks.invalid")+"[log]\naccess_log='"+log+
+		"'\n[ui]\nroot='/nowhere'\n")
 	code, stdout, stderr := RunProgram(t, "", nil, "slackboard", "-t", "-c", good)
 	if code != 0 || stdout != good+": ok\n" || !strings.HasPrefix(stderr, good+":14: ui.root") {
 		t.Errorf("exit %d, %q %q", code, stdout, stderr)
@@ -221,13 +241,18 @@ func TestStartFails(t *testing.T) {
 	defer busy.Close()
 	dir := t.TempDir()
 	for _, test := range []struct{ name, toml, want string }{
-		{"port busy", fmt.Sprintf("port='%s'", busy.Addr()), "slackboard: listen tcp " + busy.Addr().String() + ": bind: address already in use\n"},
+		{"port busy", fmt.Sprintf("port='%s'", busy.Addr()), "slackboard: listen tcp " + busy.Addr().String() +
+			": bind: address already in use\n"},
 		{"not a socket", fmt.Sprintf("port='unix:%s'", WriteFile(t, "plain", "")), "slackboard: listen unix "},
 		{"no folder", fmt.Sprintf("port='unix:%s/no/s'", dir), "slackboard: listen unix "},
-		{"error log", fmt.Sprintf("port='127.0.0.1:0'\n[log]\nerror_log='%s'", dir), "slackboard: log.error_log: open " + dir + ": is a directory\n"},
-		{"access log", fmt.Sprintf("port='127.0.0.1:0'\n[log]\naccess_log='%s/no/x'", dir), "slackboard: log.access_log: open " + dir + "/no/x: no such file or directory\n"},
+		{"error log", fmt.Sprintf("port='127.0.0.1:0'\n[log]\nerror_log='%s'", dir),
+			"slackboard: log.error_log: open " + dir + ": is a directory\n"},
+		{"access log", fmt.Sprintf("port='127.0.0.1:0'\n[log]\naccess_log='%s/no/x'", dir),
+			"slackboard: log.access_log: open " + dir + "/no/x: no such file or directory\n"},
 	} {
-		code, stdout, stderr := RunProgram(t, "", nil, "slackboard", "-c", WriteFile(t, "s.toml", "[spool]\ndir='"+filepath.Join(t.TempDir(), "spool")+"'\n[core]\nslack_url='http://127.0.0.1:1/'\n"+test.toml))
+		code, stdout, stderr := RunProgram(t, "", nil, "slackboard", "-c",
+			WriteFile(t, "s.toml", "[spool]\ndir='"+filepath.Join(t.TempDir(), "spool")+
+				"'\n[core]\nslack_url='http://127.0.0.1:1/'\n"+test.toml))
 		if code != 1 || stdout != "" || !strings.HasPrefix(stderr, test.want) || strings.Count(stderr, "\n") != 1 {
 			t.Errorf("%s: exit %d, %q %q; want %q", test.name, code, stdout, stderr, test.want)
 		}
@@ -278,7 +303,9 @@ func TestUnixSocket(t *testing.T) {
 	}
 	first.Kill() // leaves its socket behind
 	second := StartServer(t, config)
-	if code, _, stderr := RunProgram(t, "hi", nil, "slackboard-cli", "-s", "unix:"+socket, "-t", "general", "-title", "T", "-sync"); code != 0 {
+	code, _, stderr = RunProgram(t, "hi", nil, "slackboard-cli", "-s", "unix:"+socket, "-t", "general", "-title",
+		"T", "-sync")
+	if code != 0 {
 		t.Errorf("slackboard-cli: exit %d, %s", code, stderr)
 	}
 	host, _ := os.Hostname()
@@ -382,8 +409,10 @@ func TestWhatWaitsStays(t *testing.T) {
 func TestSpoolThatCannotBeUsed(t *testing.T) {
 	plain := WriteFile(t, "plain", "")
 	for _, dir := range []string{plain, plain + "/below"} {
-		code, _, stderr := RunProgram(t, "", nil, "slackboard", "-c", WriteFile(t, "s.toml", ServerConfig("http://127.0.0.1:1")+"[spool]\ndir='"+dir+"'\n"))
-		if code != 1 || !strings.HasPrefix(stderr, "slackboard: spool.dir: ") || !strings.Contains(stderr, "set dir in [spool]") || strings.Count(stderr, "\n") != 1 {
+		code, _, stderr := RunProgram(t, "", nil, "slackboard", "-c",
+			WriteFile(t, "s.toml", ServerConfig("http://127.0.0.1:1")+"[spool]\ndir='"+dir+"'\n"))
+		if code != 1 || !strings.HasPrefix(stderr, "slackboard: spool.dir: ") ||
+			!strings.Contains(stderr, "set dir in [spool]") || strings.Count(stderr, "\n") != 1 {
 			t.Errorf("%s: exit %d, %q", dir, code, stderr)
 		}
 	}
@@ -421,7 +450,8 @@ func TestProxyAndCertificates(t *testing.T) {
 		here.Close()
 	}))
 	defer proxy.Close()
-	certificate := WriteFile(t, "cert.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: slack.Certificate().Raw})))
+	certificate := WriteFile(t, "cert.pem",
+		string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: slack.Certificate().Raw})))
 	start := func(env ...string) *Process {
 		path := WriteFile(t, "s.toml", ServerConfig("https://example.com")) // the name in the test server's certificate
 		cmd := exec.Command(Program("slackboard"), "-c", path)
@@ -429,19 +459,22 @@ func TestProxyAndCertificates(t *testing.T) {
 		return StartServerIn(t, cmd)
 	}
 	s := start("HTTPS_PROXY="+proxy.URL, "NO_PROXY=", "SSL_CERT_FILE="+certificate, "SSL_CERT_DIR=/nowhere")
-	if status, body := s.Request("POST", "/notify", NotifyBody("general", 1, true)); status != 200 || posted.Load() != 1 {
+	if status, body := s.Request("POST", "/notify", NotifyBody("general", 1, true)); status != 200 ||
+		posted.Load() != 1 {
 		t.Errorf("%d %s, %d posts", status, body, posted.Load())
 	}
 	if got := <-tunnels; got != "CONNECT example.com:443" {
 		t.Errorf("the proxy was asked %s", got)
 	}
 	s = start("HTTPS_PROXY="+proxy.URL, "NO_PROXY=", "SSL_CERT_FILE=/nowhere", "SSL_CERT_DIR=/nowhere")
-	if status, body := s.Request("POST", "/notify", NotifyBody("general", 1, true)); status != 502 || !strings.Contains(body, "x509") {
+	if status, body := s.Request("POST", "/notify", NotifyBody("general", 1, true)); status != 502 ||
+		!strings.Contains(body, "x509") {
 		t.Errorf("without the certificate: %d %s", status, body)
 	}
 	<-tunnels
 	s = start("HTTPS_PROXY="+proxy.URL, "NO_PROXY=example.com", "SSL_CERT_FILE="+certificate)
-	if status, body := s.Request("POST", "/notify", NotifyBody("general", 1, true)); status != 502 || len(tunnels) != 0 {
+	if status, body := s.Request("POST", "/notify", NotifyBody("general", 1, true)); status != 502 ||
+		len(tunnels) != 0 {
 		t.Errorf("with NO_PROXY: %d %s, %d tunnels", status, body, len(tunnels))
 	}
 }

@@ -69,11 +69,14 @@ func TestReloadOrNotAtAll(t *testing.T) {
 		t.Errorf("after a bad configuration: %d %s", status, body)
 	}
 	s.refuse(good+"[log]\naccess_log = '/no/such/folder/x'\n", "log.access_log: open /no/such/folder/x")
-	if _, metrics := s.Request("GET", "/metrics", ""); !strings.Contains(metrics, "\nslackboard_reload_refused 1\n") || !s.Stat(t).ReloadRefused {
+	if _, metrics := s.Request("GET", "/metrics", ""); !strings.Contains(metrics, "\nslackboard_reload_refused 1\n") ||
+		!s.Stat(t).ReloadRefused {
 		t.Error("the refused reload does not show")
 	}
-	s.reload(strings.NewReplacer("127.0.0.1:0", "127.0.0.1:1", "'cron'", "'nightly'").Replace(good) + "[spool]\ndir = 'other'\n")
-	for _, want := range []string{"core.port has changed: that needs a restart", "spool.dir has changed: that needs a restart"} {
+	s.reload(strings.NewReplacer("127.0.0.1:0", "127.0.0.1:1", "'cron'", "'nightly'").Replace(good) +
+		"[spool]\ndir = 'other'\n")
+	for _, want := range []string{"core.port has changed: that needs a restart",
+		"spool.dir has changed: that needs a restart"} {
 		if !strings.Contains(s.Stderr.String(), want) {
 			t.Errorf("%s does not say %s", s.Stderr.String(), want)
 		}
@@ -84,7 +87,8 @@ func TestReloadOrNotAtAll(t *testing.T) {
 	if status, body := s.Request("POST", "/notify", NotifyBody("nightly", 1, true)); status != 200 {
 		t.Errorf("a new tag: %d %s", status, body)
 	}
-	if _, body := s.Request("GET", "/config/app", ""); !strings.Contains(body, `port = "127.0.0.1:0"`) || !strings.Contains(body, `dir = "slackboard.spool"`) {
+	if _, body := s.Request("GET", "/config/app", ""); !strings.Contains(body, `port = "127.0.0.1:0"`) ||
+		!strings.Contains(body, `dir = "slackboard.spool"`) {
 		t.Errorf("what runs is shown as %s", body)
 	}
 }
@@ -139,9 +143,11 @@ func TestReloadUnderLoad(t *testing.T) {
 	log := filepath.Join(dir, "access.log")
 	var configs []string
 	for i := range 2 {
-		cert, key := ca.Files(&x509.Certificate{IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
+		cert, key := ca.Files(&x509.Certificate{IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
 		configs = append(configs, strings.Replace(ServerConfig(fmt.Sprintf("%s/%d", slack.URL, i)), "[core]",
-			fmt.Sprintf("[core]\nbatch = 1\nauth_token = 'T'\ntls_cert = '%s'\ntls_key = '%s'", cert, key), 1)+"[log]\naccess_log = '"+log+"'\n")
+			fmt.Sprintf("[core]\nbatch = 1\nauth_token = 'T'\ntls_cert = '%s'\ntls_key = '%s'", cert, key),
+			1)+"[log]\naccess_log = '"+log+"'\n")
 	}
 	s := newReloadable(t, configs[0])
 	var requests, dropped, refused atomic.Int64
@@ -161,7 +167,8 @@ func TestReloadUnderLoad(t *testing.T) {
 		}}
 		all.Go(func() {
 			for n := 0; !stopped.Load(); n++ {
-				req, _ := http.NewRequest("POST", "https://"+s.Addr+"/notify", strings.NewReader(NotifyBody("general", sender*1_000_000+n, false)))
+				req, _ := http.NewRequest("POST", "https://"+s.Addr+"/notify",
+					strings.NewReader(NotifyBody("general", sender*1_000_000+n, false)))
 				req.Header.Set("Authorization", "Bearer T")
 				resp, err := client.Do(req)
 				requests.Add(1)
@@ -198,7 +205,8 @@ func TestReloadUnderLoad(t *testing.T) {
 		generations[d.Path]++
 	}
 	if len(arrived) != want || len(posts) != want || dropped.Load() != 0 || len(generations) != 2 {
-		t.Errorf("%d were accepted, %d connections dropped: %d posts of %d messages, %v", want, dropped.Load(), len(posts), len(arrived), generations)
+		t.Errorf("%d were accepted, %d connections dropped: %d posts of %d messages, %v", want, dropped.Load(),
+			len(posts), len(arrived), generations)
 	}
 	lines := 0
 	files, _ := filepath.Glob(log + "*")
@@ -229,7 +237,8 @@ func (c watchedConn) Read(b []byte) (int, error) {
 func TestReloadOfWhoMayPost(t *testing.T) {
 	slack := NewFakeSlack(t, nil)
 	ca := NewAuthority(t)
-	cert, key := ca.Files(&x509.Certificate{IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
+	cert, key := ca.Files(&x509.Certificate{IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
 	good := ServerConfig(slack.URL)
 	token := WriteFile(t, "token", "one\n")
 	with := func(lines string) string { return strings.Replace(good, "[core]", "[core]\n"+lines, 1) }

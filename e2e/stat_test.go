@@ -22,12 +22,15 @@ func TestMetrics(t *testing.T) {
 	Poll(t, "one dead letter", func() bool { return s.Stat(t).Dead == 1 })
 	_, text := s.Request("GET", "/metrics", "")
 	for _, want := range []string{
-		`slackboard_accepted_total{tag="general"} 1`, `slackboard_accepted_total{tag=""} 1`, `slackboard_delivered_total{tag="general"} 1`,
-		`slackboard_dead_messages{tag="cron"} 1`, `slackboard_dropped_total{tag="cron"} 0`, `slackboard_waiting_messages{tag="quo\"te \\ new\nline"} 0`,
+		`slackboard_accepted_total{tag="general"} 1`, `slackboard_accepted_total{tag=""} 1`,
+		`slackboard_delivered_total{tag="general"} 1`,
+		`slackboard_dead_messages{tag="cron"} 1`, `slackboard_dropped_total{tag="cron"} 0`,
+		`slackboard_waiting_messages{tag="quo\"te \\ new\nline"} 0`,
 		`slackboard_posts_total{outcome="delivered"} 2`, `slackboard_posts_total{outcome="content"} 1`,
 		`slackboard_http_requests_total{route="POST /notify",status="200"} 2`, `slackboard_log_lines_dropped_total 0`,
 		`slackboard_post_duration_seconds_count 3`, `slackboard_delivery_delay_seconds_bucket{le="60"} 2`,
-		`slackboard_spool_limit_bytes 1073741824`, "slackboard_oldest_waiting_seconds 0", "slackboard_ready 1", "go_goroutines ", `slackboard_build_info{version="1.`,
+		`slackboard_spool_limit_bytes 1073741824`, "slackboard_oldest_waiting_seconds 0", "slackboard_ready 1",
+		"go_goroutines ", `slackboard_build_info{version="1.`,
 	} {
 		if !strings.Contains(text, "\n"+want) {
 			t.Errorf("/metrics has no %s", want)
@@ -35,7 +38,8 @@ func TestMetrics(t *testing.T) {
 	}
 	var vars map[string]json.RawMessage
 	_, body := s.Request("GET", "/debug/vars", "")
-	if err := json.Unmarshal([]byte(body), &vars); err != nil || vars["memstats"] == nil || vars["cmdline"] != nil || !strings.Contains(string(vars["slackboard"]), `"accepted": 3`) {
+	if err := json.Unmarshal([]byte(body), &vars); err != nil || vars["memstats"] == nil || vars["cmdline"] != nil ||
+		!strings.Contains(string(vars["slackboard"]), `"accepted": 3`) {
 		t.Errorf("/debug/vars: %v %.300s", err, body)
 	}
 	t.Run("promtool", func(t *testing.T) {
@@ -50,7 +54,9 @@ func TestMetrics(t *testing.T) {
 		}
 		_, rules, _ := strings.Cut(ReadFile(t, "../README.md"), "```yaml\ngroups:")
 		rules, _, found := strings.Cut(rules, "```")
-		if out, err := exec.Command(promtool, "check", "rules", WriteFile(t, "rules.yml", "groups:"+rules)).CombinedOutput(); err != nil || !found {
+		out, err := exec.Command(promtool, "check", "rules",
+			WriteFile(t, "rules.yml", "groups:"+rules)).CombinedOutput()
+		if err != nil || !found {
 			t.Errorf("the README's alert rules: %v %s", err, out)
 		}
 	})
@@ -58,7 +64,8 @@ func TestMetrics(t *testing.T) {
 
 // /readyz says why nothing can be accepted, and -health asks it.
 func TestReadiness(t *testing.T) {
-	config := strings.Replace(ServerConfig("http://127.0.0.1:1"), "127.0.0.1:0", "unix:"+filepath.Join(t.TempDir(), "s"), 1) + "[spool]\nmax_bytes = 1048576\n"
+	config := strings.Replace(ServerConfig("http://127.0.0.1:1"), "127.0.0.1:0",
+		"unix:"+filepath.Join(t.TempDir(), "s"), 1) + "[spool]\nmax_bytes = 1048576\n"
 	path := WriteFile(t, "s.toml", config)
 	health := func() (int, string) {
 		code, _, stderr := RunProgram(t, "", nil, "slackboard", "-c", path, "-health")

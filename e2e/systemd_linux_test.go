@@ -33,8 +33,10 @@ func TestSocketActivation(t *testing.T) {
 		t.Fatal(err)
 	}
 	body := NotifyBody("general", 0, true)
-	fmt.Fprintf(early, "POST /notify HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
-	config := WriteFile(t, "slackboard.toml", strings.Replace(ServerConfig(slack.URL), "127.0.0.1:0", "unix:/no/such/folder/s", 1))
+	fmt.Fprintf(early, "POST /notify HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s",
+		len(body), body)
+	config := WriteFile(t, "slackboard.toml",
+		strings.Replace(ServerConfig(slack.URL), "127.0.0.1:0", "unix:/no/such/folder/s", 1))
 	start := func(pid string) *exec.Cmd {
 		cmd := exec.Command("sh", "-c", "LISTEN_PID="+pid+" LISTEN_FDS=2 exec "+Program("slackboard")+" -c "+config)
 		cmd.Dir = t.TempDir()
@@ -48,7 +50,9 @@ func TestSocketActivation(t *testing.T) {
 		t.Errorf("the request before the start got %s", answer)
 	}
 	for _, server := range []string{tcp.Addr().String(), "unix:" + socket} {
-		if code, _, stderr := RunProgram(t, "hi", nil, "slackboard-cli", "-s", server, "-t", "general", "-sync"); code != 0 {
+		code, _, stderr := RunProgram(t, "hi", nil, "slackboard-cli", "-s", server, "-t", "general",
+			"-sync")
+		if code != 0 {
 			t.Errorf("%s: %d %s", server, code, stderr)
 		}
 	}
@@ -59,12 +63,14 @@ func TestSocketActivation(t *testing.T) {
 	if _, err := os.Stat(socket); err != nil {
 		t.Errorf("the socket is systemd's: %v", err)
 	}
-	if other := StartProcess(t, start("1")); other.Wait() != 1 || !strings.Contains(other.Stderr.String(), "/no/such/folder") {
+	if other := StartProcess(t, start("1")); other.Wait() != 1 ||
+		!strings.Contains(other.Stderr.String(), "/no/such/folder") {
 		t.Errorf("somebody else's sockets were taken: %s", other.Stderr.String())
 	}
 	cmd := start("$$")
 	cmd.ExtraFiles = []*os.File{os.Stdin, os.Stdin}
-	if other := StartProcess(t, cmd); other.Wait() != 1 || !strings.Contains(other.Stderr.String(), "file descriptor 3, from systemd, is no listening socket") {
+	if other := StartProcess(t, cmd); other.Wait() != 1 ||
+		!strings.Contains(other.Stderr.String(), "file descriptor 3, from systemd, is no listening socket") {
 		t.Errorf("no socket: %s", other.Stderr.String())
 	}
 }
@@ -110,7 +116,8 @@ func TestTellsSystemd(t *testing.T) {
 	reload(good+"[log]\nlevel = 'debug'\n", `^READY=1\nSTATUS=the configuration was read again$`)
 	reload(good+"[log]\nlevel = 'loud'\n", `^READY=1\nSTATUS=the last reload was refused`)
 	if Long() {
-		manager.Next(`^STATUS=the last reload was refused, .*; #general (fails|cannot be reached) since .*; 1 wait, the oldest since `)
+		manager.Next(`^STATUS=the last reload was refused, .*; #general (fails|cannot be reached) since .*; 1 wait, ` +
+			`the oldest since `)
 	}
 	s.Signal(syscall.SIGTERM)
 	manager.Next(`^STOPPING=1$`)
@@ -124,19 +131,22 @@ func TestReadmeUnit(t *testing.T) {
 	}
 	dir := t.TempDir()
 	program := regexp.MustCompile(`/usr/local/bin/slackboard`)
-	for name, text := range map[string]string{"slackboard.service": "Type=notify", "slackboard.socket": "ListenStream="} {
+	for name, text := range map[string]string{"slackboard.service": "Type=notify",
+		"slackboard.socket": "ListenStream="} {
 		unit := program.ReplaceAllString(readmeBlock(t, "ini", text), Program("slackboard"))
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(unit), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for _, unit := range []string{"slackboard.service", "slackboard.socket"} {
-		out, err := exec.Command(analyze, "verify", "--recursive-errors=no", "--man=no", filepath.Join(dir, unit)).CombinedOutput()
+		out, err := exec.Command(analyze, "verify", "--recursive-errors=no", "--man=no",
+			filepath.Join(dir, unit)).CombinedOutput()
 		if err != nil || len(out) > 0 {
 			t.Errorf("%s: %v: %s", unit, err, out)
 		}
 	}
-	out, err := exec.Command(analyze, "security", "--offline=true", "--threshold=20", filepath.Join(dir, "slackboard.service")).CombinedOutput()
+	out, err := exec.Command(analyze, "security", "--offline=true", "--threshold=20",
+		filepath.Join(dir, "slackboard.service")).CombinedOutput()
 	if err != nil {
 		t.Errorf("%v: %s", err, out)
 	}

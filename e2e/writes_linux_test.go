@@ -15,7 +15,8 @@ import (
 )
 
 // changingCalls are those that make, open, change or remove what has a name.
-const changingCalls = "open,openat,openat2,creat,mkdir,mkdirat,mknod,mknodat,rmdir,unlink,unlinkat,rename,renameat,renameat2,link,linkat,symlink,symlinkat," +
+const changingCalls = "open,openat,openat2,creat,mkdir,mkdirat,mknod,mknodat,rmdir,unlink,unlinkat," +
+	"rename,renameat,renameat2,link,linkat,symlink,symlinkat," +
 	"truncate,chmod,fchmodat,chown,lchown,fchownat,utimensat,setxattr,lsetxattr,bind,mount"
 
 // Every file that the server makes, changes or removes lies in its spool, or is a log or a socket of its.
@@ -42,13 +43,16 @@ func TestWritesNowhereElse(t *testing.T) {
 		configure := func(n string) {
 			access, errors := at("access"+n), at("error"+n)
 			ours[access], ours[errors] = true, true
-			WriteInto(t, dir, "slackboard.toml", strings.Replace(ServerConfig(slack.URL), "127.0.0.1:0", "unix:"+at("socket"), 1)+
-				fmt.Sprintf("[spool]\ndir='%s'\n[log]\nlevel='debug'\naccess_log='%s'\nerror_log='%s'\n", at("spool"), access, errors))
+			WriteInto(t, dir, "slackboard.toml",
+				strings.Replace(ServerConfig(slack.URL), "127.0.0.1:0", "unix:"+at("socket"), 1)+
+					fmt.Sprintf("[spool]\ndir='%s'\n[log]\nlevel='debug'\naccess_log='%s'\nerror_log='%s'\n",
+						at("spool"), access, errors))
 		}
 		first, second := fmt.Sprint(start, ".1"), fmt.Sprint(start, ".2")
 		configure(first)
 		trace := WriteFile(t, "trace", "")
-		p := StartProcess(t, exec.Command("strace", "-D", "-f", "--seccomp-bpf", "-q", "-y", "-s", "4096", "-o", trace, "-e", "trace="+changingCalls,
+		p := StartProcess(t, exec.Command("strace", "-D", "-f", "--seccomp-bpf", "-q", "-y", "-s", "4096", "-o", trace,
+			"-e", "trace="+changingCalls,
 			Program("slackboard"), "-c", at("slackboard.toml")))
 		p.Addr = at("socket")
 		says := func(log, what string) {
@@ -68,8 +72,12 @@ func TestWritesNowhereElse(t *testing.T) {
 		if code := p.Wait(); code != 0 {
 			t.Errorf("exit %d: %s", code, p.Stderr.String())
 		}
-		Poll(t, "strace has ended", func() bool { return strings.Contains(ReadFile(t, trace), "+++ exited with 0 +++\n") })
-		checkTrace(t, ReadFile(t, trace), calls, func(path string) bool { return ours[path] || filepath.Dir(path) == at("spool") })
+		Poll(t, "strace has ended", func() bool {
+			return strings.Contains(ReadFile(t, trace), "+++ exited with 0 +++\n")
+		})
+		checkTrace(t, ReadFile(t, trace), calls, func(path string) bool {
+			return ours[path] || filepath.Dir(path) == at("spool")
+		})
 	}
 	t.Logf("calls that change files: %v", calls)
 	for _, name := range []string{"openat", "mkdirat", "unlinkat", "renameat", "bind"} {
@@ -99,7 +107,8 @@ func useAll(t *testing.T, p *Process, key string) {
 	if status, body := p.Request("POST", "/notify", NotifyBody("general", 1, true)); status != 200 {
 		t.Errorf("sync: %d %s", status, body)
 	}
-	for _, path := range []string{"/ui/", "/metrics", "/stat/app", "/stat/go", "/debug/vars", "/config/app", "/healthz", "/readyz", "/messages?state=dead"} {
+	for _, path := range []string{"/ui/", "/metrics", "/stat/app", "/stat/go", "/debug/vars", "/config/app", "/healthz",
+		"/readyz", "/messages?state=dead"} {
 		if status, body := p.Request("GET", path, ""); status != 200 {
 			t.Errorf("%s: %d %s", path, status, body)
 		}
