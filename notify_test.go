@@ -654,7 +654,8 @@ func TestCheckAnswers(t *testing.T) {
 		{"no such tag", "", "/check?tag=nope", 0, 404, `{"message":"tag:nope is not found"}`},
 		{"a channel", "slack_token = 'xoxb-1'", "/check?channel=%23ops", 0, 200, `{"message":"ok"}`},
 		{"no channel", "slack_token = 'xoxb-1'", "/check", 0, 400, `{"message":"payload.channel is missing"}`},
-		{"a channel without a credential", "", "/check?channel=%23ops", 0, 400, `{"message":"/notify-directly needs slack_url or slack_token in [core]"}`},
+		{"a channel without a credential", "", "/check?channel=%23ops", 0, 400,
+			`{"message":"/notify-directly needs slack_url or slack_token in [core]"}`},
 		{"no token", "auth_token = 'xyzzy'", "/check?tag=ops+%26+co", 0, 401, "the token is missing or wrong"},
 		{"full", "", "/check?tag=ops+%26+co", 4000, 503, "the spool is full"},
 	} {

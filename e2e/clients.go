@@ -55,7 +55,8 @@ func NewScripted(t testing.TB, replies ...Reply) *Scripted {
 func (s *Scripted) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body := ReadAll(r.Body)
 	s.mu.Lock()
-	s.got = append(s.got, ClientRequest{r.URL.Path, r.Header.Get("Idempotency-Key"), r.Header.Get("Authorization"), body})
+	s.got = append(s.got,
+		ClientRequest{r.URL.Path, r.Header.Get("Idempotency-Key"), r.Header.Get("Authorization"), body})
 	re := Reply{Status: 200, Body: `{"message":"ok"}`}
 	if len(s.replies) > 0 {
 		re = s.replies[min(len(s.got), len(s.replies))-1]

@@ -20,8 +20,8 @@ type Terminal struct {
 	Shown Buffer
 }
 
-// StartAtTerminal starts cmd in a session of its own, in the foreground of a new terminal. Standard input, output and error
-// are the terminal where cmd has none.
+// StartAtTerminal starts cmd in a session of its own, in the foreground of a new terminal. Standard input, output and
+// error are the terminal where cmd has none.
 func StartAtTerminal(t *testing.T, cmd *exec.Cmd) (*Process, *Terminal) {
 	t.Helper()
 	front, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
@@ -30,7 +30,8 @@ func StartAtTerminal(t *testing.T, cmd *exec.Cmd) (*Process, *Terminal) {
 	}
 	var number, unlock int32
 	for request, arg := range map[uintptr]*int32{syscall.TIOCGPTN: &number, syscall.TIOCSPTLCK: &unlock} {
-		if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, front.Fd(), request, uintptr(unsafe.Pointer(arg))); errno != 0 {
+		if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, front.Fd(), request,
+			uintptr(unsafe.Pointer(arg))); errno != 0 {
 			t.Fatal(errno)
 		}
 	}
@@ -69,8 +70,8 @@ func Null(t *testing.T) *os.File {
 	return f
 }
 
-// PeakOf runs the client that command returns for a server's URL. It returns the most kB that were resident before the server
-// answered: all that a client makes of a text is made by then.
+// PeakOf runs the client that command returns for a server's URL. It returns the most kB that were resident before the
+// server answered: all that a client makes of a text is made by then.
 func PeakOf(t *testing.T, command func(url string) *exec.Cmd) (p *Process, code, kB int) {
 	t.Helper()
 	started := make(chan struct{})
