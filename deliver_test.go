@@ -300,51 +300,47 @@ func TestBackOff(t *testing.T) {
 func TestJudge(t *testing.T) {
 	now := time.Now()
 	tried := func(n int) head { return head{attempts: n, first: now.Add(-time.Hour)} }
-	poisoned := head{attempts: 9, first: now.Add(-2 * time.Hour), since: now.Add(-poisonAfter - time.Second)}
 	one, many := posted{parts: 1}, posted{parts: 8}
 	for _, test := range []struct {
 		name   string
 		out    outcome
 		head   head
 		posted posted
-		worked time.Time
 		want   verdict
 		n      int
 		reason string
 	}{
-		{"delivered", outcome{class: delivered}, tried(1), many, now, done, 0, ""},
-		{"delivered, though old", outcome{class: delivered}, tried(1), posted{parts: 1, tooOld: 1}, now, done, 0, ""},
-		{"trouble", outcome{class: retry, status: 503}, tried(50), one, now, later, 0, ""},
-		{"trouble, old", outcome{class: retry, status: 503}, tried(50), posted{parts: 2, tooOld: 1}, now, dead, 1, ""},
+		{"delivered", outcome{class: delivered}, tried(1), many, done, 0, ""},
+		{"delivered, though old", outcome{class: delivered}, tried(1), posted{parts: 1, tooOld: 1}, done, 0, ""},
+		{"trouble", outcome{class: retry, status: 503}, tried(50), one, later, 0, ""},
+		{"trouble, old", outcome{class: retry, status: 503}, tried(50), posted{parts: 2, tooOld: 1},
+			dead, 1, "older than max_age: "},
 		{"old, but tried for a moment only", outcome{class: retry}, head{attempts: 3, first: now.Add(-ageAfter)},
-			posted{parts: 1, tooOld: 1}, now, later, 0, ""},
-		{"content", outcome{class: badContent, reason: "no_text"}, tried(1), one, now, dead, 0, "no_text"},
-		{"content, merged", outcome{class: badContent}, tried(1), many, now, halve, 0, ""},
-		{"destination, first", outcome{class: badDestination}, tried(destinationTries - 1), many, now, later, 0, ""},
+			posted{parts: 1, tooOld: 1}, later, 0, ""},
+		{"content", outcome{class: badContent, reason: "no_text"}, tried(1), one, dead, 0, "no_text"},
+		{"content, merged", outcome{class: badContent}, tried(1), many, smaller, 0, ""},
+		{"destination, first", outcome{class: badDestination}, tried(destinationTries - 1), many, later, 0, ""},
 		{"destination, third", outcome{class: badDestination, reason: "is_archived"}, tried(destinationTries), many,
-			now, dead, 0, "is_archived"},
-		{"credential", outcome{class: badCredential}, tried(99), one, now, later, 0, ""},
-		{"in between", outcome{class: inBetween}, tried(99), one, now, later, 0, ""},
-		{"in between, old", outcome{class: inBetween}, tried(99), posted{parts: 1, tooOld: 1}, now, dead, 1, ""},
-		{"too much, merged", outcome{class: badDestination, tooMuch: true}, tried(1), many, now, halve, 0, ""},
-		{"too much, in between, merged", outcome{class: inBetween, tooMuch: true}, tried(1), many, now, halve, 0, ""},
-		{"too much, long", outcome{class: badContent, tooMuch: true}, tried(1), posted{parts: 1, long: true}, now,
-			shorten, 0, ""},
+			dead, 0, "is_archived"},
+		{"credential", outcome{class: badCredential}, tried(99), one, later, 0, ""},
+		{"in between", outcome{class: inBetween}, tried(99), one, later, 0, ""},
+		{"in between, old", outcome{class: inBetween}, tried(99), posted{parts: 1, tooOld: 1},
+			dead, 1, "older than max_age: "},
+		{"too much, merged", outcome{class: badDestination, tooMuch: true}, tried(1), many, smaller, 0, ""},
+		{"too much, in between, merged", outcome{class: inBetween, tooMuch: true}, tried(1), many, smaller, 0, ""},
+		{"too much, long", outcome{class: badContent, tooMuch: true}, tried(1), posted{parts: 1, long: true},
+			smaller, 0, ""},
 		{"too much, cut", outcome{class: badContent, tooMuch: true, reason: "msg_too_long"},
-			head{attempts: 2, cut: true}, posted{parts: 1, long: true}, now, dead, 0, "msg_too_long"},
-		{"too much, short, code", outcome{class: badContent, tooMuch: true, reason: "msg_too_long"}, tried(1), one, now,
+			head{attempts: 2, cut: true}, posted{parts: 1, long: true}, dead, 0, "msg_too_long"},
+		{"too much, short, code", outcome{class: badContent, tooMuch: true, reason: "msg_too_long"}, tried(1), one,
 			dead, 0, "msg_too_long"},
-		{"too much, short, no code", outcome{class: badDestination, tooMuch: true}, tried(1), one, now, later, 0, ""},
-		{"broken twice", outcome{class: retry, broken: true}, head{attempts: 2, broken: brokenTries - 2}, one, now,
+		{"too much, short, no code", outcome{class: badDestination, tooMuch: true}, tried(1), one, later, 0, ""},
+		{"broken twice", outcome{class: retry, broken: true}, head{attempts: 2, broken: brokenTries - 2}, one,
 			later, 0, ""},
 		{"broken three times", outcome{class: retry, broken: true, reason: "cut off"},
-			head{attempts: 3, broken: brokenTries - 1}, one, now, dead, 0, "it may have been delivered: cut off"},
-		{"poison", outcome{class: retry, status: 500, reason: "status 500"}, poisoned, one, now, dead, 0,
-			"nothing but errors of slack's for 1h0m0s, while other messages pass: status 500"},
-		{"poison, merged", outcome{class: retry, status: 500}, poisoned, many, now, halve, 0, ""},
-		{"nothing passes", outcome{class: retry, status: 500}, poisoned, one, time.Time{}, later, 0, ""},
+			head{attempts: 3, broken: brokenTries - 1}, one, dead, 0, "it may have been delivered: cut off"},
 	} {
-		got, n, reason := judge(test.out, test.head, test.posted, test.worked, now)
+		got, n, reason := judge(test.out, test.head, test.posted, now)
 		if got != test.want || n != test.n || reason != test.reason {
 			t.Errorf("%s: got %v, %d, %q, want %v, %d, %q", test.name, got, n, reason, test.want, test.n, test.reason)
 		}
@@ -746,41 +742,22 @@ func TestSyncWithoutDelay(t *testing.T) {
 	})
 }
 
-func TestDeadByAgeAndByPoison(t *testing.T) {
+func TestDeadByAge(t *testing.T) {
 	inBubble(t, hookAndTags+"[spool]\nmax_age = 7200\n", func(n int, r recorded) outcome {
-		switch {
-		case r.channel == "#a":
-			return outcome{class: badCredential, reason: "token_revoked"}
-		case r.text == "2":
-			return outcome{class: retry, status: 500, reason: "status 500"}
-		}
-		return outcome{class: delivered}
+		return outcome{class: badCredential, reason: "token_revoked"}
 	}, func(t *testing.T, p *inProcess, slack *recorder) {
 		p.do("POST", "/notify", e2e.NotifyBody("a", 1, false))
-		p.do("POST", "/notify", e2e.NotifyBody("b", 2, false))
-		time.Sleep(59 * time.Minute)
+		time.Sleep(119 * time.Minute)
 		if st := p.stat(t); st.Dead != 0 {
 			t.Errorf("dead too early: %+v", st)
 		}
 		time.Sleep(10 * time.Minute)
-		if st := p.stat(t); st.Dead != 0 {
-			t.Errorf("dead although its credential delivers nothing: %+v", st)
-		}
-		p.do("POST", "/notify-directly", `{"payload":{"channel":"#other","text":"3"}}`)
-		time.Sleep(10 * time.Minute)
 		if st := p.stat(t); st.Dead != 1 {
-			t.Errorf("the poisonous one is not dead: %+v", st)
-		}
-		time.Sleep(time.Hour)
-		if st := p.stat(t); st.Dead != 2 || st.Delivered != 1 {
 			t.Errorf("the old one is not dead: %+v", st)
 		}
 		body := p.operator("GET", "/messages?state=dead").Body.String()
-		for _, want := range []string{"nothing but errors of slack's for 1h0m0s, while other messages pass: status 500",
-			"not delivered within 2h0m0s: token_revoked"} {
-			if !strings.Contains(body, want) {
-				t.Errorf("%q is not in %s", want, body)
-			}
+		if want := "older than max_age: token_revoked"; !strings.Contains(body, want) {
+			t.Errorf("%q is not in %s", want, body)
 		}
 	})
 }
@@ -803,7 +780,7 @@ func TestReportTag(t *testing.T) {
 				if m.Tag == "own" {
 					n++
 					if !strings.HasPrefix(m.Text,
-						"A message for tag a could not be delivered: invalid_blocks. It is kept as dead letter ") {
+						"A message for a could not be delivered: invalid_blocks. It is kept as dead letter ") {
 						t.Errorf("report: %s", m.Text)
 					}
 				}

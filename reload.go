@@ -73,7 +73,7 @@ func (d *deliverer) reload(cfg *config, change func()) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.resting++
-	d.wait(func() bool { return d.posting == 0 })
+	d.wait(func() bool { return d.posting[0] == 0 })
 	d.reloading = true
 	d.wait(func() bool { return d.stores == 0 })
 	defer func() {
@@ -120,7 +120,7 @@ func (d *deliverer) rebuild(cfg *config, found func(r route, dead bool)) error {
 		l.most, l.mostTill = was.most, was.mostTill
 		for _, u := range was.urgent {
 			to, _, _ := cfg.lookup(u.m.route)
-			d.addUrgentTo(d.lane(to), u)
+			d.addUrgent(d.lane(to), u)
 		}
 	}
 	for to, found := range waiting {

@@ -170,36 +170,30 @@ func renderDirect(p object, late string) []byte {
 	return encode(p)
 }
 
-// shortened returns m with each of its texts cut to shortLimit characters; false if none has more.
-func (m *message) shortened() (short *message, ok bool) {
-	shorten := func(text string) string {
-		ok = ok || utf8.RuneCountInString(text) > shortLimit
-		return cut(text, shortLimit)
-	}
-	copied := *m
-	copied.body, copied.Text = nil, shorten(m.Text)
-	if m.Payload == nil {
-		return &copied, ok
-	}
-	var p object
-	var attachments []object
-	json.Unmarshal(m.Payload, &p)
-	if json.Unmarshal(p["attachments"], &attachments) != nil {
-		attachments = nil // they stay as they are
-	}
-	for _, object := range append(attachments, p) {
-		for _, key := range []string{"text", "pretext", "fallback"} {
-			var text string
-			if json.Unmarshal(object[key], &text) == nil && text != "" {
-				object[key] = encode(shorten(text))
+// shorter returns a post with each of its texts cut to shortLimit characters; false if none has more.
+func shorter(post []byte) (short []byte, ok bool) {
+	var shorten func(v any) any
+	shorten = func(v any) any {
+		switch v := v.(type) {
+		case string:
+			ok = ok || utf8.RuneCountInString(v) > shortLimit
+			return cut(v, shortLimit)
+		case []any:
+			for i := range v {
+				v[i] = shorten(v[i])
+			}
+		case map[string]any:
+			for key := range v {
+				v[key] = shorten(v[key])
 			}
 		}
+		return v
 	}
-	if attachments != nil {
-		p["attachments"] = encode(attachments)
-	}
-	copied.Payload = encode(p)
-	return &copied, ok
+	d := json.NewDecoder(bytes.NewReader(post))
+	d.UseNumber()
+	var whole any
+	d.Decode(&whole)
+	return encode(shorten(whole)), ok
 }
 
 // cut returns s in at most limit characters: its beginning and its end, with how much was left out in between.

@@ -726,7 +726,9 @@ func (s *server) ready() error {
 	if err := s.spool.health(); err != nil {
 		return err
 	}
-	return s.deliver.full()
+	s.deliver.mu.Lock()
+	defer s.deliver.mu.Unlock()
+	return s.deliver.full(4096) // a message of ordinary size
 }
 
 // show returns the counters, and what happened in the last hour.
