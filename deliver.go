@@ -78,19 +78,18 @@ type head struct {
 
 // account is a credential with its lanes: what pauses or cannot be reached does so for all of them.
 type account struct {
-	credential credential
-	line       [4][]*lane // by kind: those that are due, the one that is so longest first
-	posting    [ranks]int // posts in flight of this rank or a worse one
-	urgent     int64      // bytes of sync posts that wait
-	earned     bool       // Slack has answered for it, and nothing has been without an answer since
-	answered   time.Time  // the last time
-	until      time.Time  // no post before
-	err        string     // why
-	limited    bool       // it is a rate limit
-	failures   int        // to connect, in a row
-	errSince   time.Time  // when these began
-	timer      *time.Timer
-	inRing     bool
+	line     [4][]*lane // by kind: those that are due, the one that is so longest first
+	posting  [ranks]int // posts in flight of this rank or a worse one
+	urgent   int64      // bytes of sync posts that wait
+	earned   bool       // Slack has answered for it, and nothing has been without an answer since
+	answered time.Time  // the last time
+	until    time.Time  // no post before
+	err      string     // why
+	limited  bool       // it is a rate limit
+	failures int        // to connect, in a row
+	errSince time.Time  // when these began
+	timer    *time.Timer
+	inRing   bool
 }
 
 // urgentPost is a message with sync=true: it is posted once, in the lane's next turn, and not kept.
@@ -170,8 +169,6 @@ type deliverer struct {
 	reloading bool       // no store begins
 	resting   int        // no turn begins while somebody wants that
 	reported  map[destination]time.Time
-	nextPost  time.Time // by qps
-	qpsTimer  *time.Timer
 	firstTurn time.Time // of all lanes: before a restart, the last post may have been a moment ago
 }
 
@@ -184,7 +181,6 @@ func newDeliverer(cfg *config, slack poster, posts int, sp *spool, st *stats, lo
 	d.changed.L = &d.mu
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.qpsTimer = d.after(0, d.begin)
 	return d, d.rebuild(cfg, st.found)
 }
 
@@ -205,16 +201,12 @@ func (d *deliverer) run(ctx context.Context) {
 	defer close(d.ended)
 	d.rest(-1)
 	<-ctx.Done()
-	ended := make(chan struct{})
-	go func() {
-		d.rest(1)
-		d.locked(func() { d.wait(func() bool { return d.posting[0] == 0 }) })
-		close(ended)
-	}()
-	select {
-	case <-ended:
-	case <-time.After(postTimeout + time.Second):
-	}
+	d.rest(1)
+	d.locked(func() {
+		late := false
+		d.after(postTimeout+time.Second, func() { late = true; d.changed.Broadcast() })
+		d.wait(func() bool { return late || d.posting[0] == 0 })
+	})
 }
 
 // rest keeps turns from beginning, or (by is -1) lets them begin again.
@@ -319,7 +311,7 @@ func (d *deliverer) refusal(l *lane) outcome {
 	if l.account.failures > 0 {
 		out.limited, out.reason = false, l.account.err
 	}
-	out.wait = time.Until(latest(l.turn, l.account.until, d.nextPost))
+	out.wait = time.Until(latest(l.turn, l.account.until))
 	return out
 }
 
@@ -355,23 +347,19 @@ func (d *deliverer) ahead(r route) (n int) {
 
 // lane returns the lane of to, a new one where there is none.
 func (d *deliverer) lane(to destination) *lane {
-	l := d.lanes[to]
-	if l == nil {
-		l = &lane{to: to, account: d.account(to.credential), turn: d.firstTurn}
-		l.timer = d.after(time.Hour, func() { d.schedule(l) })
-		d.lanes[to] = l
+	if l := d.lanes[to]; l != nil {
+		return l
 	}
-	return l
-}
-
-func (d *deliverer) account(of credential) *account {
-	a := d.accounts[of]
+	a := d.accounts[to.credential]
 	if a == nil {
-		a = &account{credential: of}
+		a = &account{}
 		a.timer = d.after(time.Hour, func() { d.join(a); d.begin() })
-		d.accounts[of] = a
+		d.accounts[to.credential] = a
 	}
-	return a
+	l := &lane{to: to, account: a, turn: d.firstTurn}
+	l.timer = d.after(time.Hour, func() { d.schedule(l) })
+	d.lanes[to] = l
+	return l
 }
 
 // schedule has l sleep until its next turn, or stand in line. One that has nothing to do goes, once it may post again.
@@ -423,10 +411,6 @@ func (d *deliverer) join(a *account) {
 // begin gives turns to lanes that stand in line, account by account, while there is room.
 func (d *deliverer) begin() {
 	for misses := 0; misses < len(d.ring) && d.resting == 0; misses++ {
-		if wait := time.Until(d.nextPost); wait > 0 {
-			d.qpsTimer.Reset(wait)
-			return
-		}
 		a := d.ring[0]
 		d.ring, a.inRing = d.ring[1:], false
 		if d.beginOf(a) {
@@ -460,7 +444,6 @@ func (d *deliverer) beginOf(a *account) bool {
 // turn is one post of a lane, from its begin to its end.
 type turn struct {
 	lane   *lane
-	cfg    *config
 	rank   int   // see room
 	size   int64 // of the first message
 	began  time.Time
@@ -473,7 +456,7 @@ type turn struct {
 
 // turnOf returns the next turn of l.
 func (d *deliverer) turnOf(l *lane) *turn {
-	return &turn{lane: l, cfg: d.cfg, size: l.size(), rank: max(number(!l.account.earned), 2*number(l.failing))}
+	return &turn{lane: l, size: l.size(), rank: max(number(!l.account.earned), 2*number(l.failing))}
 }
 
 // ranks of turns: 0 is the best.
@@ -514,44 +497,36 @@ func (d *deliverer) start(t *turn) {
 	t.began, l.busy = time.Now(), true
 	d.occupy(t, 1)
 	if qps := d.cfg.core.qps; qps > 0 {
-		d.nextPost = t.began.Add(time.Second / time.Duration(qps))
+		d.resting++
+		d.after(time.Second/time.Duration(qps), func() { d.resting--; d.begin() })
 	}
 	if len(l.urgent) > 0 {
-		t.urgent, t.parts, t.head.attempts = d.takeUrgent(l, 0), 1, 1
+		t.urgent, t.head.attempts = d.takeUrgent(l, 0), 1
 	} else {
 		l.head.attempts++
 		if l.head.first.IsZero() {
 			l.head.first = t.began
 		}
-		t.head = l.head
-		l.posting, t.parts = l.together(t)
+		t.head, t.parts = l.head, int(d.cfg.core.batch)
+		if l.mostTill.After(t.began) {
+			t.parts = min(t.parts, l.most)
+		}
+		l.posting = cmp.Or(l.head.group, min(mergedHeads, len(l.waiting)))
+		if t.parts == 1 { // not even equal ones go together
+			l.posting = 1
+		}
 		t.heads = slices.Clone(l.waiting[:l.posting])
 	}
 	go d.turn(t)
 }
 
-// together returns how many messages from the head on the post may hold, and in how many attachments.
-func (l *lane) together(t *turn) (messages, parts int) {
-	messages, parts = min(mergedHeads, len(l.waiting)), int(t.cfg.core.batch)
-	if l.mostTill.After(t.began) {
-		parts = min(parts, l.most)
-	}
-	if l.head.group > 0 {
-		messages = l.head.group
-	} else if parts == 1 {
-		messages = 1
-	}
-	return messages, parts
-}
-
 // turn makes a post of t. When it returns, what became of that is on disk.
 func (d *deliverer) turn(t *turn) {
-	switch g, err := d.gather(t); {
-	case err != nil:
+	if t.urgent != nil {
+		d.postUrgent(t)
+	} else if g, err := d.gather(t); err != nil {
 		d.unreadable(t, err)
-	case t.urgent != nil:
-		d.postUrgent(t, g)
-	default:
+	} else {
 		d.postHead(t, g)
 	}
 	d.mu.Lock()
@@ -563,16 +538,19 @@ func (d *deliverer) turn(t *turn) {
 	d.begin()
 }
 
-func (d *deliverer) postUrgent(t *turn, g *merger) {
+func (d *deliverer) postUrgent(t *turn) {
+	m, g := t.urgent.m, &merger{limit: 1}
+	_, tag, _ := d.cfg.lookup(m.route)
+	g.add(m, tag)
 	out := d.post(t, g)
-	d.locked(func() { d.learn(t, out) })
-	if out.class != delivered {
-		t.urgent.done <- out
-		return
+	if out.class == delivered {
+		d.stats.count(m.route, counts{Accepted: 1, Delivered: 1})
 	}
-	d.stats.count(g.messages[0].route, counts{Accepted: 1, Delivered: 1})
+	d.locked(func() { d.learn(t, out) })
 	t.urgent.done <- out
-	d.spool.do(&change{add: g.messages, over: true}) // so that it is found as what was delivered
+	if out.class == delivered {
+		d.spool.do(&change{add: g.messages, over: true}) // so that it is found as what was delivered
+	}
 }
 
 func (d *deliverer) postHead(t *turn, g *merger) {
@@ -601,23 +579,13 @@ func (d *deliverer) end(l *lane, messages []*message, ends []ending) {
 
 // counts is what an ending changes in the counters.
 func (e ending) counts() counts {
-	switch e.fate {
-	case fateDelivered:
-		return counts{Waiting: -1, Delivered: 1}
-	case fateDead:
-		return counts{Waiting: -1, Dead: 1}
-	}
-	return counts{Waiting: -1, Dropped: 1}
+	delivered, dead := int64(number(e.fate == fateDelivered)), int64(number(e.fate == fateDead))
+	return counts{Waiting: -1, Delivered: delivered, Dead: dead, Dropped: 1 - delivered - dead}
 }
 
 // gather reads the messages of one post: the first of the lane, and those behind it that merge with it.
 func (d *deliverer) gather(t *turn) (*merger, error) {
 	g, size := &merger{limit: t.parts}, int64(0)
-	if t.urgent != nil {
-		_, tag, _ := t.cfg.lookup(t.urgent.m.route)
-		g.add(t.urgent.m, tag)
-		return g, nil
-	}
 	d.reads <- struct{}{}
 	defer func() { <-d.reads }()
 	for i, w := range t.heads {
@@ -628,7 +596,7 @@ func (d *deliverer) gather(t *turn) (*merger, error) {
 		if size += w.size(); err != nil || i > 0 && size > bodyLimit {
 			break
 		}
-		_, tag, err := t.cfg.lookup(m.route)
+		_, tag, err := d.cfg.lookup(m.route)
 		if i > 0 && err != nil || !g.add(m, tag) {
 			break
 		}
@@ -642,7 +610,7 @@ func (d *deliverer) unreadable(t *turn, err error) {
 		d.locked(func() { d.postpone(l, backOff(t.head.attempts), "reading the spool: "+err.Error(), slog.LevelError) })
 		return
 	}
-	lost := []*message{{seq: t.heads[0].seq(), route: t.cfg.routeTo(t.lane.to)}}
+	lost := []*message{{seq: t.heads[0].seq(), route: d.cfg.routeTo(t.lane.to)}}
 	d.log.Error("a line of the spool is damaged: the message is lost", "to", t.lane.to.name(), "number", lost[0].seq)
 	d.locked(func() { t.lane.head = head{} })
 	d.end(t.lane, lost, endings(lost, fateDamaged, 0, ""))
@@ -650,7 +618,7 @@ func (d *deliverer) unreadable(t *turn, err error) {
 
 // post makes one attempt and counts it. Afterwards the messages are without their contents: they may be large.
 func (d *deliverer) post(t *turn, g *merger) outcome {
-	to, _, err := t.cfg.lookup(g.messages[0].route)
+	to, _, err := d.cfg.lookup(g.messages[0].route)
 	if err != nil {
 		return outcome{class: badContent, reason: err.Error()}
 	}
@@ -698,7 +666,7 @@ func (d *deliverer) learn(t *turn, out outcome) {
 	}
 	until := now.Add(out.pause(t.head.attempts))
 	switch {
-	case !out.limited || a.credential.token == (secret{}):
+	case !out.limited || l.to.credential.token == (secret{}):
 		l.turn = latest(l.turn, until)
 	case until.After(a.until):
 		a.until, a.limited, a.err = until, true, "slack's rate limit, met by "+l.to.name()
