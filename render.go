@@ -61,38 +61,19 @@ func color(level string) string {
 	}[strings.ToLower(level)]
 }
 
-// render returns the post for m: with t's settings, or as m's own payload says. One that comes late says so.
+// render returns the post for m alone: with t's settings, or as m's own payload says.
 func render(m *message, t *tag, now time.Time) []byte {
-	late := lateness(m.acceptedAt(), now)
-	if m.Payload != nil {
-		return renderDirect(m.fields(t), late)
-	}
-	p := payload{around: t.around()}
-	if color(m.Level) != "" || m.Title != "" {
-		p.Attachments = []json.RawMessage{attach(m.Level, m.Title, m.Text, join(m.Host, " · ", late))}
-	} else {
-		p.Text = join(cut(m.Text, textLimit), "\n", late)
-	}
-	return encode(p)
+	g := &merger{}
+	g.add(m, t)
+	return g.render(now)
 }
 
-func (t *tag) around() around {
-	return around{Channel: t.channel, Username: t.username, IconEmoji: t.icon, Parse: t.parse}
-}
-
-func attach(level, title, text, footer string) json.RawMessage {
-	return encode(attachment{
-		Fallback: cut(join(title, ": ", text), fallbackLimit),
-		Color:    color(level), Title: title, Text: cut(text, textLimit), Footer: footer, MrkdwnIn: []string{"text"},
-	})
-}
-
-// sign puts before and behind around the footer that attachment has.
-func sign(attachment object, before, behind string) {
+// sign puts footer in front of the one that attachment has.
+func sign(attachment object, footer string) {
 	var given string
 	json.Unmarshal(attachment["footer"], &given)
-	if footer := join(join(before, " · ", given), " · ", behind); footer != "" && attachment != nil {
-		attachment["footer"] = encode(footer)
+	if footer != "" && attachment != nil {
+		attachment["footer"] = encode(join(footer, " · ", given))
 	}
 }
 
@@ -107,12 +88,16 @@ func lateness(accepted, now time.Time) string {
 	if delay <= lateAfter || !believed(accepted, now) {
 		return ""
 	}
-	form := "15:04"
-	if delay >= 24*time.Hour {
-		form = "Jan 2 15:04"
-	}
 	delayed := strings.TrimSuffix(delay.Truncate(time.Minute).String(), "0s")
-	return "accepted " + accepted.UTC().Format(form) + " UTC, delayed " + delayed
+	return "accepted " + stamp(accepted, "15:04", delay) + " UTC, delayed " + delayed
+}
+
+// stamp writes a time, with its date if what it stands for takes a day or longer.
+func stamp(at time.Time, form string, takes time.Duration) string {
+	if takes >= 24*time.Hour {
+		form = "Jan 2 " + form
+	}
+	return at.UTC().Format(form)
 }
 
 // join puts sep between a and b, if both say something.
@@ -130,12 +115,12 @@ func (m *message) fields(t *tag) (p object) {
 	json.Unmarshal(m.Payload, &p) // was checked when it was accepted
 	fill := map[string]string{"username": "slackboard", "icon_emoji": ":clipboard:", "parse": "full"}
 	if m.Plain {
-		clear(fill)
-		if t != nil {
-			p["channel"], fill["username"] = encode(t.channel), t.username
-			if len(p["icon_url"]) <= len("null") { // or "", or absent
-				fill["icon_emoji"] = t.icon
-			}
+		fill = nil
+	}
+	if m.Plain && t != nil {
+		p["channel"], fill = encode(t.channel), map[string]string{"username": t.username}
+		if len(p["icon_url"]) <= len("null") { // or "", or absent
+			fill["icon_emoji"] = t.icon
 		}
 	}
 	for key, value := range fill {
@@ -159,7 +144,7 @@ func renderDirect(p object, late string) []byte {
 	switch err := json.Unmarshal(p["attachments"], &attachments); {
 	case late == "":
 	case err == nil && len(attachments) > 0:
-		sign(attachments[len(attachments)-1], "", late)
+		sign(attachments[len(attachments)-1], late)
 		p["attachments"] = encode(attachments)
 	case text != "":
 		text += "\n" + late
@@ -221,21 +206,24 @@ type part struct {
 // partOf returns false for a message that goes alone: its tag is gone, or it is a payload with more than text and one
 // attachment.
 func partOf(m *message, t *tag) (p *part, ok bool) {
-	p = &part{level: m.Level, title: m.Title, text: m.Text}
+	p = &part{level: m.Level, title: m.Title, text: cut(m.Text, textLimit)}
 	switch {
 	case m.Payload != nil:
 		ok = p.read(m.fields(t))
 	case t != nil:
-		p.around, ok = t.around(), true
+		p.around, ok = around{Channel: t.channel, Username: t.username, IconEmoji: t.icon, Parse: t.parse}, true
 	}
-	p.same = strings.Join([]string{color(p.level), p.title, p.text}, "\x00")
-	p.size = utf8.RuneCountInString(p.title + p.text)
+	own := ""
 	if p.own != nil {
-		p.same = string(encode(p.own))
-		p.size = utf8.RuneCountInString(p.same)
+		own = string(encode(p.own))
 	}
+	p.same = strings.Join([]string{color(p.level), p.title, p.text, own}, "\x00")
+	p.size = utf8.RuneCountInString(p.title + p.text + own)
 	return p, ok
 }
+
+// plain reports that p, alone, is the text of a post: there a mention notifies.
+func (p *part) plain() bool { return color(p.level) == "" && p.title == "" }
 
 func (p *part) read(fields object) bool {
 	maps.DeleteFunc(fields, func(_ string, value json.RawMessage) bool { return string(value) == "null" })
@@ -245,7 +233,7 @@ func (p *part) read(fields object) bool {
 	if d.Decode(&given) != nil || len(given.Attachments) > 1 {
 		return false
 	}
-	p.around, p.text = given.around, given.Text
+	p.around, p.text = given.around, cut(given.Text, textLimit)
 	if len(given.Attachments) == 0 {
 		return true
 	}
@@ -293,21 +281,25 @@ func (g *merger) add(m *message, t *tag) bool {
 	return true
 }
 
-// render returns the post. A message that goes alone looks as if nothing was ever merged.
+// render returns the post. A message that goes alone looks as if nothing was ever merged, and says if it comes late.
 func (g *merger) render(now time.Time) []byte {
-	if len(g.messages) == 1 {
-		return render(g.messages[0], g.tag, now)
-	}
-	post := payload{around: g.parts[0].around}
+	post, alone := payload{around: g.parts[0].around}, len(g.messages) == 1
 	var called []string
 	for _, p := range g.parts {
+		switch m := g.messages[0]; {
+		case alone && m.Payload != nil:
+			return renderDirect(m.fields(g.tag), lateness(m.acceptedAt(), now))
+		case alone && p.plain():
+			post.Text = join(p.text, "\n", lateness(m.acceptedAt(), now))
+			return encode(post)
+		}
 		post.Attachments = append(post.Attachments, p.attachment(now))
-		if color(p.level) == "" && p.title == "" { // alone, its text would be the post's: there alone a mention notifies
-			for _, groups := range mentions.FindAllStringSubmatch(cut(p.text, textLimit), -1) {
-				mention := strings.Join(groups[1:], "")
-				if !slices.Contains(called, mention) {
-					called = append(called, mention)
-				}
+		if !p.plain() {
+			continue
+		}
+		for _, groups := range mentions.FindAllStringSubmatch(p.text, -1) {
+			if mention := strings.Join(groups[1:], ""); !slices.Contains(called, mention) {
+				called = append(called, mention)
 			}
 		}
 	}
@@ -317,20 +309,25 @@ func (g *merger) render(now time.Time) []byte {
 
 func (p *part) attachment(now time.Time) json.RawMessage {
 	if p.own == nil {
-		return attach(p.level, p.title, p.text, p.footer(now))
+		return encode(attachment{
+			Fallback: cut(join(p.title, ": ", p.text), fallbackLimit),
+			Color:    color(p.level), Title: p.title, Text: p.text, Footer: p.footer(now), MrkdwnIn: []string{"text"},
+		})
 	}
 	own := maps.Clone(p.own)
-	sign(own, p.footer(now), "")
+	sign(own, p.footer(now))
 	return encode(own)
 }
 
 // footer returns the host of one message, or "×37 from 12 hosts: web-01, web-02, web-03 and 9 more · 03:12:05 to
-// 03:14:41 UTC" for a fold.
+// 03:14:41 UTC" for a fold. A time that is not believed is left out.
 func (p *part) footer(now time.Time) string {
-	if m := p.messages[0]; len(p.messages) == 1 && p.own != nil { // the host is not a part of a payload
-		return lateness(m.acceptedAt(), now)
-	} else if len(p.messages) == 1 {
-		return join(m.Host, " · ", lateness(m.acceptedAt(), now))
+	if m := p.messages[0]; len(p.messages) == 1 {
+		host := m.Host
+		if p.own != nil { // it is not a part of a payload
+			host = ""
+		}
+		return join(host, " · ", lateness(m.acceptedAt(), now))
 	}
 	var hosts []string
 	var times []time.Time
@@ -342,24 +339,22 @@ func (p *part) footer(now time.Time) string {
 			hosts = append(hosts, m.Host)
 		}
 	}
-	count, noun := len(hosts), "hosts"
-	if count == 1 {
+	noun, more := "hosts", ""
+	if len(hosts) == 1 {
 		noun = "host"
 	}
-	named := strings.Join(hosts[:min(count, hostsNamed)], ", ")
-	footer := fmt.Sprintf("×%d from %d %s: %s", len(p.messages), count, noun, named)
-	if count > hostsNamed {
-		footer += fmt.Sprintf(" and %d more", count-hostsNamed)
+	if n := len(hosts) - hostsNamed; n > 0 {
+		more = fmt.Sprintf(" and %d more", n)
 	}
+	named := strings.Join(hosts[:min(len(hosts), hostsNamed)], ", ")
+	footer := fmt.Sprintf("×%d from %d %s: %s%s", len(p.messages), len(hosts), noun, named, more)
 	if len(times) == 0 {
 		return footer
 	}
-	first, last := slices.MinFunc(times, time.Time.Compare), slices.MaxFunc(times, time.Time.Compare)
-	form := "15:04:05"
-	if last.Sub(first) >= 24*time.Hour {
-		form = "Jan 2 15:04:05"
-	}
-	footer += " · " + first.UTC().Format(form) + " to " + last.UTC().Format(form) + " UTC"
+	slices.SortFunc(times, time.Time.Compare)
+	first, last := times[0], times[len(times)-1]
+	const form = "15:04:05"
+	footer += " · " + stamp(first, form, last.Sub(first)) + " to " + stamp(last, form, last.Sub(first)) + " UTC"
 	return join(footer, " · ", lateness(first, now))
 }
 

@@ -183,7 +183,7 @@ func TestLateness(t *testing.T) {
 		{m(message{Text: "x", Level: "crit", Host: "h"}), `"footer":"h · ` + late + `"`},
 		{m(message{Payload: json.RawMessage(`{"text":"x"}`)}), `"text":"x\n` + late + `"`},
 		{m(message{Payload: json.RawMessage(`{"attachments":[{"text":"x"},{"footer":"f","n":1.50}]}`)}),
-			`{"text":"x"},{"footer":"f · ` + late + `","n":1.50}`},
+			`{"text":"x"},{"footer":"` + late + ` · f","n":1.50}`},
 		{m(message{Payload: json.RawMessage(`{"attachments":[null]}`)}), `"attachments":[null]`},
 		{m(message{Payload: json.RawMessage(`{"blocks":[1]}`)}), `"blocks":[1]`},
 	} {
