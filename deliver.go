@@ -647,8 +647,7 @@ func (d *deliverer) learn(t *turn, out outcome) {
 	if out.nobody() {
 		if a.failures++; a.failures == 1 {
 			a.errSince = now
-			d.log.Log(context.Background(), out.level(), "slack cannot be reached: what waits for it waits together",
-				"to", l.to.name(), "err", out.reason)
+			d.log.Error("slack cannot be reached: what waits for it waits together", "to", l.to.name(), "err", out.reason)
 		}
 		a.earned, a.err, a.limited = false, out.reason, false
 		a.until = now.Add(min(backOff(a.failures), longestProbe))

@@ -65,8 +65,7 @@ type poster interface {
 const (
 	postTimeout = 30 * time.Second // a shorter one doubles messages that Slack took late
 	answerLimit = 8 << 20          // bytes of an answer: Slack says the whole message twice, a character in up to 12
-	textLooked  = 4 << 10          // bytes of one that is not JSON
-	valueLooked = 64 << 10         // bytes of a value in JSON: what explains is shorter
+	looked      = 16 << 10         // bytes of one that is not JSON, and of a value in JSON: what explains is shorter
 	reasonLimit = 300              // characters
 	lingerTime  = time.Second      // for the rest of an answer that is understood: its connection is used again
 	leastWait   = time.Second
@@ -86,7 +85,7 @@ func newSlackClient(posts int) *slackClient {
 		if resp.StatusCode == http.StatusOK {
 			return nil
 		}
-		return proxyRefusal(resp.StatusCode)
+		return errors.New("the proxy refuses: " + statusText(resp.StatusCode))
 	}
 	return &slackClient{&http.Client{
 		Transport:     transport,
@@ -94,11 +93,6 @@ func newSlackClient(posts int) *slackClient {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
 }
-
-// proxyRefusal is the status with which a proxy refuses a tunnel.
-type proxyRefusal int
-
-func (p proxyRefusal) Error() string { return "the proxy refuses: " + statusText(int(p)) }
 
 func statusText(status int) string {
 	return strings.TrimSpace(fmt.Sprintf("status %d %s", status, http.StatusText(status)))
@@ -125,12 +119,7 @@ func (s *slackClient) post(ctx context.Context, to credential, payload []byte) o
 	}
 	resp, err := s.client.Do(req)
 	if err != nil {
-		out := outcome{class: retry, reason: to.redact(networkReason(err)), unsure: begun.Load(), unreached: !answered.Load()}
-		var refusal proxyRefusal
-		if errors.As(err, &refusal) && refusal < 500 {
-			out.class = inBetween
-		}
-		return out
+		return outcome{class: retry, reason: to.redact(networkReason(err)), unsure: begun.Load(), unreached: !answered.Load()}
 	}
 	defer resp.Body.Close()
 	if !bot && resp.StatusCode/100 == 2 { // delivered: the body can only say that it is not
@@ -156,87 +145,79 @@ func networkReason(err error) string {
 
 // said is what the body of an answer says.
 type said struct {
-	ok, success any    // at the top of JSON, true or false: Slack's and Rocket.Chat's
-	code        string // Slack's, or what looks like one
-	explained   string // for the operator; it may repeat a secret
-	retryAfter  string // seconds; Discord's is a fraction
-	json        bool   // it is a JSON object
-	text        string // the beginning of it, if it is not
-	broken      bool   // it broke off
+	fields map[string]any // at the top of JSON, those of saidFields
+	code   string         // Slack's, or what looks like one
+	json   bool           // it is a JSON object
+	text   string         // the beginning of it, if it is not
+	broken bool           // it broke off
 }
 
-// read reads a body. Of long JSON it keeps nothing but what is in said.
+// saidFields say what became of a post; from the fourth on they explain it, in this order.
+var saidFields = []string{
+	"ok", "success", "retry_after", "error", "errors", "message", "msg", "needed", "provided", "response_metadata",
+}
+
+// read reads a body. Of long JSON it keeps nothing but what is in said. It reads until it ends or breaks off.
 func (a *said) read(body io.Reader) {
-	r := bufio.NewReaderSize(io.LimitReader(body, answerLimit), textLooked)
-	head, err := r.Peek(textLooked)
+	r := bufio.NewReaderSize(io.LimitReader(body, answerLimit), looked)
+	head, err := r.Peek(looked)
 	a.text, a.broken = strings.TrimLeft(string(head), " \r\n\t\ufeff"), err != nil && err != io.EOF
 	if !strings.HasPrefix(a.text, "{") {
 		a.code = errorCode(strings.TrimSpace(a.text))
 		return
 	}
 	r.Discard(len(head) - len(a.text))
-	a.text = ""
-	err = a.readObject(json.NewDecoder(r))
-	a.broken = err != nil && (a.json || !errors.As(err, new(*json.SyntaxError)))
-}
-
-// readObject reads JSON until it ends or breaks off.
-func (a *said) readObject(d *json.Decoder) error {
-	d.Token()
-	for d.More() {
+	a.text, a.fields = "", map[string]any{}
+	d := json.NewDecoder(r)
+	_, err = d.Token()
+	for err == nil && d.More() {
 		var value json.RawMessage
 		key, _ := d.Token() // after an error, Decode returns one as well
 		a.json = a.json || key != nil
-		if err := d.Decode(&value); err != nil {
-			return err
-		}
-		var v any
-		if len(value) <= valueLooked {
+		err = d.Decode(&value)
+		if name, _ := key.(string); len(value) <= looked && slices.Contains(saidFields, name) {
+			var v any
 			json.Unmarshal(value, &v)
-		}
-		text, _ := v.(string)
-		switch key {
-		case "ok":
-			a.ok = v
-		case "success":
-			a.success = v
-		case "retry_after":
-			a.retryAfter = fmt.Sprint(v)
-		case "needed", "provided":
-			a.explain(fmt.Sprint(key, " ", text))
-		case "error", "errors", "message", "msg", "response_metadata":
-			if code := errorCode(text); key == "error" && code != "" {
-				a.code = code
-			} else {
-				a.explain(v)
-			}
+			a.fields[name] = v
 		}
 	}
-	_, err := d.Token()
-	return err
+	if err == nil {
+		_, err = d.Token()
+	}
+	a.broken = err != nil && (a.json || !errors.As(err, new(*json.SyntaxError)))
+	text, _ := a.fields["error"].(string)
+	a.code = errorCode(text)
 }
 
-// explain adds the texts in v to what is explained, as long as there is room, in whole words: a part of a secret would
-// not be recognized.
-func (a *said) explain(v any) {
+// explained returns what the operator should read besides the code. It may repeat a secret.
+func (a *said) explained() (all string) {
+	for _, key := range saidFields[3:] {
+		text := texts(a.fields[key])
+		if text != "" && (key == "needed" || key == "provided") {
+			text = key + " " + text
+		}
+		if text != a.code && !strings.Contains(all, text) {
+			all = join(all, ", ", text)
+		}
+	}
+	return all
+}
+
+// texts returns the strings in v.
+func texts(v any) (all string) {
 	switch v := v.(type) {
+	case string:
+		return strings.TrimPrefix(v, "[ERROR] ")
 	case []any:
 		for _, element := range v {
-			a.explain(element)
+			all = join(all, ", ", texts(element))
 		}
 	case map[string]any:
 		for _, key := range slices.Sorted(maps.Keys(v)) {
-			a.explain(v[key])
-		}
-	case string:
-		text := strings.TrimPrefix(v, "[ERROR] ")
-		if len(text) > 4*reasonLimit {
-			text = text[:strings.LastIndexByte(text[:4*reasonLimit], ' ')+1]
-		}
-		if len(a.explained) < reasonLimit && !strings.Contains(a.explained, text) {
-			a.explained = join(a.explained, ", ", text)
+			all = join(all, ", ", texts(v[key]))
 		}
 	}
+	return all
 }
 
 // limitWords find a rate limit that no code and no status tells of.
@@ -253,14 +234,13 @@ func errorCode(s string) string {
 
 // decide says what an answer means: who speaks, then what was said.
 func decide(to credential, status int, header http.Header, a *said) outcome {
-	bot, success := to.token != (secret{}), status/100 == 2
+	bot, success, ok, explained := to.token != (secret{}), status/100 == 2, a.fields["ok"], a.explained()
 	o, known := meaningOf(a.code)
 	ofThePost := slices.Contains([]int{400, 413, 422}, status) // so receivers find a post too large
 	// Slack speaks, or a receiver that speaks like it; else it is something in between.
-	ofSlack := a.ok == true || a.ok == false ||
-		!bot && (success || a.json || a.code != "" || ofThePost && !strings.HasPrefix(a.text, "<"))
-	ofSlack = ofSlack && status != 407 && status != 511
-	taken := a.ok == true || !bot && !known && a.ok != false && a.success != false
+	ofSlack := status != 407 && status != 511 && (ok == true || ok == false ||
+		!bot && (success || a.json || a.code != "" || ofThePost && !strings.HasPrefix(a.text, "<")))
+	taken := ok == true || !bot && !known && ok != false && a.fields["success"] != false
 	if ofSlack && taken && (bot || success) {
 		return outcome{class: delivered, status: status}
 	}
@@ -269,9 +249,9 @@ func decide(to credential, status int, header http.Header, a *said) outcome {
 		o.reason = statusText(status)
 	}
 	switch {
-	case o.limited, status == 429, !known && limitWords.MatchString(a.explained+a.text):
+	case o.limited, status == 429, !known && limitWords.MatchString(explained+a.text):
 		o.class, o.limited = retry, true
-		o.wait = max(o.wait, namedWait(header.Get("Retry-After"), a.retryAfter,
+		o.wait = max(o.wait, namedWait(header.Get("Retry-After"), fmt.Sprint(a.fields["retry_after"]),
 			header.Get("X-RateLimit-Reset-After"), header.Get("X-RateLimit-Reset")))
 	case ofSlack && known:
 	case a.broken && bot && success && a.text == "":
@@ -288,38 +268,39 @@ func decide(to credential, status int, header http.Header, a *said) outcome {
 		o.class, o.tooMuch = badDestination, ofThePost
 	}
 	o.unsure = o.unsure || status == 502 || status == 504
-	o.reason = to.redact(join(o.reason, ": ", a.explained))
+	o.reason = to.redact(join(o.reason, ": ", explained))
 	return o
 }
 
-// meaningOf knows the codes that decide by themselves, whatever the status that came with them.
+// meanings are the codes that decide by themselves, whatever the status that came with them.
+var meanings = []struct {
+	outcome
+	codes string
+}{
+	{outcome{class: badContent, tooMuch: true}, `msg_too_long msg_blocks_too_long attachment_payload_limit_exceeded
+		too_many_attachments metadata_too_large`},
+	{outcome{class: badContent}, `no_text missing_text_or_fallback_or_attachments invalid_payload invalid_attachments
+		invalid_blocks invalid_blocks_format invalid_metadata_format markdown_text_conflict invalid_arguments
+		invalid_arg_name invalid_array_arg invalid_charset invalid_form_data invalid_post_type missing_post_type
+		invalid_json json_not_object cannot_reply_to_message user_not_found`},
+	{outcome{class: badDestination}, `channel_not_found channel_is_archived is_archived not_in_channel no_permission
+		action_prohibited posting_to_general_channel_denied messages_tab_disabled ekm_access_denied team_not_found`},
+	{outcome{class: badCredential}, `not_authed invalid_auth invalid_token account_inactive token_revoked token_expired
+		missing_scope not_allowed_token_type access_denied accesslimited app_access_restricted
+		team_access_not_granted two_factor_setup_required enterprise_is_restricted method_deprecated
+		deprecated_endpoint unknown_method no_service no_service_id no_team no_active_hooks team_disabled`},
+	{outcome{class: retry}, "service_unavailable request_timeout team_added_to_org org_login_required rollup_error"},
+	{outcome{class: retry, unsure: true}, "internal_error fatal_error"},
+	{outcome{class: retry, limited: true}, "ratelimited rate_limited"},
+	{outcome{class: retry, limited: true, wait: quotaWait}, "message_limit_exceeded"},
+}
+
+// meaningOf returns what a code means; what is not known is the destination's.
 func meaningOf(code string) (o outcome, known bool) {
-	switch code {
-	case "msg_too_long", "msg_blocks_too_long", "attachment_payload_limit_exceeded", "too_many_attachments",
-		"metadata_too_large":
-		return outcome{class: badContent, tooMuch: true}, true
-	case "no_text", "missing_text_or_fallback_or_attachments", "invalid_payload", "invalid_attachments", "invalid_blocks",
-		"invalid_blocks_format", "invalid_metadata_format", "markdown_text_conflict", "invalid_arguments",
-		"invalid_arg_name", "invalid_array_arg", "invalid_charset", "invalid_form_data", "invalid_post_type",
-		"missing_post_type", "invalid_json", "json_not_object", "cannot_reply_to_message", "user_not_found":
-		return outcome{class: badContent}, true
-	case "channel_not_found", "channel_is_archived", "is_archived", "not_in_channel", "no_permission", "action_prohibited",
-		"posting_to_general_channel_denied", "messages_tab_disabled", "ekm_access_denied", "team_not_found":
-		return outcome{class: badDestination}, true
-	case "not_authed", "invalid_auth", "invalid_token", "account_inactive", "token_revoked", "token_expired",
-		"missing_scope", "not_allowed_token_type", "access_denied", "accesslimited", "app_access_restricted",
-		"team_access_not_granted", "two_factor_setup_required", "enterprise_is_restricted", "method_deprecated",
-		"deprecated_endpoint", "unknown_method", "no_service", "no_service_id", "no_team", "no_active_hooks",
-		"team_disabled":
-		return outcome{class: badCredential}, true
-	case "service_unavailable", "request_timeout", "team_added_to_org", "org_login_required", "rollup_error":
-		return outcome{class: retry}, true
-	case "internal_error", "fatal_error":
-		return outcome{class: retry, unsure: true}, true
-	case "ratelimited", "rate_limited":
-		return outcome{class: retry, limited: true}, true
-	case "message_limit_exceeded":
-		return outcome{class: retry, limited: true, wait: quotaWait}, true
+	for _, m := range meanings {
+		if slices.Contains(strings.Fields(m.codes), code) {
+			return m.outcome, true
+		}
 	}
 	return outcome{class: badDestination}, strings.HasPrefix(code, "restricted_action")
 }
@@ -361,11 +342,7 @@ func (to credential) redact(text string) string {
 			words[i] = "[redacted]"
 		}
 	}
-	line := []rune(strings.Join(words, " "))
-	if len(line) > reasonLimit {
-		line = append(line[:reasonLimit-1], '…')
-	}
-	return string(line)
+	return cleaned(strings.Join(words, " "), reasonLimit)
 }
 
 // unescaped decodes the %41 in s, if it is well formed.
