@@ -606,8 +606,8 @@ func (d *deliverer) gather(t *turn) (*merger, error) {
 
 // unreadable deals with a head that could not be read.
 func (d *deliverer) unreadable(t *turn, err error) {
-	if l := t.lane; err != errDamaged && err != errGone {
-		d.locked(func() { d.postpone(l, backOff(t.head.attempts), "reading the spool: "+err.Error(), slog.LevelError) })
+	if err != errDamaged && err != errGone {
+		d.locked(func() { d.postpone(t.lane, outcome{class: inBetween, reason: "reading the spool: " + err.Error()}) })
 		return
 	}
 	lost := []*message{{seq: t.heads[0].seq(), route: d.cfg.routeTo(t.lane.to)}}
@@ -633,6 +633,9 @@ func (d *deliverer) post(t *turn, g *merger) outcome {
 	}
 	// Not bound to a request or to SIGTERM: a post that is cut short may have been taken. It ends by postTimeout.
 	out := d.slack.post(context.Background(), to.credential, payload)
+	if out.limited && out.wait == 0 {
+		out.wait = unnamedPause(t.head.attempts)
+	}
 	d.stats.posted(g.messages, t.head.attempts, out, time.Since(start))
 	if out.tooMuch {
 		_, t.long = shorter(payload)
@@ -663,7 +666,7 @@ func (d *deliverer) learn(t *turn, out outcome) {
 		}
 		a.earned, a.answered, a.failures = true, now, 0
 	}
-	until := now.Add(out.pause(t.head.attempts))
+	until := now.Add(out.wait)
 	switch {
 	case !out.limited || l.to.credential.token == (secret{}):
 		l.turn = latest(l.turn, until)
@@ -674,22 +677,6 @@ func (d *deliverer) learn(t *turn, out outcome) {
 
 // nobody reports that no connection was made: that is no lane's fault, and its account waits.
 func (o outcome) nobody() bool { return o.unreached && !o.unsure }
-
-// pause returns how long the answer to the n-th attempt asks to wait, 0 if it does not.
-func (o outcome) pause(n int) time.Duration {
-	if o.limited && o.wait == 0 {
-		return unnamedPause(n)
-	}
-	return o.wait
-}
-
-// level is that of a post that failed: an error if nobody but an operator can mend it.
-func (o outcome) level() slog.Level {
-	if o.class == badCredential || o.class == inBetween {
-		return slog.LevelError
-	}
-	return slog.LevelWarn
-}
 
 // verdict is what becomes of the messages of a post.
 type verdict int
@@ -743,9 +730,7 @@ func (d *deliverer) settle(t *turn, g *merger, out outcome) []ending {
 		l.err, l.head = "", head{}
 		return endings(messages, fateDelivered, attempts, "")
 	case dead:
-		if n > 0 {
-			messages = messages[:n]
-		}
+		messages = messages[:cmp.Or(n, len(messages))]
 		l.err, l.head, l.mostTill = "", head{}, time.Time{} // of the head that is next, nothing is known
 		for _, m := range messages {
 			d.log.Error("dead letter", "id", m.ID, "to", m.route.String(), "attempts", attempts, "err", reason)
@@ -757,13 +742,13 @@ func (d *deliverer) settle(t *turn, g *merger, out outcome) []ending {
 		if p.parts > 1 {
 			l.head, l.most, l.mostTill = head{}, (p.parts+1)/2, now.Add(smallerFor)
 		} else {
-			h.cut, l.mostTill = true, time.Time{}
+			h.cut, h.group, l.mostTill = true, 1, time.Time{}
 		}
 	case later:
 		h.group = len(messages)
 		h.broken += number(out.broken)
 		if !out.nobody() {
-			d.postpone(l, cmp.Or(out.pause(attempts), backOff(attempts)), out.reason, out.level())
+			d.postpone(l, out)
 		}
 	}
 	return nil
@@ -776,17 +761,21 @@ func endings(messages []*message, fate string, attempts int, reason string) (end
 	return ends
 }
 
-// postpone has the head of l tried again after wait. A reason is logged when it is new.
-func (d *deliverer) postpone(l *lane, wait time.Duration, reason string, level slog.Level) {
+// postpone has the head of l tried again later. A reason is logged when it is new: as an error if nobody but an operator
+// can mend it.
+func (d *deliverer) postpone(l *lane, out outcome) {
+	wait, level, now := cmp.Or(out.wait, backOff(l.head.attempts)), slog.LevelWarn, time.Now()
+	if out.class == badCredential || out.class == inBetween {
+		level = slog.LevelError
+	}
 	if l.err == "" {
-		l.errSince = time.Now()
+		l.errSince = now
 	}
-	if l.err != reason {
+	if l.err != out.reason {
 		d.log.Log(context.Background(), level, "delivery deferred",
-			"to", l.to.name(), "attempts", l.head.attempts, "retry_in", wait, "err", reason)
+			"to", l.to.name(), "attempts", l.head.attempts, "retry_in", wait, "err", out.reason)
 	}
-	l.err = reason
-	l.head.retryAt = time.Now().Add(wait)
+	l.err, l.head.retryAt = out.reason, now.Add(wait)
 }
 
 // reportDead tells core.report_tag about the first dead letter of a destination in an hour.
