@@ -527,7 +527,7 @@ func (d *deliverer) turn(t *turn) {
 	} else if g, err := d.gather(t); err != nil {
 		d.unreadable(t, err)
 	} else {
-		d.postHead(t, g)
+		d.end(t.lane, d.settle(t, g, d.post(t, g)))
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -553,26 +553,16 @@ func (d *deliverer) postUrgent(t *turn) {
 	}
 }
 
-func (d *deliverer) postHead(t *turn, g *merger) {
-	out := d.post(t, g)
-	var ends []ending
-	d.locked(func() {
-		d.learn(t, out)
-		ends = d.settle(t, g, out)
-	})
-	d.end(t.lane, g.messages, ends)
-}
-
 // end records how the first messages of l end, and takes them out of it.
-func (d *deliverer) end(l *lane, messages []*message, ends []ending) {
+func (d *deliverer) end(l *lane, ends []ending) {
 	if len(ends) == 0 {
 		return
 	}
 	d.spool.do(&change{end: ends}) // an error of the disk is tried again there
 	d.locked(func() { d.remove(l, 0, len(ends)) })
-	for i, e := range ends {
+	for _, e := range ends {
 		if !e.gone {
-			d.stats.count(messages[i].route, e.counts())
+			d.stats.count(e.route, e.counts())
 		}
 	}
 }
@@ -610,10 +600,10 @@ func (d *deliverer) unreadable(t *turn, err error) {
 		d.locked(func() { d.postpone(t.lane, outcome{class: inBetween, reason: "reading the spool: " + err.Error()}) })
 		return
 	}
-	lost := []*message{{seq: t.heads[0].seq(), route: d.cfg.routeTo(t.lane.to)}}
-	d.log.Error("a line of the spool is damaged: the message is lost", "to", t.lane.to.name(), "number", lost[0].seq)
+	lost := ending{seq: t.heads[0].seq(), route: d.cfg.routeTo(t.lane.to), fate: fateDamaged}
+	d.log.Error("a line of the spool is damaged: the message is lost", "to", t.lane.to.name(), "number", lost.seq)
 	d.locked(func() { t.lane.head = head{} })
-	d.end(t.lane, lost, endings(lost, fateDamaged, 0, ""))
+	d.end(t.lane, []ending{lost})
 }
 
 // post makes one attempt and counts it. Afterwards the messages are without their contents: they may be large.
@@ -678,14 +668,14 @@ func (d *deliverer) learn(t *turn, out outcome) {
 // nobody reports that no connection was made: that is no lane's fault, and its account waits.
 func (o outcome) nobody() bool { return o.unreached && !o.unsure }
 
-// verdict is what becomes of the messages of a post.
-type verdict int
+// verdict is what becomes of the messages of a post: a fate, or
+type verdict string
 
 const (
-	later   verdict = iota // they are tried again
-	done                   // Slack has them
-	dead                   // they are dead letters
-	smaller                // they go in smaller posts, or the one message goes once more, cut
+	later   verdict = ""        // they are tried again
+	smaller verdict = "smaller" // they go in smaller posts, or the one message goes once more, cut
+	done    verdict = fateDelivered
+	dead    verdict = fateDead
 )
 
 // posted describes a post to judge.
@@ -714,49 +704,45 @@ func judge(out outcome, h head, p posted, now time.Time) (v verdict, n int, reas
 }
 
 // settle does to the lane of t what is judged, and returns how messages of g end, from the first on.
-func (d *deliverer) settle(t *turn, g *merger, out outcome) []ending {
-	l, h, now, messages := t.lane, &t.lane.head, time.Now(), g.messages
+func (d *deliverer) settle(t *turn, g *merger, out outcome) (ends []ending) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.learn(t, out)
+	l, h, now, messages := t.lane, t.head, time.Now(), g.messages
 	p := posted{parts: len(g.parts), long: len(messages) == 1 && t.long}
 	oldest := now.Add(-time.Duration(d.cfg.spool.maxAge) * time.Second).UnixMilli()
 	for p.tooOld < len(messages) && messages[p.tooOld].queued < oldest {
 		p.tooOld++
 	}
-	verdict, n, reason := judge(out, *h, p, now)
-	switch attempts := h.attempts; verdict {
-	case done:
-		if l.err != "" {
-			d.log.Info("delivery works again", "to", l.to.name(), "attempts", attempts)
+	verdict, n, reason := judge(out, h, p, now)
+	switch {
+	case verdict == later:
+		l.head.group = len(messages)
+		l.head.broken += number(out.broken)
+		if !out.nobody() {
+			d.postpone(l, out)
 		}
-		l.err, l.head = "", head{}
-		return endings(messages, fateDelivered, attempts, "")
-	case dead:
-		messages = messages[:cmp.Or(n, len(messages))]
-		l.err, l.head, l.mostTill = "", head{}, time.Time{} // of the head that is next, nothing is known
-		for _, m := range messages {
-			d.log.Error("dead letter", "id", m.ID, "to", m.route.String(), "attempts", attempts, "err", reason)
-		}
-		d.reportDead(l, messages[0], reason)
-		return endings(messages, fateDead, attempts, reason)
-	case smaller:
+		return nil
+	case verdict == smaller:
 		d.log.Warn("post refused: a smaller one goes next", "to", l.to.name(), "messages", len(messages), "err", out.reason)
 		if p.parts > 1 {
 			l.head, l.most, l.mostTill = head{}, (p.parts+1)/2, now.Add(smallerFor)
 		} else {
-			h.cut, h.group, l.mostTill = true, 1, time.Time{}
+			l.head.cut, l.head.group, l.mostTill = true, 1, time.Time{}
 		}
-	case later:
-		h.group = len(messages)
-		h.broken += number(out.broken)
-		if !out.nobody() {
-			d.postpone(l, out)
-		}
+		return nil
+	case verdict == dead:
+		l.mostTill = time.Time{} // of the head that is next, nothing is known
+		d.reportDead(l, messages[0], reason)
+	case l.err != "":
+		d.log.Info("delivery works again", "to", l.to.name(), "attempts", h.attempts)
 	}
-	return nil
-}
-
-func endings(messages []*message, fate string, attempts int, reason string) (ends []ending) {
-	for _, m := range messages {
-		ends = append(ends, ending{seq: m.seq, fate: fate, attempts: attempts, reason: reason})
+	l.err, l.head = "", head{}
+	for _, m := range messages[:cmp.Or(n, len(messages))] {
+		if verdict == dead {
+			d.log.Error("dead letter", "id", m.ID, "to", m.route.String(), "attempts", h.attempts, "err", reason)
+		}
+		ends = append(ends, ending{seq: m.seq, route: m.route, fate: string(verdict), attempts: h.attempts, reason: reason})
 	}
 	return ends
 }

@@ -466,7 +466,7 @@ func (d *deliverer) drop(r route, seq uint64) error {
 	d.schedule(l)
 	d.stores++ // a reload waits, else it finds the message again
 	d.mu.Unlock()
-	end := ending{seq: seq, fate: fateDropped}
+	end := ending{seq: seq, route: r, fate: fateDropped}
 	err := d.spool.do(&change{end: []ending{end}})
 	d.locked(func() { d.stores--; d.changed.Broadcast() })
 	if err != nil {
@@ -501,21 +501,19 @@ func (s *server) resend(dead []uint64) (n int, err error) {
 // dropDead drops dead letters, and returns how many; those that are none any more are left out.
 func (s *server) dropDead(dead []uint64) (n int, err error) {
 	c := &change{}
-	var routes []route
 	for _, seq := range dead {
 		w, x, err := s.spool.read(seq)
 		if err != nil || x.kind == 0 {
 			continue
 		}
-		c.end = append(c.end, ending{seq: seq, fate: fateDropped})
-		routes = append(routes, parseRoute(string(w.route)))
+		c.end = append(c.end, ending{seq: seq, route: parseRoute(string(w.route)), fate: fateDropped})
 	}
 	if err := s.spool.do(c); err != nil {
 		return 0, err
 	}
-	for i, e := range c.end {
+	for _, e := range c.end {
 		if !e.gone {
-			s.stats.count(routes[i], counts{Dead: -1, Dropped: 1})
+			s.stats.count(e.route, counts{Dead: -1, Dropped: 1})
 			n++
 		}
 	}

@@ -113,6 +113,7 @@ const (
 // ending is what becomes of a message.
 type ending struct {
 	seq      uint64
+	route    route
 	fate     string
 	attempts int
 	reason   string // of a dead letter
