@@ -58,9 +58,8 @@ type lane struct {
 	inLine   bool
 	busy     bool      // it has its turn
 	posting  int       // so many of waiting, from the first on, are in the post in flight
-	failing  bool      // the last post failed
-	limited  bool      // because of a rate limit
-	err      string    // why, "" after a success
+	limited  bool      // the last post met a rate limit
+	err      string    // why the head waits, "" after a success
 	errSince time.Time // when that began
 	most     int       // attachments that go into one post, since more were too much
 	mostTill time.Time // until then
@@ -73,7 +72,7 @@ type head struct {
 	broken   int       // of the attempts: their answers broke off
 	cut      bool      // it was too much for the receiver: it goes once more, cut
 	first    time.Time // attempt of this process
-	retryAt  time.Time // no attempt before
+	retryAt  time.Time // no attempt before; zero: none has failed, or an operator wants the next one now
 }
 
 // account is a credential with its lanes: what pauses or cannot be reached does so for all of them.
@@ -82,7 +81,6 @@ type account struct {
 	posting  [ranks]int // posts in flight of this rank or a worse one
 	urgent   int64      // bytes of sync posts that wait
 	earned   bool       // Slack has answered for it, and nothing has been without an answer since
-	answered time.Time  // the last time
 	until    time.Time  // no post before
 	err      string     // why
 	limited  bool       // it is a rate limit
@@ -108,6 +106,9 @@ func (l *lane) next() time.Time {
 	}
 	return l.turn
 }
+
+// failing reports whether the head has failed: its next post may not come back either.
+func (l *lane) failing() bool { return !l.head.retryAt.IsZero() }
 
 // size returns that of the message that is next, 0 if there is none.
 func (l *lane) size() int64 {
@@ -338,7 +339,7 @@ func (d *deliverer) ahead(r route) (n int) {
 	defer d.mu.Unlock()
 	to, _, _ := d.cfg.lookup(r)
 	for _, l := range d.lanes {
-		if l.to == to || !l.failing && (l.account.earned || l.to.credential == to.credential) {
+		if l.to == to || !l.failing() && (l.account.earned || l.to.credential == to.credential) {
 			n += len(l.waiting)
 		}
 	}
@@ -386,7 +387,7 @@ func (d *deliverer) schedule(l *lane) {
 }
 
 // kind tells apart lanes that must not stand behind each other: 1 is added for one that fails, 2 for a large head.
-func (l *lane) kind() int { return number(l.failing) + 2*number(l.size() > largePost) }
+func (l *lane) kind() int { return number(l.failing()) + 2*number(l.size() > largePost) }
 
 func number(b bool) int {
 	if b {
@@ -456,7 +457,7 @@ type turn struct {
 
 // turnOf returns the next turn of l.
 func (d *deliverer) turnOf(l *lane) *turn {
-	return &turn{lane: l, size: l.size(), rank: max(number(!l.account.earned), 2*number(l.failing))}
+	return &turn{lane: l, size: l.size(), rank: max(number(!l.account.earned), 2*number(l.failing()))}
 }
 
 // ranks of turns: 0 is the best.
@@ -636,7 +637,7 @@ func (d *deliverer) post(t *turn, g *merger) outcome {
 // learn takes from out what holds for the lane and its account, whichever message was posted.
 func (d *deliverer) learn(t *turn, out outcome) {
 	l, a, now := t.lane, t.lane.account, time.Now()
-	l.turn = now.Add(d.cfg.pace())
+	l.turn, l.limited = now.Add(d.cfg.pace()), out.limited
 	if out.nobody() {
 		if a.failures++; a.failures == 1 {
 			a.errSince = now
@@ -646,15 +647,14 @@ func (d *deliverer) learn(t *turn, out outcome) {
 		a.until = now.Add(min(backOff(a.failures), longestProbe))
 		return
 	}
-	l.failing, l.limited = out.class != delivered && out.class != badContent, out.limited
 	switch {
 	case out.unreached:
-		a.earned = a.earned && a.answered.After(t.began) // it may be this lane alone
+		a.earned = false
 	case out.class != inBetween:
 		if a.failures > 0 {
 			d.log.Info("slack can be reached again", "to", l.to.name(), "after", a.failures)
 		}
-		a.earned, a.answered, a.failures = true, now, 0
+		a.earned, a.failures = true, 0
 	}
 	until := now.Add(out.wait)
 	switch {

@@ -412,7 +412,6 @@ func (d *deliverer) dueNow(r route, seq uint64) (did string, err error) {
 	if l.account.until.After(time.Now()) {
 		reason = l.account.err
 	}
-	l.failing = false
 	d.schedule(l)
 	d.join(l.account)
 	d.begin()
