@@ -168,7 +168,7 @@ type deliverer struct {
 	large     [2]int64   // bytes of large posts in flight; in the second those of a rank that is not the best
 	stores    int        // messages are being stored for so many callers
 	reloading bool       // no store begins
-	resting   int        // no turn begins while somebody wants that
+	resting   int        // no turn begins while somebody wants that: the start, qps, a reload, the stop
 	reported  map[destination]time.Time
 	firstTurn time.Time // of all lanes: before a restart, the last post may have been a moment ago
 }
@@ -200,22 +200,14 @@ func (d *deliverer) after(wait time.Duration, f func()) *time.Timer {
 // cannot record by then is posted once more after the next start.
 func (d *deliverer) run(ctx context.Context) {
 	defer close(d.ended)
-	d.rest(-1)
+	d.locked(func() { d.resting--; d.begin() })
 	<-ctx.Done()
-	d.rest(1)
 	d.locked(func() {
 		late := false
+		d.resting++
 		d.after(postTimeout+time.Second, func() { late = true; d.changed.Broadcast() })
 		d.wait(func() bool { return late || d.posting[0] == 0 })
 	})
-}
-
-// rest keeps turns from beginning, or (by is -1) lets them begin again.
-func (d *deliverer) rest(by int) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.resting += by
-	d.begin()
 }
 
 // wait returns once ok is true. The caller holds mu.
@@ -426,7 +418,8 @@ func (d *deliverer) beginOf(a *account) bool {
 	for k := range a.line {
 		for len(a.line[k]) > 0 && time.Until(a.until) <= 0 {
 			l := a.line[k][0]
-			t, due := d.turnOf(l), l.size() > 0 && time.Until(l.next()) <= 0 // nothing was dropped meanwhile
+			t := &turn{lane: l, size: l.size(), rank: max(number(!a.earned), 2*number(l.failing()))}
+			due := t.size > 0 && time.Until(l.next()) <= 0 // nothing was dropped meanwhile
 			if due && !d.room(t) {
 				break
 			}
@@ -453,11 +446,6 @@ type turn struct {
 	parts  int         // attachments at most
 	head   head        // with this attempt
 	long   bool        // it is too much for the receiver, but could be cut
-}
-
-// turnOf returns the next turn of l.
-func (d *deliverer) turnOf(l *lane) *turn {
-	return &turn{lane: l, size: l.size(), rank: max(number(!l.account.earned), 2*number(l.failing()))}
 }
 
 // ranks of turns: 0 is the best.
@@ -587,8 +575,7 @@ func (d *deliverer) gather(t *turn) (*merger, error) {
 		if size += w.size(); err != nil || i > 0 && size > bodyLimit {
 			break
 		}
-		_, tag, err := d.cfg.lookup(m.route)
-		if i > 0 && err != nil || !g.add(m, tag) {
+		if _, tag, _ := d.cfg.lookup(m.route); !g.add(m, tag) {
 			break
 		}
 	}

@@ -118,6 +118,7 @@ func (d *deliverer) rebuild(cfg *config, found func(r route, dead bool)) error {
 		l := d.lane(to)
 		l.turn, l.err, l.errSince, l.limited = was.turn, was.err, was.errSince, was.limited
 		l.most, l.mostTill = was.most, was.mostTill
+		was.timer.Stop()
 		for _, u := range was.urgent {
 			to, _, _ := cfg.lookup(u.m.route)
 			d.addUrgent(d.lane(to), u)

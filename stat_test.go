@@ -130,7 +130,7 @@ func manyWait(t testing.TB, n, size int) *inProcess {
 	p := newInProcess(t, testConfig(t, tagsConfig(n)), posterFunc(func(credential, []byte) outcome {
 		return down(0, recorded{})
 	}))
-	p.deliver.rest(1)
+	p.deliver.locked(func() { p.deliver.resting++ })
 	text := strings.Repeat("x", size)
 	for from := 0; from < n; from += 1000 {
 		var messages []*message
