@@ -25,7 +25,7 @@ import (
 const (
 	maxPosts         = 96        // posts in flight, fewer if the process may open few files: see room
 	largePost        = 128 << 10 // bytes; what is larger goes within
-	largeBytes       = 8 << 20   // bytes in flight, one such share for accounts and lanes that deliver, one for all others
+	largeBytes       = 8 << 20   // bytes in flight, one such share for turns of rank 0, one for all others
 	urgentBytes      = 16 << 20  // bytes of sync posts that wait for their turn; a fourth of that for one account
 	maxReaders       = 2         // turns that read at the same time
 	firstBackOff     = time.Second
@@ -628,7 +628,7 @@ func (d *deliverer) learn(t *turn, out outcome) {
 	if out.nobody() {
 		if a.failures++; a.failures == 1 {
 			a.errSince = now
-			d.log.Error("slack cannot be reached: what waits for it waits together", "to", l.to.name(), "err", out.reason)
+			d.log.Error("slack cannot be reached: all that waits waits together", "to", l.to.name(), "err", out.reason)
 		}
 		a.earned, a.err, a.limited = false, out.reason, false
 		a.until = now.Add(min(backOff(a.failures), longestProbe))
@@ -702,6 +702,7 @@ func (d *deliverer) settle(t *turn, g *merger, out outcome) (ends []ending) {
 		p.tooOld++
 	}
 	verdict, n, reason := judge(out, h, p, now)
+	n = cmp.Or(n, len(messages))
 	switch {
 	case verdict == later:
 		l.head.group = len(messages)
@@ -711,7 +712,7 @@ func (d *deliverer) settle(t *turn, g *merger, out outcome) (ends []ending) {
 		}
 		return nil
 	case verdict == smaller:
-		d.log.Warn("post refused: a smaller one goes next", "to", l.to.name(), "messages", len(messages), "err", out.reason)
+		d.log.Warn("post refused: a smaller one is next", "to", l.to.name(), "messages", n, "err", out.reason)
 		if p.parts > 1 {
 			l.head, l.most, l.mostTill = head{}, (p.parts+1)/2, now.Add(smallerFor)
 		} else {
@@ -725,17 +726,17 @@ func (d *deliverer) settle(t *turn, g *merger, out outcome) (ends []ending) {
 		d.log.Info("delivery works again", "to", l.to.name(), "attempts", h.attempts)
 	}
 	l.err, l.head = "", head{}
-	for _, m := range messages[:cmp.Or(n, len(messages))] {
+	for _, m := range messages[:n] {
 		if verdict == dead {
 			d.log.Error("dead letter", "id", m.ID, "to", m.route.String(), "attempts", h.attempts, "err", reason)
 		}
-		ends = append(ends, ending{seq: m.seq, route: m.route, fate: string(verdict), attempts: h.attempts, reason: reason})
+		ends = append(ends, ending{m.seq, m.route, string(verdict), h.attempts, reason, false})
 	}
 	return ends
 }
 
-// postpone has the head of l tried again later. A reason is logged when it is new: as an error if nobody but an operator
-// can mend it.
+// postpone has the head of l tried again later. A reason is logged when it is new: as an error if nobody but an
+// operator can mend it.
 func (d *deliverer) postpone(l *lane, out outcome) {
 	wait, level, now := cmp.Or(out.wait, backOff(l.head.attempts)), slog.LevelWarn, time.Now()
 	if out.class == badCredential || out.class == inBetween {
@@ -759,8 +760,8 @@ func (d *deliverer) reportDead(l *lane, m *message, reason string) {
 	}
 	maps.DeleteFunc(d.reported, func(_ destination, at time.Time) bool { return time.Since(at) >= reportEvery })
 	d.reported[l.to] = time.Now()
-	text := fmt.Sprintf("A message for %s could not be delivered: %s. It is kept as dead letter %s: GET /messages/%[3]s shows it, "+
-		"POST /messages/%[3]s/retry sends it again, and GET /messages?state=dead lists all.",
+	text := fmt.Sprintf("A message for %s could not be delivered: %s. It is kept as dead letter %s: GET /messages/%[3]s "+
+		"shows it, POST /messages/%[3]s/retry sends it again, and GET /messages?state=dead lists all.",
 		cmp.Or(m.route.tag, m.route.channel), reason, m.ID)
 	for _, to := range d.cfg.routes(tag) {
 		go d.store([]*message{{ID: newID(), Host: hostname(), Level: "warn", Text: text, route: to}})

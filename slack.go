@@ -50,7 +50,7 @@ type outcome struct {
 	status    int           // of the answer, 0 if there was none
 	reason    string        // one line: Slack's code or the status, and what is explained; never a URL or a token
 	limited   bool          // a rate limit holds for wait, with a token in all its channels
-	wait      time.Duration // at least leastWait, or 0 if no time was named: see unnamedPause, or the lane's own back-off
+	wait      time.Duration // at least leastWait, or 0 if no time was named
 	tooMuch   bool          // the post is too large for the receiver, or may be
 	unsure    bool          // the message may have been posted all the same
 	broken    bool          // Slack's answer to a token's post broke off before it said ok or not
@@ -114,12 +114,13 @@ func (s *slackClient) post(ctx context.Context, to credential, payload []byte) o
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("User-Agent", "slackboard")
 	if bot {
-		req.Header.Set("Content-Type", "application/json; charset=utf-8") // without the charset Slack answers with a warning
+		req.Header.Set("Content-Type", "application/json; charset=utf-8") // else Slack answers with a warning
 		req.Header.Set("Authorization", "Bearer "+to.token.reveal())
 	}
 	resp, err := s.client.Do(req)
 	if err != nil {
-		return outcome{class: retry, reason: to.redact(networkReason(err)), unsure: begun.Load(), unreached: !answered.Load()}
+		reason := to.redact(networkReason(err))
+		return outcome{class: retry, reason: reason, unsure: begun.Load(), unreached: !answered.Load()}
 	}
 	defer resp.Body.Close()
 	if !bot && resp.StatusCode/100 == 2 { // delivered: the body can only say that it is not
