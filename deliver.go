@@ -730,7 +730,8 @@ func (d *deliverer) settle(t *turn, g *merger, out outcome) (ends []ending) {
 		if verdict == dead {
 			d.log.Error("dead letter", "id", m.ID, "to", m.route.String(), "attempts", h.attempts, "err", reason)
 		}
-		ends = append(ends, ending{m.seq, m.route, string(verdict), h.attempts, reason, false})
+		e := ending{seq: m.seq, route: m.route, fate: string(verdict), attempts: h.attempts, reason: reason}
+		ends = append(ends, e)
 	}
 	return ends
 }
@@ -760,8 +761,8 @@ func (d *deliverer) reportDead(l *lane, m *message, reason string) {
 	}
 	maps.DeleteFunc(d.reported, func(_ destination, at time.Time) bool { return time.Since(at) >= reportEvery })
 	d.reported[l.to] = time.Now()
-	text := fmt.Sprintf("A message for %s could not be delivered: %s. It is kept as dead letter %s: GET /messages/%[3]s "+
-		"shows it, POST /messages/%[3]s/retry sends it again, and GET /messages?state=dead lists all.",
+	text := fmt.Sprintf("A message for %s could not be delivered: %s. It is kept as dead letter %s: GET "+
+		"/messages/%[3]s shows it, POST /messages/%[3]s/retry sends it again, and GET /messages?state=dead lists all.",
 		cmp.Or(m.route.tag, m.route.channel), reason, m.ID)
 	for _, to := range d.cfg.routes(tag) {
 		go d.store([]*message{{ID: newID(), Host: hostname(), Level: "warn", Text: text, route: to}})
