@@ -801,7 +801,7 @@ func TestReportTag(t *testing.T) {
 		}
 	})
 	_, err := loadConfig(e2e.WriteFile(t, "x.toml", "[core]\nslack_url='http://h.invalid/'\nreport_tag='x'\n"),
-		purpose{})
+		false)
 	if err == nil || !strings.Contains(err.Error(), `:3: report_tag: there is no tag "x"`) {
 		t.Errorf("an unknown report_tag: %v", err)
 	}

@@ -67,7 +67,7 @@ func (s *server) checkDirect(fields map[string]json.RawMessage) (channel string,
 	channel, err = checkPayload(fields)
 	switch {
 	case err != nil:
-	case s.cfg().credential() == (credential{}):
+	case s.cfg().credential == (credential{}):
 		err = badPayload("channel_not_found", "/notify-directly needs slack_url or slack_token in [core]")
 	case channel == "" && s.cfg().core.token != (secret{}):
 		err = badPayload("channel_not_found", "payload.channel is missing")

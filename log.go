@@ -21,120 +21,90 @@ import (
 const levelNotice = slog.LevelError + 4
 
 const (
-	outputRoom = 1 << 20         // bytes of lines that wait for a file, and as many that are being written
-	flushTime  = 2 * time.Second // at most, for the lines that wait when a file is closed
+	logRoom   = 2048            // lines that wait for a file
+	flushTime = 2 * time.Second // at most, for the lines that wait when a file is closed
 )
 
 var errNoRoom = errors.New("too many lines wait for the file")
 
-// output is a file that is written line by line. Write does not block: one goroutine writes what waits.
-type output struct {
-	to   io.Writer
-	lost *atomic.Int64 // counts the lines that could not be written
+// logFile is a file that is written line by line. Write does not block: a goroutine writes what waits.
+type logFile struct {
+	room int          // for lines that wait
+	lost atomic.Int64 // lines that could not be written
 
-	mu      sync.Mutex
-	more    sync.Cond // waiting or closed has changed
-	waiting []byte
-	closed  bool
-	ended   chan struct{} // closed when all is written
+	mu    sync.Mutex
+	to    io.Writer
+	lines chan []byte   // wait for to; nil if there is none
+	ended chan struct{} // closed when all of them are written
 }
 
-func newOutput(to io.Writer, lost *atomic.Int64) *output {
-	o := &output{to: to, lost: lost, ended: make(chan struct{})}
-	o.more.L = &o.mu
-	go o.run()
-	return o
-}
-
-// Write takes p, one or more lines, whole or, with errNoRoom, not at all. If nothing waits, there is room for any p.
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if len(o.waiting) > 0 && len(o.waiting)+len(p) > outputRoom {
-		o.lost.Add(1)
+// Write takes a line or, with errNoRoom, nothing of it.
+func (l *logFile) Write(line []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	select {
+	case l.lines <- bytes.Clone(line):
+		return len(line), nil
+	default:
+		l.lost.Add(1)
 		return 0, errNoRoom
 	}
-	o.waiting = append(o.waiting, p...)
-	o.more.Signal()
-	return len(p), nil
+}
+
+// change goes on with another file, or with none. The file before is closed once the lines that wait for it are
+// written. change does not wait for that; it closes ended.
+func (l *logFile) change(to io.Writer) (ended <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lines != nil {
+		close(l.lines)
+	}
+	if f, ok := l.to.(*os.File); ok {
+		f.SetWriteDeadline(time.Now().Add(flushTime)) // pipes have one; other files need none
+	}
+	ended, l.to, l.lines = l.ended, to, nil
+	if to != nil {
+		l.lines, l.ended = make(chan []byte, l.room), make(chan struct{})
+		go l.run(to, l.lines, l.ended)
+	}
+	return ended
 }
 
 // run writes each line with a write of its own: the lines of several processes that write to one pipe do not mix.
-func (o *output) run() {
-	defer close(o.ended)
-	for writing := o.next(nil); len(writing) > 0; writing = o.next(writing) {
-		for line := range bytes.Lines(writing) {
-			if _, err := o.to.Write(line); err != nil {
-				o.lost.Add(1)
-			}
+func (l *logFile) run(to io.Writer, lines <-chan []byte, ended chan<- struct{}) {
+	defer close(ended)
+	for line := range lines {
+		if _, err := to.Write(line); err != nil {
+			l.lost.Add(1)
 		}
 	}
-	if f, ok := o.to.(io.Closer); ok {
+	if f, ok := to.(*os.File); ok {
 		f.Close()
 	}
-}
-
-// next returns what waits, nothing at the end. What is written goes on in the memory of written.
-func (o *output) next(written []byte) (waiting []byte) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for len(o.waiting) == 0 && !o.closed {
-		o.more.Wait()
-	}
-	waiting, o.waiting = o.waiting, written[:0]
-	return waiting
-}
-
-// close closes the file once what waits is written. It does not wait for that.
-func (o *output) close() {
-	if f, ok := o.to.(*os.File); ok {
-		f.SetWriteDeadline(time.Now().Add(flushTime)) // pipes have one; other files need none
-	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.closed = true
-	o.more.Signal()
-}
-
-// logFile is a log: what is written to it goes to the output of the moment.
-type logFile struct {
-	mu sync.Mutex
-	to *output
-}
-
-func (l *logFile) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.to.Write(p)
-}
-
-// change goes on with another output and returns the one before.
-func (l *logFile) change(to *output) (before *output) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	before, l.to = l.to, to
-	return before
 }
 
 // logs are where the server writes what it does.
 type logs struct {
 	access, errors logFile
+	posts          logFile // of a dry run: standard output
 	level          slog.LevelVar
 	log            *slog.Logger // to errors
-	stdout, stderr *output
+	stdout, stderr io.Writer
 	dryRun         bool // standard output is for the posts
-	lost           atomic.Int64
 }
 
 // newLogs returns logs that are on standard error until change.
 func newLogs(stdout, stderr io.Writer, dryRun bool) *logs {
-	l := &logs{dryRun: dryRun}
-	l.stdout, l.stderr = newOutput(stdout, &l.lost), newOutput(stderr, &l.lost)
-	l.access.to, l.errors.to = l.stderr, l.stderr
+	type unclosed struct{ io.Writer } // unlike a file
+	l := &logs{stdout: unclosed{stdout}, stderr: unclosed{stderr}, dryRun: dryRun}
+	l.access.room, l.errors.room, l.posts.room = logRoom, logRoom, 1 // a post may be large
+	l.access.change(l.stderr)
+	l.errors.change(l.stderr)
+	l.posts.change(l.stdout)
 	l.log = slog.New(slog.NewTextHandler(&l.errors, &slog.HandlerOptions{
 		Level: &l.level,
 		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-			if level, ok := a.Value.Any().(slog.Level); ok && level == levelNotice {
+			if a.Value.Any() == levelNotice {
 				a.Value = slog.StringValue("NOTICE")
 			}
 			return a
@@ -143,60 +113,49 @@ func newLogs(stdout, stderr io.Writer, dryRun bool) *logs {
 	return l
 }
 
-// change goes on with the files and the level of cfg. After an error all is as it was.
+// change goes on with the files and the level of cfg. An error may leave one of them changed.
 func (l *logs) change(cfg *config) error {
-	access, err := l.open("access_log", cfg.log.access)
-	if err != nil {
-		return err
+	for _, to := range []struct {
+		file      *logFile
+		key, name string
+	}{{&l.access, "access_log", cfg.log.access}, {&l.errors, "error_log", cfg.log.errors}} {
+		w, err := l.open(to.name)
+		if err != nil {
+			return fmt.Errorf("log.%s: %w", to.key, err)
+		}
+		to.file.change(w)
 	}
-	errors, err := l.open("error_log", cfg.log.errors)
-	if err != nil {
-		l.leave(access)
-		return err
-	}
-	l.leave(l.access.change(access))
-	l.leave(l.errors.change(errors))
-	l.level.Set(levels()[cfg.log.level])
+	l.level.Set(levelOf(cfg.log.level))
 	return nil
 }
 
-// leave closes an output that no log uses any more. Standard output and error stay.
-func (l *logs) leave(o *output) {
-	if o != l.stdout && o != l.stderr {
-		o.close()
-	}
-}
-
 // open must not block. A file is opened for reading as well: so a named pipe needs no reader, and its reader may go.
-func (l *logs) open(key, name string) (*output, error) {
+func (l *logs) open(name string) (io.Writer, error) {
 	switch {
 	case name == "stdout" && !l.dryRun:
 		return l.stdout, nil
 	case name == "stdout", name == "stderr":
 		return l.stderr, nil
 	}
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o644)
-	if err != nil {
-		return nil, fmt.Errorf("log.%s: %w", key, err)
-	}
-	return newOutput(f, &l.lost), nil
+	return os.OpenFile(name, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o644)
 }
 
 // close writes what waits, for flushTime at most. What is logged after it is lost.
 func (l *logs) close() {
 	enough, cancel := context.WithTimeout(context.Background(), flushTime)
 	defer cancel()
-	for _, o := range []*output{l.access.change(l.stderr), l.errors.change(l.stderr), l.stdout, l.stderr} {
-		o.close()
+	for _, ended := range []<-chan struct{}{l.access.change(nil), l.errors.change(nil), l.posts.change(nil)} {
 		select {
-		case <-o.ended:
+		case <-ended:
 		case <-enough.Done():
 		}
 	}
 }
 
 // dropped returns how many lines could not be written.
-func (l *logs) dropped() int64 { return l.lost.Load() }
+func (l *logs) dropped() int64 {
+	return l.access.lost.Load() + l.errors.lost.Load() + l.posts.lost.Load()
+}
 
 // warn logs what is questionable in cfg.
 func (l *logs) warn(cfg *config, listeners []net.Listener) {
@@ -212,4 +171,12 @@ func (l *logs) warn(cfg *config, listeners []net.Listener) {
 // notice logs at any level.
 func (l *logs) notice(msg string, args ...any) {
 	l.log.Log(context.Background(), levelNotice, msg, args...)
+}
+
+// levelOf returns the level of one of the original's names. Nothing is logged at panic and fatal alone.
+func levelOf(name string) (level slog.Level) {
+	if level.UnmarshalText([]byte(name)) != nil {
+		level = levelNotice
+	}
+	return level
 }

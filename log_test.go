@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -35,7 +34,7 @@ func TestLogLosesLines(t *testing.T) {
 		line := strings.Repeat("x", 1023) + "\n"
 		fmt.Fprint(&l.errors, "first\n")
 		synctest.Wait() // it is being written
-		for range outputRoom/len(line) + 5 {
+		for range logRoom + 5 {
 			fmt.Fprint(&l.errors, line)
 		}
 		if got := l.dropped(); got != 5 {
@@ -45,11 +44,8 @@ func TestLogLosesLines(t *testing.T) {
 		synctest.Wait()
 		fmt.Fprint(&l.errors, "last\n")
 		synctest.Wait()
-		if want := "first\n" + strings.Repeat(line, outputRoom/len(line)) + "last\n"; g.String() != want {
+		if want := "first\n" + strings.Repeat(line, logRoom) + "last\n"; g.String() != want {
 			t.Errorf("%d bytes came, want %d", len(g.String()), len(want))
-		}
-		if _, err := l.stdout.Write(make([]byte, 3*outputRoom)); err != nil {
-			t.Errorf("a long line, with nothing before it: %v", err)
 		}
 		l.close()
 	})
@@ -64,7 +60,7 @@ func TestLogsClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		out, g := &e2e.Buffer{}, &gate{open: make(chan struct{})}
 		l := newLogs(out, g, false)
-		fmt.Fprint(l.stdout, "last words\n")
+		fmt.Fprint(&l.posts, "last words\n")
 		l.log.Error("nobody takes this")
 		start := time.Now()
 		l.close()
@@ -107,8 +103,12 @@ func TestLogChanges(t *testing.T) {
 	if err := l.change(cfg); err == nil {
 		t.Error("a folder was taken for a log")
 	}
+	cfg.log.access, cfg.log.errors = filepath.Join(dir, "49"), "stderr"
+	if err := l.change(cfg); err != nil {
+		t.Fatal(err)
+	}
 	fmt.Fprint(&l.access, "still\n")
-	e2e.Poll(t, "the file before the error is in use", func() bool {
+	e2e.Poll(t, "the file before the error is in use again", func() bool {
 		return strings.HasSuffix(e2e.ReadFile(t, filepath.Join(dir, "49")), "still\n")
 	})
 }
@@ -118,10 +118,11 @@ func TestPrinterWithoutRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &gate{open: make(chan struct{})}
 		defer close(g.open)
-		out := newOutput(g, &atomic.Int64{})
-		defer out.close()
+		out := &logFile{room: 1}
+		out.change(g)
+		defer out.change(nil)
 		for i, want := range []class{delivered, delivered, retry} { // the first is being written, the second waits
-			if o := (printer{out}).post(t.Context(), credential{}, make([]byte, outputRoom/2)); o.class != want {
+			if o := (printer{out}).post(t.Context(), credential{}, []byte("{}")); o.class != want {
 				t.Errorf("post %d: %+v", i, o)
 			}
 			synctest.Wait()

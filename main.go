@@ -68,9 +68,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		}
 		fmt.Fprintf(stdout, "%s: ok\n", cfg.path)
 	default:
-		logs := newLogs(stdout, stderr, opts.dryRun)
-		defer logs.close()
-		err, stderr = serve(opts, cfg, logs), logs.stderr
+		err = serve(opts, cfg, newLogs(stdout, stderr, opts.dryRun))
 	}
 	if err != nil {
 		fmt.Fprintf(stderr, "slackboard: %v\n", err)
@@ -81,6 +79,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 
 // serve is the server's life, from its logs to its stop. An error is why it could not start or go on.
 func serve(opts options, cfg *config, logs *logs) error {
+	defer logs.close()
 	if err := logs.change(cfg); err != nil {
 		return err
 	}
@@ -97,7 +96,7 @@ func serve(opts options, cfg *config, logs *logs) error {
 			return err
 		}
 		defer os.RemoveAll(dir)
-		cfg.spool.dir, slack = dir, printer{logs.stdout}
+		cfg.spool.dir, slack = dir, printer{&logs.posts}
 	}
 
 	sp, listeners, err := opts.open(cfg, logs.log)
@@ -188,8 +187,8 @@ func (s *server) limitMemory() {
 // options are what the command line says.
 type options struct {
 	file, port string
-	health     bool
-	purpose
+
+	check, dryRun, health bool
 }
 
 const usage = `slackboard is a proxy server for Slack: programs send it a tag and a text, and it delivers.
@@ -260,7 +259,7 @@ func (o options) load() (cfg *config, err error) {
 	if o.file == "" {
 		cfg = dryRunConfig()
 	} else {
-		cfg, err = loadConfig(o.file, o.purpose)
+		cfg, err = loadConfig(o.file, o.dryRun)
 	}
 	if cfg != nil && o.port != "" {
 		cfg.core.port = o.port

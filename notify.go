@@ -308,7 +308,7 @@ func (s *server) notify(_ *http.Request, body []byte) (sub submission, err error
 	case sub.to == "":
 		err = badRequest("tag is missing")
 	case sub.routes == nil:
-		err = badRequest("tag:%s is not found", sub.to)
+		err = badRequest("%s", s.cfg().notFound(sub.to))
 	case strings.TrimSpace(req.Text+req.Title) == "":
 		err = badRequest("text is missing")
 	}
@@ -343,7 +343,7 @@ func (s *server) check(w http.ResponseWriter, r *http.Request) {
 	case unready != nil:
 		a = answer{status: http.StatusServiceUnavailable, Message: unready.Error()}
 	case tag != "" && len(s.cfg().byTag[tag]) == 0:
-		a = answer{status: http.StatusNotFound, Message: "tag:" + tag + " is not found"}
+		a = answer{status: http.StatusNotFound, Message: s.cfg().notFound(tag)}
 	case tag == "" && err != nil:
 		a = err.(answer)
 	}

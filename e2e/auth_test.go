@@ -314,9 +314,9 @@ func TestSecretsByReference(t *testing.T) {
 			`directory`,
 		"file:" + file("empty", "\n", 0o600): `2: auth_token in [core]: there is nothing in file:` +
 			filepath.Join(dir, "empty"),
-		"file:" + file("words", "a b\n", 0o600):     `2: auth_token in [core]: has a blank or a newline in it`,
-		"file:" + file("blank", "S3CRET \n", 0o600): `2: auth_token in [core]: has a blank or a newline at its end`,
-		"env:BLANK": `2: auth_token in [core]: has a blank or a newline at its end`,
+		"file:" + file("words", "a b\n", 0o600):     `2: auth_token in [core]: wants a token: ASCII without blanks and quotes, and not "..."`,
+		"file:" + file("blank", "S3CRET \n", 0o600): `2: auth_token in [core]: wants a token: ASCII without blanks and quotes, and not "..."`,
+		"env:BLANK": `2: auth_token in [core]: wants a token: ASCII without blanks and quotes, and not "..."`,
 		"env:EMPTY": `2: auth_token in [core]: there is nothing in env:EMPTY`,
 	} {
 		bad := file("bad.toml", WithCore(ServerConfig(slack.URL), "auth_token = '"+value+"'"), 0o600)
@@ -343,15 +343,15 @@ func TestTLSFaults(t *testing.T) {
 		"tls_key = '" + key + "'":           "go together",
 		"tls_client_ca = '" + ca.File + "'": "go together",
 		"tls_cert = '" + cert +
-			"'\ntls_key = '/no/such'": ":2: tls_cert and tls_key in [core]: open /no/such",
+			"'\ntls_key = '/no/such'": ":2: tls_cert and tls_key go together: open /no/such",
 		"tls_cert = '" + cert + "'\ntls_key = '" + otherKey +
 			"'": "private key does not match",
 		"tls_cert = '" + cert + "'\ntls_key = '" + key + "'\ntls_client_ca = '" + empty +
 			"'": ":4: tls_client_ca in [core]: there is no certificate in " + empty,
 		"tls_cert = '" + cert + "'\ntls_key = '" + key +
 			"'\ntls_client_ca = '/no/such'": ":4: tls_client_ca in [core]: open /no/such",
-		"socket_mode = 'rw'":   `:2: socket_mode in [core]: "rw" is not a mode like "0660"`,
-		"socket_mode = '1777'": "is not a mode",
+		"socket_mode = 'rw'":   `:2: socket_mode in [core]: wants a mode like "0660"`,
+		"socket_mode = '1777'": "wants a mode",
 	} {
 		path := WriteFile(t, "bad.toml", WithCore(ServerConfig("http://127.0.0.1:1"), lines))
 		if code, _, stderr := RunProgram(t, "", nil, "slackboard", "-t", "-c", path); code != 1 ||

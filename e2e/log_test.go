@@ -69,7 +69,7 @@ func TestLogsCannotStopTheServer(t *testing.T) {
 				cmd.Stdout, cmd.Stderr = stuck(t, test.reader), stuck(t, test.reader)
 				p := startUnheard(t, cmd)
 				long := "/healthz?" + strings.Repeat("x", 7000)
-				for i := range 200 { // more than a pipe and the buffer hold
+				for i := range 2100 { // more than a pipe and the buffer hold
 					if status, body := p.Request("GET", long, ""); status != 200 {
 						t.Fatalf("request %d: %d %s", i, status, body)
 					}
