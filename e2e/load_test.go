@@ -742,7 +742,14 @@ func TestStormEndToEnd(t *testing.T) {
 			return Reply{Status: 429, RetryAfter: "1", Body: "rate_limited"}
 		}
 		last = time.Now()
-		seen += strings.Count(d.Body, " of ")
+		var post struct {
+			Text        string
+			Attachments []struct{ Text string }
+		}
+		json.Unmarshal([]byte(d.Body), &post)
+		if seen += len(post.Attachments); post.Text != "" {
+			seen++
+		}
 		return Reply{}
 	})
 	s := StartServer(t, strings.Replace(ServerConfig(slack.URL), "channel_rate = 0", "channel_rate = 1", 1))
