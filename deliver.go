@@ -289,6 +289,7 @@ func (d *deliverer) postNow(m *message, limit time.Duration) outcome {
 func (d *deliverer) ask(u *urgentPost, limit time.Duration) {
 	to, _, _ := d.cfg.lookup(u.m.route)
 	l := d.lane(to)
+	u.lane = l
 	refusal, size, own := d.refusal(l), u.m.size(), l.account.urgent
 	if refusal.wait > limit || d.urgent+size > urgentBytes || own > 0 && own+size > urgentBytes/4 {
 		u.done <- refusal
