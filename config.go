@@ -180,21 +180,6 @@ func (s *sender) section() section {
 	}}
 }
 
-// addTag adds an entry that has the defaults.
-func (c *config) addTag() *tag {
-	t := &tag{}
-	t.section().preset()
-	c.tags = append(c.tags, t)
-	return t
-}
-
-// preset stores the defaults.
-func (s section) preset() {
-	for _, k := range s.keys {
-		k.store(k.preset)
-	}
-}
-
 func (s section) names() (names []string) {
 	for _, k := range s.keys {
 		names = append(names, k.name)
@@ -202,28 +187,11 @@ func (s section) names() (names []string) {
 	return names
 }
 
-func defaultConfig() *config {
-	c := &config{}
-	for _, s := range c.sections() {
-		s.preset()
-	}
-	return c
-}
-
-// dryRunConfig is what -dry-run runs on without a file.
-func dryRunConfig() *config {
-	c := defaultConfig()
-	c.core.port, c.core.slackURL = "127.0.0.1:29800", standIn()
-	for _, name := range []string{"general", "random", "test"} {
-		t := c.addTag()
-		t.name, t.channel = name, "#"+name
-	}
-	c.resolve()
-	return c
-}
-
-// standIn is a webhook that is never called, so that -dry-run needs none.
-func standIn() secret { return newSecret("http://127.0.0.1/") }
+// dryRunTOML is the configuration of a dry run without a file.
+const dryRunTOML = "[core]\nport = '127.0.0.1:29800'\n" +
+	"[[tags]]\ntag = 'general'\nchannel = '#general'\n" +
+	"[[tags]]\ntag = 'random'\nchannel = '#random'\n" +
+	"[[tags]]\ntag = 'test'\nchannel = '#test'\n"
 
 // credentialOf returns that of a token or, without one, of a webhook's URL.
 func (c *config) credentialOf(token, url secret) credential {
@@ -258,11 +226,9 @@ func (c *config) lookup(r route) (destination, *tag, error) {
 
 // routeTo returns a route that leads to to.
 func (c *config) routeTo(to destination) route {
-	for name, entries := range c.byTag {
-		for i, t := range entries {
-			if to == (destination{t.credential, t.channel}) {
-				return route{tag: name, index: i}
-			}
+	for _, t := range c.tags {
+		if to == (destination{t.credential, t.channel}) {
+			return route{tag: t.name, index: t.index}
 		}
 	}
 	return route{channel: to.channel}
@@ -270,34 +236,34 @@ func (c *config) routeTo(to destination) route {
 
 // notFound says that there is no such tag, and which is the nearest.
 func (c *config) notFound(name string) string {
-	text, names := "tag:"+name+" is not found", []string{}
-	for _, t := range c.tags {
-		names = append(names, t.name)
-	}
-	if found := nearest(name, names); found != "" {
+	text := "tag:" + name + " is not found"
+	if found := nearest(name, slices.Sorted(maps.Keys(c.byTag))); found != "" {
 		text += ": the nearest is " + found
 	}
 	return text
 }
 
-// loadConfig reads and checks a file; with dryRun it may lack the secrets. err joins all that is wrong with it, one
-// "FILE:LINE: …" each; the configuration has what could be read. Of faults in the language err has the first alone, and
-// there is no configuration.
+// loadConfig reads and checks a file; with dryRun it may lack the secrets, or be none. err joins all that is wrong with
+// it, one "FILE:LINE: …" each; the configuration has what could be read. Of faults in the language err has the first
+// alone, and there is no configuration.
 func loadConfig(path string, dryRun bool) (*config, error) {
-	src, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("slackboard: -c: %w", err)
+	text := dryRunTOML
+	if path != "" {
+		src, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("slackboard: -c: %w", err)
+		}
+		text = string(src)
 	}
-	lines, err := parseTOML(string(src))
+	lines, err := parseTOML(text)
 	if err != nil {
 		return nil, fmt.Errorf("%s:%w", path, err)
 	}
-	l := &loader{config: defaultConfig(), row: map[any]int{}}
-	l.path = path
+	l := &loader{config: &config{path: path}, row: map[any]int{}}
 	l.read(lines)
 	l.readTLS()
 	if dryRun {
-		l.core.slackURL = cmp.Or(l.core.slackURL, standIn())
+		l.core.slackURL = cmp.Or(l.core.slackURL, newSecret("http://127.0.0.1/")) // it is never called
 	}
 	l.resolve()
 	l.destinations()
@@ -333,8 +299,12 @@ func (l *loader) read(lines []tomlLine) {
 	}
 	for _, s := range l.sections() {
 		for _, k := range s.keys {
-			if k.preset == required && l.row[k.to] == 0 {
+			switch {
+			case l.row[k.to] > 0:
+			case k.preset == required:
 				l.fault(l.row[s.id], "this %s has no %s", s.header, k.name)
+			default:
+				k.store(k.preset)
 			}
 		}
 	}
@@ -350,10 +320,11 @@ func (l *loader) open(line tomlLine, known map[string]section) section {
 	}
 	switch s.header {
 	case "[[tags]]":
-		s = l.addTag().section()
+		t := &tag{}
+		l.tags, s = append(l.tags, t), t.section()
 	case "[[senders]]":
-		l.senders = append(l.senders, &sender{})
-		s = l.senders[len(l.senders)-1].section()
+		t := &sender{}
+		l.senders, s = append(l.senders, t), t.section()
 	}
 	l.row[s.id] = line.row
 	return s

@@ -3,7 +3,6 @@ package main
 // Where the server listens: the forms of core.port, sockets left behind or handed over by systemd, TLS.
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -43,25 +42,24 @@ func listen(cfg *config) ([]net.Listener, error) {
 		return inherited(n)
 	}
 	network, address, _ := parsePort(cfg.core.port) // it was checked
+	l, err := net.Listener(nil), error(nil)
 	if network == "unix" {
-		l, err := listenUnix(address, cfg.core.socketMode)
-		return []net.Listener{l}, err
+		l, err = listenUnix(address, cfg.core.socketMode)
+	} else {
+		l, err = net.Listen(network, address)
 	}
-	l, err := net.Listen(network, address)
 	return []net.Listener{l}, err
 }
 
 // listenUnix replaces a socket that a dead server left; one of a running server is an error. Two servers that start at
 // the same time take turns, by a lock on the folder: neither removes the socket of the other.
 func listenUnix(path, socketMode string) (net.Listener, error) {
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return nil, fmt.Errorf("listen unix %s: %w", path, err)
+	if dir, err := os.Open(filepath.Dir(path)); err == nil {
+		defer dir.Close() // this unlocks it
+		syscall.Flock(int(dir.Fd()), syscall.LOCK_EX)
 	}
-	defer dir.Close() // this unlocks it
-	syscall.Flock(int(dir.Fd()), syscall.LOCK_EX)
-	if err := removeStale(path); err != nil {
-		return nil, fmt.Errorf("listen unix %s: %w", path, err)
+	if isStale(path) {
+		os.Remove(path)
 	}
 	if mode, err := strconv.ParseUint(socketMode, 8, 9); err == nil {
 		defer syscall.Umask(syscall.Umask(0o777 &^ int(mode))) // a chmod would come a moment late
@@ -69,21 +67,17 @@ func listenUnix(path, socketMode string) (net.Listener, error) {
 	return net.Listen("unix", path)
 }
 
-// removeStale removes the socket that a dead server left at path, if any.
-func removeStale(path string) error {
+// isStale tells whether path is a socket that a dead server left.
+func isStale(path string) bool {
 	info, err := os.Lstat(path)
 	if err != nil || info.Mode().Type() != fs.ModeSocket {
-		return nil // listening says what is wrong
+		return false
 	}
 	conn, err := net.Dial("unix", path)
-	switch {
-	case err == nil:
+	if err == nil {
 		conn.Close()
-		return errors.New("a running server listens there")
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return os.Remove(path)
 	}
-	return err
+	return errors.Is(err, syscall.ECONNREFUSED)
 }
 
 // inherited returns the sockets that the service manager hands over: n file descriptors from 3 on.
@@ -120,15 +114,12 @@ type door struct {
 
 func (d *door) Accept() (net.Conn, error) {
 	conn, err := d.Listener.Accept()
-	if err != nil && !errors.Is(err, net.ErrClosed) {
-		d.log.Error("no connection can be accepted", "err", err)
-		for err != nil && !errors.Is(err, net.ErrClosed) {
-			time.Sleep(acceptWait)
-			conn, err = d.Listener.Accept()
+	for failing := false; err != nil && !errors.Is(err, net.ErrClosed); conn, err = d.Listener.Accept() {
+		if !failing {
+			d.log.Error("no connection can be accepted", "err", err)
+			failing = true
 		}
-		if err == nil {
-			d.log.Log(context.Background(), levelNotice, "connections are accepted again")
-		}
+		time.Sleep(acceptWait)
 	}
 	if config := d.cfg().tls; err == nil && config != nil {
 		conn = tls.Server(conn, config)

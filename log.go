@@ -88,19 +88,21 @@ type logs struct {
 	access, errors logFile
 	posts          logFile // of a dry run: standard output
 	level          slog.LevelVar
-	log            *slog.Logger // to errors
-	stdout, stderr io.Writer
-	dryRun         bool // standard output is for the posts
+	log            *slog.Logger         // to errors
+	standard       map[string]io.Writer // what "stdout" and "stderr" are
 }
 
 // newLogs returns logs that are on standard error until change.
 func newLogs(stdout, stderr io.Writer, dryRun bool) *logs {
 	type unclosed struct{ io.Writer } // unlike a file
-	l := &logs{stdout: unclosed{stdout}, stderr: unclosed{stderr}, dryRun: dryRun}
+	l := &logs{standard: map[string]io.Writer{"stdout": unclosed{stdout}, "stderr": unclosed{stderr}}}
 	l.access.room, l.errors.room, l.posts.room = logRoom, logRoom, 1 // a post may be large
-	l.access.change(l.stderr)
-	l.errors.change(l.stderr)
-	l.posts.change(l.stdout)
+	l.access.change(l.standard["stderr"])
+	l.errors.change(l.standard["stderr"])
+	l.posts.change(l.standard["stdout"])
+	if dryRun { // standard output is for the posts
+		l.standard["stdout"] = l.standard["stderr"]
+	}
 	l.log = slog.New(slog.NewTextHandler(&l.errors, &slog.HandlerOptions{
 		Level: &l.level,
 		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
@@ -113,31 +115,23 @@ func newLogs(stdout, stderr io.Writer, dryRun bool) *logs {
 	return l
 }
 
-// change goes on with the files and the level of cfg. An error may leave one of them changed.
+// change goes on with the files and the level of cfg. It does not block. An error may leave one of the two changed.
 func (l *logs) change(cfg *config) error {
 	for _, to := range []struct {
-		file      *logFile
+		log       *logFile
 		key, name string
 	}{{&l.access, "access_log", cfg.log.access}, {&l.errors, "error_log", cfg.log.errors}} {
-		w, err := l.open(to.name)
+		file, err := l.standard[to.name], error(nil)
+		if file == nil { // opened for reading as well: a named pipe needs no reader then, and its reader may go
+			file, err = os.OpenFile(to.name, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o644)
+		}
 		if err != nil {
 			return fmt.Errorf("log.%s: %w", to.key, err)
 		}
-		to.file.change(w)
+		to.log.change(file)
 	}
 	l.level.Set(levelOf(cfg.log.level))
 	return nil
-}
-
-// open must not block. A file is opened for reading as well: so a named pipe needs no reader, and its reader may go.
-func (l *logs) open(name string) (io.Writer, error) {
-	switch {
-	case name == "stdout" && !l.dryRun:
-		return l.stdout, nil
-	case name == "stdout", name == "stderr":
-		return l.stderr, nil
-	}
-	return os.OpenFile(name, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o644)
 }
 
 // close writes what waits, for flushTime at most. What is logged after it is lost.

@@ -207,8 +207,11 @@ func parseFlags(args []string) (o options, text string, err error) {
 	flags.SetOutput(&help)
 	flags.Usage = flags.PrintDefaults
 	flags.StringVar(&o.file, "c", "", "the configuration `FILE`")
-	flags.StringVar(&o.port, "port", "",
-		"listen on this `PORT` instead of the configuration's: 29800, 127.0.0.1:29800 or unix:/path")
+	flags.Func("port", "listen on this `PORT` instead of the configuration's: 29800, 127.0.0.1:29800 or unix:/path",
+		func(port string) error {
+			o.port = port
+			return checkPort(port)
+		})
 	flags.BoolVar(&o.check, "t", false, "check the configuration and exit")
 	flags.BoolVar(&o.dryRun, "dry-run", false,
 		"print posts on standard output instead of sending them to Slack; needs no configuration")
@@ -217,7 +220,7 @@ func parseFlags(args []string) (o options, text string, err error) {
 	version := flags.Bool("v", false, "print the version and exit")
 	flags.BoolVar(version, "version", false, "the same")
 	err = flags.Parse(args)
-	switch _, _, badPort := parsePort(cmp.Or(o.port, "0")); {
+	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return o, usage + help.String(), nil
 	case err != nil:
@@ -228,8 +231,6 @@ func parseFlags(args []string) (o options, text string, err error) {
 		err = fmt.Errorf("unexpected argument %q: the configuration is given as -c FILE", flags.Arg(0))
 	case o.file == "" && (o.check || o.health || !o.dryRun):
 		err = errors.New("no configuration: give one with -c FILE, or try it without Slack: slackboard -dry-run")
-	case badPort != nil:
-		err = fmt.Errorf("-port: %w", badPort)
 	}
 	return o, text, err
 }
@@ -256,11 +257,7 @@ func build() string {
 
 // load returns the configuration and what is wrong with it. If it cannot be read at all, there is only the latter.
 func (o options) load() (cfg *config, err error) {
-	if o.file == "" {
-		cfg = dryRunConfig()
-	} else {
-		cfg, err = loadConfig(o.file, o.dryRun)
-	}
+	cfg, err = loadConfig(o.file, o.dryRun)
 	if cfg != nil && o.port != "" {
 		cfg.core.port = o.port
 	}

@@ -52,7 +52,7 @@ func TestFewFileDescriptors(t *testing.T) {
 func TestTwoStartsAtOnce(t *testing.T) {
 	for _, test := range []struct{ name, first, second, want string }{
 		{"one spool", "spool", "spool", "spool is in use by another process"},
-		{"two spools", "spool", "other", "a running server listens there"},
+		{"two spools", "spool", "other", "address already in use"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			for range Rounds(50, 5) {
