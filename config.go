@@ -243,13 +243,13 @@ func (c *config) notFound(name string) string {
 	return text
 }
 
-// loadConfig reads and checks a file; with dryRun it may lack the secrets, or be none. err joins all that is wrong with
-// it, one "FILE:LINE: …" each; the configuration has what could be read. Of faults in the language err has the first
-// alone, and there is no configuration.
-func loadConfig(path string, dryRun bool) (*config, error) {
+// loadConfig reads and checks the file of o; for a dry run it may lack the secrets, or be none. err joins all that is
+// wrong with it, one "FILE:LINE: …" each; the configuration has what could be read. Of faults in the language err has
+// the first alone, and there is no configuration.
+func loadConfig(o options) (*config, error) {
 	text := dryRunTOML
-	if path != "" {
-		src, err := os.ReadFile(path)
+	if o.file != "" {
+		src, err := os.ReadFile(o.file)
 		if err != nil {
 			return nil, fmt.Errorf("slackboard: -c: %w", err)
 		}
@@ -257,12 +257,13 @@ func loadConfig(path string, dryRun bool) (*config, error) {
 	}
 	lines, err := parseTOML(text)
 	if err != nil {
-		return nil, fmt.Errorf("%s:%w", path, err)
+		return nil, fmt.Errorf("%s:%w", o.file, err)
 	}
-	l := &loader{config: &config{path: path}, row: map[any]int{}}
+	l := &loader{config: &config{path: o.file}, row: map[any]int{}}
 	l.read(lines)
 	l.readTLS()
-	if dryRun {
+	l.core.port = cmp.Or(o.port, l.core.port)
+	if o.dryRun {
 		l.core.slackURL = cmp.Or(l.core.slackURL, newSecret("http://127.0.0.1/")) // it is never called
 	}
 	l.resolve()
@@ -290,7 +291,7 @@ func (l *loader) read(lines []tomlLine) {
 	for _, line := range lines {
 		switch {
 		case line.header != "":
-			in = l.open(line, known)
+			in = l.begin(line, known)
 		case in.header == "":
 			l.fault(line.row, "key %q is outside of a section: write the [section] that it belongs to above it", line.key)
 		case in.keys != nil:
@@ -310,8 +311,8 @@ func (l *loader) read(lines []tomlLine) {
 	}
 }
 
-// open returns the section that a header begins. An unknown one has no keys.
-func (l *loader) open(line tomlLine, known map[string]section) section {
+// begin returns the section that a header begins. An unknown one has no keys.
+func (l *loader) begin(line tomlLine, known map[string]section) section {
 	s, ok := known[line.header]
 	if !ok {
 		headers := slices.Sorted(maps.Keys(known))
@@ -461,13 +462,17 @@ func (l *loader) readTLS() {
 	}
 }
 
-// destinations reports what could not be delivered.
+// destinations reports what could not be delivered, and who may post.
 func (l *loader) destinations() {
 	if len(l.tags) == 0 && l.credential == (credential{}) {
 		l.fault(l.row[&l.core], "there is no destination: set slack_url or slack_token in [core]")
 	}
 	if l.core.reportTag != "" && l.byTag[l.core.reportTag] == nil {
 		l.fault(l.row[&l.core.reportTag], "report_tag: there is no tag %q", l.core.reportTag)
+	}
+	if l.open() && l.core.tlsClientCA == "" && !local.MatchString(l.core.port) {
+		l.warnings = append(l.warnings, "anybody who reaches this server may post: "+
+			"set auth_token or tls_client_ca in [core], or port to 127.0.0.1:PORT")
 	}
 	for _, t := range l.tags {
 		if t.credential == (credential{}) {
@@ -488,6 +493,7 @@ var (
 	isLevel  = like(`panic|fatal|error|warn|info|debug`, "panic, fatal, error, warn, info or debug")
 	isName   = like(printable+`{1,64}`, "1 to 64 characters of ASCII without blanks and quotes")
 	isToken  = like(printable+`*\w`+printable+`*`, "a token: ASCII without blanks and quotes, and not \"...\"")
+	local    = regexp.MustCompile(`^(unix|127\.[0-9.]+|localhost|\[::1\]):`) // a port that other hosts cannot reach
 	isURL    = like(`https?://`+printable+`+`, "a URL like https://HOST/PATH: ASCII without blanks and quotes")
 )
 

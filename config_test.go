@@ -146,7 +146,7 @@ func TestConfigFaults(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			path := e2e.WriteFile(t, "s.toml", test.toml)
-			_, err := loadConfig(path, false)
+			_, err := loadConfig(options{file: path})
 			got := ""
 			if err != nil {
 				got = strings.ReplaceAll(err.Error(), path+":", "")
@@ -184,10 +184,10 @@ token = "SECRET-2"
 		t.Errorf("shown: %s", shown)
 	}
 	path := e2e.WriteFile(t, "shown.toml", shown)
-	if _, err := loadConfig(path, false); err == nil || strings.Count(err.Error(), ": wants a ") != 4 {
+	if _, err := loadConfig(options{file: path}); err == nil || strings.Count(err.Error(), ": wants a ") != 4 {
 		t.Errorf("starting with it: %v", err)
 	}
-	again, err := loadConfig(e2e.WriteFile(t, "unmasked.toml", unmasked(shown)), false)
+	again, err := loadConfig(options{file: e2e.WriteFile(t, "unmasked.toml", unmasked(shown))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,7 +198,7 @@ token = "SECRET-2"
 
 // dryRunConfig returns the configuration of a dry run without a file.
 func dryRunConfig() *config {
-	c, err := loadConfig("", true)
+	c, err := loadConfig(options{dryRun: true})
 	if err != nil {
 		panic(err)
 	}
@@ -222,7 +222,7 @@ func TestReadableSecrets(t *testing.T) {
 	}{
 		{"a literal", "[core]\nauth_token = 'env:TOKEN'\nslack_token = 'x'\n[[senders]]\nname = 'a'\ntoken = 'y'\n",
 			0o644, true},
-		{"not for others", "[core]\nslack_token = 'x'\n", 0o640, false},
+		{"not for others", "[core]\nauth_token = 'y'\nslack_token = 'x'\n", 0o640, false},
 		{"of a sender", "[core]\nslack_token = 'env:TOKEN'\n[[senders]]\nname = 'a'\ntoken = 'y'\n", 0o604, true},
 		{"references and none",
 			"[core]\nslack_url = ''\nslack_token = 'env:TOKEN'\n[[senders]]\nname = 'a'\ntoken = 'file:" + file + "'\n",
@@ -236,7 +236,7 @@ func TestReadableSecrets(t *testing.T) {
 		if test.warns {
 			want = []string{path + " holds a secret and everybody may read it: chmod o-r"}
 		}
-		c, err := loadConfig(path, false)
+		c, err := loadConfig(options{file: path})
 		if err != nil || !slices.Equal(c.warnings, want) {
 			t.Errorf("%s: %v, warnings %q, want %q", test.name, err, c.warnings, want)
 		}
@@ -248,7 +248,7 @@ func TestUnreadableSecrets(t *testing.T) {
 	path := e2e.WriteFile(t, "s.toml",
 		"[core]\nslack_token = 'env:NO_SUCH'\n[[senders]]\nname = 'a'\ntoken = 'file:/no/such'\n[[senders]]\nname = "+
 			"'a'\ntoken = 'env:NO_SUCH'\n")
-	if c, err := loadConfig(path, false); c == nil || err == nil || strings.Count(err.Error(), "\n") != 2 {
+	if c, err := loadConfig(options{file: path}); c == nil || err == nil || strings.Count(err.Error(), "\n") != 2 {
 		t.Errorf("got %v, %v", c, err)
 	}
 }
@@ -335,7 +335,7 @@ func TestNearest(t *testing.T) {
 
 func TestDryRunConfigIsValid(t *testing.T) {
 	path := e2e.WriteFile(t, "dry.toml", unmasked(dryRunConfig().masked()))
-	if _, err := loadConfig(path, false); err != nil {
+	if _, err := loadConfig(options{file: path}); err != nil {
 		t.Error(err)
 	}
 }
@@ -355,7 +355,7 @@ func FuzzConfig(f *testing.F) {
 			t.Skip("may read any file")
 		}
 		os.WriteFile(path, src, 0o600)
-		c, err := loadConfig(path, false)
+		c, err := loadConfig(options{file: path})
 		if err != nil {
 			for line := range strings.Lines(err.Error()) {
 				var n int
@@ -367,7 +367,7 @@ func FuzzConfig(f *testing.F) {
 		}
 		shown := c.masked()
 		os.WriteFile(path, []byte(unmasked(shown)), 0o600)
-		again, err := loadConfig(path, false)
+		again, err := loadConfig(options{file: path})
 		if err != nil {
 			t.Fatalf("%q is shown as %s: %v", src, shown, err)
 		}

@@ -800,8 +800,8 @@ func TestReportTag(t *testing.T) {
 			t.Errorf("counters: %+v", st)
 		}
 	})
-	_, err := loadConfig(e2e.WriteFile(t, "x.toml", "[core]\nslack_url='http://h.invalid/'\nreport_tag='x'\n"),
-		false)
+	path := e2e.WriteFile(t, "x.toml", "[core]\nslack_url='http://h.invalid/'\nreport_tag='x'\n")
+	_, err := loadConfig(options{file: path})
 	if err == nil || !strings.Contains(err.Error(), `:3: report_tag: there is no tag "x"`) {
 		t.Errorf("an unknown report_tag: %v", err)
 	}

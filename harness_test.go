@@ -28,7 +28,7 @@ func TestMain(m *testing.M) { e2e.Main(m) }
 // testConfig returns the configuration file written as toml, checked.
 func testConfig(t testing.TB, toml string) *config {
 	t.Helper()
-	c, err := loadConfig(e2e.WriteFile(t, "slackboard.toml", toml), false)
+	c, err := loadConfig(options{file: e2e.WriteFile(t, "slackboard.toml", toml)})
 	if err != nil {
 		t.Fatal(err)
 	}

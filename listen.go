@@ -3,6 +3,7 @@ package main
 // Where the server listens: the forms of core.port, sockets left behind or handed over by systemd, TLS.
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -10,9 +11,9 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -95,15 +96,6 @@ func inherited(n int) (listeners []net.Listener, err error) {
 	return listeners, nil
 }
 
-// exposed tells whether anybody on the network may post.
-func exposed(cfg *config, listeners []net.Listener) bool {
-	open := cfg.open() && cfg.core.tlsClientCA == ""
-	return open && slices.ContainsFunc(listeners, func(l net.Listener) bool {
-		at, ok := l.Addr().(*net.TCPAddr)
-		return ok && !at.IP.IsLoopback()
-	})
-}
-
 // door is a listener of the server. A new connection is served with the certificate that the configuration has then, if
 // any. While none can be accepted, Accept tries again; it logs that once.
 type door struct {
@@ -145,6 +137,38 @@ func limits() (connections, posts int) {
 func share(files int) (connections, posts int) {
 	posts = max(4, min((files-otherFiles)/8, maxPosts))
 	return max(4, min(files-otherFiles-2*posts, files/2, maxConnections)), posts
+}
+
+// newWebServer returns a server with at most this many open connections. When all are in use, idle ones are closed for
+// the next one. What requests wait for ends at stop.
+func newWebServer(s *server, most int, stop context.Context) *http.Server {
+	web := &http.Server{
+		Handler:           s.handler(),
+		BaseContext:       func(net.Listener) context.Context { return stop },
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		WriteTimeout:      60 * time.Second, // from the header on; more for sync=true
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    8 << 10, // thousands of short ones take 15 times as much memory
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+	}
+	connections := make(chan struct{}, most)
+	web.ConnState = func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew: // the next one is accepted when this returns
+			if len(connections) == most {
+				web.SetKeepAlivesEnabled(false) // closes those that are idle
+				defer web.SetKeepAlivesEnabled(true)
+			}
+			select {
+			case connections <- struct{}{}:
+			case <-stop.Done(): // Shutdown would not return before this does
+			}
+		case http.StateClosed:
+			<-connections
+		}
+	}
+	return web
 }
 
 // tellSystemd sends assignments such as READY=1 to the service manager, if there is one: sd_notify(3). Each becomes one

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -152,13 +151,9 @@ func (l *logs) dropped() int64 {
 }
 
 // warn logs what is questionable in cfg.
-func (l *logs) warn(cfg *config, listeners []net.Listener) {
+func (l *logs) warn(cfg *config) {
 	for _, warning := range cfg.warnings {
 		l.notice(warning)
-	}
-	if exposed(cfg, listeners) {
-		l.notice("anybody who reaches this server may post: " +
-			"set auth_token or tls_client_ca in [core], or port to 127.0.0.1:PORT")
 	}
 }
 

@@ -4,24 +4,23 @@
 // No file calls back up it:
 //
 //	main.go     this map; the flags and, in serve, the server's life from start to stop
-//	log.go      the log files
 //	config.go   the configuration: keys, defaults, checks, the masked view
 //	toml.go     the reader of the TOML subset that it is written in
-//	listen.go   where the server listens: ports, sockets, TLS, systemd
+//	listen.go   where the server listens: ports, sockets, TLS, systemd; how many connections it takes
 //	notify.go   HTTP in: the route table; decode, check, accept
+//	door.go     the ways in for programs that know Slack only
 //	auth.go     who may ask
 //	message.go  a message, and its route
-//	spool.go    the queue on disk: one writer, group commit (sync_*.go: fdatasync)
-//	load.go     what an earlier process left in it; carry.go, records move to new files
-//	record.go   its lines; recent.go, the idempotency keys; quota.go, how much may wait
+//	spool.go    the queue on disk (sync_linux.go, sync_other.go: fdatasync)
 //	deliver.go  lanes: one post at a time for each destination, in order; pauses and back-off
 //	reload.go   the configuration is read again, and what waits moves to where it leads then
 //	render.go   a message becomes what Slack gets, and several become one post
-//	slack.go    one post to Slack and what became of it
+//	slack.go    one post to Slack, and what its answer means
 //	messages.go the operators' API: list, send again, drop
 //	stat.go     one table of counters, and everything that shows them; health
+//	log.go      the log files
 //	ui.go       the page, with ui/
-//	cli/        what both clients share, and slackboard-cli; log/ has slackboard-log
+//	cli/        what both clients share; cli/slackboard-cli and log/slackboard-log are the clients
 package main
 
 import (
@@ -33,7 +32,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"runtime"
@@ -55,7 +53,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprint(stdout, text)
 		return 0
 	}
-	cfg, err := opts.load()
+	cfg, err := loadConfig(opts)
 	switch {
 	case opts.health && cfg != nil: // what is wrong does not matter: who asks need not be able to read the secrets
 		err = askReady(cfg)
@@ -121,9 +119,9 @@ func serve(opts options, cfg *config, logs *logs) error {
 		go func() { served <- web.Serve(&door{l, s.cfg, s.log}) }()
 		logs.notice("listening on " + l.Addr().String())
 	}
-	logs.warn(cfg, listeners)
+	logs.warn(cfg)
 	tellSystemd("READY=1")
-	go opts.reloadAt(hangUp, s, logs, listeners)
+	go opts.reloadAt(hangUp, s, logs)
 	err = s.attend(stop, served)
 	cancel() // from here on a second signal ends the process
 
@@ -253,47 +251,6 @@ func build() string {
 		}
 	}
 	return text
-}
-
-// load returns the configuration and what is wrong with it. If it cannot be read at all, there is only the latter.
-func (o options) load() (cfg *config, err error) {
-	cfg, err = loadConfig(o.file, o.dryRun)
-	if cfg != nil && o.port != "" {
-		cfg.core.port = o.port
-	}
-	return cfg, err
-}
-
-// newWebServer returns a server with at most this many open connections. When all are in use, idle ones are closed for
-// the next one. What requests wait for ends at stop.
-func newWebServer(s *server, most int, stop context.Context) *http.Server {
-	web := &http.Server{
-		Handler:           s.handler(),
-		BaseContext:       func(net.Listener) context.Context { return stop },
-		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       30 * time.Second,
-		WriteTimeout:      60 * time.Second, // from the header on; more for sync=true
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    8 << 10, // thousands of short ones take 15 times as much memory
-		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
-	}
-	connections := make(chan struct{}, most)
-	web.ConnState = func(_ net.Conn, state http.ConnState) {
-		switch state {
-		case http.StateNew: // the next one is accepted when this returns
-			if len(connections) == most {
-				web.SetKeepAlivesEnabled(false) // closes those that are idle
-				defer web.SetKeepAlivesEnabled(true)
-			}
-			select {
-			case connections <- struct{}{}:
-			case <-stop.Done(): // Shutdown would not return before this does
-			}
-		case http.StateClosed:
-			<-connections
-		}
-	}
-	return web
 }
 
 // printer is a Slack for dry runs: it prints every post, one JSON line each. Its output must not block. If that has no

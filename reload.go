@@ -4,7 +4,6 @@ package main
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"slices"
 	"strings"
@@ -16,17 +15,17 @@ const reloadRefused = "the last reload was refused, the configuration before it 
 
 // reloadAt reads the configuration again at each signal. It runs beside the rest of the server: a file that cannot be opened
 // at once, such as a pipe, must not keep that from its stop.
-func (o options) reloadAt(signals <-chan os.Signal, s *server, logs *logs, listeners []net.Listener) {
+func (o options) reloadAt(signals <-chan os.Signal, s *server, logs *logs) {
 	for range signals {
 		tellSystemd("RELOADING=1", fmt.Sprintf("MONOTONIC_USEC=%d", monotonicTime().Microseconds()))
-		o.reload(s, logs, listeners)
+		o.reload(s, logs)
 	}
 }
 
 // reload reads the configuration again: all of it changes over or, after an error, nothing.
-func (o options) reload(s *server, logs *logs, listeners []net.Listener) {
+func (o options) reload(s *server, logs *logs) {
 	running := s.cfg()
-	cfg, err := o.load()
+	cfg, err := loadConfig(o)
 	if err == nil {
 		err = logs.change(cfg)
 	}
@@ -45,7 +44,7 @@ func (o options) reload(s *server, logs *logs, listeners []net.Listener) {
 	}
 	s.spool.history.Store(cfg.spool.historyBytes)
 	logs.notice("the configuration was read again")
-	logs.warn(cfg, listeners)
+	logs.warn(cfg)
 	tellSystemd("READY=1", "STATUS=the configuration was read again")
 }
 
