@@ -361,9 +361,10 @@ func whatToWrite(name string, known []string) string {
 // place, by two letters at most and not by more than half of name. Case and brackets do not count.
 func nearest(name string, names []string) (found string) {
 	plain := func(s string) string { return strings.ToLower(strings.Trim(s, "[]")) }
+	name = plain(name)
 	least := min(2, len(name)/2) + 1
 	for _, other := range names {
-		a, b := plain(name), plain(other)
+		a, b := name, plain(other)
 		for a != "" && b != "" && a[0] == b[0] {
 			a, b = a[1:], b[1:]
 		}
