@@ -293,7 +293,7 @@ func (l *loader) read(lines []tomlLine) {
 		case line.header != "":
 			in = l.begin(line, known)
 		case in.header == "":
-			l.fault(line.row, "key %q is outside of a section: write the [section] that it belongs to above it", line.key)
+			l.fault(line.row, "key %q is outside of a section: write its [section] above it", line.key)
 		case in.keys != nil:
 			l.key(in, line)
 		}

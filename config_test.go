@@ -23,9 +23,9 @@ func TestConfigFaults(t *testing.T) {
 		{"unknown key", head + "prot = 1\n", []string{`3: unknown key "prot" in [core]: write port`}},
 		{"unknown section", head + "[cores]\nx = 1\n", []string{"3: unknown section [cores]: write [core]"}},
 		{"key outside", "port = 1\n" + head,
-			[]string{`1: key "port" is outside of a section: write the [section] that it belongs to above it`}},
+			[]string{`1: key "port" is outside of a section: write its [section] above it`}},
 		{"no section of that name", "x = 1\n" + head + "[net]\nport = 'x'\n",
-			[]string{`1: key "x" is outside of a section: write the [section] that it belongs to above it`,
+			[]string{`1: key "x" is outside of a section: write its [section] above it`,
 				"4: unknown section [net]: known are [[senders]], [[tags]], [core], [log], [spool], [ui]"}},
 		{"key of another section", head + "dir = '/x'\n",
 			[]string{`3: unknown key "dir" in [core]: known are port, socket_mode, auth_token, tls_cert, tls_key, ` +

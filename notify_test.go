@@ -155,7 +155,8 @@ func TestOriginal(t *testing.T) {
 			[]string{`{"attachments":[{"text":"x"}]}`}},
 
 		{"unknown tag", "/notify", `{"tag":"nope","text":"hi"}`, 400, "tag:nope is not found", nil},
-		{"misspelt tag", "/notify", `{"tag":"Default","text":"hi"}`, 400, "tag:Default is not found: the nearest is defaults", nil},
+		{"misspelt tag", "/notify", `{"tag":"Default","text":"hi"}`, 400,
+			"tag:Default is not found: the nearest is defaults", nil},
 		{"unknown tag, sync", "/notify", `{"tag":"nope","text":"hi","sync":true}`, 400, "tag:nope is not found", nil},
 		{"no tag", "/notify", `{"text":"hi"}`, 400, "tag is missing", nil},
 		{"no text", "/notify", `{"tag":"general","text":" \n"}`, 400, "text is missing", nil},

@@ -13,8 +13,8 @@ import (
 // reloadRefused is what the service manager shows after a reload that met an error.
 const reloadRefused = "the last reload was refused, the configuration before it stays: see the log"
 
-// reloadAt reads the configuration again at each signal. It runs beside the rest of the server: a file that cannot be opened
-// at once, such as a pipe, must not keep that from its stop.
+// reloadAt reads the configuration again at each signal. It runs beside the rest of the server: a file that cannot be
+// opened at once, such as a pipe, must not keep that from its stop.
 func (o options) reloadAt(signals <-chan os.Signal, s *server, logs *logs) {
 	for range signals {
 		tellSystemd("RELOADING=1", fmt.Sprintf("MONOTONIC_USEC=%d", monotonicTime().Microseconds()))

@@ -42,9 +42,9 @@ var (
 	errTOMLCharacter = errors.New("a control character, or not UTF-8")
 	errTOMLName      = errors.New("wants [NAME], [[NAME]] or NAME = VALUE, and nothing behind it: " +
 		"dotted keys, nested tables and multi-line strings are not supported")
-	errTOMLValue = errors.New(`wants a value, and nothing behind it: a "string" or 'string' (in straight quotes, with no ` +
-		`escapes but \b \t \n \f \r \" \\ \uXXXX \UXXXXXXXX), a decimal integer, true or false; arrays, inline tables, ` +
-		"multi-line strings, floats, dates, times and other number bases are not supported")
+	errTOMLValue = errors.New(`wants a value, and nothing behind it: a "string" or 'string' (in straight quotes, ` +
+		`with no escapes but \b \t \n \f \r \" \\ \uXXXX \UXXXXXXXX), a decimal integer, true or false; ` +
+		"arrays, inline tables, multi-line strings, floats, dates, times and other number bases are not supported")
 )
 
 // parseTOML returns what the lines of src say, without empty lines and comments. err, if any, is the first fault, as

@@ -98,22 +98,29 @@ var tomlInvalid = []tomlFault{
 	{"bad U escape", `k = "\U0001F60"|k = "\Users\\me"|k = "\U"`, 1, "wants a value"},
 	{"surrogate", `k = "\uD800"|k = "\udfff"|k = "\uD83D\uDE00"|k = "\U0000D800"|k = "\U0000DFFF"`, 1, "wants a value"},
 	{"over 10FFFF", `k = "\U00110000"|k = "\UFFFFFFFF"|k = "\U80000041"`, 1, "wants a value"},
-	{"basic string not closed", `k = "a|k = "|k = "a\"|k = "a'|k = "a” # c` + "|k = \"a\nb\"|k = \"a\r\nb\"|k = \"a\n\"", 1, "wants a value"},
-	{"literal string not closed", `k = 'a|k = '|k = 'a"|k = 'a’` + "|k = 'a\nb'|k = 'a\r\nb'|k = 'a\n'", 1, "wants a value"},
+	{"basic string not closed", `k = "a|k = "|k = "a\"|k = "a'|k = "a” # c` + "|k = \"a\nb\"|k = \"a\r\nb\"|" +
+		"k = \"a\n\"", 1, "wants a value"},
+	{"literal string not closed", `k = 'a|k = '|k = 'a"|k = 'a’` + "|k = 'a\nb'|k = 'a\r\nb'|k = 'a\n'", 1,
+		"wants a value"},
 	{"literal string with its quote", `k = 'it's'|k = 'a\''`, 1, "wants a value"},
 	{"quoted key not closed", "\"k = 1\nl = 2|\"k|\"a\nb\" = 1", 1, "wants [NAME]"},
 	{"multi-line key", `"""k""" = 1|'''k''' = 1`, 1, "wants [NAME]"},
 
-	{"NUL", "k = \"\x00\"|k = '\x00'|k = 1\x00|[ab]#\x00|# abc\x00|'abcd\x00' = 1|abcde\x00 = 1|[abcd\x00]", 1, "a control character, or not UTF-8"},
+	{"NUL", "k = \"\x00\"|k = '\x00'|k = 1\x00|[ab]#\x00|# abc\x00|'abcd\x00' = 1|abcde\x00 = 1|[abcd\x00]", 1,
+		"a control character, or not UTF-8"},
 	{"NUL alone", "k = 1\n\x00", 2, "a control character, or not UTF-8"},
 	{"NUL for a value", "k = \x00", 1, "a control character, or not UTF-8"},
-	{"0x1f", "k = \"\x1f\"|k = '\x1f'|k = 1\x1f|[ab]#\x1f|# éa \x1f|'abcd\x1f' = 1|abcde\x1f = 1|k = 1\x1f\n", 1, "a control character, or not UTF-8"},
-	{"DEL", "k = \"\x7f\"|k = '\x7f'|k = 1\x7f|[ab]#\x7f|# éa \x7f|'abcd\x7f' = 1|abcde\x7f = 1", 1, "a control character, or not UTF-8"},
+	{"0x1f", "k = \"\x1f\"|k = '\x1f'|k = 1\x1f|[ab]#\x1f|# éa \x1f|'abcd\x1f' = 1|abcde\x1f = 1|k = 1\x1f\n", 1,
+		"a control character, or not UTF-8"},
+	{"DEL", "k = \"\x7f\"|k = '\x7f'|k = 1\x7f|[ab]#\x7f|# éa \x7f|'abcd\x7f' = 1|abcde\x7f = 1", 1,
+		"a control character, or not UTF-8"},
 	{"control character after a backslash", "k = \"\\\x1f\"", 1, "a control character, or not UTF-8"},
 	{"control character for a blank", "k = 1\v|k = 1\f|[abc]\b|    k\x0e= 1", 1, "a control character, or not UTF-8"},
-	{"bare carriage return", "k = 1\rl = 2|k = 1\r\r\n|k = \"\rb\"|k = '\rb'|# abc\rd|'abcd\r' = 1", 1, "a control character, or not UTF-8"},
+	{"bare carriage return", "k = 1\rl = 2|k = 1\r\r\n|k = \"\rb\"|k = '\rb'|# abc\rd|'abcd\r' = 1", 1,
+		"a control character, or not UTF-8"},
 	{"bare carriage return alone", "k = 1\n\r\r", 2, "a control character, or not UTF-8"},
-	{"bad UTF-8", "k = \"\xff\"|k = '\xc3'|k = 1\xda|# éa \xc3(|'abcd\xe9' = 1|abcde\xe9 = 1|k = '\xc0\xaf'|k = '\xed\xa0\x80'", 1, "a control character, or not UTF-8"},
+	{"bad UTF-8", "k = \"\xff\"|k = '\xc3'|k = 1\xda|# éa \xc3(|'abcd\xe9' = 1|abcde\xe9 = 1|k = '\xc0\xaf'|" +
+		"k = '\xed\xa0\x80'", 1, "a control character, or not UTF-8"},
 	{"UTF-16", "\xfe\xff\x00k|\xff\xfek\x00", 1, "a control character, or not UTF-8"},
 	{"byte order mark not at the start", "k = 1\n\ufeffl = 2", 2, "wants [NAME]"},
 	{"byte order mark twice", "\ufeff\ufeffk = 1|\ufeff\ufeff", 1, "wants [NAME]"},
@@ -143,7 +150,8 @@ var tomlInvalid = []tomlFault{
 	{"leading underscore", "k = _1|k = +_1|k = -_1|k = _", 1, "wants a value"},
 	{"signs", "k = ++1|k = -+1|k = --1|k = -|k = + 1", 1, "wants a value"},
 	{"not quite an integer", "k = +-1|k = 1+|k = 1+1|k = 30s|k = 1h|k = 2ab", 1, "wants a value"},
-	{"no quotes", "k = True|k = TRUE|k = FALSE|k = tru|k = truee|k = true1|k = Inf|k = NaN|k = nil|k = abc def|k = https://x|k = .5", 1, "wants a value"},
+	{"no quotes", "k = True|k = TRUE|k = FALSE|k = tru|k = truee|k = true1|k = Inf|k = NaN|k = nil|k = abc def|" +
+		"k = https://x|k = .5", 1, "wants a value"},
 	{"no quotes at a sign", "k = #ops|k = /tmp|k = `x`|k = @x|k = $x|k = <x>|k = \\x", 1, "wants a value"},
 	{"typographic double quote", "k = “x”|k = „x“|k = ”x”|k = «x»|k = »x«", 1, "wants a value"},
 	{"typographic single quote", "k = ‘x’|k = ’x’|k = ‚x‘|k = ‛x’", 1, "wants a value"},
@@ -156,7 +164,8 @@ func TestTOMLInvalid(t *testing.T) { testTOMLFaults(t, tomlInvalid) }
 var tomlUnsupported = []tomlFault{
 	{"dotted keys", "'a'.b = 1|abc.'d'.e = 1|abc.= 1|a  .b = 1", 1, ""},
 	{"nested tables", "[ a.b]|[a .b]|[[a.b]]|[ab.]", 1, ""},
-	{"multi-line strings", `k = """a"""|k = """"""|k = """"a"""|k = '''a'''|k = ''''''` + "|k = \"\"\"\na\n\"\"\"|k = '''\na'''", 1, ""},
+	{"multi-line strings", `k = """a"""|k = """"""|k = """"a"""|k = '''a'''|k = ''''''` + "|k = \"\"\"\na\n\"\"\"|" +
+		"k = '''\na'''", 1, ""},
 	{"arrays", "k = []|k = [1]|k = [ 'a', 'b' ]|k = [\n1 ]|k = [[1], [2]]|k = [{}]", 1, ""},
 	{"inline tables", "k = {}|k = { a = 1 }|k = {a.b = {}}", 1, ""},
 	{"floats", "k = 1.5|k = +1.5|k = -0.0|k = 1e3|k = 1E+3|k = 0e0|k = 5e-3|k = 6.02e-23|k = 1_0.5|k = 1e1_0|k = " +
@@ -187,7 +196,8 @@ func TestTOMLErrorsHideValues(t *testing.T) {
 			"k = 12_SECRETSECRET|k = 1.5SECRETSECRET|k = 0xSECRETSECRET|k = 1979-05-27TSECRETSECRET"},
 		{"a quote missing", `k = URL"|k = URL'|k = "URL|k = 'URL|k = "URL'` + "|k = \"URL\nl = \"x\""},
 		{"typographic quotes", `k = “URL”|k = ‘URL’|k = «URL»|k = "URL”|k = “URL"|k = 'URL’`},
-		{"bad escape", `k = "URL\q"|k = "\qURL"|k = "\SECRETSECRET"|k = "\uSECRETSECRET"|k = "\USECRETSECRET"|k = "URL\`},
+		{"bad escape", `k = "URL\q"|k = "\qURL"|k = "\SECRETSECRET"|k = "\uSECRETSECRET"|k = "\USECRETSECRET"|` +
+			`k = "URL\`},
 		{"bad character", "k = \"URL\x00\"|k = \"URL\r\"|k = \"URL\xff\"|k = \xffURL|k = URL\x7f"},
 		{"after something valid", `k = "" URL|k = "a" "URL"|k = 1 URL|k = trueURL|k = 1"URL"|[a] URL|[a] "URL"`},
 		{"text after it", `k = "URL" x|k = 'URL'x|k = "URL""URL"`},
@@ -240,7 +250,8 @@ func FuzzTOML(f *testing.F) {
 }
 
 func FuzzTOMLQuote(f *testing.F) {
-	for _, s := range []string{"", "a", `"\'`, `\u0041`, "\x00\b\t\n\f\r\x1f\x7f\u0080", "\ufeff\ufffd\uffff😀\U0010ffff\u2028", "a\nb = 1", "#"} {
+	for _, s := range []string{"", "a", `"\'`, `\u0041`, "\x00\b\t\n\f\r\x1f\x7f\u0080",
+		"\ufeff\ufffd\uffff😀\U0010ffff\u2028", "a\nb = 1", "#"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

@@ -308,15 +308,16 @@ func TestSecretsByReference(t *testing.T) {
 	if _, _, stderr := RunProgram(t, "", nil, "slackboard", "-t", "-c", hook); strings.Count(stderr, "\n") != 1 {
 		t.Errorf("one fault is reported as %s", stderr)
 	}
+	badToken := `2: auth_token in [core]: wants a token: ASCII without blanks and quotes, and not "..."`
 	for value, want := range map[string]string{
 		"env:NO_SUCH_THING": `2: auth_token in [core]: there is nothing in env:NO_SUCH_THING`,
 		"file:/no/such/file": `2: auth_token in [core]: open /no/such/file: no such file or ` +
 			`directory`,
 		"file:" + file("empty", "\n", 0o600): `2: auth_token in [core]: there is nothing in file:` +
 			filepath.Join(dir, "empty"),
-		"file:" + file("words", "a b\n", 0o600):     `2: auth_token in [core]: wants a token: ASCII without blanks and quotes, and not "..."`,
-		"file:" + file("blank", "S3CRET \n", 0o600): `2: auth_token in [core]: wants a token: ASCII without blanks and quotes, and not "..."`,
-		"env:BLANK": `2: auth_token in [core]: wants a token: ASCII without blanks and quotes, and not "..."`,
+		"file:" + file("words", "a b\n", 0o600):     badToken,
+		"file:" + file("blank", "S3CRET \n", 0o600): badToken,
+		"env:BLANK": badToken,
 		"env:EMPTY": `2: auth_token in [core]: there is nothing in env:EMPTY`,
 	} {
 		bad := file("bad.toml", WithCore(ServerConfig(slack.URL), "auth_token = '"+value+"'"), 0o600)

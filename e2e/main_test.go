@@ -194,7 +194,8 @@ func TestUsage(t *testing.T) {
 		{"-nope", 2, "slackboard: flag provided but not defined: -nope: see slackboard -h\n"},
 		{"-t=maybe", 2, `slackboard: invalid boolean value "maybe" for -t`},
 		{"-c", 2, "slackboard: flag needs an argument: -c: see slackboard -h\n"},
-		{"-dry-run -port x", 2, `slackboard: invalid value "x" for flag -port: "x" is not PORT, HOST:PORT or unix:/path`},
+		{"-dry-run -port x", 2,
+			`slackboard: invalid value "x" for flag -port: "x" is not PORT, HOST:PORT or unix:/path`},
 		{"-c /no/such/file", 1, "slackboard: -c: open /no/such/file: no such file or directory\n"},
 	} {
 		code, stdout, stderr := RunProgram(t, "", nil, "slackboard", strings.Fields(test.args)...)
