@@ -8,10 +8,8 @@ import (
 	"embed"
 	"fmt"
 	"io/fs"
-	"mime"
 	"net/http"
 	"os"
-	"path"
 	"strings"
 	"time"
 )
@@ -38,21 +36,16 @@ func (s *server) page(w http.ResponseWriter, r *http.Request) {
 	if name == "" || strings.HasSuffix(name, "/") {
 		name += "index.html"
 	}
-	info, err := os.Stat(root)
-	own := err == nil && info.IsDir()
-	var content []byte
-	if own {
-		content, err = fs.ReadFile(os.DirFS(root), name)
+	files, _ := fs.Sub(builtIn, "ui")
+	if info, err := os.Stat(root); err == nil && info.IsDir() {
+		files = os.DirFS(root)
 	} else {
-		content, err = builtIn.ReadFile("ui/" + name)
 		w.Header().Set("Content-Security-Policy", pagePolicy)
 	}
+	content, err := fs.ReadFile(files, name)
 	if err != nil {
 		answer{status: http.StatusNotFound, Message: "there is nothing at " + r.URL.Path}.send(w)
 		return
-	}
-	if kind := mime.TypeByExtension(path.Ext(name)); kind != "" { // else net/http looks at the content
-		w.Header().Set("Content-Type", kind)
 	}
 	w.Header().Set("Referrer-Policy", "no-referrer")
 	w.Header().Set("Cache-Control", "no-cache")
