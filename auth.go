@@ -92,7 +92,7 @@ func (s *server) guarded(needs access, h http.HandlerFunc) http.HandlerFunc {
 
 // unauthorized counts a request without a token that will do, and returns what it is answered.
 func (s *server) unauthorized(w http.ResponseWriter) answer {
-	s.stats.refuse()
+	s.stats.locked(func() { s.stats.Unauthorized++ })
 	w.Header().Set("WWW-Authenticate", `Basic realm="slackboard", charset="UTF-8"`)
 	how := "the token is missing or wrong: send it as Authorization: Bearer TOKEN, or as the password"
 	return answer{status: http.StatusUnauthorized, code: "invalid_auth", Message: how}

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -18,64 +17,68 @@ import (
 )
 
 const (
-	listLimit  = 100
 	listedText = 1 << 10 // bytes of a text in a list
 	atOnce     = 100     // dead letters that are sent again or dropped in one write of the spool
+
+	beingPosted = "being posted at this moment"
 )
 
 // messageView is a message as an operator sees it.
 type messageView struct {
-	ID            string     `json:"id"`
-	State         string     `json:"state"` // waiting, dead, delivered or dropped
-	Tag           string     `json:"tag"`   // "" for /notify-directly
-	Channel       string     `json:"channel"`
-	Host          string     `json:"host"`
-	Sender        string     `json:"sender"` // whose token it came with, "" for an operator's or none
-	Level         string     `json:"level"`
-	Title         string     `json:"title"`
-	Text          string     `json:"text"` // or the payload; in a list its first 1,024 bytes
-	AcceptedAt    time.Time  `json:"accepted_at"`
-	Attempts      int        `json:"attempts"`
-	Before        int        `json:"before"`          // messages of its destination that wait in front of it
-	NextAttemptAt *time.Time `json:"next_attempt_at"` // at its destination; null: it is being posted, or does not wait
-	DeliveredAt   *time.Time `json:"delivered_at"`
-	DroppedAt     *time.Time `json:"dropped_at"`
-	Trouble       string     `json:"trouble"` // why it has to wait longer than for its turn: failing, paused or unreachable
-	Error         string     `json:"error"`   // that in words, or why it is a dead letter
+	ID            string    `json:"id"`
+	State         string    `json:"state"` // waiting, dead, delivered or dropped
+	Tag           string    `json:"tag"`   // "" for /notify-directly
+	Channel       string    `json:"channel"`
+	Host          string    `json:"host"`
+	Sender        string    `json:"sender"` // whose token it came with, "" for an operator's or none
+	Level         string    `json:"level"`
+	Title         string    `json:"title"`
+	Text          string    `json:"text"` // or the payload; in a list its first 1,024 bytes
+	AcceptedAt    time.Time `json:"accepted_at"`
+	Attempts      int       `json:"attempts"`
+	Before        int       `json:"before"`          // messages of its destination that wait in front of it
+	NextAttemptAt moment    `json:"next_attempt_at"` // at its destination; null: it is being posted, or does not wait
+	DeliveredAt   moment    `json:"delivered_at"`
+	DroppedAt     moment    `json:"dropped_at"`
+	Trouble       string    `json:"trouble"` // why it waits longer than for its turn: failing, paused or unreachable
+	Error         string    `json:"error"`   // that in words, or why it is a dead letter
 
 	// As Slack gets it, or got it, alone in a post; null if its tag is gone. Not in lists.
 	Payload json.RawMessage `json:"payload,omitempty"`
 }
 
-// view returns a message for an operator: the one of w, and what became says became of it (a zero line: it waits).
-func (s *server) view(w, became line) (v messageView, err error) {
+// view returns a message for an operator: the one of w, and what became says became of it (a zero line: it waits). The
+// view of a whole message has the payload.
+func (s *server) view(w, became line, whole bool) (v messageView, err error) {
 	m, err := w.message()
 	if err != nil {
 		return v, err
 	}
+	to, t, gone := s.cfg().lookup(m.route)
 	v = messageView{
-		ID: m.ID, State: became.state(), Tag: m.route.tag, Channel: m.route.channel, Host: m.Host, Sender: m.Sender,
+		ID: m.ID, State: became.state(), Tag: m.route.tag, Channel: to.channel, Host: m.Host, Sender: m.Sender,
 		Level: m.Level, Title: m.Title, Text: m.Text, AcceptedAt: m.acceptedAt().UTC(), Attempts: became.attempts,
-	}
-	if to, t, err := s.cfg().lookup(m.route); err == nil && t != nil {
-		v.Channel = to.channel
 	}
 	if m.Payload != nil {
 		var p struct{ Text string }
-		if json.Unmarshal(m.Payload, &p); p.Text == "" {
-			p.Text = string(m.Payload)
-		}
-		v.Text = p.Text
+		json.Unmarshal(m.Payload, &p)
+		v.Text = cmp.Or(p.Text, string(m.Payload))
 	}
-	switch at := time.UnixMilli(became.at).UTC(); v.State {
+	at := moment{time.UnixMilli(became.at)}
+	switch v.State {
 	case "dead":
 		v.Error = became.reason
 	case "delivered":
-		v.DeliveredAt = &at
+		v.DeliveredAt = at
 	case "dropped":
-		v.DroppedAt = &at
+		v.DroppedAt = at
 	default:
 		s.deliver.addWaiting(&v, m.route, w.seq)
+	}
+	if !whole {
+		v.Text = shortened(v.Text)
+	} else if gone == nil {
+		v.Payload = render(m, t, cmp.Or(v.DeliveredAt.Time, time.Now()))
 	}
 	return v, nil
 }
@@ -101,17 +104,13 @@ func (d *deliverer) addWaiting(v *messageView, r route, seq uint64) {
 	if l == nil {
 		return
 	}
-	v.Before = at
-	v.Trouble, _ = l.trouble(time.Now())
-	if v.Error = l.err; l.account.until.After(time.Now()) {
-		v.Error = l.account.err
-	}
+	t, _ := l.trouble(time.Now())
+	v.Before, v.Trouble, v.Error = at, t.Kind, t.Reason
 	if at < max(1, l.head.group) {
 		v.Attempts = l.head.attempts
 	}
-	if next := d.nextTurn(l); at >= l.posting && !next.IsZero() {
-		next = next.UTC()
-		v.NextAttemptAt = &next
+	if at >= l.posting {
+		v.NextAttemptAt = moment{l.nextTurn()}
 	}
 }
 
@@ -121,8 +120,8 @@ func (d *deliverer) find(r route, seq uint64) (l *lane, at int) {
 	if l = d.lanes[to]; l == nil {
 		return nil, 0
 	}
-	at, ok := slices.BinarySearchFunc(l.waiting, seq, func(w waiter, seq uint64) int { return cmp.Compare(w.seq(), seq) })
-	if !ok { // they are not quite in order behind messages that were posted together
+	at, _ = slices.BinarySearch(l.waiting, newWaiter(seq, 0))
+	if at == len(l.waiting) || l.waiting[at].seq() != seq { // they are not quite in order behind messages that were posted together
 		at = slices.IndexFunc(l.waiting, func(w waiter) bool { return w.seq() == seq })
 	}
 	if at < 0 {
@@ -132,9 +131,7 @@ func (d *deliverer) find(r route, seq uint64) (l *lane, at int) {
 }
 
 // nextTurn returns when l may have its next turn.
-func (d *deliverer) nextTurn(l *lane) time.Time {
-	return slices.MaxFunc([]time.Time{l.next(), l.account.until, time.Now()}, time.Time.Compare)
-}
+func (l *lane) nextTurn() time.Time { return latest(l.next(), l.account.until, time.Now()) }
 
 // shortened returns the first bytes of s.
 func shortened(s string) string {
@@ -144,20 +141,21 @@ func shortened(s string) string {
 	return strings.ToValidUTF8(s[:listedText], "") + "…"
 }
 
-// alone lets one look-up read the log at a time: it takes memory. It returns false if the client went away meanwhile.
-func (s *server) alone(ctx context.Context) bool {
+// alone lets one look-up read the log at a time: it takes memory.
+func (s *server) alone(ctx context.Context, look func() error) error {
 	select {
 	case s.looking <- struct{}{}:
-		return true
+		defer func() { <-s.looking }()
+		return look()
 	case <-ctx.Done():
-		return false
+		return ctx.Err()
 	}
 }
 
 // search is what an operator looks for: messages of a state ("any": of all), of a tag ("": of all), that say q.
 type search struct {
 	state, tag, q string // q in lower case
-	newest        bool   // the last accepted first, else the first
+	order         string // newest: the last accepted first; oldest: the first
 	offset, limit int
 }
 
@@ -167,82 +165,70 @@ var states = []string{"waiting", "dead", "delivered", "dropped", "any"}
 // readSearch reads the query of r.
 func readSearch(r *http.Request) (q search, err error) {
 	query := r.URL.Query()
-	q = search{state: query.Get("state"), tag: query.Get("tag"), newest: true, limit: listLimit}
-	q.q = strings.ToLower(query.Get("q"))
-	if !slices.Contains(states, q.state) {
-		return q, fmt.Errorf("state=%s: it has to be one of %s", q.state, strings.Join(states, ", "))
-	}
-	switch order := query.Get("order"); order {
-	case "", "newest":
-	case "oldest":
-		q.newest = false
-	default:
-		return q, fmt.Errorf("order=%s: it has to be oldest or newest", order)
-	}
-	number := func(name string, to *int, least, most int) {
-		if text := query.Get(name); text != "" && err == nil {
-			if *to, err = strconv.Atoi(text); err != nil || *to < least || *to > most {
-				err = fmt.Errorf("%s=%s is not a number from %d to %d", name, text, least, most)
-			}
+	number := func(name string, preset, least, most int) int {
+		text := cmp.Or(query.Get(name), strconv.Itoa(preset))
+		n, wrong := strconv.Atoi(text)
+		if wrong != nil || n < least || n > most {
+			err = badRequest("%s=%s is not a number from %d to %d", name, text, least, most)
 		}
+		return n
 	}
-	number("limit", &q.limit, 1, 100_000)
-	number("offset", &q.offset, 0, 1<<31-1)
-	return q, err
+	q = search{
+		state: query.Get("state"), tag: query.Get("tag"), q: strings.ToLower(query.Get("q")),
+		order:  cmp.Or(query.Get("order"), "newest"),
+		offset: number("offset", 0, 0, 1<<30), limit: number("limit", 100, 1, 100_000),
+	}
+	if !slices.Contains(states, q.state) {
+		err = badRequest("state=%s: it has to be one of %s", q.state, strings.Join(states, ", "))
+	}
+	if q.order != "newest" && q.order != "oldest" {
+		err = badRequest("order=%s: it has to be oldest or newest", q.order)
+	}
+	return q, cmp.Or(onlyKnown(r, "state", "tag", "q", "order", "offset", "limit"), err)
 }
 
-// onlyKnown answers 400 and returns false if the query has a parameter besides known: what it asks for would be missing.
-func onlyKnown(w http.ResponseWriter, r *http.Request, known ...string) bool {
+// onlyKnown returns an error if the query has a parameter besides known: what it asks for would be missing.
+func onlyKnown(r *http.Request, known ...string) error {
 	for name := range r.URL.Query() {
 		if !slices.Contains(known, name) {
-			badRequest("%s is not known here, but: %s", name, strings.Join(known, ", ")).send(w)
-			return false
+			return badRequest("%s is not known here, but: %s", name, strings.Join(known, ", "))
 		}
 	}
-	return true
+	return nil
 }
 
 func (s *server) listMessages(w http.ResponseWriter, r *http.Request) {
-	if !onlyKnown(w, r, "state", "tag", "q", "order", "offset", "limit") {
-		return
-	}
 	q, err := readSearch(r)
-	if err != nil {
-		badRequest("%v", err).send(w)
-		return
+	if err == nil {
+		err = s.alone(r.Context(), func() error { return s.list(r.Context(), w, q) })
 	}
-	if !s.alone(r.Context()) {
-		return
-	}
-	defer func() { <-s.looking }()
-	found, totals, err := s.find(r.Context(), q)
 	if err != nil {
-		counted(w, 0, err)
-		return
+		reply(w, nil, err)
+	}
+}
+
+// list writes message by message: together they may be large.
+func (s *server) list(ctx context.Context, w http.ResponseWriter, q search) error {
+	all, totals, err := s.find(ctx, q)
+	if err != nil {
+		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
 	io.WriteString(w, `{"messages": [`)
 	separator := "\n"
-	for _, f := range found[min(q.offset, len(found)):] {
+	for _, f := range all[min(q.offset, len(all)):min(q.offset+q.limit, len(all))] {
 		m, became, err := f.read(s.spool)
 		if err != nil { // it has ended or moved meanwhile
 			continue
 		}
-		if v, err := s.view(m, became); err == nil {
-			v.Text = shortened(v.Text)
+		if v, err := s.view(m, became, false); err == nil {
 			io.WriteString(w, separator)
 			w.Write(encode(v))
 			separator = ",\n"
 		}
 	}
-	all, total := ordered{}, 0
-	for _, state := range states[:4] {
-		all = append(all, state, totals[state])
-		if q.state == state || q.state == "any" {
-			total += totals[state]
-		}
-	}
-	fmt.Fprintf(w, "\n], \"total\": %d, \"totals\": %s}\n", total, encode(all))
+	fmt.Fprintf(w, "\n], \"total\": %d, \"totals\": %s}\n", len(all), encode(totals))
+	return nil
 }
 
 // found is a message: its number, where its W line lies, and where its D line does (0: it has none).
@@ -261,35 +247,25 @@ func (f found) read(s *spool) (w, became line, err error) {
 	return w, became, err
 }
 
-// find returns the first offset+limit messages of what q looks for, and how many there are of each state. It keeps
-// nothing but numbers: a million may wait.
-func (s *server) find(ctx context.Context, q search) (list []found, totals map[string]int, err error) {
-	totals = map[string]int{}
-	most := q.offset + q.limit
-	cut := func() {
-		slices.SortFunc(list, func(a, b found) int {
-			if q.newest {
-				a, b = b, a
-			}
-			return cmp.Compare(a.seq, b.seq)
-		})
-		list = list[:min(most, len(list))]
-	}
+// find returns all messages of what q looks for, and how many there are of each state. It keeps nothing but numbers: a
+// million may wait.
+func (s *server) find(ctx context.Context, q search) (all []found, totals map[string]int, err error) {
+	totals = map[string]int{"waiting": 0, "dead": 0, "delivered": 0, "dropped": 0}
 	err = s.spool.all(ctx, func(w, became line) {
 		if !s.matches(q, w, became) {
 			return
 		}
 		state := became.state()
 		totals[state]++
-		if q.state != state && q.state != "any" {
-			return
-		}
-		if list = append(list, found{w.seq, w.lies, became.lies}); len(list)/2-500 > most {
-			cut()
+		if q.state == state || q.state == "any" {
+			all = append(all, found{w.seq, w.lies, became.lies})
 		}
 	})
-	cut()
-	return list, totals, err
+	slices.SortFunc(all, func(a, b found) int { return cmp.Compare(a.seq, b.seq) })
+	if q.order == "newest" {
+		slices.Reverse(all)
+	}
+	return all, totals, err
 }
 
 // matches tells whether q looks for a message, whatever its state.
@@ -304,95 +280,109 @@ func (s *server) matches(q search, w, became line) bool {
 	if err != nil {
 		return false
 	}
-	reason := ""
+	var x line
 	if became.kind == 'X' {
-		_, x, _ := s.spool.read(w.seq)
-		reason = x.reason
+		_, x, _ = s.spool.read(w.seq)
 	}
 	to, _, _ := s.cfg().lookup(m.route)
 	text := strings.Join([]string{m.ID, m.route.tag, m.route.channel, to.channel, m.Host, m.Sender, m.Title, m.Text,
-		string(m.Payload), reason}, "\n")
+		string(m.Payload), x.reason}, "\n")
 	return strings.Contains(strings.ToLower(text), q.q)
 }
 
+// named returns the message that the path names, and what became of it.
+func (s *server) named(r *http.Request) (m, became line, err error) {
+	err = s.alone(r.Context(), func() (err error) {
+		m, became, err = s.spool.find(r.PathValue("id"))
+		return err
+	})
+	return m, became, err
+}
+
 func (s *server) showMessage(w http.ResponseWriter, r *http.Request) {
-	s.one(w, r, func(w http.ResponseWriter, m, became line) {
-		v, err := s.view(m, became)
-		if err != nil {
-			counted(w, 0, err)
-			return
-		}
-		if m, err := m.message(); err == nil {
-			v.Payload = s.payloadOf(m, v.DeliveredAt)
-		}
-		sendJSON(w, v)
-	})
+	var v messageView
+	m, became, err := s.named(r)
+	if err == nil {
+		v, err = s.view(m, became, true)
+	}
+	reply(w, v, err)
 }
 
-// payloadOf returns what Slack gets of m, or got at a time, if it goes alone; nil if its tag is gone.
-func (s *server) payloadOf(m *message, at *time.Time) json.RawMessage {
-	_, t, err := s.cfg().lookup(m.route)
-	if err != nil {
-		return nil
-	}
-	return render(m, t, cmp.Or(timeOf(at), time.Now()))
-}
-
-// one finds the message that the path names, and calls do with it.
-func (s *server) one(w http.ResponseWriter, r *http.Request, do func(w http.ResponseWriter, m, became line)) {
-	id := r.PathValue("id")
-	if !s.alone(r.Context()) {
-		return
-	}
-	m, became, err := s.spool.find(id)
-	<-s.looking
-	if err != nil {
-		failed(w, id, err)
-		return
-	}
-	do(w, m, became)
-}
-
-func failed(w http.ResponseWriter, id string, err error) {
-	if errors.Is(err, errGone) {
-		answer{status: http.StatusNotFound, Message: "no message " + id + " waits, is a dead letter, or stands in the log any more"}.send(w)
-		return
-	}
-	counted(w, 0, err)
-}
-
-// counted answers how many messages something was done to.
-func counted(w http.ResponseWriter, n int, err error) {
+// reply answers with v or, after an error, with the reason.
+func reply(w http.ResponseWriter, v any, err error) {
+	a, ok := err.(answer)
 	switch {
-	case errors.Is(err, errBusy):
-		answer{status: http.StatusConflict, retryAfter: time.Second, Message: err.Error()}.send(w)
-	case err != nil:
-		answer{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second, Message: "after " + strconv.Itoa(n) + ": " + err.Error()}.send(w)
+	case err == nil:
+		sendJSON(w, v)
+		return
+	case ok:
+	case errors.Is(err, errGone):
+		a = answer{status: http.StatusNotFound, Message: "no such message waits or stands in the log any more"}
 	default:
-		sendJSON(w, ordered{"message", "ok", "count", n})
+		a = answer{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second, Message: err.Error()}
+	}
+	a.send(w)
+}
+
+// action is what can be done to messages: to one that waits, which says what it did, and to dead letters, which says to
+// how many; those that are none any more are left out.
+type action struct {
+	waiting func(r route, seq uint64) (did string, err error)
+	dead    func([]found) (int, error)
+	did     string // to dead letters
+}
+
+// toOne does it to the message that the path names.
+func (s *server) toOne(do action) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		m, became, err := s.named(r)
+		n, did := 1, do.did
+		switch {
+		case err != nil:
+		case became.kind == 0:
+			did, err = do.waiting(parseRoute(string(m.route)), m.seq)
+		case became.kind == 'X':
+			n, err = do.dead([]found{{seq: m.seq}})
+		default:
+			n = 0
+		}
+		if n == 0 {
+			err = cmp.Or(err, errGone)
+		}
+		reply(w, ordered{"message", "ok", "count", n, "did", did}, err)
 	}
 }
 
-// retryMessage puts a dead letter at the end of its lane, and makes what waits due now. did says which.
-func (s *server) retryMessage(w http.ResponseWriter, r *http.Request) {
-	s.one(w, r, func(w http.ResponseWriter, m, became line) {
-		did, err := "", errGone
-		switch became.kind {
-		case 0:
-			did, err = s.deliver.dueNow(parseRoute(string(m.route)), m.seq)
-		case 'X':
-			var n int
-			if n, err = s.resend([]uint64{m.seq}); n == 0 && err == nil {
-				err = errGone
+// toAll does it to all dead letters that the tag of the query has now, the first accepted first, until the operator
+// goes away or the server stops. One that becomes a dead letter again meanwhile is left alone. The query has nothing
+// but the parameters.
+func (s *server) toAll(do action, parameters ...string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		query, n, all := r.URL.Query(), 0, []found(nil)
+		tag, state := query.Get("tag"), query.Get("state")
+		err := onlyKnown(r, parameters...)
+		if tag == "" || slices.Contains(parameters, "state") && state != "dead" {
+			err = badRequest("it takes a tag: POST /messages/retry?tag=NAME, DELETE /messages?state=dead&tag=NAME")
+		}
+		if err == nil {
+			err = s.alone(r.Context(), func() (err error) {
+				all, _, err = s.find(r.Context(), search{state: "dead", tag: tag})
+				return err
+			})
+		}
+		for some := range slices.Chunk(all, atOnce) {
+			if err = cmp.Or(err, r.Context().Err()); err != nil {
+				break
 			}
-			did = "put at the end of its queue"
+			done := 0
+			done, err = do.dead(some)
+			n += done
 		}
-		if err != nil {
-			failed(w, m.id, err)
-			return
+		if n > 0 && err != nil {
+			err = fmt.Errorf("after %d: %w", n, err)
 		}
-		sendJSON(w, ordered{"message", "ok", "count", 1, "did", did})
-	})
+		reply(w, ordered{"message", "ok", "count", n}, err)
+	}
 }
 
 // dueNow ends the back-off of the lane in which a message waits, and says what that means for the message. A pause that
@@ -408,7 +398,7 @@ func (d *deliverer) dueNow(r route, seq uint64) (did string, err error) {
 	if l.head.retryAt = (time.Time{}); !l.account.limited {
 		l.account.until = time.Time{}
 	}
-	next, reason := d.nextTurn(l), l.err
+	next, reason := l.nextTurn(), l.err
 	if l.account.until.After(time.Now()) {
 		reason = l.account.err
 	}
@@ -417,7 +407,7 @@ func (d *deliverer) dueNow(r route, seq uint64) (did string, err error) {
 	d.begin()
 	switch {
 	case posting:
-		return "is being posted at this moment", nil
+		return "is " + beingPosted, nil
 	case time.Until(next) > d.cfg.pace():
 		return fmt.Sprintf("waits for a pause until %s: %s", clock(next), reason), nil
 	case at > 0:
@@ -426,60 +416,41 @@ func (d *deliverer) dueNow(r route, seq uint64) (did string, err error) {
 	return "due now", nil
 }
 
-func (s *server) dropMessage(w http.ResponseWriter, r *http.Request) {
-	s.one(w, r, func(w http.ResponseWriter, m, became line) {
-		n, err := 0, errGone
-		switch became.kind {
-		case 0:
-			n, err = 1, s.deliver.drop(parseRoute(string(m.route)), m.seq)
-		case 'X':
-			if n, err = s.dropDead([]uint64{m.seq}); n == 0 && err == nil {
-				err = errGone
-			}
-		}
-		if err != nil {
-			failed(w, m.id, err)
-			return
-		}
-		counted(w, n, nil)
-	})
-}
-
-var errBusy = errors.New("it is being posted at this moment")
-
 // drop takes a waiting message out of its lane and off the disk.
-func (d *deliverer) drop(r route, seq uint64) error {
-	d.mu.Lock()
-	l, at := d.find(r, seq)
-	switch {
-	case l == nil:
-		d.mu.Unlock()
-		return errGone
-	case at < l.posting:
-		d.mu.Unlock()
-		return errBusy
-	case at < max(l.head.group, 1):
-		l.head = head{}
-	}
-	d.remove(l, at, 1)
-	d.schedule(l)
-	d.stores++ // a reload waits, else it finds the message again
-	d.mu.Unlock()
-	end := ending{seq: seq, route: r, fate: fateDropped}
-	err := d.spool.do(&change{end: []ending{end}})
-	d.locked(func() { d.stores--; d.changed.Broadcast() })
+func (d *deliverer) drop(r route, seq uint64) (did string, err error) {
+	d.locked(func() {
+		l, at := d.find(r, seq)
+		switch {
+		case l == nil:
+			err = errGone
+			return
+		case at < l.posting:
+			err = answer{status: http.StatusConflict, retryAfter: time.Second, Message: "it is " + beingPosted}
+			return
+		case at < max(l.head.group, 1):
+			l.head = head{}
+		}
+		d.remove(l, at, 1)
+		d.schedule(l)
+		d.stores++ // a reload waits, else it finds the message again
+	})
 	if err != nil {
-		return err
+		return "", err
 	}
-	d.stats.count(r, end.counts())
-	return nil
+	end := ending{seq: seq, route: r, fate: fateDropped}
+	err = d.spool.do(&change{end: []ending{end}})
+	d.locked(func() { d.stores--; d.changed.Broadcast() })
+	if err == nil {
+		d.stats.count(r, end.counts())
+	}
+	return "dropped", err
 }
 
-// resend puts dead letters at the end of their lanes, and returns how many; those that are none any more are left out.
-func (s *server) resend(dead []uint64) (n int, err error) {
+// resend puts dead letters at the end of their lanes.
+func (s *server) resend(dead []found) (n int, err error) {
 	var again []*message
-	for _, seq := range dead {
-		m, err := s.spool.message(seq)
+	for _, f := range dead {
+		m, err := s.spool.message(f.seq)
 		if errors.Is(err, errGone) || errors.Is(err, errDamaged) {
 			continue
 		}
@@ -490,22 +461,19 @@ func (s *server) resend(dead []uint64) (n int, err error) {
 	}
 	err = s.deliver.store(again)
 	for _, m := range again {
-		if m.seq != 0 {
-			n++
-		}
+		n += number(m.seq != 0)
 	}
 	return n, err
 }
 
-// dropDead drops dead letters, and returns how many; those that are none any more are left out.
-func (s *server) dropDead(dead []uint64) (n int, err error) {
+func (s *server) dropDead(dead []found) (n int, err error) {
 	c := &change{}
-	for _, seq := range dead {
-		w, x, err := s.spool.read(seq)
+	for _, f := range dead {
+		w, x, err := s.spool.read(f.seq)
 		if err != nil || x.kind == 0 {
 			continue
 		}
-		c.end = append(c.end, ending{seq: seq, route: parseRoute(string(w.route)), fate: fateDropped})
+		c.end = append(c.end, ending{seq: f.seq, route: parseRoute(string(w.route)), fate: fateDropped})
 	}
 	if err := s.spool.do(c); err != nil {
 		return 0, err
@@ -517,54 +485,4 @@ func (s *server) dropDead(dead []uint64) (n int, err error) {
 		}
 	}
 	return n, nil
-}
-
-// allDead does what an operator asks for the dead letters that a tag has now, the first accepted first, until the
-// operator goes away or the server stops. One that becomes a dead letter again meanwhile is left alone.
-func (s *server) allDead(w http.ResponseWriter, r *http.Request, do func([]uint64) (int, error)) {
-	if !s.alone(r.Context()) {
-		return
-	}
-	list, _, err := s.find(r.Context(), search{state: "dead", tag: r.URL.Query().Get("tag"), limit: math.MaxInt32})
-	<-s.looking
-	var dead []uint64
-	for _, f := range list {
-		dead = append(dead, f.seq)
-	}
-	n := 0
-	for some := range slices.Chunk(dead, atOnce) {
-		if err == nil {
-			err = r.Context().Err()
-		}
-		if err != nil {
-			break
-		}
-		done := 0
-		done, err = do(some)
-		n += done
-	}
-	counted(w, n, err)
-}
-
-func (s *server) retryMessages(w http.ResponseWriter, r *http.Request) {
-	if !onlyKnown(w, r, "tag") {
-		return
-	}
-	if r.URL.Query().Get("tag") == "" {
-		badRequest("tag is missing: POST /messages/retry?tag=NAME").send(w)
-		return
-	}
-	s.allDead(w, r, s.resend)
-}
-
-func (s *server) dropMessages(w http.ResponseWriter, r *http.Request) {
-	if !onlyKnown(w, r, "state", "tag") {
-		return
-	}
-	query := r.URL.Query()
-	if query.Get("state") != "dead" || query.Get("tag") == "" {
-		badRequest("only dead letters of a tag are dropped together: DELETE /messages?state=dead&tag=NAME").send(w)
-		return
-	}
-	s.allDead(w, r, s.dropDead)
 }

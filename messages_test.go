@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -81,7 +82,7 @@ func TestSearch(t *testing.T) {
 			t.Errorf("totals: %d %v", found.Total, found.Totals)
 		}
 		for i, m := range waiting.Messages[:3] {
-			if m.Before != i || m.NextAttemptAt == nil || m.Error != "status 503" || m.Trouble != failing {
+			if m.Before != i || m.NextAttemptAt.IsZero() || m.Error != "status 503" || m.Trouble != failing {
 				t.Errorf("what waits knows its lane: %+v", m)
 			}
 		}
@@ -331,13 +332,13 @@ func TestOperatorsAPI(t *testing.T) {
 		if head.State != "waiting" || head.Tag != "a" || head.Channel != "#a" || head.Host != "web-01" ||
 			head.Level != "crit" || head.Title != "T" ||
 			head.Text != "needle one" || !head.AcceptedAt.Equal(start) || head.Attempts < 3 ||
-			head.NextAttemptAt == nil || head.Error != "connection refused" {
+			head.NextAttemptAt.IsZero() || head.Error != "connection refused" {
 			t.Errorf("head of the lane: %+v", head)
 		}
 		if m := dead.Messages[0]; m.State != "dead" || m.Text != "4" || m.Attempts != 1 || m.Error != "invalid_blocks" {
 			t.Errorf("dead letter: %+v", m)
 		}
-		if m := delivered.Messages[0]; m.State != "delivered" || m.Text != "5" || m.DeliveredAt == nil {
+		if m := delivered.Messages[0]; m.State != "delivered" || m.Text != "5" || m.DeliveredAt.IsZero() {
 			t.Errorf("delivered: %+v", m)
 		}
 		if m := delivered.Messages[1]; m.Channel != "#c" || !strings.Contains(m.Text, "divider") {
@@ -402,10 +403,11 @@ func TestOperatorsAPI(t *testing.T) {
 		}
 		st := p.stat(t)
 		if row := st.Tags[0]; row.Tag != "a" || row.Channel != "#a" || row.Accepted != 2 || row.Waiting != 1 ||
-			row.LastError != "connection refused" || row.LastAt == nil {
+			row.LastError != "connection refused" || row.LastAt.IsZero() {
 			t.Errorf("row of a: %+v", row)
 		}
-		if n := len(st.Tags); n != 8 || st.Tags[7].Channel != "#c" {
+		ofPayload := func(row *tagStat) bool { return row.Tag == "" && row.Channel == "#c" }
+		if n := len(st.Tags); n != 8 || !slices.ContainsFunc(st.Tags, ofPayload) {
 			t.Errorf("%d rows: %+v", n, st.Tags)
 		}
 	})

@@ -62,8 +62,8 @@ func (s *server) handler() http.Handler {
 	route(anybody, "POST /api/chat.postMessage", s.takes(s.postMessage, answer.sendAsAPI, true))
 	route(anybody, "POST /api/auth.test", s.takes(authTest, answer.sendAsAPI, true))
 	route(anybody, "/api/", unknownMethod)
-	route(anybody, "GET /healthz", s.healthz)
-	route(anybody, "GET /readyz", s.readyz)
+	route(anybody, "GET /healthz", okUnless(func() error { return nil }))
+	route(anybody, "GET /readyz", okUnless(s.ready))
 	route(senders, "GET /check", s.check)
 	route(operators, "GET /stat/go", s.statGo)
 	route(operators, "GET /stat/app", s.statApp)
@@ -75,12 +75,14 @@ func (s *server) handler() http.Handler {
 	route(operators, "GET /ui", toPage)
 	route(operators, "GET /{$}", toPage)
 	route(operators, "/", func(w http.ResponseWriter, r *http.Request) { s.answerUnknown(mux, w, r) })
+	again := action{s.deliver.dueNow, s.resend, "put at the end of its queue"}
+	drop := action{s.deliver.drop, s.dropDead, "dropped"}
 	route(operatorsHere, "GET /messages", s.listMessages)
 	route(operatorsHere, "GET /messages/{id}", s.showMessage)
-	route(operatorsHere, "POST /messages/{id}/retry", s.retryMessage)
-	route(operatorsHere, "POST /messages/retry", s.retryMessages)
-	route(operatorsHere, "DELETE /messages/{id}", s.dropMessage)
-	route(operatorsHere, "DELETE /messages", s.dropMessages)
+	route(operatorsHere, "POST /messages/{id}/retry", s.toOne(again))
+	route(operatorsHere, "POST /messages/retry", s.toAll(again, "tag"))
+	route(operatorsHere, "DELETE /messages/{id}", s.toOne(drop))
+	route(operatorsHere, "DELETE /messages", s.toAll(drop, "state", "tag"))
 
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()

@@ -33,7 +33,7 @@ func (o options) reload(s *server, logs *logs) {
 		o.keepFixed(running, cfg, logs)
 		err = s.deliver.reload(cfg, func() { s.config.Store(cfg) })
 	}
-	s.stats.reloaded(err == nil)
+	s.stats.locked(func() { s.stats.ReloadRefused = err != nil })
 	if err != nil {
 		logs.change(running) // logrotate does not wait for a mended configuration
 		for line := range strings.Lines(err.Error()) {
@@ -91,6 +91,7 @@ func (d *deliverer) reload(cfg *config, change func()) error {
 // rebuild makes the lanes anew, of what the spool holds and cfg says, and tells found of each message. Back-offs start
 // anew; pauses stay, and so does since when a destination fails.
 func (d *deliverer) rebuild(cfg *config, found func(r route, dead bool)) error {
+	d.stats.expect(cfg)
 	waiting := map[destination][]waiter{}
 	err := d.spool.each(func(w line, dead bool) {
 		r := parseRoute(string(w.route))

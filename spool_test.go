@@ -687,12 +687,12 @@ func TestHistory(t *testing.T) {
 			var m messageView
 			json.Unmarshal(p.operator("GET", "/messages/"+delivered[0].ID).Body.Bytes(), &m)
 			if m.State != "delivered" || m.Attempts != 3 || !m.AcceptedAt.Equal(start.Add(3*time.Second)) ||
-				m.DeliveredAt == nil || m.DeliveredAt.Before(m.AcceptedAt.Add(3*time.Second)) {
+				m.DeliveredAt.IsZero() || m.DeliveredAt.Before(m.AcceptedAt.Add(3*time.Second)) {
 				t.Errorf("%s: %+v", what, m)
 			}
 			m = messageView{}
 			json.Unmarshal(p.operator("GET", "/messages/"+id).Body.Bytes(), &m)
-			if m.State != "dropped" || m.DroppedAt == nil || !m.DroppedAt.Equal(dropped) || m.Attempts != 0 {
+			if m.State != "dropped" || !m.DroppedAt.Equal(dropped) || m.Attempts != 0 {
 				t.Errorf("%s: %+v", what, m)
 			}
 		}

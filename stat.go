@@ -15,15 +15,16 @@ import (
 	"expvar"
 	"fmt"
 	"io"
-	"iter"
 	"maps"
 	"math"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"reflect"
 	"runtime"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"sync"
@@ -34,9 +35,7 @@ import (
 // /metrics (behind slackboard_), which the name of something that only grows ends with _total.
 type numbers struct {
 	counts
-	FoundAtStart int64 `json:"found_at_start" metric:"found_at_start_messages" sum:"1" help:"Left by an earlier process."`
-
-	OldestWaitingSeconds float64 `json:"oldest_waiting_seconds" metric:"oldest_waiting_seconds" help:"Age of the oldest."`
+	OldestWaitingSeconds float64 `json:"oldest_waiting_seconds" metric:"oldest_waiting_seconds" help:"Of a message."`
 
 	Posts         int64 `json:"posts"` // in /metrics by outcome
 	Retries       int64 `json:"retries" metric:"retries_total" help:"Posts to Slack after a message's first."`
@@ -52,42 +51,50 @@ type numbers struct {
 
 	LogLinesDropped int64 `json:"log_lines_dropped" metric:"log_lines_dropped_total" help:"Lines no log took."`
 
-	StartedAt time.Time `json:"started_at"`
+	StartedAt   time.Time `json:"started_at"`
+	DeliveredAt moment    `json:"delivered_at"` // the last message
 }
 
-// counts are of messages, in all and by tag. What has a sum adds up to 0.
+// counts are of messages, in all and by tag. What came in is equal to what is gone and what is here.
 type counts struct {
-	Accepted  int64 `json:"accepted" metric:"accepted_total" sum:"1" help:"Messages answered ok (payloads have no tag)."`
-	Delivered int64 `json:"delivered" metric:"delivered_total" sum:"-1" help:"Messages that Slack took."`
-	Dropped   int64 `json:"dropped" metric:"dropped_total" sum:"-1" help:"By an operator, or lost with a damaged record."`
-	Waiting   int64 `json:"waiting" metric:"waiting_messages" sum:"-1" help:"Messages that wait."`
-	Dead      int64 `json:"dead" metric:"dead_messages" sum:"-1" help:"Dead letters."`
+	Accepted     int64 `json:"accepted" metric:"accepted_total" help:"Messages answered ok (payloads have no tag)."`
+	FoundAtStart int64 `json:"found_at_start" metric:"found_at_start_messages" help:"Left by an earlier process."`
+	Delivered    int64 `json:"delivered" metric:"delivered_total" help:"Messages that Slack took."`
+	Dropped      int64 `json:"dropped" metric:"dropped_total" help:"By an operator, or lost with a damaged record."`
+	Waiting      int64 `json:"waiting" metric:"waiting_messages" help:"Messages that wait."`
+	Dead         int64 `json:"dead" metric:"dead_messages" help:"Dead letters."`
 }
 
 func (c *counts) add(d counts) {
-	to, from := reflect.ValueOf(c).Elem(), reflect.ValueOf(&d).Elem()
-	for i := range to.NumField() {
-		to.Field(i).SetInt(to.Field(i).Int() + from.Field(i).Int())
+	c.Accepted += d.Accepted
+	c.FoundAtStart += d.FoundAtStart
+	c.Delivered += d.Delivered
+	c.Dropped += d.Dropped
+	c.Waiting += d.Waiting
+	c.Dead += d.Dead
+}
+
+// moment is a time that is null in JSON if it is zero.
+type moment struct{ time.Time }
+
+func (m moment) MarshalJSON() ([]byte, error) {
+	if m.IsZero() {
+		return []byte("null"), nil
 	}
+	return m.UTC().MarshalJSON()
 }
 
 // stats are the server's counters.
 type stats struct {
 	mu sync.Mutex
 	numbers
-	posts     map[string]int64 // to Slack, all attempts, by outcome
-	routes    map[route]*routeStats
-	bytes     int       // of the names and errors in routes
-	postTook  histogram // of a post
-	delay     histogram // from acceptance to delivery
-	delivered time.Time // the last one
-	minutes   [60]minute
-}
-
-// minute is what happened in one minute of the last hour.
-type minute struct {
-	unix                int64 // the minute, to tell it from that an hour ago
-	accepted, delivered int64
+	outcomes            map[string]int64 // posts to Slack, all attempts
+	routes              map[route]*routeStats
+	inOrder             []*routeStats
+	channels            int       // of routes: they lead to a channel, not to a tag
+	postTook            histogram // of a post
+	delay               histogram // from acceptance to delivery
+	accepted, delivered hour
 }
 
 // limited is the outcome of a post that met a rate limit. Other outcomes are named by their class.
@@ -96,12 +103,8 @@ const limited = "limited"
 // histogram counts durations by upper bounds, in seconds.
 type histogram struct {
 	bounds []float64
-	counts []int64 // one more than bounds
+	counts [11]int64 // for each bound, and one for what is longer
 	sum    float64
-}
-
-func newHistogram(bounds ...float64) histogram {
-	return histogram{bounds: bounds, counts: make([]int64, len(bounds)+1)}
 }
 
 func (h *histogram) observe(d time.Duration) {
@@ -110,105 +113,92 @@ func (h *histogram) observe(d time.Duration) {
 	h.sum += d.Seconds()
 }
 
-func (h histogram) clone() histogram {
-	h.counts = slices.Clone(h.counts)
-	return h
-}
-
 type routeStats struct {
+	route route
 	counts
-	LastAt      *time.Time `json:"last_at"`    // of the last delivery or failure
-	LastError   string     `json:"last_error"` // "" after a delivery
-	DeliveredAt *time.Time `json:"delivered_at"`
-	hour        hour
+	LastAt      moment `json:"last_at"`    // of the last post
+	LastError   string `json:"last_error"` // "" after a delivery
+	DeliveredAt moment `json:"delivered_at"`
+	accepted    hour
 }
 
-// hour counts what was accepted within the last hour, in steps of five minutes.
+// hour counts what happened within the last hour, in equal steps.
 type hour struct {
-	step  int64 // the newest
-	steps [12]int32
+	newest int64 // step
+	steps  []int32
 }
 
-func (h *hour) add(n int64) {
-	step := time.Now().Unix() / 300
-	for h.step = max(h.step, step-12); h.step < step; {
-		h.step++
-		h.steps[h.step%12] = 0
+func (h *hour) add(now time.Time, n int64) {
+	size := int64(len(h.steps))
+	step := now.Unix() / (3600 / size)
+	for h.newest = max(h.newest, step-size); h.newest < step; {
+		h.newest++
+		h.steps[h.newest%size] = 0
 	}
-	h.steps[step%12] += int32(n)
+	h.steps[step%size] += int32(n)
 }
 
-func (h *hour) sum() (n int64) {
-	h.add(0)
-	for _, accepted := range h.steps {
-		n += int64(accepted)
+// all returns the steps, the oldest first.
+func (h *hour) all(now time.Time) []int32 {
+	h.add(now, 0)
+	first := int(h.newest+1) % len(h.steps)
+	return slices.Concat(h.steps[first:], h.steps[:first])
+}
+
+func (h *hour) sum(now time.Time) (n int64) {
+	h.add(now, 0)
+	for _, step := range h.steps {
+		n += int64(step)
 	}
 	return n
 }
 
-// What clients can make the server remember by naming channels is bounded. Further routes are counted as one.
-const (
-	maxRoutes     = 200_000
-	maxRouteBytes = 16 << 20 // of their names and errors
-)
+// maxChannels bounds what clients can make the server remember by naming channels. Further ones are counted as one.
+const maxChannels = 20_000
 
 func newStats() *stats {
 	return &stats{
-		numbers: numbers{StartedAt: time.Now()}, routes: map[route]*routeStats{}, posts: map[string]int64{},
-		postTook: newHistogram(.05, .1, .25, .5, 1, 2.5, 5, 10, 30),
-		delay:    newHistogram(.1, .5, 1, 5, 15, 60, 300, 1800, 7200, 86400),
+		numbers: numbers{StartedAt: time.Now()}, routes: map[route]*routeStats{}, outcomes: map[string]int64{},
+		postTook: histogram{bounds: []float64{.05, .1, .25, .5, 1, 2.5, 5, 10, 30}},
+		delay:    histogram{bounds: []float64{.1, .5, 1, 5, 15, 60, 300, 1800, 7200, 86400}},
+		accepted: hour{steps: make([]int32, 60)}, delivered: hour{steps: make([]int32, 60)},
 	}
+}
+
+func (s *stats) locked(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f()
 }
 
 // of returns what is counted for r. The caller holds mu.
 func (s *stats) of(r route) *routeStats {
-	if s.routes[r] == nil && (len(s.routes) >= maxRoutes || s.bytes+len(r.tag)+len(r.channel) > maxRouteBytes) {
+	if s.routes[r] == nil && r.tag == "" && s.channels >= maxChannels {
 		r = route{channel: "(others)"}
 	}
 	if s.routes[r] == nil {
-		s.bytes += len(r.tag) + len(r.channel)
-		s.routes[r] = &routeStats{}
+		s.channels += number(r.tag == "")
+		s.routes[r] = &routeStats{route: r, accepted: hour{steps: make([]int32, 12)}}
+		s.inOrder = append(s.inOrder, s.routes[r])
 	}
 	return s.routes[r]
-}
-
-// note notes what became of the last post for st: an error that finds no room is named by its kind alone.
-func (s *stats) note(st *routeStats, at *time.Time, reason, kind string) {
-	reason = shortened(reason)
-	if s.bytes += len(reason) - len(st.LastError); s.bytes > maxRouteBytes {
-		s.bytes += len(kind) - len(reason)
-		reason = kind
-	}
-	st.LastAt, st.LastError = at, reason
 }
 
 // count adds d to the totals and to those of r.
 func (s *stats) count(r route, d counts) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	st, now := s.of(r), time.Now()
 	s.add(d)
-	st := s.of(r)
 	st.add(d)
-	st.hour.add(d.Accepted)
-	now := time.Now().Unix() / 60
-	m := &s.minutes[now%60]
-	if m.unix != now {
-		*m = minute{unix: now}
-	}
-	m.accepted += d.Accepted
-	m.delivered += d.Delivered
+	s.accepted.add(now, d.Accepted)
+	st.accepted.add(now, d.Accepted)
+	s.delivered.add(now, d.Delivered)
 }
 
 // found counts a message that an earlier process left.
 func (s *stats) found(r route, dead bool) {
-	if dead {
-		s.count(r, counts{Dead: 1})
-	} else {
-		s.count(r, counts{Waiting: 1})
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.FoundAtStart++
+	s.count(r, counts{FoundAtStart: 1, Waiting: int64(number(!dead)), Dead: int64(number(dead))})
 }
 
 // stored counts a message that is on disk now: a new one, or a dead letter that is sent again.
@@ -222,7 +212,7 @@ func (s *stats) stored(m *message) {
 
 // posted counts one post of messages, which took so long, and notes what became of it.
 func (s *stats) posted(messages []*message, attempt int, out outcome, took time.Duration) {
-	now := time.Now()
+	now := moment{time.Now()}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	kind := out.class.String()
@@ -230,32 +220,18 @@ func (s *stats) posted(messages []*message, attempt int, out outcome, took time.
 		kind = limited
 	}
 	s.Posts++
-	s.posts[kind]++
+	s.outcomes[kind]++
 	s.RateLimited += int64(number(out.limited))
 	s.Retries += int64(number(attempt > 1))
 	s.postTook.observe(took)
 	for _, m := range messages {
 		st := s.of(m.route)
-		s.note(st, &now, out.reason, kind)
+		st.LastAt, st.LastError = now, shortened(out.reason)
 		if out.class == delivered {
-			s.delivered, st.DeliveredAt = now, &now
+			s.DeliveredAt, st.DeliveredAt = now, now
 			s.delay.observe(now.Sub(m.acceptedAt()))
 		}
 	}
-}
-
-// reloaded notes whether the last reload was taken.
-func (s *stats) reloaded(taken bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.ReloadRefused = !taken
-}
-
-// refuse counts a request without the token.
-func (s *stats) refuse() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.Unauthorized++
 }
 
 func (s *stats) waiting() int64 {
@@ -264,24 +240,49 @@ func (s *stats) waiting() int64 {
 	return s.Waiting
 }
 
+// expect has the tags of cfg counted, in their order.
+func (s *stats) expect(cfg *config) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, t := range cfg.tags {
+		s.of(route{tag: t.name, index: t.index})
+	}
+}
+
+// tags calls f for each tag with what is counted for it. The row is another one after f has returned.
+func (s *stats) tags(cfg *config, f func(row *tagStat)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var row tagStat
+	now := time.Now()
+	for _, st := range s.inOrder {
+		to, t, err := cfg.lookup(st.route)
+		if err != nil && st.counts == (counts{}) {
+			continue // it was configured once
+		}
+		row = tagStat{Tag: st.route.tag, Channel: to.channel, routeStats: *st, LastHour: st.accepted.sum(now), to: to}
+		if t != nil {
+			row.Username, row.Icon, row.Parse = t.username, t.icon, t.parse
+		}
+		f(&row)
+	}
+}
+
 // appStat is the answer of /stat/app.
 type appStat struct {
 	numbers
 	State        string     `json:"state"` // ok, waiting, paused, dead, failing or full
 	Sentence     string     `json:"sentence"`
-	Trouble      []trouble  `json:"trouble"` // the worst 100, most at stake first
+	Trouble      []*trouble `json:"trouble"` // the worst 100, most at stake first
 	TroubleTotal int        `json:"trouble_total"`
-	Paused       []trouble  `json:"paused"`    // the tokens that pause, also those for which nothing waits
-	LastHour     [][2]int64 `json:"last_hour"` // accepted and delivered of each minute, the oldest first
+	LastHour     [2][]int32 `json:"last_hour"` // accepted, delivered: of each minute, the oldest first
 	Version      string     `json:"version"`
-	tagList
-}
+	Tags         []*tagStat `json:"tags"`
+	TagsFound    int        `json:"tags_found"` // by q=, with those that tags= left out
+	TagsTotal    int        `json:"tags_total"`
 
-// tagList is the end of the answer: it is written tag by tag, since there may be many.
-type tagList struct {
-	Tags  []tagStat `json:"tags,omitempty"`
-	Found int       `json:"tags_found,omitempty"` // by q=, with those that tags= left out
-	Total int       `json:"tags_total,omitempty"`
+	oldest time.Time // when the message was accepted that has waited longest, zero if none waits
+	ill    [2]int    // destinations that fail or cannot be reached, and that pause
 }
 
 type tagStat struct {
@@ -294,133 +295,105 @@ type tagStat struct {
 	LastHour int64 `json:"last_hour"` // accepted
 
 	// What keeps all that is sent to it waiting: see trouble.
-	Trouble       string     `json:"trouble"`
-	Reason        string     `json:"reason"`
-	NextAttemptAt *time.Time `json:"next_attempt_at"`
+	Trouble       string `json:"trouble"`
+	Reason        string `json:"reason"`
+	NextAttemptAt moment `json:"next_attempt_at"`
 
 	to destination
 }
 
-// tagQuery says which tags to show: n of those that q and tag name, ordered by compare; all are in their own order.
-type tagQuery struct {
-	q, tag  string
-	n       int
-	compare func(a, b *tagStat) int
-}
-
 // tagOrders are the values of sort=; with - in front, the other way round.
 var tagOrders = map[string]func(a, b *tagStat) int{
-	"trouble":      (*tagStat).compare,
+	"trouble":      worseFirst,
 	"tag":          func(a, b *tagStat) int { return cmp.Compare(a.Tag, b.Tag) },
 	"channel":      func(a, b *tagStat) int { return cmp.Compare(a.Channel, b.Channel) },
 	"waiting":      func(a, b *tagStat) int { return cmp.Compare(a.Waiting, b.Waiting) },
 	"dead":         func(a, b *tagStat) int { return cmp.Compare(a.Dead, b.Dead) },
 	"last_hour":    func(a, b *tagStat) int { return cmp.Compare(a.LastHour, b.LastHour) },
 	"last_error":   func(a, b *tagStat) int { return cmp.Compare(a.LastError, b.LastError) },
-	"delivered_at": func(a, b *tagStat) int { return timeOf(a.DeliveredAt).Compare(timeOf(b.DeliveredAt)) },
+	"delivered_at": func(a, b *tagStat) int { return a.DeliveredAt.Compare(b.DeliveredAt.Time) },
 }
 
-func timeOf(t *time.Time) time.Time {
-	if t == nil {
-		return time.Time{}
+// worseFirst orders tags for those who look for what is wrong.
+func worseFirst(a, b *tagStat) int {
+	return cmp.Or(cmp.Compare(b.rank(), a.rank()), cmp.Compare(b.Waiting, a.Waiting))
+}
+
+// rank is the higher the more is wrong: what waits behind an error counts most, then dead letters.
+func (t *tagStat) rank() int {
+	waits, fails := t.Waiting > 0, t.LastError != ""
+	return 4*number(waits && fails) + 2*number(t.Dead > 0) + number(waits || fails)
+}
+
+// insert puts a copy of v in its place in list, behind its equals, of which the first n are kept.
+func insert[T any](list []*T, n int, v *T, compare func(a, b *T) int) []*T {
+	if len(list) == n && (n == 0 || compare(v, list[n-1]) >= 0) {
+		return list
 	}
-	return *t
+	at, kept := sort.Search(len(list), func(i int) bool { return compare(v, list[i]) < 0 }), *v
+	list = slices.Insert(list, at, &kept)
+	return list[:min(n, len(list))]
 }
 
-// statApp shows the counters. tags=N shows N tags, sort= says which come first (those in trouble), q= and tag= narrow
-// them.
+// maxTags are shown at most.
+const maxTags = 10_000
+
 func (s *server) statApp(w http.ResponseWriter, r *http.Request) {
-	query := r.URL.Query()
-	q := tagQuery{q: strings.ToLower(query.Get("q")), tag: query.Get("tag"), n: math.MaxInt}
-	if n, err := strconv.Atoi(query.Get("tags")); err == nil && n >= 0 {
-		q.n = n
+	st, err := s.withTags(r.URL.Query())
+	reply(w, st, err)
+}
+
+// debugVars shows the counters and the memory's as expvar does, without the command line.
+func (s *server) debugVars(w http.ResponseWriter, r *http.Request) {
+	st, err := s.withTags(r.URL.Query())
+	reply(w, ordered{"memstats", json.RawMessage(expvar.Get("memstats").String()), "slackboard", st}, err)
+}
+
+// withTags returns the counters with tags: tags=N of them, sort= says which come first (those in trouble), q= and tag=
+// narrow them.
+func (s *server) withTags(query url.Values) (*appStat, error) {
+	n, sign, q, tag := maxTags, 1, strings.ToLower(query.Get("q")), query.Get("tag")
+	if asked, err := strconv.Atoi(query.Get("tags")); err == nil && asked >= 0 {
+		n = min(n, asked)
 	}
 	by, reversed := strings.CutPrefix(cmp.Or(query.Get("sort"), "trouble"), "-")
+	if reversed {
+		sign = -1
+	}
 	compare := tagOrders[by]
 	if compare == nil {
-		badRequest("sort=%s: it has to be one of %s", by, strings.Join(slices.Sorted(maps.Keys(tagOrders)), ", ")).send(w)
-		return
+		orders := slices.Sorted(maps.Keys(tagOrders))
+		return nil, badRequest("sort=%s: it has to be one of %s", by, strings.Join(orders, ", "))
 	}
-	q.compare = func(a, b *tagStat) int {
-		if reversed {
-			return cmp.Or(compare(b, a), a.compare(b))
-		}
-		return cmp.Or(compare(a, b), a.compare(b))
-	}
-	w.Header().Set("Content-Type", "application/json")
-	s.writeApp(w, q)
-}
-
-// writeApp writes the answer of /stat/app.
-func (s *server) writeApp(to io.Writer, q tagQuery) {
-	w := bufio.NewWriter(to)
-	defer w.Flush()
-	var about bytes.Buffer
-	e := json.NewEncoder(&about)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
 	st := s.appStat()
-	s.cfg().nameTags(st.Trouble, st.Paused)
-	e.Encode(st)
-	w.Write(bytes.TrimSuffix(about.Bytes(), []byte("\n}\n")))
-	w.WriteString(",\n  \"tags\": [")
-	between := "\n    "
-	write := func(t *tagStat) {
-		s.deliver.addTrouble(t)
-		w.WriteString(between)
-		w.Write(encode(t))
-		between = ",\n    "
-	}
-	found, total := 0, 0
-	worst := worstOf[tagStat]{n: q.n, compare: q.compare}
-	for t := range s.stats.tags(s.cfg(), q.n == math.MaxInt) {
-		total++
-		text := strings.ToLower(t.Tag + "\n" + t.Channel + "\n" + t.LastError)
-		if q.tag != "" && t.Tag != q.tag || q.q != "" && !strings.Contains(text, q.q) {
-			continue
+	s.stats.tags(s.cfg(), func(t *tagStat) {
+		st.TagsTotal++
+		if tag != "" && t.Tag != tag ||
+			q != "" && !strings.Contains(strings.ToLower(t.Tag+"\n"+t.Channel+"\n"+t.LastError), q) {
+			return
 		}
-		if found++; q.n == math.MaxInt {
-			write(t)
-		} else if q.n > 0 {
-			worst.add(t)
-		}
-	}
-	for _, t := range worst.all() {
-		write(&t)
-	}
-	fmt.Fprintf(w, "\n  ],\n  \"tags_found\": %d,\n  \"tags_total\": %d\n}\n", found, total)
-}
-
-// compare orders tags for those who look for what is wrong.
-func (t *tagStat) compare(o *tagStat) int {
-	return cmp.Or(cmp.Compare(o.rank(), t.rank()), cmp.Compare(o.Waiting, t.Waiting),
-		cmp.Compare(t.Tag, o.Tag), cmp.Compare(t.Channel, o.Channel))
-}
-
-// rank ranks a tag for those who look for what is wrong.
-func (t *tagStat) rank() int {
-	switch {
-	case t.Waiting > 0 && t.LastError != "":
-		return 3
-	case t.Dead > 0:
-		return 2
-	case t.Waiting > 0 || t.LastError != "":
-		return 1
-	}
-	return 0
+		st.TagsFound++
+		st.Tags = insert(st.Tags, n, t, func(a, b *tagStat) int { return cmp.Or(sign*compare(a, b), worseFirst(a, b)) })
+	})
+	s.deliver.explain(st.Tags)
+	return st, nil
 }
 
 // appStat returns the answer of /stat/app without the tags.
 func (s *server) appStat() *appStat {
-	lanes := s.deliver.look()
-	st := s.stats.show()
+	st := &appStat{Trouble: []*trouble{}, Tags: []*tagStat{}, Version: build()}
+	s.stats.locked(func() {
+		now := time.Now()
+		st.numbers = s.stats.numbers
+		st.LastHour = [2][]int32{s.stats.accepted.all(now), s.stats.delivered.all(now)}
+	})
+	s.deliver.look(st)
 	st.Damaged, st.SpoolBytes, st.SpoolLimit = s.spool.damaged.Load(), s.spool.bytes.Load(), s.cfg().spool.maxBytes
-	st.Bytes, st.Ready, st.LogLinesDropped = lanes.bytes, s.ready() == nil, s.lost()
-	if !lanes.oldest.IsZero() {
-		st.OldestWaitingSeconds = time.Since(lanes.oldest).Seconds()
+	st.Ready, st.LogLinesDropped = s.ready() == nil, s.lost()
+	if !st.oldest.IsZero() {
+		st.OldestWaitingSeconds = time.Since(st.oldest).Seconds()
 	}
-	st.Trouble, st.TroubleTotal, st.Paused = lanes.trouble, lanes.total, lanes.paused
-	st.State, st.Sentence = s.sentence(st, lanes)
+	st.State, st.Sentence = s.sentence(st)
 	return st
 }
 
@@ -431,294 +404,163 @@ const (
 	unreachable = "unreachable" // its token or webhook cannot be connected to
 )
 
-const (
-	maxTrouble    = 100 // that are listed
-	tagsOfTrouble = 20  // that are listed with each
-)
+const maxTrouble = 100 // that is listed
 
 // trouble is a destination, or are all those of one token or webhook, whose messages have to wait, and why.
 type trouble struct {
-	Kind          string     `json:"kind"`
-	Channel       string     `json:"channel"` // of several destinations, that of the one where most waits
-	Destinations  int        `json:"destinations"`
-	Tags          []string   `json:"tags"` // that lead there
-	Waiting       int        `json:"waiting"`
-	Reason        string     `json:"reason"`
-	Since         *time.Time `json:"since"`           // null for a token's pause
-	NextAttemptAt *time.Time `json:"next_attempt_at"` // null if it is due, or being posted
+	Kind          string `json:"kind"`
+	Channel       string `json:"channel"` // of several destinations, that of the one where most waits
+	Destinations  int    `json:"destinations"`
+	Waiting       int    `json:"waiting"`
+	Reason        string `json:"reason"`
+	Since         moment `json:"since"`           // null for a token's pause
+	NextAttemptAt moment `json:"next_attempt_at"` // null if it is due, or being posted
 
-	worst *lane
+	most int // that waits for one of the destinations
 }
 
-// laneSummary is what the lanes tell an operator.
-type laneSummary struct {
-	oldest       time.Time // when the message was accepted that has waited longest, zero if none waits
-	destinations [2]int    // that fail or cannot be reached, and that pause
-	bytes        int64     // that wait
-	trouble      []trouble // most at stake first
-	paused       []trouble // the tokens that pause, also those for which nothing waits
-	total        int       // of trouble, with what is not listed
-}
-
-// worstOf keeps the first n of what is added, in the order of compare.
-type worstOf[T any] struct {
-	n       int
-	compare func(a, b *T) int
-	items   []T
-	full    bool // the first n of items are in order
-}
-
-func (f *worstOf[T]) add(v *T) {
-	if f.full && f.compare(v, &f.items[f.n-1]) >= 0 {
-		return
-	}
-	if f.items = append(f.items, *v); len(f.items)-f.n >= f.n {
-		f.all()
-	}
-}
-
-func (f *worstOf[T]) all() []T {
-	slices.SortStableFunc(f.items, func(a, b T) int { return f.compare(&a, &b) })
-	f.items = f.items[:min(f.n, len(f.items))]
-	f.full = len(f.items) == f.n
-	return f.items
-}
-
-// look returns the state of all lanes. It reads one message from disk.
-func (d *deliverer) look() laneSummary {
-	oldest := waiter(math.MaxUint64)
-	sum := laneSummary{trouble: []trouble{}, paused: []trouble{}}
-	worst := worstOf[*lane]{n: maxTrouble, compare: func(a, b **lane) int {
-		return cmp.Or(cmp.Compare(len((*b).waiting), len((*a).waiting)), (*a).errSince.Compare((*b).errSince))
-	}}
-	d.locked(func() {
-		now, whole := time.Now(), map[*account]*trouble{}
-		sum.bytes = d.bytes
-		for _, a := range d.accounts {
-			if a.limited && a.until.After(now) {
-				whole[a] = &trouble{Kind: paused}
-			}
+// trouble returns that of l, of no kind if there is none, and whether its whole account has it.
+func (l *lane) trouble(now time.Time) (t trouble, ofAccount bool) {
+	a, n := l.account, len(l.waiting)
+	t = trouble{Channel: shortened(l.to.channel), Destinations: 1, Waiting: n, most: n, Reason: a.err}
+	next := a.until
+	switch {
+	case a.failures > 0:
+		t.Kind, t.Since, ofAccount = unreachable, moment{a.errSince}, true
+	case a.limited && a.until.After(now) && (l.err == "" || l.limited):
+		t.Kind, ofAccount = paused, true
+	case l.err != "":
+		t.Kind, t.Reason, t.Since, next = failing, l.err, moment{l.errSince}, latest(l.next(), a.until)
+		if l.limited {
+			t.Kind = paused
 		}
-		var l *lane
-		for _, l = range d.lanes {
+	default:
+		return trouble{}, false
+	}
+	if t.Reason = shortened(t.Reason); next.After(now) {
+		t.NextAttemptAt = moment{next}
+	}
+	return t, ofAccount
+}
+
+// with returns the trouble of t, which may be none, and of one more destination.
+func (t trouble) with(one trouble) trouble {
+	if t.most > one.most {
+		one.most, one.Channel = t.most, t.Channel
+	}
+	one.Destinations += t.Destinations
+	one.Waiting += t.Waiting
+	return one
+}
+
+// look fills in how the lanes are. It reads one message from disk.
+func (d *deliverer) look(st *appStat) {
+	oldest, accounts := waiter(math.MaxUint64), map[*account]trouble{}
+	var t trouble
+	now, ofAccount := time.Now(), false
+	list := func(t *trouble) {
+		st.TroubleTotal++
+		st.Trouble = insert(st.Trouble, maxTrouble, t, func(a, b *trouble) int {
+			return cmp.Or(cmp.Compare(b.Waiting, a.Waiting), a.Since.Compare(b.Since.Time))
+		})
+	}
+	d.locked(func() {
+		st.Bytes = d.bytes
+		for _, l := range d.lanes {
 			if len(l.waiting) == 0 {
 				continue
 			}
-			kind, ofAccount := l.trouble(now)
 			oldest = min(oldest, l.waiting[0])
-			switch {
-			case kind == "":
+			if t, ofAccount = l.trouble(now); t.Kind == "" {
 				continue
-			case !ofAccount:
-				sum.total++
-				worst.add(&l)
-			default:
-				if whole[l.account] == nil {
-					whole[l.account] = &trouble{Kind: kind}
-				}
-				whole[l.account].include(l)
 			}
-			sum.destinations[number(kind == paused)]++
-		}
-		for _, l := range worst.all() {
-			sum.trouble = append(sum.trouble, *l.explain(now))
-		}
-		for a, t := range whole {
-			if t.explain(a, now); t.Kind == paused {
-				sum.paused = append(sum.paused, *t)
-			}
-			if t.Waiting > 0 {
-				sum.total++
-				sum.trouble = append(sum.trouble, *t)
+			st.ill[number(t.Kind == paused)]++
+			if ofAccount {
+				accounts[l.account] = accounts[l.account].with(t)
+			} else {
+				list(&t)
 			}
 		}
 	})
-	sum.trouble, sum.paused = byStake(sum.trouble), byStake(sum.paused)
+	for _, t := range accounts {
+		list(&t)
+	}
 	if m, err := d.spool.message(oldest.seq()); err == nil {
-		sum.oldest = m.acceptedAt()
+		st.oldest = m.acceptedAt()
 	}
-	return sum
 }
 
-// byStake returns the first of list to show.
-func byStake(list []trouble) []trouble {
-	slices.SortFunc(list, func(a, b trouble) int {
-		return cmp.Or(cmp.Compare(b.Waiting, a.Waiting), cmp.Compare(a.Channel, b.Channel), cmp.Compare(a.Reason, b.Reason))
-	})
-	return list[:min(maxTrouble, len(list))]
-}
-
-// trouble returns of what kind the trouble of l is, "" for none, and whether its whole account has it.
-func (l *lane) trouble(now time.Time) (kind string, ofAccount bool) {
-	switch a := l.account; {
-	case a.failures > 0:
-		return unreachable, true
-	case l.err != "" && !l.limited:
-		return failing, false
-	case a.limited && a.until.After(now):
-		return paused, true
-	case l.err != "":
-		return paused, false
-	}
-	return "", false
-}
-
-// addTrouble adds to t what keeps its destination's messages waiting, or would.
-func (d *deliverer) addTrouble(t *tagStat) {
+// explain adds to each tag what keeps its destination's messages waiting, or would.
+func (d *deliverer) explain(tags []*tagStat) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	a, l, now := d.accounts[t.to.credential], d.lanes[t.to], time.Now()
-	if a == nil {
-		return
-	}
-	if l == nil {
-		l = &lane{account: a}
-	}
-	kind, ofAccount := l.trouble(now)
-	if t.Trouble = kind; kind == "" {
-		return
-	}
-	next := a.until
-	if t.Reason = a.err; !ofAccount {
-		t.Reason, next = l.err, d.nextTurn(l)
-	}
-	if next = next.UTC(); next.After(now) {
-		t.NextAttemptAt = &next
-	}
-}
-
-// include adds what waits in l.
-func (t *trouble) include(l *lane) {
-	t.Destinations++
-	t.Waiting += len(l.waiting)
-	if t.worst == nil || len(l.waiting) > len(t.worst.waiting) {
-		t.worst, t.Channel = l, shortened(l.to.channel)
-	}
-}
-
-// explain returns the trouble of l alone, nil for none.
-func (l *lane) explain(now time.Time) *trouble {
-	t := &trouble{}
-	kind, ofAccount := l.trouble(now)
-	if t.include(l); kind == "" {
-		return nil
-	} else if t.Kind = kind; ofAccount {
-		t.explain(l.account, now)
-		return t
-	}
-	t.say(l.err, l.errSince, slices.MaxFunc([]time.Time{l.next(), l.account.until}, time.Time.Compare), now)
-	return t
-}
-
-// explain fills in what is known of an account's trouble.
-func (t *trouble) explain(a *account, now time.Time) {
-	since := a.errSince
-	if t.Kind == paused {
-		since = time.Time{}
-	}
-	t.say(a.err, since, a.until, now)
-}
-
-func (t *trouble) say(reason string, since, next, now time.Time) {
-	t.Reason, t.Tags = shortened(reason), []string{}
-	if since = since.UTC(); !since.IsZero() {
-		t.Since = &since
-	}
-	if next = next.UTC(); next.After(now) {
-		t.NextAttemptAt = &next
-	}
-}
-
-// nameTags adds to each of lists the tags that lead there.
-func (c *config) nameTags(lists ...[]trouble) {
-	type key struct {
-		to    destination
-		whole bool // all of the credential
-	}
-	at := map[key][]*trouble{}
-	for _, list := range lists {
-		for i := range list {
-			if t := &list[i]; t.Destinations == 1 {
-				at[key{to: t.worst.to}] = append(at[key{to: t.worst.to}], t)
-			} else if t.worst != nil {
-				k := key{destination{credential: t.worst.to.credential}, true}
-				at[k] = append(at[k], t)
-			}
+	for _, row := range tags {
+		l := d.lanes[row.to]
+		if a := d.accounts[row.to.credential]; l == nil && a != nil {
+			l = &lane{account: a}
 		}
-	}
-	for _, t := range c.tags {
-		if len(at) == 0 {
-			return
-		}
-		one, all := at[key{to: destination{t.credential, t.channel}}], at[key{destination{credential: t.credential}, true}]
-		for _, found := range slices.Concat(one, all) {
-			if len(found.Tags) < tagsOfTrouble && !slices.Contains(found.Tags, t.name) {
-				found.Tags = append(found.Tags, t.name)
-			}
+		if l != nil {
+			t, _ := l.trouble(time.Now())
+			row.Trouble, row.Reason, row.NextAttemptAt = t.Kind, t.Reason, t.NextAttemptAt
 		}
 	}
 }
 
 func clock(at time.Time) string { return at.UTC().Format("Jan 2 15:04 UTC") }
 
-// says is the trouble in words, with how many more destinations of its kind there are.
-func (t *trouble) says(more int) string {
-	who := cmp.Or(t.Channel, "the webhook's channel")
-	if n := t.Destinations - 1; n > 0 {
-		who, more = fmt.Sprintf("%s and %d more", who, n), more-n
+// inWords says who is in trouble, and when that began or will end.
+var inWords = map[string]string{
+	failing: "%s fails since %s", unreachable: "%s cannot be reached since %s", paused: "a pause for %s until %s",
+}
+
+// says is the trouble in words, with how many other destinations have trouble of its kind.
+func (t *trouble) says(others int) string {
+	who, at, end := cmp.Or(t.Channel, "the webhook's channel"), t.Since.Time, "fail"
+	if t.Kind == paused {
+		at, end = cmp.Or(t.NextAttemptAt.Time, time.Now()), "pause"
 	}
-	text, others := "a pause for "+who, "pause"
-	switch {
-	case t.Kind == unreachable:
-		text, others = who+" cannot be reached", "fail"
-	case t.Kind == failing:
-		text, others = who+" fails", "fail"
-	case t.NextAttemptAt != nil:
-		text += " until " + clock(*t.NextAttemptAt)
+	if t.Destinations > 1 {
+		who = fmt.Sprintf("%s and %d more", who, t.Destinations-1)
 	}
-	if t.Kind != paused && t.Since != nil {
-		text += " since " + clock(*t.Since)
-	}
-	if text += ": " + t.Reason; more > 0 {
-		text += fmt.Sprintf(" (and %d more %s)", more, others)
+	text := fmt.Sprintf(inWords[t.Kind], who, clock(at)) + ": " + t.Reason
+	if others > 0 {
+		text += fmt.Sprintf(" (and %d more %s)", others, end)
 	}
 	return text
 }
 
 // sentence says in one how things are: it is the first that an operator reads. The destination with the most at stake
 // comes first.
-func (s *server) sentence(st *appStat, lanes laneSummary) (state, sentence string) {
+func (s *server) sentence(st *appStat) (state, sentence string) {
 	if err := s.ready(); err != nil {
 		return "full", fmt.Sprintf("nothing can be accepted: %v", err)
 	}
-	fail, pause := lanes.destinations[0], lanes.destinations[1]
-	for _, t := range lanes.trouble {
-		if n := &lanes.destinations[number(t.Kind == paused)]; *n > 0 {
-			sentence = join(sentence, "; ", t.says(*n-1))
+	unnamed := st.ill
+	for _, t := range st.Trouble {
+		if n := &unnamed[number(t.Kind == paused)]; *n > 0 {
+			sentence = join(sentence, "; ", t.says(*n-t.Destinations))
 			*n = 0
 		}
 	}
-	waits := ""
-	if st.Waiting > 0 && !lanes.oldest.IsZero() {
-		waits = fmt.Sprintf("%d wait, the oldest since %s", st.Waiting, clock(lanes.oldest))
+	if st.Waiting > 0 && !st.oldest.IsZero() {
+		waits := fmt.Sprintf("%d wait, the oldest since %s", st.Waiting, clock(st.oldest))
+		sentence = join(sentence, "; ", waits)
 	}
-	s.stats.mu.Lock()
-	last := s.stats.delivered
-	s.stats.mu.Unlock()
-	switch all := join(sentence, "; ", waits); {
-	case fail > 0:
-		return failing, all
+	switch {
+	case st.ill[0] > 0:
+		return failing, sentence
 	case st.Dead > 0:
 		dead := fmt.Sprintf("%d could not be delivered and are dead letters", st.Dead)
-		return "dead", dead + "; " + cmp.Or(all, "everything else is delivered")
-	case pause > 0:
-		return paused, all
-	case waits != "":
-		return "waiting", waits
-	case last.IsZero():
+		return "dead", dead + "; " + cmp.Or(sentence, "everything else is delivered")
+	case st.ill[1] > 0:
+		return paused, sentence
+	case sentence != "":
+		return "waiting", sentence
+	case st.DeliveredAt.IsZero():
 		return "ok", "nothing waits; nothing was delivered since the start"
 	}
-	return "ok", fmt.Sprintf("everything is delivered, the last one %v ago", time.Since(last).Round(time.Second))
+	ago := time.Since(st.DeliveredAt.Time).Round(time.Second)
+	return "ok", fmt.Sprintf("everything is delivered, the last one %v ago", ago)
 }
 
 // ready returns why no message can be accepted at this moment, nil while it can.
@@ -729,79 +571,6 @@ func (s *server) ready() error {
 	s.deliver.mu.Lock()
 	defer s.deliver.mu.Unlock()
 	return s.deliver.full(4096) // a message of ordinary size
-}
-
-// show returns the counters, and what happened in the last hour.
-func (s *stats) show() *appStat {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	st := &appStat{numbers: s.numbers, Version: build()}
-	now := time.Now().Unix() / 60
-	for at := now - 59; at <= now; at++ {
-		row := [2]int64{}
-		if m := s.minutes[at%60]; m.unix == at {
-			row = [2]int64{m.accepted, m.delivered}
-		}
-		st.LastHour = append(st.LastHour, row)
-	}
-	return st
-}
-
-// tags returns what is counted for each tag: the configured ones in their order, then what else was counted, sorted
-// only if inOrder is true. A row holds until the next one.
-func (s *stats) tags(cfg *config, inOrder bool) iter.Seq[*tagStat] {
-	return func(yield func(*tagStat) bool) {
-		var row tagStat
-		known := 0
-		for _, t := range cfg.tags {
-			row = tagStat{Tag: t.name, Channel: t.channel, Username: t.username, Icon: t.icon, Parse: t.parse}
-			row.to = destination{t.credential, t.channel}
-			if s.counted(&row, route{tag: t.name, index: t.index}) {
-				known++
-			}
-			if !yield(&row) {
-				return
-			}
-		}
-		for _, r := range s.others(cfg, known, inOrder) {
-			row = tagStat{Tag: r.tag, Channel: r.channel}
-			row.to, _, _ = cfg.lookup(r)
-			if s.counted(&row, r); !yield(&row) {
-				return
-			}
-		}
-	}
-}
-
-// counted fills in what is counted for r, if something is.
-func (s *stats) counted(row *tagStat, r route) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	st := s.routes[r]
-	if st != nil {
-		row.routeStats, row.LastHour = *st, st.hour.sum()
-	}
-	return st != nil
-}
-
-// others returns the routes that are counted and not among the known configured ones.
-func (s *stats) others(cfg *config, known int, inOrder bool) (others []route) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.routes) <= known {
-		return nil
-	}
-	for r := range s.routes {
-		if r.tag == "" || r.index >= len(cfg.byTag[r.tag]) {
-			others = append(others, r)
-		}
-	}
-	if inOrder {
-		slices.SortFunc(others, func(a, b route) int {
-			return cmp.Or(cmp.Compare(a.tag, b.tag), cmp.Compare(a.channel, b.channel), cmp.Compare(a.index, b.index))
-		})
-	}
-	return others
 }
 
 // sendJSON answers with a document for programs and people.
@@ -828,41 +597,37 @@ func (o ordered) MarshalJSON() ([]byte, error) {
 
 // gcSample is what the previous call of /stat/go saw.
 type gcSample struct {
-	mu    sync.Mutex
-	at    time.Time
-	num   uint32
-	pause uint64 // ns in all
+	sync.Mutex
+	at  time.Time
+	mem runtime.MemStats
 }
 
+// statGo has the original's keys, in its order.
 func (s *server) statGo(w http.ResponseWriter, _ *http.Request) {
-	sendJSON(w, s.gc.stat())
-}
-
-// stat has the original's keys, in its order.
-func (s *gcSample) stat() ordered {
 	var mem runtime.MemStats
 	runtime.ReadMemStats(&mem)
-	now := time.Now()
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.gc.Lock()
+	defer s.gc.Unlock()
+	now, before := time.Now(), &s.gc.mem
 	pauses := []float64{}
 	// The runtime remembers the last 256 pauses, in a ring.
-	for n := mem.NumGC; n > s.num && mem.NumGC-n < uint32(len(mem.PauseNs)); n-- {
+	for n := mem.NumGC; n > before.NumGC && mem.NumGC-n < uint32(len(mem.PauseNs)); n-- {
 		pauses = append(pauses, float64(mem.PauseNs[(n-1)%uint32(len(mem.PauseNs))])/1e6)
 	}
 	var perSecond, pausePerSecond float64
-	if seconds := now.Sub(s.at).Seconds(); !s.at.IsZero() && seconds > 0 {
-		perSecond = float64(mem.NumGC-s.num) / seconds
-		pausePerSecond = float64(mem.PauseTotalNs-s.pause) / 1e6 / seconds
+	if seconds := now.Sub(s.gc.at).Seconds(); !s.gc.at.IsZero() && seconds > 0 {
+		perSecond = float64(mem.NumGC-before.NumGC) / seconds
+		pausePerSecond = float64(mem.PauseTotalNs-before.PauseTotalNs) / 1e6 / seconds
 	}
-	s.at, s.num, s.pause = now, mem.NumGC, mem.PauseTotalNs
-	return ordered{
+	s.gc.at, s.gc.mem = now, mem
+	sendJSON(w, ordered{
 		"time", now.UnixNano(),
 		"go_version", runtime.Version(), "go_os", runtime.GOOS, "go_arch", runtime.GOARCH,
 		"cpu_num", runtime.NumCPU(), "goroutine_num", runtime.NumGoroutine(), "gomaxprocs", runtime.GOMAXPROCS(0),
 		"cgo_call_num", runtime.NumCgoCall(),
-		"memory_alloc", mem.Alloc, "memory_total_alloc", mem.TotalAlloc, "memory_sys", mem.Sys, "memory_lookups", mem.Lookups,
-		"memory_mallocs", mem.Mallocs, "memory_frees", mem.Frees, "memory_stack", mem.StackInuse,
+		"memory_alloc", mem.Alloc, "memory_total_alloc", mem.TotalAlloc, "memory_sys", mem.Sys,
+		"memory_lookups", mem.Lookups, "memory_mallocs", mem.Mallocs, "memory_frees", mem.Frees,
+		"memory_stack", mem.StackInuse,
 		"heap_alloc", mem.HeapAlloc, "heap_sys", mem.HeapSys, "heap_idle", mem.HeapIdle, "heap_inuse", mem.HeapInuse,
 		"heap_released", mem.HeapReleased, "heap_objects", mem.HeapObjects,
 		"gc_next", mem.NextGC,
@@ -870,7 +635,7 @@ func (s *gcSample) stat() ordered {
 		"gc_num", mem.NumGC, "gc_per_second", perSecond,
 		"gc_pause_per_second", pausePerSecond, // ms
 		"gc_pause", pauses, // ms, newest first, since the previous call
-	}
+	})
 }
 
 // exposition writes metrics in the text format.
@@ -905,18 +670,12 @@ func table(v any, f func(i int, name, help string)) {
 func (e exposition) histogram(name, help string, h histogram) {
 	fmt.Fprintf(e, "# HELP %s %s\n# TYPE %s histogram\n", name, help, name)
 	total := int64(0)
-	for i, n := range h.counts {
-		total += n
-		bound := "+Inf"
-		if i < len(h.bounds) {
-			bound = strconv.FormatFloat(h.bounds[i], 'g', -1, 64)
-		}
-		fmt.Fprintf(e, "%s_bucket{le=%q} %d\n", name, bound, total)
+	for i, bound := range append(slices.Clone(h.bounds), math.Inf(1)) {
+		total += h.counts[i]
+		fmt.Fprintf(e, "%s_bucket{le=\"%v\"} %d\n", name, bound, total)
 	}
 	fmt.Fprintf(e, "%s_sum %v\n%s_count %d\n", name, h.sum, name, total)
 }
-
-var labels = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
 
 func (s *server) metrics(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
@@ -925,93 +684,76 @@ func (s *server) metrics(w http.ResponseWriter, _ *http.Request) {
 	values := reflect.ValueOf(st.numbers)
 	table(st.numbers, func(i int, name, help string) { e.value(name, help, values.Field(i).Interface()) })
 	s.stats.mu.Lock()
-	posts, took, delay := maps.Clone(s.stats.posts), s.stats.postTook.clone(), s.stats.delay.clone()
+	outcomes, took, delay := maps.Clone(s.stats.outcomes), s.stats.postTook, s.stats.delay
 	s.stats.mu.Unlock()
 	e.head("slackboard_posts_total", "Posts to Slack, by outcome.")
 	for c := delivered; c <= inBetween; c++ {
-		fmt.Fprintf(e, "slackboard_posts_total{outcome=%q} %d\n", c, posts[c.String()])
+		fmt.Fprintf(e, "slackboard_posts_total{outcome=%q} %d\n", c, outcomes[c.String()])
 	}
-	fmt.Fprintf(e, "slackboard_posts_total{outcome=%q} %d\n", limited, posts[limited])
+	fmt.Fprintf(e, "slackboard_posts_total{outcome=%q} %d\n", limited, outcomes[limited])
 	e.head("slackboard_http_requests_total", "Requests, by route and status.")
 	s.requests.Do(func(count expvar.KeyValue) {
 		fmt.Fprintf(e, "slackboard_http_requests_total{%s} %v\n", count.Key, count.Value)
 	})
 	e.histogram("slackboard_post_duration_seconds", "How long a post to Slack took.", took)
 	e.histogram("slackboard_delivery_delay_seconds", "From acceptance to delivery.", delay)
-	e.runtime(st.StartedAt)
-	s.tagMetrics(e)
-}
-
-// tagMetrics writes what is counted for each tag.
-func (s *server) tagMetrics(e exposition) {
-	cfg := s.cfg()
-	byTag, index := make([]tagCounts, 0, len(cfg.byTag)+1), make(map[string]int, len(cfg.byTag)+1)
-	for t := range s.stats.tags(cfg, false) {
-		i, ok := index[t.Tag]
-		if !ok {
-			i = len(byTag)
-			index[t.Tag] = i
-			byTag = append(byTag, tagCounts{label: labels.Replace(t.Tag)})
-		}
-		byTag[i].add(t.counts)
-	}
-	table(counts{}, func(field int, name, help string) {
-		e.head(name, help)
-		var line []byte
-		for i := range byTag {
-			n := reflect.ValueOf(&byTag[i].counts).Elem().Field(field).Int()
-			line = append(append(append(append(line[:0], name...), `{tag="`...), byTag[i].label...), `"} `...)
-			e.Write(append(strconv.AppendInt(line, n, 10), '\n'))
-		}
-	})
-}
-
-type tagCounts struct {
-	counts
-	label string
-}
-
-func (e exposition) runtime(started time.Time) {
 	var mem runtime.MemStats
 	runtime.ReadMemStats(&mem)
 	e.value("go_goroutines", "Goroutines.", runtime.NumGoroutine())
 	e.value("go_memstats_heap_alloc_bytes", "Bytes of live and not yet collected objects.", mem.HeapAlloc)
 	e.value("go_memstats_sys_bytes", "Bytes obtained from the system.", mem.Sys)
-	e.value("go_gc_cycles_total", "Garbage collections.", mem.NumGC)
-	e.value("process_start_time_seconds", "When the process started, Unix time.", float64(started.UnixMilli())/1000)
+	started := float64(st.StartedAt.UnixMilli()) / 1000
+	e.value("process_start_time_seconds", "When the process started, Unix time.", started)
 	if statm, err := os.ReadFile("/proc/self/statm"); err == nil { // proc(5)
-		if fields := strings.Fields(string(statm)); len(fields) > 1 {
-			pages, _ := strconv.Atoi(fields[1])
-			e.value("process_resident_memory_bytes", "Resident memory.", pages*os.Getpagesize())
-		}
+		pages, _ := strconv.Atoi(strings.Fields(string(statm))[1])
+		e.value("process_resident_memory_bytes", "Resident memory.", pages*os.Getpagesize())
 	}
-	if fds, err := os.ReadDir("/proc/self/fd"); err == nil {
-		e.value("process_open_fds", "Open file descriptors.", len(fds))
+	if files, err := os.ReadDir("/proc/self/fd"); err == nil {
+		e.value("process_open_fds", "Open file descriptors.", len(files))
 	}
 	e.head("slackboard_build_info", "The program.")
 	fmt.Fprintf(e, "slackboard_build_info{version=%q,goversion=%q} 1\n", build(), runtime.Version())
+	s.tagMetrics(e)
 }
 
-// debugVars shows the counters and the memory's as expvar does, without the command line.
-func (s *server) debugVars(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "application/json; charset=utf-8")
-	fmt.Fprintf(w, "{\n\"memstats\": %s,\n\"slackboard\": ", expvar.Get("memstats"))
-	s.writeApp(w, tagQuery{n: math.MaxInt})
-	io.WriteString(w, "}\n")
-}
+var labels = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
 
-// healthz says that the process serves.
-func (s *server) healthz(w http.ResponseWriter, _ *http.Request) {
-	answer{status: http.StatusOK, Message: "ok"}.send(w)
-}
-
-// readyz says whether a message can be accepted.
-func (s *server) readyz(w http.ResponseWriter, _ *http.Request) {
-	if err := s.ready(); err != nil {
-		answer{status: http.StatusServiceUnavailable, Message: err.Error()}.send(w)
-		return
+// tagMetrics writes what is counted for each tag. A tag may have several entries.
+func (s *server) tagMetrics(e exposition) {
+	type sum struct {
+		counts
+		label string
 	}
-	answer{status: http.StatusOK, Message: "ok"}.send(w)
+	cfg := s.cfg()
+	sums, index := make([]sum, 0, len(cfg.byTag)+1), make(map[string]int, len(cfg.byTag)+1)
+	s.stats.tags(cfg, func(t *tagStat) {
+		i, ok := index[t.Tag]
+		if !ok {
+			i = len(sums)
+			index[t.Tag], sums = i, append(sums, sum{label: labels.Replace(t.Tag)})
+		}
+		sums[i].add(t.counts)
+	})
+	table(counts{}, func(field int, name, help string) {
+		e.head(name, help)
+		for i := range sums {
+			n := reflect.ValueOf(&sums[i].counts).Elem().Field(field).Int()
+			line := append(append(e.AvailableBuffer(), name...), `{tag="`...)
+			line = append(append(line, sums[i].label...), `"} `...)
+			e.Write(append(strconv.AppendInt(line, n, 10), '\n'))
+		}
+	})
+}
+
+// okUnless returns the handler that answers ok or, with 503, what check returns.
+func okUnless(check func() error) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		a := answer{status: http.StatusOK, Message: "ok"}
+		if err := check(); err != nil {
+			a = answer{status: http.StatusServiceUnavailable, Message: err.Error()}
+		}
+		a.send(w)
+	}
 }
 
 // askReady asks the server that runs on cfg for its /readyz: for containers and monitors without curl.
@@ -1020,23 +762,17 @@ func askReady(cfg *config) error {
 	if err != nil {
 		return err
 	}
-	if host, port, err := net.SplitHostPort(address); network == "tcp" && err == nil && host == "" {
-		address = net.JoinHostPort("localhost", port)
-	}
-	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, network, address)
-		},
-	}}
-	target := "http://localhost/readyz"
+	transport, scheme := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}}, "http"
 	if cfg.tls != nil { // the name in the certificate is not known; nothing secret is sent
-		target = "https://localhost/readyz"
-		trust := &tls.Config{InsecureSkipVerify: true, Certificates: cfg.tls.Certificates}
-		client.Transport.(*http.Transport).TLSClientConfig = trust
+		transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: true, Certificates: cfg.tls.Certificates}
+		scheme = "https"
 	}
-	resp, err := client.Get(target)
+	client := &http.Client{Timeout: 10 * time.Second, Transport: transport}
+	resp, err := client.Get(scheme + "://localhost/readyz")
 	if err != nil {
-		return fmt.Errorf("%s does not answer: %w", cmp.Or(cfg.core.port, address), errors.Unwrap(err))
+		return fmt.Errorf("%s does not answer: %w", cfg.core.port, errors.Unwrap(err))
 	}
 	defer resp.Body.Close()
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, answerLimit))

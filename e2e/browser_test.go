@@ -321,7 +321,7 @@ func TestPageLooks(t *testing.T) {
 		p.send("ops", []string{"info", "warn", "crit", ""}[i%4], fmt.Sprint("disk of web-", i), text, "web-01.example")
 	}
 	p.send("cdn", "warn", "cache", "hit rate is 61 %", "edge-1.example")
-	Poll(t, "the token pauses", func() bool { return len(p.Stat(t).Paused) > 0 })
+	Poll(t, "the token pauses", func() bool { return p.Stat(t).State == "paused" })
 	p.send("edge", "crit", "", "On call: TLS handshake fails in fra1", "edge-2.example")
 	p.send("billing", "info", "invoices", "2,310 invoices are out", "billing.example")
 	for i := range 300 {
@@ -475,7 +475,7 @@ func TestPageShowsPause(t *testing.T) {
 	slack := &answers{replies: map[string]Reply{"#cdn": limit}}
 	p := newPageServer(t, nightly(), slack)
 	p.send("cdn", "", "", "cache", "")
-	Poll(t, "the token pauses", func() bool { return len(p.Stat(t).Paused) > 0 })
+	Poll(t, "the token pauses", func() bool { return p.Stat(t).State == "paused" })
 	p.open(p.url + "#overview?q=edge")
 	const pause = `this token pauses until `
 	p.wait("#tag-rows", "in 14 min: slack's rate limit, met by #cdn") // nothing waits for it yet

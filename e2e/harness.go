@@ -249,7 +249,6 @@ type Stat struct {
 	Retries       int64  `json:"retries"`
 	RateLimited   int64  `json:"rate_limited"`
 	Unauthorized  int64  `json:"unauthorized"`
-	Paused        []any  `json:"paused"`
 	ReloadRefused bool   `json:"reload_refused"`
 	State         string `json:"state"`
 	Sentence      string `json:"sentence"`

@@ -47,6 +47,7 @@ function patch(node, children) {
   });
   while (node.childNodes.length > children.length) node.lastChild.remove();
 }
+const uniqueKeys = (seen = {}) => key => key + "\n" + (seen[key] = (seen[key] || 0) + 1);
 const some = (...parts) => parts.filter(part => part);
 const setText = (node, words) => patch(node, words ? [words] : []);
 
@@ -216,7 +217,6 @@ async function act(verb, ids, tag, n) {
       result = answer.ok ? answer.json.did || done : answer.says;
       if (answer.ok) times = answer.json.count;
     } catch (err) { result = err.message; }
-    result = result.replace(id + " ", "");
     did.set(result, (did.get(result) || 0) + times);
     note([...did].map(([what, n]) => `${count(n, "message")}: ${what}`).join("; "));
   }
@@ -237,7 +237,7 @@ function pick(ids, on) {
 
 // drawStat shows how things are: in words, numbers, the chart, the title and the icon.
 function drawStat() {
-  const hour = stat.last_hour, sum = half => hour.reduce((n, counts) => n + counts[half], 0);
+  const hour = stat.last_hour, sum = half => hour[half].reduce((n, count) => n + count, 0);
   const most = Math.max(1, ...hour.flat()), accepted = number(sum(0)), delivered = number(sum(1));
   const cell = (id, name, n, className = "") => h("div", {}, h("dt", {}, name), h("dd", {id, className}, n));
   patch($("numbers"), [cell("waiting", "waiting now", number(stat.waiting)),
@@ -250,7 +250,7 @@ function drawStat() {
   $("spoken").dataset.said = said;
   const bar = (n, x) => n ? `M${x} 60v${-Math.max(2, n / most * 60)}h2.1V60z` : "";
   [...$("chart").children].forEach((path, half) =>
-    path.setAttribute("d", hour.map((counts, i) => bar(counts[half], i * 5 + half * 2.3)).join("")));
+    path.setAttribute("d", hour[half].map((n, i) => bar(n, i * 5 + half * 2.3)).join("")));
   $("chart").ariaLabel = `last hour: ${accepted} accepted, ${delivered} delivered, ${number(most)} a minute at most`;
   setText($("most"), number(most));
   setText($("from"), brief(Date.now() - 3600_000));
@@ -276,10 +276,11 @@ function tell(wrong, color) {
 function drawTrouble(tags) {
   const where = (state, tag, channel) => to("messages", tag ? {state, tag} : {state, q: channel});
   const webhook = "the webhook's channel", does = {failing: " fails", unreachable: " cannot be reached"};
-  const lines = stat.trouble.map(({kind, channel, tags, destinations: n, waiting, ...t}) => ({...t, kind, n: waiting,
-    key: [kind, tags, n > 1 || channel].join("\n"), unit: " wait", does: does[kind],
+  const unique = uniqueKeys();
+  const lines = stat.trouble.map(({kind, channel, destinations: n, waiting, ...t}) => ({...t, kind, n: waiting,
+    key: unique([kind, n > 1 ? t.since : channel].join("\n")), unit: " wait", does: does[kind],
     name: (channel || webhook) + (n > 1 ? ` and ${n - 1} more` : ""),
-    href: where("waiting", tags.length === 1 && tags[0], n > 1 ? "" : channel)}));
+    href: where("waiting", "", n > 1 ? "" : channel)}));
   lines.push(...tags.filter(t => t.dead).map(({tag, channel, dead: n, last_error: reason}) => ({kind: "dead", reason, n,
     key: "dead\n" + tag + "\n" + channel, unit: " dead", name: tag || channel, href: where("dead", tag, channel)})));
   const rank = t => ({dead: 1, paused: 2})[t.kind] || 0;
@@ -301,12 +302,8 @@ function drawTrouble(tags) {
 }
 
 function drawTags(at) {
-  const seen = {}, {tags, tags_found: found, tags_total: total} = stat;
-  tagList.update(tags.map(t => {
-    const name = t.tag + "\n" + t.channel;
-    seen[name] = (seen[name] || 0) + 1;
-    return [name + "\n" + seen[name], t];
-  }));
+  const unique = uniqueKeys(), {tags, tags_found: found, tags_total: total} = stat;
+  tagList.update(tags.map(t => [unique(t.tag + "\n" + t.channel), t]));
   patch($("tag-heads"), Object.entries(columns).map(([by, name]) => {
     const up = ["tag", "channel", "last_error"].includes(by) ? by : "-" + by, down = up === by ? "-" + by : by;
     const ariaSort = at.sort === by ? "ascending" : at.sort === "-" + by ? "descending" : "none";
