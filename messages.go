@@ -308,12 +308,16 @@ func (s *server) showMessage(w http.ResponseWriter, r *http.Request) {
 	reply(w, v, err)
 }
 
-// reply answers with v or, after an error, with the reason.
+// reply answers with v, for programs and people, or after an error with the reason.
 func reply(w http.ResponseWriter, v any, err error) {
 	a, ok := err.(answer)
 	switch {
 	case err == nil:
-		sendJSON(w, v)
+		w.Header().Set("Content-Type", "application/json")
+		e := json.NewEncoder(w)
+		e.SetEscapeHTML(false)
+		e.SetIndent("", "  ")
+		e.Encode(v)
 		return
 	case ok:
 	case errors.Is(err, errGone):

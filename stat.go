@@ -543,8 +543,7 @@ func (s *server) sentence(st *appStat) (state, sentence string) {
 		}
 	}
 	if st.Waiting > 0 && !st.oldest.IsZero() {
-		waits := fmt.Sprintf("%d wait, the oldest since %s", st.Waiting, clock(st.oldest))
-		sentence = join(sentence, "; ", waits)
+		sentence = join(sentence, "; ", fmt.Sprintf("%d wait, the oldest since %s", st.Waiting, clock(st.oldest)))
 	}
 	switch {
 	case st.ill[0] > 0:
@@ -571,15 +570,6 @@ func (s *server) ready() error {
 	s.deliver.mu.Lock()
 	defer s.deliver.mu.Unlock()
 	return s.deliver.full(4096) // a message of ordinary size
-}
-
-// sendJSON answers with a document for programs and people.
-func sendJSON(w http.ResponseWriter, v any) {
-	w.Header().Set("Content-Type", "application/json")
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	e.Encode(v)
 }
 
 // ordered is a JSON object: keys and values by turns, which keep their order.
@@ -620,7 +610,7 @@ func (s *server) statGo(w http.ResponseWriter, _ *http.Request) {
 		pausePerSecond = float64(mem.PauseTotalNs-before.PauseTotalNs) / 1e6 / seconds
 	}
 	s.gc.at, s.gc.mem = now, mem
-	sendJSON(w, ordered{
+	reply(w, ordered{
 		"time", now.UnixNano(),
 		"go_version", runtime.Version(), "go_os", runtime.GOOS, "go_arch", runtime.GOARCH,
 		"cpu_num", runtime.NumCPU(), "goroutine_num", runtime.NumGoroutine(), "gomaxprocs", runtime.GOMAXPROCS(0),
@@ -635,7 +625,7 @@ func (s *server) statGo(w http.ResponseWriter, _ *http.Request) {
 		"gc_num", mem.NumGC, "gc_per_second", perSecond,
 		"gc_pause_per_second", pausePerSecond, // ms
 		"gc_pause", pauses, // ms, newest first, since the previous call
-	})
+	}, nil)
 }
 
 // exposition writes metrics in the text format.
