@@ -122,7 +122,8 @@ type routeStats struct {
 	accepted    hour
 }
 
-// hour counts what happened within the last hour, in equal steps.
+// hour counts what happened within the last hour, in equal steps. A copy shares them: whichever comes to a new step first
+// empties it, and the other empties it again before it counts there.
 type hour struct {
 	newest int64 // step
 	steps  []int32
@@ -254,13 +255,12 @@ func (s *stats) tags(cfg *config, f func(row *tagStat)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var row tagStat
-	now := time.Now()
 	for _, st := range s.inOrder {
 		to, t, err := cfg.lookup(st.route)
 		if err != nil && st.counts == (counts{}) {
 			continue // it was configured once
 		}
-		row = tagStat{Tag: st.route.tag, Channel: to.channel, routeStats: *st, LastHour: st.accepted.sum(now), to: to}
+		row = tagStat{Tag: st.route.tag, Channel: to.channel, routeStats: *st, to: to}
 		if t != nil {
 			row.Username, row.Icon, row.Parse = t.username, t.icon, t.parse
 		}
@@ -365,7 +365,7 @@ func (s *server) withTags(query url.Values) (*appStat, error) {
 		orders := slices.Sorted(maps.Keys(tagOrders))
 		return nil, badRequest("sort=%s: it has to be one of %s", by, strings.Join(orders, ", "))
 	}
-	st := s.appStat()
+	st, now := s.appStat(), time.Now()
 	s.stats.tags(s.cfg(), func(t *tagStat) {
 		st.TagsTotal++
 		if tag != "" && t.Tag != tag ||
@@ -373,6 +373,7 @@ func (s *server) withTags(query url.Values) (*appStat, error) {
 			return
 		}
 		st.TagsFound++
+		t.LastHour = t.accepted.sum(now)
 		st.Tags = insert(st.Tags, n, t, func(a, b *tagStat) int { return cmp.Or(sign*compare(a, b), worseFirst(a, b)) })
 	})
 	s.deliver.explain(st.Tags)
