@@ -2,11 +2,11 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slackboard/e2e"
 	"slices"
 	"strings"
@@ -281,39 +281,32 @@ slack_token = "c"
 	}
 }
 
-// README.md's table of keys is the one in config.go: section, key and default of each.
-func TestReadmeTableOfKeys(t *testing.T) {
+// docs/configuration.md has the keys of config.go: section, key and default of each.
+func TestDocumentedKeys(t *testing.T) {
 	t.Setenv("STATE_DIRECTORY", "")
 	c := &config{tags: []*tag{{}}, senders: []*sender{{}}}
 	want := map[string]string{}
 	for _, s := range c.sections() {
 		for _, k := range s.keys {
 			k.store(k.preset)
-			switch value := k.shown(); {
-			case k.preset == required:
-				want[s.header+" "+k.name] = "required"
-			case value == `""`:
-				want[s.header+" "+k.name] = ""
-			default:
-				want[s.header+" "+k.name] = "`" + value + "`"
+			want[s.header+" "+k.name] = "`" + k.shown() + "`"
+			if k.preset == required {
+				want[s.header+" "+k.name] = "*required*"
 			}
 		}
 	}
 	got, section := map[string]string{}, ""
-	_, table, _ := strings.Cut(e2e.ReadFile(t, "README.md"),
-		"\n| section | key | default | meaning |\n|---|---|---|---|\n")
-	for row := range strings.Lines(table) {
-		cells := strings.Split(row, "|")
-		if len(cells) < 6 {
-			break
-		}
-		section = cmp.Or(strings.Trim(cells[1], " `"), section)
-		for name := range strings.SplitSeq(cells[2], ",") {
-			got[section+" "+strings.Trim(name, " `")] = strings.TrimSpace(cells[3])
+	for line := range strings.Lines(e2e.ReadFile(t, "docs/configuration.md")) {
+		if header, ok := strings.CutPrefix(line, "##"); ok {
+			section = strings.Trim(header, "#` \n")
+		} else if keys, _, ok := strings.Cut(line, "): "); ok && strings.HasPrefix(section, "[") {
+			for _, m := range regexp.MustCompile("`(\\w+)` \\(([^)]+)").FindAllStringSubmatch(keys, -1) {
+				got[section+" "+m[1]] = m[2]
+			}
 		}
 	}
 	if !maps.Equal(got, want) {
-		t.Errorf("README.md has\n%q\nthe table of keys\n%q", got, want)
+		t.Errorf("docs/configuration.md has\n%q\nthe table of keys\n%q", got, want)
 	}
 }
 

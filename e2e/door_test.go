@@ -31,7 +31,7 @@ func TestAlertmanager(t *testing.T) {
 	s := startDoor(t, slack, address, dir)
 	receivers := strings.NewReplacer("relay-host:29800", address, "/ops/TOKEN", "/ops/S3NDER",
 		"/etc/alertmanager/slackboard_token", WriteFile(t, "token", "S3NDER\n")).
-		Replace(readmeBlock(t, "yaml", "slack_configs:"))
+		Replace(example(t, "README.md", "yaml", "slack_configs:"))
 	config := WriteFile(t, "alertmanager.yml", "route: {receiver: ops, group_wait: 0s}\n"+receivers)
 	am := StartProcess(t, exec.Command(alertmanager, "--config.file="+config, "--storage.path="+t.TempDir(),
 		"--web.listen-address="+own, "--cluster.listen-address="))
@@ -80,8 +80,8 @@ func TestNPMClients(t *testing.T) {
 	slack := NewFakeSlack(t, nil)
 	s := startDoor(t, slack, "127.0.0.1:0", t.TempDir())
 	examples := strings.NewReplacer("http://relay-host:29800", "http://"+s.Addr, "TOKEN",
-		"S3NDER").Replace(readmeBlock(t, "js", "new IncomingWebhook("))
-	calls := strings.Split(strings.TrimSpace(examples), "\n")
+		"S3NDER").Replace(example(t, "README.md", "js", "new IncomingWebhook("))
+	calls := strings.Split(strings.TrimSpace(strings.ReplaceAll(examples, "\n  .", ".")), "\n")
 	script := `
 const {IncomingWebhook} = require("@slack/webhook")
 const {WebClient} = require("@slack/web-api")
@@ -124,16 +124,4 @@ const client = token => new WebClient(token, {slackApiUrl: "http://` + s.Addr + 
 		posts["#x both "] != `[{"text":{"text":"*a* & b = 100%","type":"mrkdwn"},"type":"section"}]` {
 		t.Errorf("posted %v", posts)
 	}
-}
-
-// readmeBlock returns the README's block of that kind that contains text.
-func readmeBlock(t *testing.T, kind, text string) string {
-	t.Helper()
-	for _, block := range strings.Split(ReadFile(t, "../README.md"), "```"+kind+"\n")[1:] {
-		if block, _, _ := strings.Cut(block, "```"); strings.Contains(block, text) {
-			return block
-		}
-	}
-	t.Fatalf("README.md has no block of %s with %q", kind, text)
-	return ""
 }

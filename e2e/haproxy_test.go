@@ -1,6 +1,6 @@
 package e2e
 
-// Two servers behind HAProxy, as the README says: one dies at a time, and nothing that was answered 200 is lost.
+// Two servers behind HAProxy, as deploy/haproxy.cfg says: one dies at a time, and nothing that was answered 200 is lost.
 
 import (
 	"encoding/json"
@@ -36,16 +36,12 @@ func newBehindProxy(t *testing.T) *behindProxy {
 		p.address[i], p.spool[i] = DeadAddress(t), t.TempDir()
 		p.start(i)
 	}
-	block := regexp.MustCompile("(?s)```haproxy\n(.*?)```\n").FindStringSubmatch(ReadFile(t, "../README.md"))
-	if block == nil {
-		t.Fatal("the README has no configuration for HAProxy")
-	}
 	config := WriteFile(t, "haproxy.cfg",
 		strings.NewReplacer("bind :29800", "bind "+p.proxy, "relay-1:29800", p.address[0], "relay-2:29800",
-			p.address[1]).Replace(block[1]))
+			p.address[1]).Replace(ReadFile(t, "../deploy/haproxy.cfg")))
 	if out, err := exec.Command(haproxy, "-c", "-f", config).CombinedOutput(); err != nil ||
 		regexp.MustCompile("WARNING|ALERT").Match(out) {
-		t.Fatalf("the README's configuration: %v %s", err, out)
+		t.Fatalf("deploy/haproxy.cfg: %v %s", err, out)
 	}
 	proxy := StartProcess(t, exec.Command(haproxy, "-db", "-f", config))
 	Poll(t, "the proxy serves", func() bool {

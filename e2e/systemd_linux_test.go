@@ -124,21 +124,21 @@ func TestTellsSystemd(t *testing.T) {
 	s.Wait()
 }
 
-func TestReadmeUnit(t *testing.T) {
+func TestUnits(t *testing.T) {
 	analyze, err := exec.LookPath("systemd-analyze")
 	if err != nil {
 		t.Skip("skipped: there is no systemd-analyze here")
 	}
 	dir := t.TempDir()
 	program := regexp.MustCompile(`/usr/local/bin/slackboard`)
-	for name, text := range map[string]string{"slackboard.service": "Type=notify",
-		"slackboard.socket": "ListenStream="} {
-		unit := program.ReplaceAllString(readmeBlock(t, "ini", text), Program("slackboard"))
+	units := []string{"slackboard.service", "slackboard.socket"}
+	for _, name := range units {
+		unit := program.ReplaceAllString(ReadFile(t, "../deploy/"+name), Program("slackboard"))
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(unit), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for _, unit := range []string{"slackboard.service", "slackboard.socket"} {
+	for _, unit := range units {
 		out, err := exec.Command(analyze, "verify", "--recursive-errors=no", "--man=no",
 			filepath.Join(dir, unit)).CombinedOutput()
 		if err != nil || len(out) > 0 {
