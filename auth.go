@@ -49,7 +49,8 @@ func (s secret) is(token string) bool {
 // tokenOf returns the token in the path or the header of r, "" if there is none.
 func tokenOf(r *http.Request) string {
 	_, token, ok := r.BasicAuth()
-	if scheme, bearer, _ := strings.Cut(r.Header.Get("Authorization"), " "); !ok && strings.EqualFold(scheme, "Bearer") {
+	if scheme, bearer, _ := strings.Cut(r.Header.Get("Authorization"), " "); !ok &&
+		strings.EqualFold(scheme, "Bearer") {
 		token = strings.TrimSpace(bearer)
 	}
 	return cmp.Or(r.PathValue("token"), token)

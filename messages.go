@@ -121,7 +121,8 @@ func (d *deliverer) find(r route, seq uint64) (l *lane, at int) {
 		return nil, 0
 	}
 	at, _ = slices.BinarySearch(l.waiting, newWaiter(seq, 0))
-	if at == len(l.waiting) || l.waiting[at].seq() != seq { // they are not quite in order behind messages that were posted together
+	// they are not quite in order behind messages that were posted together
+	if at == len(l.waiting) || l.waiting[at].seq() != seq {
 		at = slices.IndexFunc(l.waiting, func(w waiter) bool { return w.seq() == seq })
 	}
 	if at < 0 {

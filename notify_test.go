@@ -4,9 +4,12 @@ import (
 	"encoding/json"
 	"expvar"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -669,5 +672,24 @@ func TestCheckAnswers(t *testing.T) {
 		if w := p.do("GET", test.path, ""); w.Code != test.status || !strings.Contains(w.Body.String(), test.want) {
 			t.Errorf("%s: %d %s, want %d %s", test.name, w.Code, w.Body, test.status, test.want)
 		}
+	}
+}
+
+// docs/http.md lists the routes of the route table, and no others.
+func TestDocumentedRoutes(t *testing.T) {
+	names := strings.NewReplacer("{tag}", "TAG", "{token...}", "TOKEN", "{id}", "ID", "{$}", "")
+	got, want := map[string]bool{}, map[string]bool{}
+	for _, m := range regexp.MustCompile(`route\(\w+, "(\w+ /[^"]+)"`).FindAllStringSubmatch(
+		e2e.ReadFile(t, "notify.go"), -1) {
+		want[names.Replace(m[1])] = true
+	}
+	for _, m := range regexp.MustCompile("`((?:GET|POST|DELETE) /[^`?]*)").FindAllStringSubmatch(
+		e2e.ReadFile(t, "docs/http.md"), -1) {
+		got[m[1]] = true
+	}
+	delete(want, "GET /") // both lead to the page
+	delete(want, "GET /ui")
+	if !maps.Equal(got, want) {
+		t.Errorf("documented are %q, there are %q", slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want)))
 	}
 }

@@ -59,7 +59,8 @@ func (o options) keepFixed(running, cfg *config, logs *logs) {
 		{"spool.dir", &running.spool.dir, &cfg.spool.dir},
 	} {
 		if *k.now != *k.new && !o.dryRun {
-			logs.notice(k.key+" has changed: that needs a restart, until then the old one stays", "old", *k.now, "new", *k.new)
+			logs.notice(k.key+" has changed: that needs a restart, until then the old one stays", "old", *k.now, "new",
+				*k.new)
 		}
 		*k.new = *k.now
 	}

@@ -20,7 +20,8 @@ package main
 //
 // One goroutine, run, writes: one write and one sync for all that is queued, then the index, then the answers. Only
 // the newest segment is written and only the oldest is removed, after what is live in it was carried forward. So no
-// line outlives the one that it is about. After a write or a sync that failed, the file is not to be believed, since the
+// line outlives the one that it is about. After a write or a sync that failed, the file is not to be believed, since
+// the
 // kernel reports such an error once and drops the data: what is known to be good of it is copied into the spare
 // segment, which takes its name.
 
@@ -388,7 +389,8 @@ func (s *spool) load() error {
 		switch {
 		case !isLog:
 		case s.isOldFormat(e.Name()):
-			return fmt.Errorf("%s is of an earlier format, which this version does not read: let the version that wrote it "+
+			return fmt.Errorf("%s is of an earlier format, which this version does not read: let the version that "+
+				"wrote it "+
 				"deliver what waits, or set dir in [spool] to another folder", filepath.Join(s.dir.Name(), e.Name()))
 		case err != nil || number == 0 || fileName(number) != e.Name():
 			s.log.Error("not a file of the spool: it is left alone", "dir", s.dir.Name(), "file", e.Name())
@@ -968,7 +970,8 @@ func (s *spool) carryForward() error {
 		switch {
 		case failed != nil:
 			return
-		case l.kind == 'W' && s.live.at(l.seq) == l.lies, l.kind == 'X' && s.dead.at(l.seq) == l.lies && s.live.at(l.seq) != 0:
+		case l.kind == 'W' && s.live.at(l.seq) == l.lies, l.kind == 'X' && s.dead.at(l.seq) == l.lies &&
+			s.live.at(l.seq) != 0:
 			l.route, l.body = bytes.Clone(l.route), bytes.Clone(l.body)
 			lines = append(lines, l)
 		case (l.kind == 'W' || l.kind == 'K') && isKeyed(l.id) && s.keys[l.id] == l.seq:
@@ -1097,7 +1100,8 @@ func (s *spool) each(f func(w line, dead bool)) error {
 	return nil
 }
 
-// all calls f for every message that the log knows, in no order, with its W line and what became of it: its D line, an X
+// all calls f for every message that the log knows, in no order, with its W line and what became of it: its D line, an
+// X
 // line of which nothing but the kind is set, or a zero one. What changes meanwhile may be missed. f must not keep parts
 // of the W line.
 func (s *spool) all(ctx context.Context, f func(w, became line)) error {

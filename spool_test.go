@@ -1535,3 +1535,23 @@ func TestDiskFails(t *testing.T) {
 		}
 	})
 }
+
+// The example of a log in docs/design.md is one: its lines are whole, and say what stands above them.
+func TestDocumentedLog(t *testing.T) {
+	_, example, _ := strings.Cut(e2e.ReadFile(t, "docs/design.md"), "```spool\n")
+	example, _, _ = strings.Cut(example, "```")
+	dir, got := t.TempDir(), ""
+	e2e.WriteInto(t, dir, fileName(1), example)
+	sp, err := openSpool(dir, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sp.closeFiles()
+	err = sp.all(t.Context(), func(w, became line) {
+		got += fmt.Sprintf("%d %d %s, ", w.seq, w.replaces,
+			became.state())
+	})
+	if want := "1 0 delivered, 3 2 waiting, "; err != nil || got != want || sp.damaged.Load() != 0 {
+		t.Errorf("got %q, %v, %d damaged lines; want %q", got, err, sp.damaged.Load(), want)
+	}
+}

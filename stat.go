@@ -122,7 +122,8 @@ type routeStats struct {
 	accepted    hour
 }
 
-// hour counts what happened within the last hour, in equal steps. A copy shares them: whichever comes to a new step first
+// hour counts what happened within the last hour, in equal steps. A copy shares them: whichever comes to a new step
+// first
 // empties it, and the other empties it again before it counts there.
 type hour struct {
 	newest int64 // step

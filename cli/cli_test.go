@@ -23,7 +23,8 @@ func TestAnswerMayTakeAMinute(t *testing.T) {
 // Whatever -s says, it is refused or leads somewhere.
 func TestParseServers(t *testing.T) {
 	for list, want := range map[string]string{
-		"relay": "http://relay:29800", "relay:": "http://relay:29800", "relay/": "http://relay:29800", "relay:1/": "http://relay:1", "10.0.0.1": "http://10.0.0.1:29800",
+		"relay": "http://relay:29800", "relay:": "http://relay:29800", "relay/": "http://relay:29800",
+		"relay:1/": "http://relay:1", "10.0.0.1": "http://10.0.0.1:29800",
 		"[::1]": "http://[::1]:29800", "[::1]:1": "http://[::1]:1", "relay/slack": "http://relay:29800/slack",
 		"http://relay": "http://relay", "https://relay/": "https://relay", "unix:/s": "http://localhost",
 		"": "", "unix:": "", ":1": "", "http://": "", "ftp://relay": "", "http://:1": "", "a b": "", "relay:x": "",

@@ -15,7 +15,8 @@ func TestText(t *testing.T) {
 	for i := range all {
 		all[i] = byte('a' + i%23 + i/keptHalf)
 	}
-	for _, size := range []int{0, 1, keptHalf - 1, keptHalf, keptHalf + 1, 2*keptHalf - 1, 2 * keptHalf, 2*keptHalf + 1, 3 * keptHalf, 4*keptHalf + 1, 7 * keptHalf} {
+	for _, size := range []int{0, 1, keptHalf - 1, keptHalf, keptHalf + 1, 2*keptHalf - 1, 2 * keptHalf, 2*keptHalf + 1,
+		3 * keptHalf, 4*keptHalf + 1, 7 * keptHalf} {
 		for _, step := range []int{1000, 64 << 10, 7 * keptHalf} {
 			var kept Text
 			for rest := all[:size]; len(rest) > 0; rest = rest[min(step, len(rest)):] {
@@ -23,7 +24,8 @@ func TestText(t *testing.T) {
 			}
 			want := string(all[:size])
 			if size > 2*keptHalf {
-				want = string(all[:keptHalf]) + fmt.Sprintf("\n[… %d bytes left out …]\n", size-2*keptHalf) + string(all[size-keptHalf:size])
+				want = string(all[:keptHalf]) + fmt.Sprintf("\n[… %d bytes left out …]\n", size-2*keptHalf) +
+					string(all[size-keptHalf:size])
 			}
 			if got := kept.Cut(math.MaxInt, strings.Clone); got != want || kept.Total != int64(size) {
 				t.Errorf("%d bytes in steps of %d: %d kept of %d", size, step, len(got), kept.Total)
@@ -78,10 +80,12 @@ func TestCut(t *testing.T) {
 	}{
 		{"short", &Text{[]byte("short"), 5}, func(got string) bool { return got == "short" }},
 		{"lines", &Text{[]byte(lines), 5000}, func(got string) bool {
-			return strings.HasPrefix(got, "line\nline\n") && strings.HasSuffix(got, "line\n") && !strings.Contains(strings.ReplaceAll(got, "line\n", ""), "line") &&
+			return strings.HasPrefix(got, "line\nline\n") && strings.HasSuffix(got, "line\n") &&
+				!strings.Contains(strings.ReplaceAll(got, "line\n", ""), "line") &&
 				strings.Contains(got, "\n[… 4940 bytes left out …]\nline\n")
 		}},
-		{"a progress bar", &Text{[]byte(strings.Repeat("working\r", 1000) + "done   \n"), 8008}, func(got string) bool { return got == "done   \n" }},
+		{"a progress bar", &Text{[]byte(strings.Repeat("working\r", 1000) + "done   \n"), 8008},
+			func(got string) bool { return got == "done   \n" }},
 		{"control sequences alone", &large, func(got string) bool { return got == "\n[… 4194304 bytes left out …]\n" }},
 	} {
 		if got := test.text.Cut(100, Shown); !test.want(got) || utf8.RuneCountInString(got) > 100 {
@@ -93,13 +97,15 @@ func TestCut(t *testing.T) {
 // Whatever a text holds and whatever is around it, a server takes the request.
 func TestRequestFits(t *testing.T) {
 	for _, flags := range []Flags{{Tag: "a"}, {Channel: "a", Title: strings.Repeat("\"", 1<<17)}} {
-		for name, unit := range map[string]string{"letters": "x", "quotes": "\"", "ampersands": "&", "noise": "\xff", "fences": "```", "separators": "\u2028", "both": strings.Repeat("x", 2000) + strings.Repeat("\xff", 2000)} {
+		for name, unit := range map[string]string{"letters": "x", "quotes": "\"", "ampersands": "&", "noise": "\xff",
+			"fences": "```", "separators": "\u2028", "both": strings.Repeat("x", 2000) + strings.Repeat("\xff", 2000)} {
 			for _, show := range []func(string) string{Escape, Code} {
 				var text Text
 				text.Write([]byte("first\n" + strings.Repeat(unit, 3<<20/len(unit)) + "\nlast"))
 				flags.Level, flags.Text = "crit", func(limit int) string { return show(text.Cut(limit, Plain)) }
 				body := string(flags.request().Body)
-				if len(body) > maxRequest || len(body) < maxRequest/2 || !strings.Contains(body, `first\n`) || !strings.Contains(body, `\nlast`) || !strings.Contains(body, " bytes left out …]") {
+				if len(body) > maxRequest || len(body) < maxRequest/2 || !strings.Contains(body, `first\n`) ||
+					!strings.Contains(body, `\nlast`) || !strings.Contains(body, " bytes left out …]") {
 					t.Errorf("%s: %d bytes: %.100q", name, len(body), body)
 				}
 			}
@@ -108,14 +114,16 @@ func TestRequestFits(t *testing.T) {
 }
 
 func FuzzText(f *testing.F) {
-	for _, s := range []string{"", "a\nb\n", "```", "@@channel`@here", "\xff<&>", strings.Repeat("line @everyone ``` <\n", 300), strings.Repeat("\xff", 9000), strings.Repeat("日本\n", 2000),
+	for _, s := range []string{"", "a\nb\n", "```", "@@channel`@here", "\xff<&>",
+		strings.Repeat("line @everyone ``` <\n", 300), strings.Repeat("\xff", 9000), strings.Repeat("日本\n", 2000),
 		"\x1b[31mred\x1b[0m\r\x1b[K\b", "\x1b]0;\x1b\\\x1b(B\x1b"} {
 		f.Add(s)
 	}
 	const limit = 300
 	f.Fuzz(func(t *testing.T, s string) {
 		text := Cut(s, limit, Shown)
-		if strings.ContainsFunc(text, func(c rune) bool { return unicode.IsControl(c) && c != '\n' && c != '\t' }) || utf8.RuneCountInString(text) > limit {
+		if strings.ContainsFunc(text, func(c rune) bool { return unicode.IsControl(c) && c != '\n' && c != '\t' }) ||
+			utf8.RuneCountInString(text) > limit {
 			t.Errorf("%q is cut to %q", s, text)
 		}
 		got := Harmless(text)
@@ -125,7 +133,9 @@ func FuzzText(f *testing.F) {
 				t.Errorf("%q is in %q", bad, got)
 			}
 		}
-		if plain := strings.NewReplacer("\u2060", "", "&lt;", "<", "&gt;", ">", "&amp;", "&").Replace(got); !utf8.ValidString(got) || plain != strings.ReplaceAll(strings.ToValidUTF8(text, "\ufffd"), "\u2060", "") && utf8.ValidString(s) {
+		if plain := strings.NewReplacer("\u2060", "", "&lt;", "<", "&gt;", ">", "&amp;",
+			"&").Replace(got); !utf8.ValidString(got) ||
+			plain != strings.ReplaceAll(strings.ToValidUTF8(text, "\ufffd"), "\u2060", "") && utf8.ValidString(s) {
 			t.Errorf("%q became %q", s, got)
 		}
 	})

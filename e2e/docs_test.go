@@ -3,11 +3,17 @@ package e2e
 // The documents: their examples run, and what they name exists.
 
 import (
+	"encoding/json"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"unicode/utf8"
 )
 
 // examples returns the blocks of a kind in a document, as they stand there.
@@ -39,8 +45,10 @@ func TestClientExamples(t *testing.T) {
 	crontab := example(t, "README.md", "crontab", "backup --full")
 	dir := t.TempDir()
 	s := NewScripted(t)
-	real := strings.NewReplacer("file:/etc/slackboard_token", "T0KEN", "/srv/", dir+"/", "/mnt/", dir+"/", "/var/spool/", dir+"/", "/var/log/", dir+"/",
-		"PATH=", "PATH="+dir+":"+Binaries()+":", "=relay-host", "="+DeadAddress(t)+","+strings.TrimPrefix(s.URL, "http://"))
+	real := strings.NewReplacer("file:/etc/slackboard_token", "T0KEN", "/srv/", dir+"/", "/mnt/", dir+"/",
+		"/var/spool/", dir+"/", "/var/log/", dir+"/",
+		"PATH=", "PATH="+dir+":"+Binaries()+":", "=relay-host",
+		"="+DeadAddress(t)+","+strings.TrimPrefix(s.URL, "http://"))
 	run := func(script string, code int) string {
 		t.Helper()
 		before := len(s.Requests())
@@ -57,7 +65,8 @@ func TestClientExamples(t *testing.T) {
 	if told := run(cli, 0); !strings.Contains(told, dir+"/photos") {
 		t.Errorf("the cli told %q", told)
 	}
-	if told := run(log, 1); !strings.Contains(told, dir+"/photos") || !strings.Contains(s.Requests()[1].Body, "photos are not copied") {
+	if told := run(log, 1); !strings.Contains(told, dir+"/photos") ||
+		!strings.Contains(s.Requests()[1].Body, "photos are not copied") {
 		t.Errorf("the log told %q", told)
 	}
 	os.Mkdir(filepath.Join(dir, "photos"), 0o700)
@@ -74,7 +83,8 @@ func TestClientExamples(t *testing.T) {
 	}
 	before := "set -a\n" + strings.Join(table[:len(table)-2], "\n") + "\n"
 	check, isDaily := strings.CutPrefix(table[len(table)-2], "0 9 * * * ")
-	if run(before+check, 1); !isDaily || !strings.HasPrefix(check, "slackboard-log -check ") { // one of the two servers is dead
+	// one of the two servers is dead
+	if run(before+check, 1); !isDaily || !strings.HasPrefix(check, "slackboard-log -check ") {
 		t.Errorf("the crontab does not begin with a check, but with %q", check)
 	}
 	script := before + job
@@ -85,7 +95,217 @@ func TestClientExamples(t *testing.T) {
 	os.Chmod(filepath.Join(dir, "backup.sh"), 0o700)
 	os.RemoveAll(filepath.Join(dir, "backup"))
 	os.Rename(filepath.Join(dir, "backup.sh"), filepath.Join(dir, "backup"))
-	if told := run(script, 5); !strings.Contains(told, "\nbackup --full\n") || ReadFile(t, dir+"/backup.log") != "backup --full\n" {
+	if told := run(script, 5); !strings.Contains(told, "\nbackup --full\n") ||
+		ReadFile(t, dir+"/backup.log") != "backup --full\n" {
 		t.Errorf("told %q", told)
+	}
+}
+
+// documents are all that people read.
+func documents(t *testing.T) map[string]string {
+	t.Helper()
+	texts := map[string]string{}
+	paths, _ := filepath.Glob("../docs/*.md")
+	for _, path := range append(paths, "../README.md", "../CHANGELOG.md") {
+		texts[strings.TrimPrefix(path, "../")] = ReadFile(t, path)
+	}
+	return texts
+}
+
+// Lines fit into a window, the README is short, and links lead somewhere.
+func TestDocumentsAreWellFormed(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`)
+	for name, text := range documents(t) {
+		for n, line := range strings.Split(text, "\n") {
+			if utf8.RuneCountInString(line) > 120 {
+				t.Errorf("%s:%d has more than 120 columns", name, n+1)
+			}
+		}
+		for _, m := range link.FindAllStringSubmatch(text, -1) {
+			if _, err := os.Stat(filepath.Join("..", filepath.Dir(name), m[1])); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+	if size := len(ReadFile(t, "../README.md")); size > 12<<10 {
+		t.Errorf("README.md has %d bytes", size)
+	}
+}
+
+// Each promise in docs/design.md names the tests that show it: there are such tests.
+func TestPromisesHaveTests(t *testing.T) {
+	var source strings.Builder
+	for _, pattern := range []string{"../*_test.go", "*_test.go", "../*/*/*_test.go"} {
+		paths, _ := filepath.Glob(pattern)
+		for _, path := range paths {
+			source.WriteString(ReadFile(t, path))
+		}
+	}
+	names := regexp.MustCompile("`(Test\\w+)`").FindAllStringSubmatch(ReadFile(t, "../docs/design.md"), -1)
+	for _, m := range names {
+		if !strings.Contains(source.String(), "func "+m[1]+"(t *testing.T)") {
+			t.Errorf("there is no %s", m[1])
+		}
+	}
+	if len(names) < 20 {
+		t.Errorf("%d tests are named", len(names))
+	}
+}
+
+// The flags that the documents list are those of -h.
+func TestDocumentedFlags(t *testing.T) {
+	flags := func(pattern, text string) (names []string) {
+		for _, m := range regexp.MustCompile(pattern).FindAllStringSubmatch(text, -1) {
+			names = append(names, m[1])
+		}
+		slices.Sort(names)
+		return slices.Compact(names)
+	}
+	section := func(document, from, to string) string {
+		_, text, found := strings.Cut(ReadFile(t, "../docs/"+document), "\n## "+from+"\n")
+		if text, _, _ = strings.Cut(text, "\n## "+to+"\n"); !found {
+			t.Errorf("%s has no section %s", document, from)
+		}
+		return text
+	}
+	const inTable = "(?m)(?:^\\| |, )`(-[a-z-]+)\\b"
+	both := section("clients.md", "Flags of both", "slackboard-cli")
+	for program, documented := range map[string][]string{
+		"slackboard":     flags("(?m)(?:^- |, )`(-[a-z-]+)\\b", section("configuration.md", "Flags", "")),
+		"slackboard-cli": flags(inTable, both+section("clients.md", "slackboard-cli", "slackboard-log")),
+		"slackboard-log": flags(inTable, both+section("clients.md", "slackboard-log", "Check")),
+	} {
+		_, help, _ := RunProgram(t, "", nil, program, "-h")
+		got := flags(`(?m)^  (-[a-zA-Z-]+)\b`, help)
+		documented = slices.DeleteFunc(documented, func(s string) bool { return s == "-h" || s == "-help" })
+		got = slices.DeleteFunc(got, func(s string) bool {
+			return s == "-C" ||
+				s == "-dry-run" && program != "slackboard"
+		})
+		if !slices.Equal(got, documented) {
+			t.Errorf("%s has %q, documented are %q", program, got, documented)
+		}
+	}
+}
+
+// The counters that docs/http.md lists are those of /stat/app, and every metric that is named somewhere exists.
+func TestDocumentedCounters(t *testing.T) {
+	s := StartServer(t, ServerConfig("http://127.0.0.1:1"))
+	_, body := s.Request("GET", "/stat/app", "")
+	var fields map[string]any
+	if err := json.Unmarshal([]byte(body), &fields); err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(ReadFile(t, "../docs/http.md"), "\n| key of `/stat/app` | |\n|---|---|\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	documented := map[string]any{}
+	for row := range strings.Lines(table) {
+		for _, m := range regexp.MustCompile("`(\\w+)`").FindAllStringSubmatch(strings.Split(row, "|")[1], -1) {
+			documented[m[1]] = nil
+		}
+	}
+	got, want := slices.Sorted(maps.Keys(documented)), slices.Sorted(maps.Keys(fields))
+	if !slices.Equal(got, want) {
+		t.Errorf("documented are %q, /stat/app has %q", got, want)
+	}
+	_, metrics := s.Request("GET", "/metrics", "")
+	for _, text := range append(slices.Collect(maps.Values(documents(t))), ReadFile(t, "../deploy/alerts.yml")) {
+		for _, name := range regexp.MustCompile(`\bslackboard_[a-z_]*[a-z]\b`).FindAllString(text, -1) {
+			if name != "slackboard_token" && !strings.Contains(metrics, "# TYPE "+name+" ") {
+				t.Errorf("there is no metric %s", name)
+			}
+		}
+	}
+}
+
+// The configurations of the documents and of deploy/ are right, once their secrets exist.
+func TestDocumentedConfigurations(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"slack_token", "auth_token", "alertmanager_token"} {
+		WriteInto(t, dir, name, "x"+name+"\n")
+	}
+	for _, toml := range append(examples(t, "README.md", "toml"), ReadFile(t, "../deploy/slackboard.toml")) {
+		path := WriteFile(t, "slackboard.toml", strings.ReplaceAll(toml, "file:/etc/slackboard/", "file:"+dir+"/"))
+		if code, stdout, stderr := RunProgram(t, "", nil, "slackboard", "-t", "-c", path); code != 0 || stderr != "" {
+			t.Errorf("exit %d, %q %q", code, stdout, stderr)
+		}
+	}
+}
+
+// What the documents say to type with curl works.
+func TestCurlExamples(t *testing.T) {
+	if _, err := exec.LookPath("curl"); err != nil {
+		t.Skip("skipped: there is no curl here")
+	}
+	s := StartServer(t, "[core]\nport='127.0.0.1:0'\nslack_url='http://127.0.0.1:1/'\n[[tags]]\ntag='general'\n"+
+		"[[tags]]\ntag='ops'\n")
+	real := strings.NewReplacer("http://127.0.0.1:29800", "http://"+s.Addr, "http://relay-host:29800", "http://"+s.Addr,
+		"localhost:29800", s.Addr, "curl ", "curl -sS -w '%{http_code}' -o /dev/null ")
+	ran := 0
+	for name, text := range documents(t) {
+		for line := range strings.Lines(text) {
+			if !strings.HasPrefix(line, "    ") || !strings.Contains(line, "curl ") ||
+				strings.Contains(line, "GITLAB") {
+				continue
+			}
+			want := "200"
+			if strings.Contains(line, "9f86d081884c7d65") {
+				want = "404"
+			}
+			out, err := exec.Command("sh", "-c", real.Replace(line)).CombinedOutput()
+			if ran++; string(out) != want {
+				t.Errorf("%s: %s%s %v", name, line, out, err)
+			}
+		}
+	}
+	if ran < 8 {
+		t.Errorf("%d examples ran", ran)
+	}
+}
+
+// The steps of deploy/Containerfile by hand: the binary, alone in a root of its own and without privileges, serves and
+// is healthy.
+func TestContainerByHand(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("skipped: needs root, for chroot")
+	}
+	root, port := t.TempDir(), strings.TrimPrefix(DeadAddress(t), "127.0.0.1:")
+	os.Chmod(root, 0o755)
+	for _, folder := range []string{"etc", "etc/slackboard", "var", "var/lib", "var/lib/slackboard"} {
+		os.Mkdir(filepath.Join(root, folder), 0o755)
+	}
+	os.Chown(filepath.Join(root, "var/lib/slackboard"), 65534, 65534)
+	binary, err := os.ReadFile(Program("slackboard"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	WriteInto(t, root, "slackboard", string(binary))
+	os.Chmod(filepath.Join(root, "slackboard"), 0o755)
+	etc := filepath.Join(root, "etc/slackboard")
+	for _, name := range []string{"slack_token", "auth_token", "alertmanager_token"} {
+		WriteInto(t, etc, name, "x"+name+"\n")
+		os.Chown(filepath.Join(etc, name), 0, 65534)
+		os.Chmod(filepath.Join(etc, name), 0o640)
+	}
+	WriteInto(t, etc, "slackboard.toml",
+		strings.Replace(ReadFile(t, "../deploy/slackboard.toml"), `"29800"`, `"`+port+`"`, 1))
+	os.Chmod(filepath.Join(etc, "slackboard.toml"), 0o644)
+	containerfile := ReadFile(t, "../deploy/Containerfile")
+	inContainer := func(instruction string) *exec.Cmd {
+		var args []string
+		_, list, _ := strings.Cut(containerfile, instruction+" [")
+		list, _, _ = strings.Cut(list, "]")
+		if err := json.Unmarshal([]byte("["+list+"]"), &args); err != nil {
+			t.Fatalf("deploy/Containerfile: %s: %v", instruction, err)
+		}
+		args = append([]string{"/slackboard"}, slices.DeleteFunc(args,
+			func(s string) bool { return s == "/slackboard" })...)
+		return &exec.Cmd{Path: "/slackboard", Args: args, Dir: "/", Env: []string{},
+			SysProcAttr: &syscall.SysProcAttr{Chroot: root, Credential: AsNobody().Credential}}
+	}
+	s := StartServerIn(t, inContainer("\nCMD"))
+	health := StartProcess(t, inContainer("5s CMD"))
+	if code := health.Wait(); code != 0 {
+		t.Errorf("health: exit %d, %s; %s", code, health.Stderr.String(), s.Stderr.String())
 	}
 }

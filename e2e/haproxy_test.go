@@ -1,6 +1,7 @@
 package e2e
 
-// Two servers behind HAProxy, as deploy/haproxy.cfg says: one dies at a time, and nothing that was answered 200 is lost.
+// Two servers behind HAProxy, as deploy/haproxy.cfg says: one dies at a time, and nothing that was answered 200 is
+// lost.
 
 import (
 	"encoding/json"

@@ -26,7 +26,8 @@ import (
 func keep(t testing.TB, spool string, texts ...string) {
 	t.Helper()
 	for _, text := range texts {
-		code, _, stderr := e2e.RunProgram(t, text, nil, "slackboard-cli", "-s", "unix:/nowhere", "-t", "a", "-spool", spool)
+		code, _, stderr := e2e.RunProgram(t, text, nil, "slackboard-cli", "-s", "unix:/nowhere", "-t", "a", "-spool",
+			spool)
 		if code != 0 || !strings.Contains(stderr, "slackboard-cli: kept in "+spool+" for a later run: ") {
 			t.Fatalf("exit %d, %q", code, stderr)
 		}
@@ -41,7 +42,8 @@ func keepCopies(t testing.TB, spool string, n int) {
 	content := e2e.ReadFile(t, filepath.Join(spool, first))
 	key := strings.TrimSuffix(first[strings.LastIndex(first, "-")+1:], ".json")
 	for i := 1; i < n; i++ {
-		copied := strings.Replace(strings.ReplaceAll(content, key, fmt.Sprintf("KEY%d", i)), `"text":"0"`, fmt.Sprintf(`"text":"%d"`, i), 1)
+		copied := strings.Replace(strings.ReplaceAll(content, key, fmt.Sprintf("KEY%d", i)), `"text":"0"`,
+			fmt.Sprintf(`"text":"%d"`, i), 1)
 		e2e.WriteInto(t, spool, fmt.Sprintf("%s%06d.json", strings.TrimSuffix(first, ".json"), i), copied)
 	}
 }
@@ -51,8 +53,10 @@ func TestSpoolKeeps(t *testing.T) {
 	spool := filepath.Join(t.TempDir(), "spool")
 	busy := e2e.NewScripted(t, e2e.Because(503, ""))
 	env := []string{"SLACKBOARD_SPOOL=" + spool, "SLACKBOARD_AUTH_TOKEN=xyzzy", "SLACKBOARD_SERVER=" + busy.URL}
-	code, stdout, stderr := e2e.RunProgram(t, "one & <two>", env, "slackboard-cli", append(strings.Fields(e2e.Patient), "-t", "a", "-title", "T")...)
-	if want := "slackboard-cli: kept in " + spool + " for a later run: " + strings.TrimPrefix(busy.URL, "http://") + " answered 503: because\n"; code != 0 || stdout != "" || stderr != want {
+	code, stdout, stderr := e2e.RunProgram(t, "one & <two>", env, "slackboard-cli",
+		append(strings.Fields(e2e.Patient), "-t", "a", "-title", "T")...)
+	if want := "slackboard-cli: kept in " + spool + " for a later run: " + strings.TrimPrefix(busy.URL, "http://") +
+		" answered 503: because\n"; code != 0 || stdout != "" || stderr != want {
 		t.Errorf("exit %d, %q %q, want %q", code, stdout, stderr, want)
 	}
 	names := e2e.FilesIn(t, spool)
@@ -69,11 +73,13 @@ func TestSpoolKeeps(t *testing.T) {
 	}
 	s := e2e.NewScripted(t)
 	env[2] = "SLACKBOARD_SERVER=" + s.URL
-	if code, stdout, stderr := e2e.RunProgram(t, "three", env, "slackboard-cli", "-t", "a"); code != 0 || stdout+stderr != "" {
+	if code, stdout, stderr := e2e.RunProgram(t, "three", env, "slackboard-cli", "-t", "a"); code != 0 ||
+		stdout+stderr != "" {
 		t.Errorf("exit %d, %q %q", code, stdout, stderr)
 	}
 	tried, got := busy.Requests(), s.Requests()
-	if len(tried) != 1 || len(got) != 2 || got[0] != tried[0] || got[0].Auth != "Bearer xyzzy" || got[1].Text() != "three" || got[1].Key == got[0].Key {
+	if len(tried) != 1 || len(got) != 2 || got[0] != tried[0] || got[0].Auth != "Bearer xyzzy" ||
+		got[1].Text() != "three" || got[1].Key == got[0].Key {
 		t.Errorf("tried %+v, got %+v", tried, got)
 	}
 	if names := e2e.FilesIn(t, spool); len(names) != 0 {
@@ -107,9 +113,11 @@ func TestSpoolKeepsWhatNoServerTook(t *testing.T) {
 		{"-sync", e2e.Because(503, ""), "-sync -retry-max=2 " + e2e.Hasty, 3, false},
 	} {
 		s, spool := e2e.NewScripted(t, test.reply), filepath.Join(t.TempDir(), "spool")
-		code, _, stderr := e2e.RunProgram(t, "hi", nil, "slackboard-cli", append(strings.Fields(test.flags), "-s", s.URL, "-t", "a", "-spool", spool)...)
+		code, _, stderr := e2e.RunProgram(t, "hi", nil, "slackboard-cli",
+			append(strings.Fields(test.flags), "-s", s.URL, "-t", "a", "-spool", spool)...)
 		kept := e2e.KeptTexts(t, spool)
-		if (code == 0) != test.kept || (len(kept) == 1) != test.kept || strings.Contains(stderr, "kept in") != test.kept || len(s.Requests()) != test.requests {
+		if (code == 0) != test.kept || (len(kept) == 1) != test.kept ||
+			strings.Contains(stderr, "kept in") != test.kept || len(s.Requests()) != test.requests {
 			t.Errorf("%s: exit %d, %d requests, kept %q, %q", test.name, code, len(s.Requests()), kept, stderr)
 		}
 	}
@@ -124,11 +132,13 @@ func TestSpoolKeepsTheOrder(t *testing.T) {
 	}
 	s := e2e.NewScripted(t, e2e.OKReply, e2e.Because(503, ""), e2e.OKReply)
 	for _, text := range []string{"4", "5"} {
-		if code, _, stderr := e2e.RunProgram(t, text, nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool); code != 0 {
+		if code, _, stderr := e2e.RunProgram(t, text, nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool",
+			spool); code != 0 {
 			t.Errorf("exit %d, %s", code, stderr)
 		}
 	}
-	if got, left := s.Texts(), e2e.KeptTexts(t, spool); !slices.Equal(got, []string{"1", "2", "2", "3", "4", "5"}) || len(left) != 0 {
+	if got, left := s.Texts(), e2e.KeptTexts(t, spool); !slices.Equal(got, []string{"1", "2", "2", "3", "4", "5"}) ||
+		len(left) != 0 {
 		t.Errorf("sent %q, left %q", got, left)
 	}
 }
@@ -138,7 +148,8 @@ func TestSpoolSetsAside(t *testing.T) {
 	spool := t.TempDir()
 	keep(t, spool, "refused", "taken")
 	request := e2e.ReadFile(t, filepath.Join(spool, e2e.FilesIn(t, spool)[0]))
-	bad := map[string]string{"00.json": "", "02.json": "\x00\xff", "03.json": request[:len(request)/2], "06.json": strings.Repeat("x", 3<<20),
+	bad := map[string]string{"00.json": "", "02.json": "\x00\xff", "03.json": request[:len(request)/2],
+		"06.json": strings.Repeat("x", 3<<20),
 		"07.json": `{"path":" %zz","to":"a","key":"K","body":{}}`}
 	for name, content := range bad {
 		e2e.WriteInto(t, spool, name, content)
@@ -146,7 +157,8 @@ func TestSpoolSetsAside(t *testing.T) {
 	e2e.WriteInto(t, spool, "README", "not ours")
 	s := e2e.NewScripted(t, e2e.Because(413, ""), e2e.OKReply)
 	code, _, stderr := e2e.RunProgram(t, "new", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool)
-	if got := s.Texts(); code != 0 || !slices.Equal(got, []string{"refused", "taken", "new"}) || strings.Count(stderr, "set aside as ") != len(bad)+1 {
+	if got := s.Texts(); code != 0 || !slices.Equal(got, []string{"refused", "taken", "new"}) ||
+		strings.Count(stderr, "set aside as ") != len(bad)+1 {
 		t.Errorf("exit %d, sent %q, %s", code, got, stderr)
 	}
 	names := e2e.FilesIn(t, spool)
@@ -155,7 +167,8 @@ func TestSpoolSetsAside(t *testing.T) {
 			t.Errorf("%s is not set aside as it was", name)
 		}
 	}
-	if len(names) != len(bad)+2 || !slices.Contains(names, "README") || e2e.ReadFile(t, filepath.Join(spool, names[len(names)-2])) != request {
+	if len(names) != len(bad)+2 || !slices.Contains(names, "README") ||
+		e2e.ReadFile(t, filepath.Join(spool, names[len(names)-2])) != request {
 		t.Errorf("the spool has %q", names)
 	}
 }
@@ -167,7 +180,8 @@ func TestSpoolOutlivesAWrongToken(t *testing.T) {
 		keep(t, spool, "one")
 		s := e2e.NewScripted(t, e2e.Because(status, ""))
 		code, _, stderr := e2e.RunProgram(t, "two", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool)
-		if got := e2e.KeptTexts(t, spool); code != 0 || !slices.Equal(got, []string{"one", "two"}) || len(s.Requests()) != 1 {
+		if got := e2e.KeptTexts(t, spool); code != 0 || !slices.Equal(got, []string{"one", "two"}) ||
+			len(s.Requests()) != 1 {
 			t.Errorf("%d: exit %d, kept %q, %q", status, code, got, stderr)
 		}
 	}
@@ -179,12 +193,14 @@ func TestSpoolSendsMany(t *testing.T) {
 	keepCopies(t, spool, 300)
 	s := e2e.NewScripted(t)
 	code, _, stderr := e2e.RunProgram(t, "new", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool)
-	if got := s.Texts(); code != 0 || stderr != "" || len(got) != 301 || got[0] != "0" || got[299] != "299" || got[300] != "new" || len(e2e.FilesIn(t, spool)) != 0 {
+	if got := s.Texts(); code != 0 || stderr != "" || len(got) != 301 || got[0] != "0" || got[299] != "299" ||
+		got[300] != "new" || len(e2e.FilesIn(t, spool)) != 0 {
 		t.Errorf("exit %d, %q, sent %q", code, stderr, got)
 	}
 }
 
-// Kept requests that a server is slow to take hold up a new one for 10 s at most, and one to the same place goes behind them.
+// Kept requests that a server is slow to take hold up a new one for 10 s at most, and one to the same place goes behind
+// them.
 func TestSpoolTimeLimit(t *testing.T) {
 	if !e2e.Long() {
 		t.Skip("skipped: takes 10 s, runs with CI=true")
@@ -195,7 +211,8 @@ func TestSpoolTimeLimit(t *testing.T) {
 	s := e2e.NewScripted(t, e2e.Reply{Hang: true}, e2e.OKReply)
 	start := time.Now()
 	code, _, stderr := e2e.RunProgram(t, "new", nil, "slackboard-cli", "-s", s.URL, "-t", "b", "-spool", spool)
-	if got := s.Texts(); code != 0 || stderr != "" || time.Since(start) < 10*time.Second || !slices.Equal(got, []string{"old", "new"}) {
+	if got := s.Texts(); code != 0 || stderr != "" || time.Since(start) < 10*time.Second ||
+		!slices.Equal(got, []string{"old", "new"}) {
 		t.Errorf("exit %d after %v, %q, sent %q", code, time.Since(start), stderr, got)
 	}
 	if got := e2e.KeptTexts(t, spool); !slices.Equal(got, []string{"old"}) {
@@ -216,7 +233,8 @@ func TestSpoolLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := e2e.NewScripted(t)
-	if code, _, stderr := e2e.RunProgram(t, "", nil, "slackboard-log", "-s", s.URL, "-t", "a", "-spool", spool, "--", "true"); code != 0 || stderr != "" || len(s.Texts()) != 0 {
+	if code, _, stderr := e2e.RunProgram(t, "", nil, "slackboard-log", "-s", s.URL, "-t", "a", "-spool", spool, "--",
+		"true"); code != 0 || stderr != "" || len(s.Texts()) != 0 {
 		t.Errorf("exit %d, %q, sent %q", code, stderr, s.Texts())
 	}
 	cmd := exec.Command(e2e.Program("slackboard-cli"), "-s", s.URL, "-t", "a", "-spool", spool)
@@ -227,7 +245,8 @@ func TestSpoolLock(t *testing.T) {
 		t.Errorf("sent %q", got)
 	}
 	dir.Close()
-	if code := p.Wait(); code != 0 || p.Stderr.String() != "" || !slices.Equal(s.Texts(), []string{"old", "new"}) || len(e2e.FilesIn(t, spool)) != 0 {
+	if code := p.Wait(); code != 0 || p.Stderr.String() != "" || !slices.Equal(s.Texts(), []string{"old", "new"}) ||
+		len(e2e.FilesIn(t, spool)) != 0 {
 		t.Errorf("exit %d, %q, sent %q", code, p.Stderr.String(), s.Texts())
 	}
 }
@@ -266,7 +285,8 @@ func TestSpoolIsNoLane(t *testing.T) {
 			}
 		}
 		mu.Lock()
-		if got, left := fmt.Sprint(took, refused), fmt.Sprint(e2e.KeptTexts(t, spool)); got != "[1 4 own] [0 2 0 2]" || left != "[0  3 own]" {
+		if got, left := fmt.Sprint(took, refused), fmt.Sprint(e2e.KeptTexts(t, spool)); got != "[1 4 own] [0 2 0 2]" ||
+			left != "[0  3 own]" {
 			t.Errorf("%d: took and refused %s, left %s", busy.Status, got, left)
 		}
 		mu.Unlock()
@@ -278,7 +298,8 @@ func TestSpoolThatCannotBeWritten(t *testing.T) {
 	file := e2e.WriteFile(t, "file", "")
 	for _, spool := range []string{file, filepath.Join(t.TempDir(), "no", "spool")} {
 		s := e2e.NewScripted(t, e2e.Because(503, ""), e2e.OKReply)
-		code, _, stderr := e2e.RunProgram(t, "hi", nil, "slackboard-cli", append(strings.Fields(e2e.Hasty), "-s", s.URL, "-t", "a", "-spool", spool)...)
+		code, _, stderr := e2e.RunProgram(t, "hi", nil, "slackboard-cli",
+			append(strings.Fields(e2e.Hasty), "-s", s.URL, "-t", "a", "-spool", spool)...)
 		if code != 0 || !strings.Contains(stderr, "slackboard-cli: -spool: ") || len(s.Requests()) != 2 {
 			t.Errorf("exit %d, %d requests, %q", code, len(s.Requests()), stderr)
 		}
@@ -288,19 +309,23 @@ func TestSpoolThatCannotBeWritten(t *testing.T) {
 // A run that is well sends what earlier ones had to keep: else it would wait for the next failure.
 func TestSpoolIsSentBySuccess(t *testing.T) {
 	spool := t.TempDir()
-	code, _, stderr := e2e.RunProgram(t, "", nil, "slackboard-log", "-s", "unix:/nowhere", "-t", "a", "-spool", spool, "--", "sh", "-c", "exit 7")
+	code, _, stderr := e2e.RunProgram(t, "", nil, "slackboard-log", "-s", "unix:/nowhere", "-t", "a", "-spool", spool,
+		"--", "sh", "-c", "exit 7")
 	if code != 7 || !strings.Contains(stderr, "slackboard-log: kept in ") {
 		t.Errorf("exit %d, %q", code, stderr)
 	}
 	for range 2 {
-		code, stdout, stderr := e2e.RunProgram(t, "", nil, "slackboard-log", "-s", "unix:/nowhere", "-t", "a", "-spool", spool, "--", "true")
+		code, stdout, stderr := e2e.RunProgram(t, "", nil, "slackboard-log", "-s", "unix:/nowhere", "-t", "a", "-spool",
+			spool, "--", "true")
 		if code != 0 || stdout+stderr != "" || len(e2e.KeptTexts(t, spool)) != 1 {
 			t.Errorf("exit %d, %q %q", code, stdout, stderr)
 		}
 	}
 	s := e2e.NewScripted(t)
-	code, stdout, stderr := e2e.RunProgram(t, "", nil, "slackboard-log", "-s", s.URL, "-t", "a", "-spool", spool, "--", "true")
-	if got := s.Texts(); code != 0 || stdout+stderr != "" || len(got) != 1 || !strings.Contains(got[0], "Error: exit status 7\n") || len(e2e.FilesIn(t, spool)) != 0 {
+	code, stdout, stderr := e2e.RunProgram(t, "", nil, "slackboard-log", "-s", s.URL, "-t", "a", "-spool", spool, "--",
+		"true")
+	if got := s.Texts(); code != 0 || stdout+stderr != "" || len(got) != 1 ||
+		!strings.Contains(got[0], "Error: exit status 7\n") || len(e2e.FilesIn(t, spool)) != 0 {
 		t.Errorf("exit %d, %q %q, sent %q", code, stdout, stderr, got)
 	}
 }
@@ -311,7 +336,8 @@ func TestSpoolTenClients(t *testing.T) {
 	spool, socket := filepath.Join(dir, "spool"), filepath.Join(dir, "s")
 	slack := e2e.NewFakeSlack(t, nil)
 	config := strings.Replace(e2e.ServerConfig(slack.URL), "127.0.0.1:0", "unix:"+socket, 1)
-	config = strings.Replace(config, "channel_rate = 0\n", "channel_rate = 0\nbatch = 1\n", 1) + "[spool]\ndir = '" + dir + "/server'\n"
+	config = strings.Replace(config, "channel_rate = 0\n", "channel_rate = 0\nbatch = 1\n", 1) + "[spool]\ndir = '" +
+		dir + "/server'\n"
 	var want []string
 	atOnce := func(n int) {
 		var clients sync.WaitGroup
@@ -319,7 +345,8 @@ func TestSpoolTenClients(t *testing.T) {
 			text := fmt.Sprintf("message %d.", len(want))
 			want = append(want, text)
 			clients.Go(func() {
-				if code, _, stderr := e2e.RunProgram(t, text, nil, "slackboard-cli", "-s", "unix:"+socket, "-t", "general", "-spool", spool); code != 0 {
+				if code, _, stderr := e2e.RunProgram(t, text, nil, "slackboard-cli", "-s", "unix:"+socket, "-t",
+					"general", "-spool", spool); code != 0 {
 					t.Errorf("%s: exit %d, %s", text, code, stderr)
 				}
 			})
@@ -350,13 +377,17 @@ func TestSpoolTenClients(t *testing.T) {
 	}
 	posts := slack.WaitFor(t, fmt.Sprintf("each of %d messages", len(want)), func(got []e2e.Delivery) bool {
 		return !slices.ContainsFunc(want, func(text string) bool {
-			return !slices.ContainsFunc(got, func(d e2e.Delivery) bool { return strings.Contains(d.Body, `"`+text+`"`) })
+			return !slices.ContainsFunc(got, func(d e2e.Delivery) bool {
+				return strings.Contains(d.Body,
+					`"`+text+`"`)
+			})
 		})
 	})
 	if left := e2e.FilesIn(t, spool); len(left) != 0 {
 		t.Errorf("left in the spool: %q", left)
 	}
-	// The server was killed while it posted: one post may be doubled by that, as its README says. The clients double none.
+	// The server was killed while it posted: one post may be doubled by that, as its README says. The clients double
+	// none.
 	if len(posts) > len(want)+1 {
 		t.Errorf("%d posts of %d messages", len(posts), len(want))
 	}
@@ -366,7 +397,8 @@ func TestSpoolTenClients(t *testing.T) {
 func TestSpoolTenClientsHalfAnswers(t *testing.T) {
 	spool := t.TempDir()
 	var mu sync.Mutex
-	requests, healthy, taken := 0, false, map[string]string{} // text by key: the server takes one with a known key only once
+	// text by key: the server takes one with a known key only once
+	requests, healthy, taken := 0, false, map[string]string{}
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body := e2e.ClientRequest{Body: e2e.ReadAll(r.Body)}
 		mu.Lock()
@@ -390,7 +422,8 @@ func TestSpoolTenClientsHalfAnswers(t *testing.T) {
 			text := fmt.Sprint(len(want))
 			want = append(want, text)
 			clients.Go(func() {
-				if code, _, stderr := e2e.RunProgram(t, text, nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool); code != 0 {
+				if code, _, stderr := e2e.RunProgram(t, text, nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool",
+					spool); code != 0 {
 					t.Errorf("exit %d, %s", code, stderr)
 				}
 			})
@@ -427,7 +460,8 @@ func TestSpoolOfTwoUsers(t *testing.T) {
 	cmd := exec.Command(e2e.Program("slackboard-cli"), "-s", s.URL, "-t", "a", "-spool", spool)
 	cmd.Stdin, cmd.Dir, cmd.SysProcAttr = strings.NewReader("nobody's"), "/", e2e.AsNobody()
 	p := e2e.StartProcess(t, cmd)
-	if code := p.Wait(); code != 0 || !strings.HasSuffix(p.Stderr.String(), ": permission denied\n") || !slices.Equal(s.Texts(), []string{"nobody's"}) {
+	if code := p.Wait(); code != 0 || !strings.HasSuffix(p.Stderr.String(), ": permission denied\n") ||
+		!slices.Equal(s.Texts(), []string{"nobody's"}) {
 		t.Errorf("exit %d, %q, sent %q", code, p.Stderr.String(), s.Texts())
 	}
 	if names := e2e.FilesIn(t, spool); len(names) != 1 || !strings.HasSuffix(names[0], ".json") {

@@ -40,16 +40,19 @@ func TestCliMemory(t *testing.T) {
 // Where people wait they are told why: no server answers, or standard input does not end.
 func TestClientsSayWhatTheyWaitFor(t *testing.T) {
 	dead := e2e.DeadAddress(t)
-	p, tty := e2e.StartAtTerminal(t, clientCommand("slackboard-cli", "-s "+dead+" -t a -retry-max 2 -retry-wait-min 10ms", "hi"))
+	p, tty := e2e.StartAtTerminal(t, clientCommand("slackboard-cli",
+		"-s "+dead+" -t a -retry-max 2 -retry-wait-min 10ms", "hi"))
 	if code := p.Wait(); code != 1 {
 		t.Errorf("exit %d, %q", code, tty.Shown.String())
 	}
 	refused := "slackboard-cli: " + dead + ": dial tcp " + dead + ": connect: connection refused: the next try is in "
 	e2e.Poll(t, "two tries are announced", func() bool {
 		shown := tty.Shown.String()
-		return strings.Contains(shown, refused+"10ms\r\n") && strings.Contains(shown, refused+"20ms\r\n") && strings.Contains(shown, "not sent: ") && strings.Count(shown, "\n") == 3
+		return strings.Contains(shown, refused+"10ms\r\n") && strings.Contains(shown, refused+"20ms\r\n") &&
+			strings.Contains(shown, "not sent: ") && strings.Count(shown, "\n") == 3
 	})
-	code, _, stderr := e2e.RunProgram(t, "hi", nil, "slackboard-cli", "-s", dead, "-t", "a", "-retry-max", "2", "-retry-wait-min", "10ms")
+	code, _, stderr := e2e.RunProgram(t, "hi", nil, "slackboard-cli", "-s", dead, "-t", "a", "-retry-max", "2",
+		"-retry-wait-min", "10ms")
 	if code != 1 || strings.Count(stderr, "\n") != 1 {
 		t.Errorf("without a terminal: exit %d, %q", code, stderr)
 	}
@@ -77,7 +80,8 @@ func TestCliSaysThatItWaitsForInput(t *testing.T) {
 	io.WriteString(tty, "hi\n\x04")
 	io.WriteString(pipe, " more")
 	pipe.Close()
-	if code, code2 := p.Wait(), piped.Wait(); code != 0 || code2 != 0 || len(s.Texts()) != 2 || strings.Count(piped.Stderr.String(), "\n") != 1 {
+	if code, code2 := p.Wait(), piped.Wait(); code != 0 || code2 != 0 || len(s.Texts()) != 2 ||
+		strings.Count(piped.Stderr.String(), "\n") != 1 {
 		t.Errorf("exit %d and %d, %q, sent %q", code, code2, piped.Stderr.String(), s.Texts())
 	}
 }

@@ -19,7 +19,8 @@ import (
 
 func TestClientTLS(t *testing.T) {
 	ours, other := e2e.NewAuthority(t), e2e.NewAuthority(t)
-	cert, key := ours.Files(&x509.Certificate{IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
+	cert, key := ours.Files(&x509.Certificate{IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
 	pair, err := tls.LoadX509KeyPair(cert, key)
 	if err != nil {
 		t.Fatal(err)
@@ -53,18 +54,24 @@ func TestClientTLS(t *testing.T) {
 		{"the wrong authority", "-s " + open + " -cacert " + other.File, "", 1, "signed by unknown authority"},
 		{"-cert", "-s " + closed + " -cacert " + ours.File + " -cert " + clientCert + " -key " + clientKey, "", 0, ""},
 		{"no certificate", "-s " + closed + " -cacert " + ours.File, "", 1, "tls: certificate required"},
-		{"a stranger's", "-s " + closed + " -cacert " + ours.File + " -cert " + strangerCert + " -key " + strangerKey, "", 1, "tls: "},
-		{"no file", "-s " + open + " -cacert /no/such/file", "", 1, "slackboard-cli: not sent: -cacert: open /no/such/file: no such file or directory\n"},
-		{"an empty file", "-s " + open + " -cacert " + empty, "", 1, "slackboard-cli: not sent: -cacert: there is no certificate in " + empty + "\n"},
-		{"another's key", "-s " + open + " -cert " + clientCert + " -key " + strangerKey, "", 1, "slackboard-cli: not sent: -cert and -key: "},
+		{"a stranger's", "-s " + closed + " -cacert " + ours.File + " -cert " + strangerCert + " -key " + strangerKey,
+			"", 1, "tls: "},
+		{"no file", "-s " + open + " -cacert /no/such/file", "", 1,
+			"slackboard-cli: not sent: -cacert: open /no/such/file: no such file or directory\n"},
+		{"an empty file", "-s " + open + " -cacert " + empty, "", 1,
+			"slackboard-cli: not sent: -cacert: there is no certificate in " + empty + "\n"},
+		{"another's key", "-s " + open + " -cert " + clientCert + " -key " + strangerKey, "", 1,
+			"slackboard-cli: not sent: -cert and -key: "},
 	} {
 		if runtime.GOOS == "darwin" && test.env != "" {
 			t.Log("skipped: SSL_CERT_FILE is not for darwin")
 			continue
 		}
 		before := requests
-		code, _, stderr := e2e.RunProgram(t, "hi", []string{test.env}, "slackboard-cli", append(strings.Fields(test.flags), "-t", "a", "-retry-max", "0")...)
-		if code != test.code || !strings.Contains(stderr, test.stderr) || strings.Count(stderr, "\n") != code || (requests > before) != (code == 0) {
+		code, _, stderr := e2e.RunProgram(t, "hi", []string{test.env}, "slackboard-cli",
+			append(strings.Fields(test.flags), "-t", "a", "-retry-max", "0")...)
+		if code != test.code || !strings.Contains(stderr, test.stderr) || strings.Count(stderr, "\n") != code ||
+			(requests > before) != (code == 0) {
 			t.Errorf("%s: exit %d, %q", test.name, code, stderr)
 		}
 	}

@@ -31,7 +31,8 @@ func TestLogAsksAtTheTerminal(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			cmd := logCommand("-notify=false -tee", "printf 'password: ' >/dev/tty; read x </dev/tty; echo got $x; exit 3")
+			cmd := logCommand("-notify=false -tee",
+				"printf 'password: ' >/dev/tty; read x </dev/tty; echo got $x; exit 3")
 			if !test.stdin {
 				cmd.Stdin = e2e.Null(t)
 			}
@@ -49,7 +50,9 @@ func TestLogAsksAtTheTerminal(t *testing.T) {
 // In the background of a terminal, a command has a group of its own: it is ended as a whole.
 func TestLogInTheBackground(t *testing.T) {
 	pids := filepath.Join(t.TempDir(), "pid")
-	cmd := exec.Command("sh", "-c", `set -m; "$0" -notify=false -timeout 300ms -- sh -c "sh -c 'echo \$\$ >$1; sleep 600; sleep 600' & wait" </dev/null & wait $!`,
+	cmd := exec.Command("sh", "-c",
+		`set -m; "$0" -notify=false -timeout 300ms -- sh -c "sh -c 'echo \$\$ >$1; sleep 600; sleep 600' & wait" `+
+			`</dev/null & wait $!`,
 		e2e.Program("slackboard-log"), pids)
 	p, tty := e2e.StartAtTerminal(t, cmd)
 	pid := pidIn(t, pids)
@@ -88,7 +91,8 @@ func TestClientsWithoutAReader(t *testing.T) {
 		e2e.StartProcess(t, cmd).Wait()
 		w.Close()
 		texts := s.Texts()
-		if got := e2e.ReadFile(t, status); got != fmt.Sprintln(test.code) || test.told == "" && len(texts) != 0 || test.told != "" && (len(texts) != 1 || !strings.Contains(texts[0], test.told)) {
+		if got := e2e.ReadFile(t, status); got != fmt.Sprintln(test.code) || test.told == "" && len(texts) != 0 ||
+			test.told != "" && (len(texts) != 1 || !strings.Contains(texts[0], test.told)) {
 			t.Errorf("%s: exit %q, want %d; told %q", test.name, got, test.code, texts)
 		}
 	}
@@ -103,10 +107,12 @@ func TestLogAsPID1(t *testing.T) {
 		t.Skipf("skipped: no PID namespace here: %v %s", err, out)
 	}
 	asPID1 := func(flags, script string) *exec.Cmd {
-		return exec.Command("unshare", append([]string{"-pf", "--mount-proc", "--kill-child"}, logCommand(flags, script).Args...)...)
+		return exec.Command("unshare", append([]string{"-pf", "--mount-proc", "--kill-child"},
+			logCommand(flags, script).Args...)...)
 	}
 	// A hundred orphans have come and gone when the script counts who is left.
-	zombies := `for i in $(seq 100); do sh -c '(exec true) & exit 0'; done; n=1; while [ $n -gt 0 ]; do n=$(cat /proc/[0-9]*/stat 2>/dev/null | grep -c ') Z 1 '); done; exit 7`
+	zombies := `for i in $(seq 100); do sh -c '(exec true) & exit 0'; done; n=1; while [ $n -gt 0 ]; do n=$(cat ` +
+		`/proc/[0-9]*/stat 2>/dev/null | grep -c ') Z 1 '); done; exit 7`
 	p := e2e.StartProcess(t, asPID1("-notify=false -timeout 20s", zombies))
 	if code := p.Wait(); code != 7 {
 		t.Errorf("exit %d, %s", code, p.Stderr.String())
@@ -173,8 +179,10 @@ func TestLogAtATerminal(t *testing.T) {
 		t.Errorf("exit %d, %q", code, p.Stdout.String())
 	}
 	// One INT of the terminal is one for the command: it is not forwarded as well. Another signal is.
-	p, _ = atTerminal("trap \"echo got INT\" INT; trap \"echo got USR1; exit 5\" USR1; kill -INT $PPID; kill -USR1 $PPID; while :; do sleep 0.02; done")
-	if code := p.Wait(); code != 5 || strings.Contains(p.Stdout.String(), "got INT\r\n") || !strings.Contains(p.Stdout.String(), "got USR1\r\n") {
+	p, _ = atTerminal("trap \"echo got INT\" INT; trap \"echo got USR1; exit 5\" USR1; kill -INT $PPID; kill -USR1 " +
+		"$PPID; while :; do sleep 0.02; done")
+	if code := p.Wait(); code != 5 || strings.Contains(p.Stdout.String(), "got INT\r\n") ||
+		!strings.Contains(p.Stdout.String(), "got USR1\r\n") {
 		t.Errorf("exit %d, %q", code, p.Stdout.String())
 	}
 }
@@ -183,7 +191,8 @@ func TestLogAtATerminal(t *testing.T) {
 func TestLogMemory(t *testing.T) {
 	for _, flags := range []string{"", "-tee", "-log /dev/null"} {
 		p, code, kB := e2e.PeakOf(t, func(url string) *exec.Cmd {
-			cmd := logCommand(flags+" -s "+url+" -t a", fmt.Sprintf("yes 'a line of <output> & more' | head -c %d; exit 1", e2e.Megabytes()<<20))
+			cmd := logCommand(flags+" -s "+url+" -t a",
+				fmt.Sprintf("yes 'a line of <output> & more' | head -c %d; exit 1", e2e.Megabytes()<<20))
 			if flags == "-tee" {
 				cmd.Stdout = e2e.Null(t)
 			}
