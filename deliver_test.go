@@ -466,12 +466,12 @@ func TestTooMuchForTheReceiver(t *testing.T) {
 // A clock that was wrong when a message was accepted does not make it a dead letter: Slack's first trouble after the
 // start is not the end of it. Nor does a long stop.
 func TestOldButNotTried(t *testing.T) {
-	inBubble(t, hookAndTags, down, func(t *testing.T, p *inProcess, slack *recorder) {
+	inBubble(t, hookAndTags, down, func(t *testing.T, p *inProcess, _ *recorder) {
 		p.do("POST", "/notify", e2e.NotifyBody("a", 1, false))
 		synctest.Wait()
 		p.stop()
 		time.Sleep(10 * 24 * time.Hour)
-		slack = &recorder{script: func(n int, _ recorded) outcome {
+		slack := &recorder{script: func(n int, _ recorded) outcome {
 			if n == 1 {
 				return outcome{class: retry, status: 503, reason: "status 503"}
 			}

@@ -429,9 +429,3 @@ func (a *answers) post(_ context.Context, _ credential, body []byte) outcome {
 	}
 	return outcome{class: delivered}
 }
-
-func (a *answers) set(channel string, out outcome) {
-	a.Lock()
-	defer a.Unlock()
-	a.to[channel] = out
-}

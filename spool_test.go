@@ -269,9 +269,7 @@ func TestQuota(t *testing.T) {
 
 // Files whose messages are done go away; one that a waiting message pins is written again.
 func TestCarryForward(t *testing.T) {
-	if !e2e.Long() {
-		t.Skip("skipped: takes long, runs with CI=true")
-	}
+	e2e.NeedsLong(t)
 	inBubble(t, hookAndTags+"[spool]\nhistory_bytes = 0\n", func(n int, r recorded) outcome {
 		if r.channel == "#a" {
 			return down(n, r)

@@ -349,8 +349,11 @@ func syncPath(path string) error {
 // channel, and nothing else.
 func (f *Flags) drain(ctx context.Context, own request) failure {
 	dir, err := os.Open(f.Spool)
+	if err != nil {
+		return failure{err: err}
+	}
 	defer dir.Close() // and gives up the lock
-	if err = errors.Join(err, f.Ready()); err != nil {
+	if err := f.Ready(); err != nil {
 		return failure{err: err}
 	}
 	late, cancel := context.WithTimeout(ctx, drainTime)

@@ -15,6 +15,7 @@ import (
 )
 
 func TestAuthToken(t *testing.T) {
+	t.Parallel()
 	slack := NewFakeSlack(t, nil)
 	s := StartServer(t, WithCore(ServerConfig(slack.URL), "auth_token = 'T0KEN'"))
 	basic := func(user, password string) string {
@@ -109,6 +110,7 @@ func acceptedBy(t *testing.T, p *Process) (n int) {
 
 // With a token, messages are shown to whoever brings it, from wherever; without one, to this host.
 func TestOperatorFromElsewhere(t *testing.T) {
+	t.Parallel()
 	slack := NewFakeSlack(t, nil)
 	for config, want := range map[string]int{ServerConfig(slack.URL): 403,
 		WithCore(ServerConfig(slack.URL), "auth_token = 'T0KEN'"): 200} {
@@ -123,6 +125,7 @@ func TestOperatorFromElsewhere(t *testing.T) {
 
 // A page of another site, in the browser of somebody who may ask, changes nothing.
 func TestOtherSites(t *testing.T) {
+	t.Parallel()
 	slack := NewFakeSlack(t, nil)
 	s := StartServer(t, ServerConfig(slack.URL))
 	for _, test := range []struct {
@@ -151,6 +154,7 @@ func TestOtherSites(t *testing.T) {
 }
 
 func TestTLS(t *testing.T) {
+	t.Parallel()
 	slack, ca, other := NewFakeSlack(t, nil), NewAuthority(t), NewAuthority(t)
 	both := []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 	cert, key := ca.Files(&x509.Certificate{IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: both})
@@ -216,6 +220,7 @@ func TestTLS(t *testing.T) {
 }
 
 func TestSocketMode(t *testing.T) {
+	t.Parallel()
 	slack := NewFakeSlack(t, nil)
 	for mode, want := range map[string]fs.FileMode{"0660": 0o660, "600": 0o600, "0666": 0o666} {
 		socket := filepath.Join(t.TempDir(), "s")
@@ -237,6 +242,7 @@ func TestSocketMode(t *testing.T) {
 }
 
 func TestOpenToTheNetwork(t *testing.T) {
+	t.Parallel()
 	ca := NewAuthority(t)
 	cert, key := ca.Files(&x509.Certificate{})
 	certs := fmt.Sprintf("tls_cert = '%s'\ntls_key = '%s'\n", cert, key)
@@ -262,6 +268,7 @@ func TestOpenToTheNetwork(t *testing.T) {
 }
 
 func TestSecretsByReference(t *testing.T) {
+	t.Parallel()
 	slack := NewFakeSlack(t, nil)
 	dir := t.TempDir()
 	file := func(name, content string, mode fs.FileMode) string {
@@ -332,6 +339,7 @@ func TestSecretsByReference(t *testing.T) {
 }
 
 func TestTLSFaults(t *testing.T) {
+	t.Parallel()
 	ca := NewAuthority(t)
 	cert, key := ca.Files(&x509.Certificate{})
 	_, otherKey := ca.Files(&x509.Certificate{})

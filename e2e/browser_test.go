@@ -37,8 +37,9 @@ func newBrowser(t testing.TB) *browser {
 	p := StartProcess(t, exec.Command(driver, "--port=0"))
 	var port string
 	Poll(t, "chromedriver starts", func() bool {
-		_, rest, found := strings.Cut(p.Stdout.String(), "started successfully on port ")
-		port, _, found = strings.Cut(rest, ".")
+		_, rest, _ := strings.Cut(p.Stdout.String(), "started successfully on port ")
+		before, _, found := strings.Cut(rest, ".")
+		port = before
 		return found
 	})
 	b := &browser{t: t, session: "http://127.0.0.1:" + port + "/session"}
@@ -308,6 +309,7 @@ func nightly() string {
 // Real-looking content, in every view: nothing is wider than the window, rows have two lines, colors can be told apart.
 func TestPageLooks(t *testing.T) {
 	t.Parallel()
+	NeedsLong(t)
 	slack := &answers{replies: map[string]Reply{
 		"#billing": {Status: 404, Body: "channel_not_found"},
 		"#db":      {Status: 503},
@@ -610,6 +612,7 @@ func TestPageByKeyboard(t *testing.T) {
 // 5,000 tags and 1,000 messages: what is looked for is found, and what is in trouble stands first.
 func TestPageWithMuch(t *testing.T) {
 	t.Parallel()
+	NeedsLong(t)
 	var config strings.Builder
 	config.WriteString("[core]\nport = '127.0.0.1:0'\nslack_url = 'SLACK/'\n")
 	slack := &answers{replies: map[string]Reply{}}
@@ -737,6 +740,7 @@ func TestPageFromElsewhere(t *testing.T) {
 
 // [ui] root serves a folder instead.
 func TestPageOfOnesOwn(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Dir(WriteFile(t, "index.html", "<h1>mine</h1>"))
 	s := StartServer(t, ServerConfig("http://127.0.0.1:1")+"[ui]\nroot='"+dir+"'\n")
 	for path, want := range map[string]string{"/ui/": "<h1>mine</h1>", "/ui": "<h1>mine</h1>", "/": "<h1>mine</h1>"} {
@@ -755,9 +759,8 @@ func TestPageOfOnesOwn(t *testing.T) {
 
 // The page says so when the server hangs.
 func TestPageOfAServerThatHangs(t *testing.T) {
-	if !Long() {
-		t.Skip("skipped: takes long, runs with CI=true")
-	}
+	t.Parallel()
+	NeedsLong(t)
 	b := newBrowser(t)
 	s := StartServer(t, ServerConfig("http://127.0.0.1:1"))
 	b.open("http://" + s.Addr + "/ui/")

@@ -293,6 +293,7 @@ func (s *crashSender) send(addr string) int {
 }
 
 func TestKill(t *testing.T) {
+	t.Parallel()
 	c := newCrashTest(t, 16)
 	random := rand.New(rand.NewPCG(1, 2))
 	for range Rounds(50, 4) {
@@ -310,6 +311,7 @@ func TestKill(t *testing.T) {
 
 // As TestKill, with messages so large that segments begin and are removed all the time.
 func TestKillWhileCleaning(t *testing.T) {
+	t.Parallel()
 	c := newCrashTest(t, 8)
 	c.history = "history_bytes = 0\n"
 	for _, s := range c.senders {
@@ -333,6 +335,7 @@ func TestKillWhileCleaning(t *testing.T) {
 }
 
 func TestKillWhileSlackIsDown(t *testing.T) {
+	t.Parallel()
 	c := newCrashTest(t, 16)
 	for round := range Rounds(10, 2) {
 		c.refused = round%2 == 1
@@ -354,6 +357,7 @@ func TestKillWhileSlackIsDown(t *testing.T) {
 }
 
 func TestSecondProcess(t *testing.T) {
+	t.Parallel()
 	c := newCrashTest(t, 2)
 	release := make(chan struct{})
 	c.slack.SetScript(func(d Delivery) Reply { <-release; return c.take(d) }) // nothing changes meanwhile
@@ -505,6 +509,7 @@ func (c *crashTest) deliverAgain(files spoolFiles) (posted map[int]int, s Stat, 
 
 // Whatever bit of whatever byte: one damaged line is all that it costs. That of a newline costs none.
 func TestBitFlips(t *testing.T) {
+	t.Parallel()
 	maker := newCrashTest(t, 5)
 	for _, s := range maker.senders {
 		// one bit from newlines; and what looks like a line's beginning
@@ -568,6 +573,7 @@ func checkFlip(c *crashTest, files spoolFiles, segment string, records [][]byte,
 }
 
 func TestDamage(t *testing.T) {
+	t.Parallel()
 	maker := newCrashTest(t, 5)
 	for _, s := range maker.senders {
 		s.pad = strings.Repeat("0123456789", 25)
@@ -691,6 +697,7 @@ func (c *crashTest) checkDamage(files spoolFiles, records [][]byte, counted bool
 
 // A spool of the earlier format is refused in one line, and nothing in it is touched.
 func TestEarlierFormat(t *testing.T) {
+	t.Parallel()
 	for name, content := range map[string]string{
 		"00000007.log":      "P 9a0b3c4d 1 1763899200123 tag:general/0 {\"id\":\"a\"}\n",
 		"00000008.log":      "D 9a0b3c4d 1 1763899200123 tag:general/0 {\"id\":\"a\"}\n",

@@ -38,6 +38,7 @@ func newFullDisk(t *testing.T) *crashTest {
 }
 
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	c := newFullDisk(t)
 	p := c.start()
 	for range Rounds(3, 1) {
@@ -55,6 +56,8 @@ func TestFullDisk(t *testing.T) {
 }
 
 func TestFullDiskAndKilled(t *testing.T) {
+	t.Parallel()
+	NeedsLong(t)
 	c := newFullDisk(t)
 	for range Rounds(5, 1) {
 		c.down.Store(true)
@@ -135,6 +138,7 @@ func (d *imageDisk) powerOn() {
 }
 
 func TestPowerCut(t *testing.T) {
+	t.Parallel()
 	disk := newImageDisk(t)
 	c := newCrashTest(t, 16)
 	c.spool, c.history = filepath.Join(disk.dir, "spool"), "history_bytes = 0\n"
@@ -177,9 +181,10 @@ func (c *crashTest) traced(output string, options ...string) *exec.Cmd {
 
 // The Nth time that a thread of the server makes the call, it fails.
 func TestInjectedErrors(t *testing.T) {
+	t.Parallel()
 	needsStrace(t)
 	for _, fault := range []diskFault{{call: "fdatasync", errno: "EIO"}, {call: "pwrite64", errno: "ENOSPC"},
-		{call: "pwrite64", errno: "EIO"}} {
+		{call: "pwrite64", errno: "EIO"}}[:Rounds(3, 1)] {
 		for n := range Rounds(10, 1) {
 			fault.n = n + 1
 			t.Run(fault.String(), fault.inject)
@@ -254,6 +259,8 @@ func (f diskFault) inject(t *testing.T) {
 // What was delivered is kept for look-ups as long as there is room: it never keeps a message from being accepted for
 // long.
 func TestFullDiskWithNothingWaiting(t *testing.T) {
+	t.Parallel()
+	NeedsLong(t)
 	slack := NewFakeSlack(t, nil)
 	s := StartServer(t, ServerConfig(slack.URL)+"[spool]\nhistory_bytes = 1073741824\ndir='"+
 		filepath.Join(SmallDisk(t), "spool")+"'\n")
@@ -301,6 +308,7 @@ func TestFileSizeLimit(t *testing.T) {
 
 // A server that cannot make a segment does not start, and says why in one line.
 func TestFileSizeLimitAtStart(t *testing.T) {
+	t.Parallel()
 	c := newCrashTest(t, 1)
 	p := StartProcess(t, c.command("sh", "-c", `ulimit -f 2048 && exec "$@"`, "sh"))
 	if code := p.Wait(); code != 1 || !strings.Contains(p.Stderr.String(), "file too large") ||

@@ -40,6 +40,7 @@ func example(t *testing.T, document, kind, text string) string {
 
 // The clients' examples, as they stand there: only their paths lead into the test's folder.
 func TestClientExamples(t *testing.T) {
+	t.Parallel()
 	cli := example(t, "docs/clients.md", "sh", "slackboard-cli -t")
 	log := example(t, "docs/clients.md", "sh", "slackboard-log -t")
 	crontab := example(t, "README.md", "crontab", "backup --full")
@@ -114,6 +115,7 @@ func documents(t *testing.T) map[string]string {
 
 // Lines fit into a window, the README is short, and links lead somewhere.
 func TestDocumentsAreWellFormed(t *testing.T) {
+	t.Parallel()
 	link := regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`)
 	for name, text := range documents(t) {
 		for n, line := range strings.Split(text, "\n") {
@@ -134,6 +136,7 @@ func TestDocumentsAreWellFormed(t *testing.T) {
 
 // Each promise in docs/design.md names the tests that show it: there are such tests.
 func TestPromisesHaveTests(t *testing.T) {
+	t.Parallel()
 	var source strings.Builder
 	for _, pattern := range []string{"../*_test.go", "*_test.go", "../*/*/*_test.go"} {
 		paths, _ := filepath.Glob(pattern)
@@ -154,6 +157,7 @@ func TestPromisesHaveTests(t *testing.T) {
 
 // The flags that the documents list are those of -h.
 func TestDocumentedFlags(t *testing.T) {
+	t.Parallel()
 	flags := func(pattern, text string) (names []string) {
 		for _, m := range regexp.MustCompile(pattern).FindAllStringSubmatch(text, -1) {
 			names = append(names, m[1])
@@ -190,6 +194,7 @@ func TestDocumentedFlags(t *testing.T) {
 
 // The counters that docs/http.md lists are those of /stat/app, and every metric that is named somewhere exists.
 func TestDocumentedCounters(t *testing.T) {
+	t.Parallel()
 	s := StartServer(t, ServerConfig("http://127.0.0.1:1"))
 	_, body := s.Request("GET", "/stat/app", "")
 	var fields map[string]any
@@ -220,6 +225,7 @@ func TestDocumentedCounters(t *testing.T) {
 
 // The configurations of the documents and of deploy/ are right, once their secrets exist.
 func TestDocumentedConfigurations(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	for _, name := range []string{"slack_token", "auth_token", "alertmanager_token"} {
 		WriteInto(t, dir, name, "x"+name+"\n")
@@ -234,6 +240,7 @@ func TestDocumentedConfigurations(t *testing.T) {
 
 // What the documents say to type with curl works.
 func TestCurlExamples(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("curl"); err != nil {
 		t.Skip("skipped: there is no curl here")
 	}
@@ -266,6 +273,7 @@ func TestCurlExamples(t *testing.T) {
 // The steps of deploy/Containerfile by hand: the binary, alone in a root of its own and without privileges, serves and
 // is healthy.
 func TestContainerByHand(t *testing.T) {
+	t.Parallel()
 	if os.Getuid() != 0 {
 		t.Skip("skipped: needs root, for chroot")
 	}

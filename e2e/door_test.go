@@ -22,6 +22,7 @@ func startDoor(t *testing.T, slack *FakeSlack, address, dir string) *Process {
 // Alertmanager posts an alert, to a webhook and with a token, while Slack is down. The server is killed, and the next
 // one delivers both.
 func TestAlertmanager(t *testing.T) {
+	t.Parallel()
 	alertmanager, err := exec.LookPath("prometheus-alertmanager")
 	if err != nil {
 		t.Skip("skipped: there is no prometheus-alertmanager here (Debian: prometheus-alertmanager)")
@@ -71,6 +72,7 @@ func TestAlertmanager(t *testing.T) {
 
 // The npm packages @slack/webhook and @slack/web-api post, ask, and are refused.
 func TestNPMClients(t *testing.T) {
+	t.Parallel()
 	modules := os.Getenv("SLACKBOARD_NPM")
 	node, err := exec.LookPath("node")
 	if modules == "" || err != nil {

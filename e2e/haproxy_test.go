@@ -116,6 +116,7 @@ func (c *proxyClient) send(t *testing.T, proxy string, number int) {
 }
 
 func TestBehindHAProxy(t *testing.T) {
+	t.Parallel()
 	p := newBehindProxy(t)
 	// Who comes through the proxy is not on the server's host, though the proxy may be.
 	if resp, err := http.Get("http://" + p.proxy + "/messages"); err != nil || resp.StatusCode != http.StatusForbidden {

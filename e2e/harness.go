@@ -683,6 +683,14 @@ func StaleSocket(t *testing.T, path string) {
 // Long tells whether the tests may take long, as in CI.
 func Long() bool { return os.Getenv("CI") == "true" }
 
+// NeedsLong skips a test that takes long, except in CI.
+func NeedsLong(t testing.TB) {
+	t.Helper()
+	if !Long() {
+		t.Skip("skipped: takes long, runs with CI=true")
+	}
+}
+
 // ServerConfig returns the configuration of a server with two tags, for a Slack at url.
 func ServerConfig(url string) string {
 	return fmt.Sprintf("[core]\nport = '127.0.0.1:0'\nchannel_rate = 0\nslack_url = '%s/services/x'\n"+

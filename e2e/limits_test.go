@@ -212,6 +212,7 @@ func repeat(conn net.Conn, what string) {
 
 // What has no end is cut off: the server reads little more of it than it takes.
 func TestEndlessRequests(t *testing.T) {
+	t.Parallel()
 	text, line := strings.Repeat("bottles of beer ", 4096), strings.Repeat("x", 1000)
 	for _, test := range []struct {
 		name, sent, endless string
@@ -264,6 +265,7 @@ func TestEndlessRequests(t *testing.T) {
 }
 
 func TestDeepJSON(t *testing.T) {
+	t.Parallel()
 	const deep = 100_000
 	arrays := strings.Repeat("[", deep) + strings.Repeat("]", deep)
 	objects := strings.Repeat(`{"a":`, deep) + "1" + strings.Repeat("}", deep)
@@ -308,6 +310,7 @@ func TestDeepJSON(t *testing.T) {
 
 // Connections that are reset, and such as are closed in one direction.
 func TestBrokenConnections(t *testing.T) {
+	t.Parallel()
 	body := `{"tag":"other","text":"1 bottle"}`
 	whole := fmt.Sprintf("%sContent-Length: %d\r\n\r\n%s", post, len(body), body)
 	half, large := whole[:len(whole)-5], post+"Content-Length: 1000000\r\n\r\n"+strings.Repeat("x", 100_000)
@@ -381,6 +384,8 @@ func TestBrokenConnections(t *testing.T) {
 
 // The largest messages that there are, from many at once, while Slack takes its time.
 func TestManyLargeMessages(t *testing.T) {
+	t.Parallel()
+	NeedsLong(t)
 	for _, test := range []struct {
 		name, path, body string
 		posts            int64 // at the same time
@@ -391,12 +396,9 @@ func TestManyLargeMessages(t *testing.T) {
 			`"text":"x","blocks":[{"type":"section","text":{"type":"plain_text","text":"%s"}}]}}`, 8},
 		{"attachments", "/notify-directly", `{"payload":{"channel":"#c%d","attachments":[{"text":"%s"}]}}`, 8},
 	} {
-		if !Long() && test.name != "blocks" {
-			continue
-		}
 		t.Run(test.name, func(t *testing.T) {
 			b := besiege(t, "")
-			clients, posts := 64, Rounds(2, 1)
+			clients, posts := 64, 2
 			if test.posts == 1 { // all that waits would be folded into the second post
 				posts = 2
 			}
@@ -455,6 +457,7 @@ func TestManyLargeMessages(t *testing.T) {
 // There are so many connections and no more: while all are in use, the next one waits until one of them is closed. One
 // that is idle is closed for it.
 func TestConnectionLimit(t *testing.T) {
+	t.Parallel()
 	b := besiege(t, "batch=1\n", "sh", "-c", `ulimit -n 256 && exec "$@"`, "sh")
 	const most = 256 / 2
 	var callers []*caller
@@ -516,6 +519,7 @@ func besiegeFull(t *testing.T) *besieged {
 // One listing, or four at once, of large messages takes little memory: texts are shortened in it, and one message has
 // the whole.
 func TestListingOfLargeMessages(t *testing.T) {
+	t.Parallel()
 	b := besiegeFull(t)
 	text, n := strings.Repeat("bottles ", 125_000), Rounds(300, 40)
 	for i := range n {
@@ -552,6 +556,7 @@ func TestListingOfLargeMessages(t *testing.T) {
 
 // A tag with a hundred entries keeps one copy of a text.
 func TestFanOutOfLargeMessages(t *testing.T) {
+	t.Parallel()
 	b := besiegeFull(t)
 	text := strings.Repeat("bottles ", 125_000)
 	var sending sync.WaitGroup
@@ -570,9 +575,8 @@ func TestFanOutOfLargeMessages(t *testing.T) {
 
 // Sync requests that gave up keep nothing.
 func TestManySyncRequestsGiveUp(t *testing.T) {
-	if !Long() {
-		t.Skip("skipped: takes long, runs with CI=true")
-	}
+	t.Parallel()
+	NeedsLong(t)
 	b := besiegeFull(t)
 	hang := NewFakeSlack(t, func(Delivery) Reply { return Reply{Hang: true} })
 	toml := strings.Replace(ReadFile(t, b.Cmd.Args[len(b.Cmd.Args)-1]), "127.0.0.1:1/services/y",
@@ -601,6 +605,7 @@ func TestManySyncRequestsGiveUp(t *testing.T) {
 
 // Large sync requests to destinations that hang leave room for the large requests of others.
 func TestLargeSyncRequestsToSickDestinations(t *testing.T) {
+	t.Parallel()
 	b := besiege(t, "")
 	release := make(chan struct{})
 	letGo := sync.OnceFunc(func() { close(release) })
@@ -636,6 +641,7 @@ func TestLargeSyncRequestsToSickDestinations(t *testing.T) {
 
 // Sending all dead letters of a tag again ends when the operator goes away, and does not hold up a stop.
 func TestSendingAgainEnds(t *testing.T) {
+	t.Parallel()
 	const dead = 30_000
 	spool := t.TempDir()
 	var log strings.Builder

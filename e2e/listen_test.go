@@ -22,6 +22,7 @@ func withFiles(files int, program string, args ...string) *exec.Cmd {
 // With 30 file descriptors, all messages of 40 destinations are accepted while Slack answers none, and delivered when
 // it does. Then most descriptors are free.
 func TestFewFileDescriptors(t *testing.T) {
+	t.Parallel()
 	answer := make(chan struct{})
 	slack := NewFakeSlack(t, func(Delivery) Reply { <-answer; return Reply{} })
 	tags := tagNames("t", 40)
@@ -50,6 +51,7 @@ func TestFewFileDescriptors(t *testing.T) {
 
 // Two servers start at once on one socket, where a dead one left its own: one of them serves, the other says why not.
 func TestTwoStartsAtOnce(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct{ name, first, second, want string }{
 		{"one spool", "spool", "spool", "spool is in use by another process"},
 		{"two spools", "spool", "other", "address already in use"},

@@ -415,6 +415,7 @@ func numbersTo(n int) []int {
 // All posts that may be in flight hang. Once they have failed, half of them at most may hang again: a healthy one goes
 // out beside them.
 func TestManyHangingWebhooks(t *testing.T) {
+	t.Parallel()
 	const count, each = 64, 3
 	var first, again atomic.Int64
 	var mostAgain peak
@@ -473,6 +474,7 @@ func TestManyHangingWebhooks(t *testing.T) {
 
 // A dead destination holds one message in every segment. What went to others does not stay on disk for it.
 func TestDeadDestinationDoesNotPinTheDisk(t *testing.T) {
+	t.Parallel()
 	const diskLimit, size, senders = 200 << 20, 256 << 10, 8
 	volume := 64 << 20
 	if Long() {
@@ -608,6 +610,7 @@ func memoryOf(p *Process) (now, most int) {
 // A million messages take at most 64 MB at any time, the start included. The time until it listens is reported: the
 // goal is 1.5 s.
 func TestMillionWaiting(t *testing.T) {
+	t.Parallel()
 	counts := []int{20_000}
 	if Long() {
 		counts = []int{100_000, 1_000_000}
@@ -678,6 +681,7 @@ func writeSpool(t testing.TB, dir string, tags []string, n int) (size int64) {
 
 // To find one of many dead letters, and to send all of a tag again, takes no more memory than their numbers.
 func TestMillionDead(t *testing.T) {
+	t.Parallel()
 	n := Rounds(1_000_000, 20_000)
 	spool, tags := t.TempDir(), tagNames("tag", 10)
 	writeSpool(t, spool, tags, n)

@@ -41,6 +41,7 @@ func startUnheard(t *testing.T, cmd *exec.Cmd) *Process {
 
 // Nobody reads standard output or error, or a named pipe: requests go on, and a stop is a stop.
 func TestLogsCannotStopTheServer(t *testing.T) {
+	t.Parallel()
 	slack := NewFakeSlack(t, nil)
 	fifo := filepath.Join(t.TempDir(), "fifo")
 	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
@@ -95,6 +96,7 @@ func TestLogsCannotStopTheServer(t *testing.T) {
 
 // A named pipe needs no reader at the start. One that comes gets what was logged before, one that goes can come again.
 func TestNamedPipeAsLog(t *testing.T) {
+	t.Parallel()
 	fifo := filepath.Join(t.TempDir(), "fifo")
 	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)

@@ -23,6 +23,7 @@ func TestMain(m *testing.M) { Main(m) }
 
 // The main job on real input: lines of a log, and a command that fails, arrive at Slack.
 func TestEndToEnd(t *testing.T) {
+	t.Parallel()
 	slack := NewFakeSlack(t, nil)
 	s := StartServer(t, ServerConfig(slack.URL))
 	env := []string{"SLACKBOARD_SERVER=" + s.Addr}
@@ -71,6 +72,7 @@ func TestEndToEnd(t *testing.T) {
 
 // Requests as they come from curl -d, Ruby's Net::HTTP and the fluentd plugin: the Content-Type is not JSON's.
 func TestForeignClients(t *testing.T) {
+	t.Parallel()
 	slack := NewFakeSlack(t, nil)
 	s := StartServer(t, ServerConfig(slack.URL))
 	notify, direct := `{"tag":"general","text":"hi"}`, `{"payload":{"channel":"#c","text":"hi"},"sync":false}`
@@ -99,6 +101,7 @@ func TestForeignClients(t *testing.T) {
 }
 
 func TestDryRun(t *testing.T) {
+	t.Parallel()
 	probe, err := net.Listen("tcp", "127.0.0.1:29800")
 	if err != nil {
 		t.Skip("skipped: port 29800 is in use here:", err)
@@ -127,6 +130,7 @@ func TestDryRun(t *testing.T) {
 
 // With a file that has no credential, a dry run works all the same.
 func TestDryRunWithConfig(t *testing.T) {
+	t.Parallel()
 	s := StartServer(t, "[core]\nport='127.0.0.1:0'\n[[tags]]\ntag='x'\nchannel='#y'\n", "-dry-run")
 	s.Request("POST", "/notify", NotifyBody("x", 1, true))
 	Poll(t, "the post is printed", func() bool { return strings.Contains(s.Stdout.String(), `"channel":"#y"`) })
@@ -134,6 +138,7 @@ func TestDryRunWithConfig(t *testing.T) {
 
 // -port is stronger than the configuration, also after a reload. A dry run whose port is busy says how to take another.
 func TestPortFlag(t *testing.T) {
+	t.Parallel()
 	busy, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -161,6 +166,7 @@ func TestPortFlag(t *testing.T) {
 }
 
 func TestVersion(t *testing.T) {
+	t.Parallel()
 	var release string
 	for _, name := range []string{"slackboard", "slackboard-cli", "slackboard-log"} {
 		code, stdout, stderr := RunProgram(t, "", nil, name, "-v")
@@ -183,6 +189,7 @@ func TestVersion(t *testing.T) {
 }
 
 func TestUsage(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		args string
 		code int
@@ -215,6 +222,7 @@ func TestUsage(t *testing.T) {
 }
 
 func TestCheckOption(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	log := filepath.Join(dir, "never.log")
 	good := WriteFile(t, "good.toml", ServerConfig("https://hooks.invalid")+"[log]\naccess_log='"+log+"'\n")
@@ -237,6 +245,7 @@ func TestCheckOption(t *testing.T) {
 
 // What keeps the server from starting is one line that says just that.
 func TestStartFails(t *testing.T) {
+	t.Parallel()
 	busy, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -276,6 +285,7 @@ func TestStartFails(t *testing.T) {
 }
 
 func TestPortForms(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct{ port, prefix string }{
 		{`"0"`, "[::]:"}, {`0`, "[::]:"}, {`"127.0.0.1:0"`, "127.0.0.1:"}, {`"[::1]:0"`, "[::1]:"},
 	} {
@@ -295,6 +305,7 @@ func TestPortForms(t *testing.T) {
 }
 
 func TestUnixSocket(t *testing.T) {
+	t.Parallel()
 	slack := NewFakeSlack(t, nil)
 	socket := filepath.Join(t.TempDir(), "s")
 	config := strings.Replace(ServerConfig(slack.URL), "127.0.0.1:0", "unix:"+socket, 1)
@@ -328,6 +339,7 @@ func TestUnixSocket(t *testing.T) {
 
 // A client that sends a byte now and then holds up nobody, and loses its connection in the end.
 func TestSlowClients(t *testing.T) {
+	t.Parallel()
 	slack := NewFakeSlack(t, nil)
 	s := StartServer(t, ServerConfig(slack.URL))
 	for range 200 {
@@ -345,6 +357,7 @@ func TestSlowClients(t *testing.T) {
 
 // SIGTERM: no new connection, the request in hand is answered.
 func TestStopAnswersRequestsInHand(t *testing.T) {
+	t.Parallel()
 	release := make(chan struct{})
 	slack := NewFakeSlack(t, func(Delivery) Reply { <-release; return Reply{} })
 	s := StartServer(t, ServerConfig(slack.URL))
@@ -372,6 +385,7 @@ func TestStopAnswersRequestsInHand(t *testing.T) {
 }
 
 func TestSecondSignalExitsAtOnce(t *testing.T) {
+	t.Parallel()
 	slack := NewFakeSlack(t, func(Delivery) Reply { return Reply{Hang: true} })
 	s := StartServer(t, ServerConfig(slack.URL))
 	s.Request("POST", "/notify", NotifyBody("general", 1, false))
@@ -386,6 +400,7 @@ func TestSecondSignalExitsAtOnce(t *testing.T) {
 
 // At SIGTERM what waits stays on disk, and the next start delivers it.
 func TestWhatWaitsStays(t *testing.T) {
+	t.Parallel()
 	slack := NewFakeSlack(t, func(Delivery) Reply { return Reply{Status: 503} })
 	config := ServerConfig(slack.URL) + "[spool]\ndir='" + filepath.Join(t.TempDir(), "spool") + "'\n"
 	s := StartServer(t, config)
@@ -410,6 +425,7 @@ func TestWhatWaitsStays(t *testing.T) {
 
 // A spool that cannot be used names the key to set.
 func TestSpoolThatCannotBeUsed(t *testing.T) {
+	t.Parallel()
 	plain := WriteFile(t, "plain", "")
 	for _, dir := range []string{plain, plain + "/below"} {
 		code, _, stderr := RunProgram(t, "", nil, "slackboard", "-c",
@@ -430,6 +446,7 @@ func TestSpoolThatCannotBeUsed(t *testing.T) {
 
 // HTTPS_PROXY, NO_PROXY and SSL_CERT_FILE are obeyed.
 func TestProxyAndCertificates(t *testing.T) {
+	t.Parallel()
 	var posted atomic.Int64
 	slack := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		posted.Add(1)

@@ -60,6 +60,7 @@ func newReloadable(t *testing.T, toml string) *reloadable {
 }
 
 func TestReloadOrNotAtAll(t *testing.T) {
+	t.Parallel()
 	slack := NewFakeSlack(t, nil)
 	good := ServerConfig(slack.URL)
 	s := newReloadable(t, good)
@@ -95,6 +96,7 @@ func TestReloadOrNotAtAll(t *testing.T) {
 
 // logrotate does not wait until somebody has mended the configuration.
 func TestRefusedReloadReopensLogs(t *testing.T) {
+	t.Parallel()
 	log := filepath.Join(t.TempDir(), "access.log")
 	good := ServerConfig("http://127.0.0.1:1") + "[log]\naccess_log = '" + log + "'\n"
 	s := newReloadable(t, good)
@@ -108,6 +110,7 @@ func TestRefusedReloadReopensLogs(t *testing.T) {
 
 // A reload that does not get on, here since it reads a secret from a pipe, does not keep the server from stopping.
 func TestReloadThatHangs(t *testing.T) {
+	t.Parallel()
 	good := ServerConfig("http://127.0.0.1:1")
 	s := newReloadable(t, good)
 	pipe := filepath.Join(t.TempDir(), "pipe")
@@ -132,6 +135,7 @@ func TestReloadThatHangs(t *testing.T) {
 // Under load, with the credential, the certificate and the log files changing: nothing is lost, doubled or refused, and
 // no connection is dropped.
 func TestReloadUnderLoad(t *testing.T) {
+	t.Parallel()
 	const senders = 8
 	reloads := 40
 	if Long() {
@@ -235,6 +239,7 @@ func (c watchedConn) Read(b []byte) (int, error) {
 
 // A token, a certificate and plain HTTP change over with the next request or connection.
 func TestReloadOfWhoMayPost(t *testing.T) {
+	t.Parallel()
 	slack := NewFakeSlack(t, nil)
 	ca := NewAuthority(t)
 	cert, key := ca.Files(&x509.Certificate{IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},

@@ -9,6 +9,7 @@ import (
 )
 
 func TestMetrics(t *testing.T) {
+	t.Parallel()
 	slack := NewFakeSlack(t, func(d Delivery) Reply {
 		if strings.Contains(d.Body, "#cron") {
 			return Reply{Status: 400, Body: "no_text"}
@@ -61,6 +62,7 @@ func TestMetrics(t *testing.T) {
 
 // /readyz says why nothing can be accepted, and -health asks it.
 func TestReadiness(t *testing.T) {
+	t.Parallel()
 	config := strings.Replace(ServerConfig("http://127.0.0.1:1"), "127.0.0.1:0",
 		"unix:"+filepath.Join(t.TempDir(), "s"), 1) + "[spool]\nmax_bytes = 1048576\n"
 	path := WriteFile(t, "s.toml", config)

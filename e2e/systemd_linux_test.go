@@ -18,6 +18,7 @@ import (
 
 // The sockets that systemd has opened serve, both of them; those that wait in their queue before the start, too.
 func TestSocketActivation(t *testing.T) {
+	t.Parallel()
 	slack := NewFakeSlack(t, nil)
 	tcp, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -125,6 +126,7 @@ func TestTellsSystemd(t *testing.T) {
 }
 
 func TestUnits(t *testing.T) {
+	t.Parallel()
 	analyze, err := exec.LookPath("systemd-analyze")
 	if err != nil {
 		t.Skip("skipped: there is no systemd-analyze here")

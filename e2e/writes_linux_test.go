@@ -21,6 +21,7 @@ const changingCalls = "open,openat,openat2,creat,mkdir,mkdirat,mknod,mknodat,rmd
 
 // Every file that the server makes, changes or removes lies in its spool, or is a log or a socket of its.
 func TestWritesNowhereElse(t *testing.T) {
+	t.Parallel()
 	needsStrace(t)
 	slack := NewFakeSlack(t, func(d Delivery) Reply {
 		if strings.Contains(d.Body, "#cron") {

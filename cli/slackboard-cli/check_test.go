@@ -12,6 +12,7 @@ import (
 
 // -check says by day what would fail at night. Nothing is sent, and nothing is run.
 func TestClientCheck(t *testing.T) {
+	t.Parallel()
 	token := e2e.WriteFile(t, "token", "xyzzy")
 	socket := filepath.Join(t.TempDir(), "s")
 	open := e2e.StartServer(t, strings.Replace(e2e.ServerConfig("http://127.0.0.1:1"), "127.0.0.1:0", "unix:"+socket,
@@ -65,6 +66,7 @@ func TestClientCheck(t *testing.T) {
 
 // An environment that is meant for others does not lead the clients, and their token, elsewhere.
 func TestClientUsesNoProxy(t *testing.T) {
+	t.Parallel()
 	proxy := e2e.NewScripted(t)
 	var env []string
 	for _, name := range []string{"http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy"} {
@@ -81,6 +83,7 @@ func TestClientUsesNoProxy(t *testing.T) {
 
 // An error names the server as the user does, and the address that answered.
 func TestClientErrorsNameTheServer(t *testing.T) {
+	t.Parallel()
 	s := e2e.NewScripted(t, e2e.Because(400, ""), e2e.Because(503, ""),
 		e2e.Reply{Status: http.StatusOK, Body: "<html>"})
 	port := s.URL[strings.LastIndex(s.URL, ":")+1:]
@@ -105,6 +108,7 @@ func TestClientErrorsNameTheServer(t *testing.T) {
 
 // What people call levels.
 func TestCliLevels(t *testing.T) {
+	t.Parallel()
 	for flag, want := range map[string]string{"message": "message", "info": "info", "warn": "warn", "warning": "warn",
 		"crit": "crit", "error": "crit"} {
 		s := e2e.NewScripted(t)

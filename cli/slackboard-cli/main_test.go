@@ -19,6 +19,7 @@ import (
 func TestMain(m *testing.M) { e2e.Main(m) }
 
 func TestClientRequests(t *testing.T) {
+	t.Parallel()
 	host := e2e.Hostname()
 	for _, test := range []struct {
 		args, path, body string // %s in body is the host
@@ -74,6 +75,7 @@ func withoutEmpty(t *testing.T, body string) string {
 }
 
 func TestClientUsage(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		program, args, stdin string
 		code                 int
@@ -144,6 +146,7 @@ func TestClientUsage(t *testing.T) {
 
 // Each form of -h, and the token in the environment that it must not show.
 func TestClientHelp(t *testing.T) {
+	t.Parallel()
 	for _, program := range []string{"slackboard-cli", "slackboard-log"} {
 		for _, flag := range []string{"-h", "--help"} {
 			code, stdout, stderr := e2e.RunProgram(t, "",
@@ -164,6 +167,7 @@ func TestClientHelp(t *testing.T) {
 
 // What slackboard-cli makes of its standard input.
 func TestCliText(t *testing.T) {
+	t.Parallel()
 	host := e2e.Encode(e2e.Hostname())
 	around := len(`{"host":,"level":"message","sync":false,"tag":"a","text":"","title":""}`) + len(host)
 	full := strings.Repeat("x", 1<<20-around)
@@ -190,6 +194,7 @@ func TestCliText(t *testing.T) {
 
 // A text that no server would take is cut in its middle: its beginning and its end arrive, with how much is left out.
 func TestCliCuts(t *testing.T) {
+	t.Parallel()
 	s := e2e.StartServer(t, e2e.ServerConfig("http://127.0.0.1:1"))
 	for _, test := range []struct{ name, unit string }{{"letters", "line\n"}, {"quotes", "\""}, {"noise", "\xff"},
 		{"ampersands", "&"}} {
@@ -221,6 +226,7 @@ func TestCliCuts(t *testing.T) {
 }
 
 func TestClientRetries(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name     string
 		replies  []e2e.Reply
@@ -273,6 +279,7 @@ func TestClientRetries(t *testing.T) {
 
 // A redirect would make a GET of the POST, or take the token elsewhere.
 func TestClientFollowsNoRedirect(t *testing.T) {
+	t.Parallel()
 	other := e2e.NewScripted(t)
 	s := httptest.NewServer(http.RedirectHandler(other.URL+"/notify", http.StatusTemporaryRedirect))
 	t.Cleanup(s.Close)
@@ -285,6 +292,7 @@ func TestClientFollowsNoRedirect(t *testing.T) {
 
 // A server that starts late gets the message.
 func TestClientWaitsForTheServer(t *testing.T) {
+	t.Parallel()
 	addr := e2e.DeadAddress(t)
 	code, _, stderr := e2e.RunProgram(t, "hi", nil, "slackboard-cli", "-s", addr, "-t", "a", "-retry-max", "1",
 		"-retry-wait-min", "1ms")
@@ -304,6 +312,7 @@ func TestClientWaitsForTheServer(t *testing.T) {
 
 // Several servers: who is asked, in which order. The back-off never ends where it is not due.
 func TestServersInTurn(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name         string
 		first        []e2e.Reply // nil: nobody listens there
@@ -352,6 +361,7 @@ func TestServersInTurn(t *testing.T) {
 
 // One of two servers dies between two messages.
 func TestServerDiesInBetween(t *testing.T) {
+	t.Parallel()
 	first, second := e2e.NewScripted(t), e2e.NewScripted(t)
 	for i, text := range []string{"one", "two"} {
 		if code, _, stderr := e2e.RunProgram(t, text, nil, "slackboard-cli",
@@ -385,6 +395,7 @@ func TestSlowServer(t *testing.T) {
 
 // The token is sent, wherever it comes from, and shown nowhere.
 func TestToken(t *testing.T) {
+	t.Parallel()
 	file := e2e.WriteFile(t, "token", "xyzzy\n")
 	for _, test := range []struct {
 		name, auth, env, sent, stderr string

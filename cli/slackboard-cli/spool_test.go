@@ -50,6 +50,7 @@ func keepCopies(t testing.TB, spool string, n int) {
 
 // What is kept: one file, its owner's only, with all but the token. The next run sends it first, as it was.
 func TestSpoolKeeps(t *testing.T) {
+	t.Parallel()
 	spool := filepath.Join(t.TempDir(), "spool")
 	busy := e2e.NewScripted(t, e2e.Because(503, ""))
 	env := []string{"SLACKBOARD_SPOOL=" + spool, "SLACKBOARD_AUTH_TOKEN=xyzzy", "SLACKBOARD_SERVER=" + busy.URL}
@@ -89,6 +90,7 @@ func TestSpoolKeeps(t *testing.T) {
 
 // When a message is kept, and when people are told the truth instead.
 func TestSpoolKeepsWhatNoServerTook(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name     string
 		reply    e2e.Reply
@@ -125,6 +127,7 @@ func TestSpoolKeepsWhatNoServerTook(t *testing.T) {
 
 // A message does not overtake those that are kept.
 func TestSpoolKeepsTheOrder(t *testing.T) {
+	t.Parallel()
 	spool := t.TempDir()
 	keep(t, spool, "1", "2", "3")
 	if got := e2e.KeptTexts(t, spool); !slices.Equal(got, []string{"1", "2", "3"}) {
@@ -145,6 +148,7 @@ func TestSpoolKeepsTheOrder(t *testing.T) {
 
 // A file that is not a request is set aside, and so is one that the server refuses. Whatever else is there stays.
 func TestSpoolSetsAside(t *testing.T) {
+	t.Parallel()
 	spool := t.TempDir()
 	keep(t, spool, "refused", "taken")
 	request := e2e.ReadFile(t, filepath.Join(spool, e2e.FilesIn(t, spool)[0]))
@@ -175,6 +179,7 @@ func TestSpoolSetsAside(t *testing.T) {
 
 // A refusal that is about who sends, or comes from a gateway, says nothing against the requests.
 func TestSpoolOutlivesAWrongToken(t *testing.T) {
+	t.Parallel()
 	for _, status := range []int{301, 401, 403, 500, 502} {
 		spool := t.TempDir()
 		keep(t, spool, "one")
@@ -189,6 +194,7 @@ func TestSpoolOutlivesAWrongToken(t *testing.T) {
 
 // With many kept, a run sends them all, the oldest first, and then its own message.
 func TestSpoolSendsMany(t *testing.T) {
+	t.Parallel()
 	spool := t.TempDir()
 	keepCopies(t, spool, 300)
 	s := e2e.NewScripted(t)
@@ -223,6 +229,7 @@ func TestSpoolTimeLimit(t *testing.T) {
 
 // While another run sends what is kept, a message waits behind it, and a run that has none does not.
 func TestSpoolLock(t *testing.T) {
+	t.Parallel()
 	spool := t.TempDir()
 	keep(t, spool, "old")
 	dir, err := os.Open(spool)
@@ -253,6 +260,7 @@ func TestSpoolLock(t *testing.T) {
 
 // What slackboard refuses for now holds up what goes to the same place, in order, and nothing else.
 func TestSpoolIsNoLane(t *testing.T) {
+	t.Parallel()
 	for _, busy := range []e2e.Reply{e2e.Because(503, "5"), e2e.Because(429, "5")} {
 		spool := t.TempDir()
 		for i, to := range []string{"-t=dead", "-t=ops", "-c=dead", "-t=dead", "-c=ops"} {
@@ -295,6 +303,7 @@ func TestSpoolIsNoLane(t *testing.T) {
 
 // A spool that cannot be written is told, and the message is tried as if there were none.
 func TestSpoolThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
 	file := e2e.WriteFile(t, "file", "")
 	for _, spool := range []string{file, filepath.Join(t.TempDir(), "no", "spool")} {
 		s := e2e.NewScripted(t, e2e.Because(503, ""), e2e.OKReply)
@@ -308,6 +317,7 @@ func TestSpoolThatCannotBeWritten(t *testing.T) {
 
 // A run that is well sends what earlier ones had to keep: else it would wait for the next failure.
 func TestSpoolIsSentBySuccess(t *testing.T) {
+	t.Parallel()
 	spool := t.TempDir()
 	code, _, stderr := e2e.RunProgram(t, "", nil, "slackboard-log", "-s", "unix:/nowhere", "-t", "a", "-spool", spool,
 		"--", "sh", "-c", "exit 7")
@@ -332,6 +342,7 @@ func TestSpoolIsSentBySuccess(t *testing.T) {
 
 // Ten clients at once on one spool, while the server comes and goes: each message reaches Slack, once.
 func TestSpoolTenClients(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	spool, socket := filepath.Join(dir, "spool"), filepath.Join(dir, "s")
 	slack := e2e.NewFakeSlack(t, nil)
@@ -395,6 +406,7 @@ func TestSpoolTenClients(t *testing.T) {
 
 // The same with a server that is busy, and breaks off its answers to what it took, two times out of three.
 func TestSpoolTenClientsHalfAnswers(t *testing.T) {
+	t.Parallel()
 	spool := t.TempDir()
 	var mu sync.Mutex
 	// text by key: the server takes one with a known key only once
@@ -445,6 +457,7 @@ func TestSpoolTenClientsHalfAnswers(t *testing.T) {
 
 // What another user keeps there is left alone: it cannot be read, which does not make it bad.
 func TestSpoolOfTwoUsers(t *testing.T) {
+	t.Parallel()
 	if os.Getuid() != 0 {
 		t.Skip("skipped: needs root, to be two users")
 	}

@@ -14,6 +14,7 @@ import (
 
 // Memory is bounded, whatever the input.
 func TestCliMemory(t *testing.T) {
+	t.Parallel()
 	for _, flags := range []string{"-t a", "-t a -code", "-c a -l crit -escape"} {
 		for _, unit := range []string{"a line of <output> & more", "\x1b[31m\"\xff\r"} {
 			_, code, kB := e2e.PeakOf(t, func(url string) *exec.Cmd {
@@ -39,6 +40,7 @@ func TestCliMemory(t *testing.T) {
 
 // Where people wait they are told why: no server answers, or standard input does not end.
 func TestClientsSayWhatTheyWaitFor(t *testing.T) {
+	t.Parallel()
 	dead := e2e.DeadAddress(t)
 	p, tty := e2e.StartAtTerminal(t, clientCommand("slackboard-cli",
 		"-s "+dead+" -t a -retry-max 2 -retry-wait-min 10ms", "hi"))

@@ -18,6 +18,7 @@ import (
 )
 
 func TestClientTLS(t *testing.T) {
+	t.Parallel()
 	ours, other := e2e.NewAuthority(t), e2e.NewAuthority(t)
 	cert, key := ours.Files(&x509.Certificate{IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})

@@ -51,6 +51,7 @@ func pidIn(t *testing.T, path string) (pid int) {
 
 // A table of commands: the status, what is printed, and what people are told.
 func TestLogTable(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	plain := e2e.WriteFile(t, "plain", "not a program")
 	for _, test := range []struct {
@@ -135,6 +136,7 @@ func TestLogTable(t *testing.T) {
 
 // The message as a whole, for a tag and for a channel.
 func TestLogMessage(t *testing.T) {
+	t.Parallel()
 	want := regexp.MustCompile("^Host: " + regexp.QuoteMeta(e2e.Hostname()) +
 		"\nCommand: sh -c echo 'a &amp; b'; exit 7\n" +
 		`Started: \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC` + "\n" + `Took: \d+(\.\d+)?m?s` +
@@ -179,6 +181,7 @@ func TestLogTook(t *testing.T) {
 
 // No output can ping anyone, leave its code block, or make the message larger than people read.
 func TestLogHarmless(t *testing.T) {
+	t.Parallel()
 	s := e2e.NewScripted(t)
 	evil := "<!channel> & <@U012>\n```\n@channel @Here, @everyone: ````` <http://x|y>\n\xff\xfe ok"
 	cmd := logCommand("-s "+s.URL+" -t a", "cat; exit 1", "```", "<!here>", "@channel")
@@ -209,6 +212,7 @@ func TestLogHarmless(t *testing.T) {
 
 // Long output: the first and last lines, and how many bytes lie between them.
 func TestLogExcerpt(t *testing.T) {
+	t.Parallel()
 	for _, script := range []string{
 		"seq 1 100000; exit 1",
 		"head -c 2000000 /dev/zero | tr '\\0' '<'; exit 1",
@@ -255,6 +259,7 @@ func TestLogExcerpt(t *testing.T) {
 
 // The command has our standard input, environment, folder, open files and limits.
 func TestLogInherits(t *testing.T) {
+	t.Parallel()
 	dir, _ := filepath.EvalSymlinks(t.TempDir())
 	extra, err := os.Create(filepath.Join(dir, "extra"))
 	if err != nil {
@@ -283,6 +288,7 @@ func TestLogInherits(t *testing.T) {
 
 // Each signal reaches the command, which says so and goes on.
 func TestLogForwardsSignals(t *testing.T) {
+	t.Parallel()
 	names := map[syscall.Signal]string{syscall.SIGTERM: "TERM", syscall.SIGINT: "INT", syscall.SIGHUP: "HUP",
 		syscall.SIGQUIT: "QUIT", syscall.SIGUSR1: "USR1", syscall.SIGUSR2: "USR2"}
 	script := "for s in TERM INT HUP QUIT USR1 USR2; do trap \"echo got $s\" $s; done; echo ready; while kill -0 " +
@@ -306,6 +312,7 @@ func TestLogForwardsSignals(t *testing.T) {
 
 // nohup: a signal that is ignored stays ignored.
 func TestLogUnderNohup(t *testing.T) {
+	t.Parallel()
 	cmd := exec.Command("sh", "-c",
 		`trap '' HUP; exec "$0" -notify=false -tee -- sh -c 'echo ready; read x; kill -HUP $$; kill -HUP $PPID; `+
 			`echo alive'`, e2e.Program("slackboard-log"))
@@ -318,6 +325,7 @@ func TestLogUnderNohup(t *testing.T) {
 
 // After a TERM, and after a timeout, no grandchild lives on: not one that ignores TERM either.
 func TestLogLeavesNoGrandchild(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name, flags, grandchild string
 		code                    int
@@ -374,6 +382,7 @@ func TestLogBackgroundChild(t *testing.T) {
 
 // -tee passes output on as it comes.
 func TestLogTee(t *testing.T) {
+	t.Parallel()
 	cmd := logCommand("-notify=false -tee", "echo one; echo two >&2; read x; echo three; exit 5")
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
@@ -394,6 +403,7 @@ func TestLogTee(t *testing.T) {
 
 // When nobody reads what -tee passes on, the command gets the SIGPIPE that it would get without us.
 func TestLogTeeClosed(t *testing.T) {
+	t.Parallel()
 	for _, program := range []string{"", `"$0" -notify=false -tee -- `} {
 		script := fmt.Sprintf(`{ %s yes; echo $? >&2; } | head -n 1`, program)
 		p := e2e.StartProcess(t, exec.Command("sh", "-c", script, e2e.Program("slackboard-log")))
@@ -405,6 +415,7 @@ func TestLogTeeClosed(t *testing.T) {
 
 // When nobody reads what we print, people are told all the same, and the status stays.
 func TestLogBrokenOutput(t *testing.T) {
+	t.Parallel()
 	for _, flags := range []string{"", "-tee"} {
 		s := e2e.NewScripted(t)
 		status := filepath.Join(t.TempDir(), "status")
@@ -433,6 +444,7 @@ func TestLogTeeSlowReader(t *testing.T) {
 
 // The -log file grows while the command runs, and is complete when nobody can be told.
 func TestLogFile(t *testing.T) {
+	t.Parallel()
 	log := filepath.Join(t.TempDir(), "out.log")
 	for i, want := range []string{"", "one\ntwo\nthree\n"} {
 		cmd := logCommand("-s unix:/nowhere -t a -retry-max 0 -log "+log,
@@ -456,6 +468,7 @@ func TestLogFile(t *testing.T) {
 
 // Who reads the -log file, a FIFO, and stops, holds up nobody for long.
 func TestLogStalledReader(t *testing.T) {
+	t.Parallel()
 	fifo := filepath.Join(t.TempDir(), "fifo")
 	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
@@ -474,6 +487,7 @@ func TestLogStalledReader(t *testing.T) {
 
 // A -log file that cannot be written is one line, and the command runs all the same.
 func TestLogFileThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	fifo := filepath.Join(dir, "fifo")
 	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
@@ -512,6 +526,7 @@ func TestLogFileThatCannotBeWritten(t *testing.T) {
 // A server that does not answer delays neither start nor output; a notification that fails is one line, and the status
 // stays. A TERM ends the wait.
 func TestLogNotificationFails(t *testing.T) {
+	t.Parallel()
 	s := e2e.NewScripted(t, e2e.Reply{Hang: true})
 	p := e2e.StartProcess(t, logCommand("-s "+s.URL+" -t a -tee", "echo out; exit 6"))
 	e2e.Poll(t, "the report is printed while the server hangs", func() bool {
@@ -549,6 +564,7 @@ func TestLogNotificationFails(t *testing.T) {
 
 // With a spool, what a TERM interrupts is kept.
 func TestLogKeepsWhatIsInterrupted(t *testing.T) {
+	t.Parallel()
 	spool := t.TempDir()
 	s := e2e.NewScripted(t, e2e.Reply{Hang: true})
 	p := e2e.StartProcess(t, logCommand("-s "+s.URL+" -t a -spool "+spool, "exit 6"))
@@ -561,6 +577,7 @@ func TestLogKeepsWhatIsInterrupted(t *testing.T) {
 
 // What cron gives: no HOME, no terminal, next to no environment. And no open files at all.
 func TestClientsUnderCron(t *testing.T) {
+	t.Parallel()
 	s := e2e.NewScripted(t)
 	for _, test := range []struct {
 		name, script string

@@ -17,6 +17,7 @@ import (
 
 // A command that asks at the terminal, whatever its standard input is, gets its answer; Ctrl-C ends it.
 func TestLogAsksAtTheTerminal(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name  string
 		stdin bool // the terminal
@@ -49,6 +50,7 @@ func TestLogAsksAtTheTerminal(t *testing.T) {
 
 // In the background of a terminal, a command has a group of its own: it is ended as a whole.
 func TestLogInTheBackground(t *testing.T) {
+	t.Parallel()
 	pids := filepath.Join(t.TempDir(), "pid")
 	cmd := exec.Command("sh", "-c",
 		`set -m; "$0" -notify=false -timeout 300ms -- sh -c "sh -c 'echo \$\$ >$1; sleep 600; sleep 600' & wait" `+
@@ -64,6 +66,7 @@ func TestLogInTheBackground(t *testing.T) {
 
 // When nobody reads standard error or output, neither client dies of it.
 func TestClientsWithoutAReader(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name, script string
 		code         int
@@ -100,6 +103,7 @@ func TestClientsWithoutAReader(t *testing.T) {
 
 // As PID 1 of a container slackboard-log reaps orphans, passes TERM on, and does not wait for the dead.
 func TestLogAsPID1(t *testing.T) {
+	t.Parallel()
 	if os.Getuid() != 0 {
 		t.Skip("skipped: needs root, for a PID namespace")
 	}
@@ -148,6 +152,7 @@ func TestLogWaitsForNoZombie(t *testing.T) {
 
 // Reading from a terminal works: the command stays in the terminal's process group, and Ctrl-C reaches it.
 func TestLogAtATerminal(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("script"); err != nil {
 		t.Skip("skipped: there is no script(1) here")
 	}
@@ -189,6 +194,7 @@ func TestLogAtATerminal(t *testing.T) {
 
 // Memory is bounded, whatever the output.
 func TestLogMemory(t *testing.T) {
+	t.Parallel()
 	for _, flags := range []string{"", "-tee", "-log /dev/null"} {
 		p, code, kB := e2e.PeakOf(t, func(url string) *exec.Cmd {
 			cmd := logCommand(flags+" -s "+url+" -t a",
