@@ -13,25 +13,22 @@ import (
 	"strings"
 )
 
-// identity is who asks, by the token that the request brings.
+// identity is who asks, by the token of the request.
 type identity struct {
-	sender   string // the name of one that may only post
+	Sender   string `json:"sender,omitempty"` // the name of a sender, which may post and do nothing else
 	posts    bool
 	operator bool
 }
 
-// open tells whether there is no token to bring.
+// open tells whether the configuration has no tokens at all.
 func (c *config) open() bool { return c.core.authToken == (secret{}) && len(c.senders) == 0 }
 
-// identify returns whose token it is. All tokens are compared, whichever is the right one.
+// identify returns whose token it is. It compares all tokens, so that its time does not tell which is the right one.
 func (c *config) identify(token string) identity {
 	who := identity{posts: c.open(), operator: c.core.authToken == (secret{})}
-	if who.posts {
-		return who
-	}
 	for _, s := range c.senders {
 		if s.token.is(token) {
-			who = identity{sender: s.name, posts: true}
+			who = identity{Sender: s.name, posts: true}
 		}
 	}
 	if c.core.authToken.is(token) {
@@ -56,38 +53,38 @@ func tokenOf(r *http.Request) string {
 	return cmp.Or(r.PathValue("token"), token)
 }
 
-// access says who may ask for something.
+// access says who may make a request.
 type access int
 
 const (
-	anybody       access = iota // what brings messages is checked by take: the token may be in the body
+	anybody       access = iota // take checks who brings a message: the token may be in the body
 	senders                     // and operators
-	operators                   // who bring the auth_token; all where there is none
-	operatorsHere               // the same, and where there is none, from this machine alone
+	operators                   // who have the auth_token; everybody if the configuration has none
+	operatorsHere               // the same; but without an auth_token only from this machine
 )
 
-// guarded lets requests through to h that may pass.
+// guarded passes a request on to h if who makes it may.
 func (s *server) guarded(needs access, h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		who, refusal := s.cfg().identify(tokenOf(r)), ""
-		w.(*response).who, w.(*response).line.Sender = who, who.sender
+		who, refusal := s.cfg().identify(tokenOf(r)), answer{status: http.StatusForbidden}
+		w.(*response).identity = who
+		here := needs != operatorsHere || s.cfg().core.authToken != (secret{}) || fromHere(r)
 		err := new(http.CrossOriginProtection).Check(r)
 		switch {
 		case err != nil:
-			refusal = "a page of another site must not do this: " + err.Error()
-		case needs == operatorsHere && who.operator && s.cfg().core.authToken == (secret{}) && !fromHere(r):
-			refusal = "messages are shown to the server's own host only: " +
-				"ask from there, as http://localhost:PORT/ or over the unix socket; or set auth_token"
-		case needs == anybody, needs == senders && who.posts, needs >= operators && who.operator:
+			refusal.Message = "a page of another site must not do this: " + err.Error()
+		case needs == anybody, needs == senders && who.posts, needs >= operators && who.operator && here:
 			h(w, r)
 			return
-		case who.sender == "":
-			s.unauthorized(w).send(w)
-			return
+		case who.Sender != "":
+			refusal.Message = "the token of sender " + who.Sender + " may only post: this needs the auth_token"
+		case !here:
+			refusal.Message = "messages are shown to the server's own host only: " +
+				"ask from there, as http://localhost:PORT/ or over the unix socket; or set auth_token"
 		default:
-			refusal = "the token of sender " + who.sender + " may post, and nothing else: this needs the auth_token"
+			refusal = s.unauthorized(w)
 		}
-		answer{status: http.StatusForbidden, Message: refusal}.send(w)
+		refusal.send(w)
 	}
 }
 

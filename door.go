@@ -6,8 +6,12 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/url"
+	"reflect"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -16,35 +20,36 @@ import (
 // payload of a form. https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks/
 func (s *server) webhook(r *http.Request, body []byte) (sub submission, err error) {
 	sub.routes = s.cfg().routes(r.PathValue("tag"))
-	if sub.routes == nil { // nor is it noted for the log: it may be a token in the wrong place
+	if sub.routes == nil { // the log must not show what stands there: it may be a token in the wrong place
 		return sub, answer{status: http.StatusNotFound, code: "no_service"}
 	}
-	sub.to = r.PathValue("tag")
-	fields, err := payloadFields(body)
 	if isForm(body) {
-		fields, err = payloadFields(fields["payload"])
+		var form struct{ Payload json.RawMessage }
+		json.Unmarshal(asJSON(body), &form)
+		body = form.Payload
 	}
-	if err != nil {
-		return sub, err
-	}
-	delete(fields, "channel") // the tag has one
-	delete(fields, "token")
-	sub.Payload, sub.Plain = encode(fields), true
-	_, err = checkPayload(fields)
+	sub.to, sub.Plain = r.PathValue("tag"), true
+	sub.Payload = without(body, "token", "channel") // the tag has a channel
+	_, err = checkPayload(sub.Payload)
 	return sub, err
 }
 
 // postMessage decodes a message for a channel: https://docs.slack.dev/reference/methods/chat.postMessage/
 func (s *server) postMessage(_ *http.Request, body []byte) (sub submission, err error) {
-	fields, err := payloadFields(body)
-	if err != nil {
-		return sub, err
+	sub.Payload, sub.Plain = without(asJSON(body), "token"), true
+	return s.direct(sub)
+}
+
+// without returns a JSON object without some of its keys, nil if object is none. A token must not lie in the spool.
+func without(object []byte, keys ...string) json.RawMessage {
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(object, &fields) != nil || fields == nil {
+		return nil
 	}
-	delete(fields, "token") // it must not lie in the spool
-	sub.Payload, sub.Plain = encode(fields), true
-	sub.to, err = s.checkDirect(fields)
-	sub.routes = []route{{channel: sub.to}}
-	return sub, err
+	for _, key := range keys {
+		delete(fields, key)
+	}
+	return encode(fields)
 }
 
 // authTest is the question whether a token will do: https://docs.slack.dev/reference/methods/auth.test/
@@ -55,16 +60,9 @@ func unknownMethod(w http.ResponseWriter, _ *http.Request) {
 	badPayload("unknown_method", "").sendAsAPI(w)
 }
 
-func payloadFields(body []byte) (fields map[string]json.RawMessage, err error) {
-	if json.Unmarshal(asJSON(body), &fields) != nil || fields == nil {
-		return nil, badPayload("invalid_payload", "payload is missing, or not a JSON object")
-	}
-	return fields, nil
-}
-
-// checkDirect returns the channel that a payload goes straight to, "" for the webhook's own.
-func (s *server) checkDirect(fields map[string]json.RawMessage) (channel string, err error) {
-	channel, err = checkPayload(fields)
+// direct sends a payload straight to the channel that it names, or to the webhook's own.
+func (s *server) direct(sub submission) (submission, error) {
+	channel, err := checkPayload(sub.Payload)
 	switch {
 	case err != nil:
 	case s.cfg().credential == (credential{}):
@@ -72,34 +70,35 @@ func (s *server) checkDirect(fields map[string]json.RawMessage) (channel string,
 	case channel == "" && s.cfg().core.token != (secret{}):
 		err = badPayload("channel_not_found", "payload.channel is missing")
 	}
-	return channel, err
+	sub.to, sub.routes = channel, []route{{channel: channel}}
+	return sub, err
 }
 
-// checkPayload returns the channel that a payload names. What Slack would never take is refused here, while its sender
-// listens.
-func checkPayload(fields map[string]json.RawMessage) (channel string, err error) {
-	var text, markdown string
-	for key, into := range map[string]*string{"channel": &channel, "text": &text, "markdown_text": &markdown} {
-		if value := fields[key]; value != nil && json.Unmarshal(value, into) != nil {
-			return channel, badPayload("invalid_payload", "payload.%s is not a string", key)
-		}
+// checkPayload returns the channel that a payload names. It refuses what Slack would refuse: here the sender learns of
+// it.
+func checkPayload(payload []byte) (channel string, err error) {
+	var p *struct {
+		Channel     string            `json:"channel"`
+		Text        string            `json:"text"`
+		Markdown    string            `json:"markdown_text"`
+		Blocks      []json.RawMessage `json:"blocks"`
+		Attachments []json.RawMessage `json:"attachments"`
 	}
-	says := strings.TrimSpace(text+markdown) != ""
-	for _, key := range []string{"blocks", "attachments"} {
-		value := bytes.TrimPrefix(fields[key], []byte("null"))
-		if len(value) > 0 && value[0] != '[' {
-			return channel, badPayload("invalid_"+key, "payload.%s is not an array", key)
-		}
-		says = says || len(bytes.Trim(value, "[] \t\r\n")) > 0
-	}
-	switch {
-	case len(channel) > nameLimit || strings.ContainsFunc(channel, endsLine):
-		return channel, badPayload("channel_not_found",
+	var wrong *json.UnmarshalTypeError
+	switch err := json.Unmarshal(payload, &p); {
+	case errors.As(err, &wrong) && wrong.Type.Kind() == reflect.String:
+		return "", badPayload("invalid_payload", "payload.%s is not a string", wrong.Field)
+	case wrong != nil && wrong.Type.Kind() == reflect.Slice:
+		return "", badPayload("invalid_"+wrong.Field, "payload.%s is not an array", wrong.Field)
+	case err != nil || p == nil:
+		return "", badPayload("invalid_payload", "payload is missing, or not a JSON object")
+	case len(p.Channel) > nameLimit || strings.ContainsFunc(p.Channel, endsLine):
+		return p.Channel, badPayload("channel_not_found",
 			"payload.channel is longer than %d bytes or has a control character in it", nameLimit)
-	case !says:
-		return channel, badPayload("no_text", "payload has neither text nor blocks nor attachments")
+	case strings.TrimSpace(p.Text+p.Markdown) == "" && len(p.Blocks)+len(p.Attachments) == 0:
+		return p.Channel, badPayload("no_text", "payload has neither text nor blocks nor attachments")
 	}
-	return channel, nil
+	return p.Channel, nil
 }
 
 const formFields = 100 // at most: what has more, for the memory that they take, is no form
@@ -111,34 +110,33 @@ func isForm(body []byte) bool {
 	return found && isName && bytes.Count(body, []byte("&")) < formFields
 }
 
-// asJSON returns the JSON object that a form stands for, and JSON as it is. Fields that are objects, lists or true and
-// false to Slack are so here; all others are text, without the control characters that would take six bytes each.
+// rawControls are the characters of a form that would take six bytes each in JSON.
+var rawControls = regexp.MustCompile(`[\x00-\x08\x0b\x0c\x0e-\x1f]`)
+
+// In a form, Slack takes these fields for JSON and for true or false. All others are text.
+var (
+	jsonFields = []string{"payload", "blocks", "attachments", "metadata"}
+	boolFields = strings.Fields("sync as_user link_names mrkdwn reply_broadcast unfurl_links unfurl_media")
+)
+
+// asJSON returns the JSON object that a form stands for, and JSON as it is.
 func asJSON(body []byte) []byte {
 	if !isForm(body) {
 		return body
 	}
-	fields := map[string]json.RawMessage{}
+	fields := map[string]any{}
 	for pair := range strings.SplitSeq(string(body), "&") {
 		key, value, _ := strings.Cut(pair, "=")
 		if text, err := url.QueryUnescape(value); err == nil { // else it is as it was typed: curl -d "text=100% full"
 			value = strings.ToValidUTF8(text, "\ufffd")
 		}
-		value = strings.Map(func(c rune) rune {
-			if c < ' ' && c != '\n' && c != '\r' && c != '\t' {
-				return -1
-			}
-			return c
-		}, value)
-		fields[key] = encode(value)
-		switch flag, err := strconv.ParseBool(value); key {
-		case "payload", "blocks", "attachments", "metadata":
-			if json.Valid([]byte(value)) {
-				fields[key] = json.RawMessage(value)
-			}
-		case "sync", "as_user", "link_names", "mrkdwn", "reply_broadcast", "unfurl_links", "unfurl_media":
-			if err == nil {
-				fields[key] = encode(flag)
-			}
+		value = rawControls.ReplaceAllString(value, "")
+		fields[key] = value
+		if flag, err := strconv.ParseBool(value); err == nil && slices.Contains(boolFields, key) {
+			fields[key] = flag
+		}
+		if json.Valid([]byte(value)) && slices.Contains(jsonFields, key) {
+			fields[key] = json.RawMessage(value)
 		}
 	}
 	return encode(fields)
@@ -161,34 +159,30 @@ func (a answer) sendAsAPI(w http.ResponseWriter) {
 		OK      bool   `json:"ok"`
 		Channel string `json:"channel,omitempty"`
 		Error   string `json:"error,omitempty"`
-	}{Error: cmp.Or(a.code, a.Message)}
+	}{Error: strings.Replace(cmp.Or(a.code, a.Message), "invalid_payload", "invalid_arguments", 1)} // a webhook's word
 	switch a.status {
 	case http.StatusOK:
-		reply.OK, reply.Channel, reply.Error = true, w.(*response).line.Tag, ""
+		reply.OK, reply.Channel, reply.Error = true, w.(*response).Tag, ""
 	case http.StatusBadRequest, http.StatusUnauthorized:
 		a.status = http.StatusOK
 	case http.StatusTooManyRequests:
 		a.status = http.StatusServiceUnavailable
 	}
-	if a.code == "invalid_payload" { // a webhook's word
-		reply.Error = "invalid_arguments"
-	}
 	a.write(w, "application/json", encode(reply))
 }
 
-// shownURI returns what may be seen of the URI of r. Programs that know Slack only have their token in it, or even one
-// of Slack's: of such a path its first part is shown, and which tag or method it names.
+// shownURI returns what the log may show of the URI of r. Programs that know Slack only have their token in it, or even
+// one of Slack's: of such a path its first part is shown, and which tag or method it names.
 func (s *server) shownURI(r *http.Request) string {
-	shown, rest, more := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
-	name, _, behind := strings.Cut(rest, "/")
+	parts, shown := strings.Split(strings.TrimPrefix(r.URL.Path, "/"), "/"), 1
 	switch {
-	case shown == "api", shown == "services" && s.cfg().byTag[name] != nil:
-		shown, more = shown+"/"+name, behind
-	case shown != "services" && r.Pattern != "/":
+	case parts[0] == "api", parts[0] == "services" && len(parts) > 1 && s.cfg().byTag[parts[1]] != nil:
+		shown = 2
+	case parts[0] != "services" && r.Pattern != "/":
 		return r.RequestURI
 	}
-	if more {
-		shown += "/" + masked
+	if len(parts) > shown {
+		parts = append(parts[:shown], masked)
 	}
-	return "/" + shown
+	return "/" + strings.Join(parts, "/")
 }

@@ -12,12 +12,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math"
 	"net"
 	"net/http"
 	"os"
 	"path"
-	"strconv"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -86,7 +85,7 @@ func (s *server) handler() http.Handler {
 
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
-		res := &response{ResponseWriter: w, line: accessLine{
+		res := &response{ResponseWriter: w, accessLine: accessLine{
 			Type: "accepted-request", Time: start.Format(time.RFC3339Nano), RemoteAddr: r.RemoteAddr,
 			Method: r.Method, Proto: r.Proto, ContentLength: r.ContentLength, Status: http.StatusOK,
 		}}
@@ -96,44 +95,39 @@ func (s *server) handler() http.Handler {
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		mux.ServeHTTP(res, r)
-		s.requests.Add(fmt.Sprintf(`route=%q,status="%d"`, r.Pattern, res.line.Status), 1)
-		poll := r.Method == http.MethodGet && res.line.Status == http.StatusOK && r.Header.Get(pollHeader) != ""
+		s.requests.Add(fmt.Sprintf(`route=%q,status="%d"`, r.Pattern, res.Status), 1)
+		poll := r.Method == http.MethodGet && res.Status == http.StatusOK && r.Header.Get(pollHeader) != ""
 		if poll && !s.log.Enabled(r.Context(), slog.LevelDebug) {
-			return // what the page asks for again and again has a line at level debug only
+			return // the page asks every few seconds: that has a line at level debug only
 		}
-		res.line.URI = cleaned(s.shownURI(r), bodyLimit)
-		res.line.DurationMS = float64(time.Since(start).Microseconds()) / 1000
-		s.access.Write(encodeLine(res.line))
+		res.URI = cleaned(s.shownURI(r), bodyLimit)
+		res.DurationMS = float64(time.Since(start).Microseconds()) / 1000
+		s.access.Write(encodeLine(res.accessLine))
 	})
 }
 
-// answerUnknown answers what no pattern matches: 405 where another method would, else 404.
+// answerUnknown answers what no pattern matches: 405 if another method would match, else 404.
 func (s *server) answerUnknown(mux *http.ServeMux, w http.ResponseWriter, r *http.Request) {
-	var allow []string
-	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodDelete} {
-		other := &http.Request{Method: method, URL: r.URL, Host: r.Host}
-		if _, pattern := mux.Handler(other); pattern != "/" {
-			allow = append(allow, method)
-		}
-	}
 	a := answer{status: http.StatusNotFound, Message: "there is nothing at " + s.shownURI(r)}
-	if allow != nil {
-		w.Header().Set("Allow", strings.Join(allow, ", "))
-		use := r.Method + " is not allowed here: use " + strings.Join(allow, " or ")
-		a = answer{status: http.StatusMethodNotAllowed, Message: use}
+	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodDelete} {
+		_, pattern := mux.Handler(&http.Request{Method: method, URL: r.URL, Host: r.Host})
+		if pattern != "/" {
+			w.Header().Add("Allow", method)
+			use := strings.Join(w.Header()["Allow"], " or ")
+			a = answer{status: http.StatusMethodNotAllowed, Message: r.Method + " is not allowed here: use " + use}
+		}
 	}
 	a.send(w)
 }
 
-// response keeps who asks, and for the access log what was answered.
+// response is a ResponseWriter that keeps who asks, and for the access log what was answered.
 type response struct {
 	http.ResponseWriter
-	who  identity
-	line accessLine
+	accessLine
 }
 
 func (r *response) WriteHeader(status int) {
-	r.line.Status = status
+	r.Status = status
 	r.ResponseWriter.WriteHeader(status)
 }
 
@@ -153,9 +147,9 @@ type answer struct {
 func (a answer) send(w http.ResponseWriter) { a.write(w, "application/json", encodeLine(a)) }
 
 func (a answer) write(w http.ResponseWriter, contentType string, body []byte) {
-	w.(*response).line.IDs = a.IDs
+	w.(*response).IDs = a.IDs
 	if a.retryAfter > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(a.retryAfter.Seconds()))))
+		w.Header().Set("Retry-After", fmt.Sprint(int((a.retryAfter+time.Second-1)/time.Second)))
 	}
 	w.Header().Set("Content-Type", contentType)
 	w.WriteHeader(a.status)
@@ -178,19 +172,19 @@ func malformed(err error) answer {
 
 // accessLine has the original's keys first.
 type accessLine struct {
-	Type          string   `json:"type"`
-	Time          string   `json:"time"`
-	RemoteAddr    string   `json:"remote_addr"`
-	URI           string   `json:"uri"`
-	Method        string   `json:"method"`
-	Proto         string   `json:"proto"`
-	ContentLength int64    `json:"content_length"`
-	Tag           string   `json:"tag"` // or the channel
-	Host          string   `json:"host"`
-	Status        int      `json:"status"`
-	Sender        string   `json:"sender,omitempty"`
-	IDs           []string `json:"ids,omitempty"`
-	DurationMS    float64  `json:"duration_ms"`
+	Type          string `json:"type"`
+	Time          string `json:"time"`
+	RemoteAddr    string `json:"remote_addr"`
+	URI           string `json:"uri"`
+	Method        string `json:"method"`
+	Proto         string `json:"proto"`
+	ContentLength int64  `json:"content_length"`
+	Tag           string `json:"tag"` // or the channel
+	Host          string `json:"host"`
+	Status        int    `json:"status"`
+	identity
+	IDs        []string `json:"ids,omitempty"`
+	DurationMS float64  `json:"duration_ms"`
 }
 
 // decoder makes a submission of a request's body. Its errors are answers.
@@ -210,88 +204,89 @@ func (s *server) takes(decode decoder, send func(answer, http.ResponseWriter), t
 }
 
 // take is the way of every message from the request to accept. The body is read, bounded and checked here, before it is
-// decoded. A large body holds one of a few tokens until its messages are stored or, with sync, until it is decoded: a
-// post may take long.
+// decoded.
 func (s *server) take(w http.ResponseWriter, r *http.Request, decode decoder, tokenInBody bool) answer {
-	who, line := w.(*response).who, &w.(*response).line
-	if !who.posts && !(tokenInBody && tokenOf(r) == "") {
+	res := w.(*response)
+	if !res.posts && !(tokenInBody && tokenOf(r) == "") {
 		return s.unauthorized(w)
 	}
-	giveBack := func() {}
-	defer func() { giveBack() }()
-	body, err := readBody(w, r, func() bool {
-		if !who.posts && len(s.large) >= maxLarge/2 { // strangers leave room for those who may post
-			return false
-		}
-		select {
-		case s.large <- struct{}{}:
-			giveBack = sync.OnceFunc(func() { <-s.large })
-			return true
-		case <-time.After(largeWait):
-			return false
-		}
-	})
+	body, done, err := s.readBody(w, r, !res.posts)
+	defer done()
 	if err != nil {
 		w.Header().Set("Connection", "close") // some of the body may not have been read
 		return err.(answer)
 	}
-	if !who.posts {
+	if !res.posts {
 		var in struct{ Token string }
 		json.Unmarshal(asJSON(body), &in)
-		if who = s.cfg().identify(in.Token); !who.posts {
+		if res.identity = s.cfg().identify(in.Token); !res.posts {
 			return s.unauthorized(w)
 		}
 	}
 	sub, err := decode(r, body)
 	address, _, _ := net.SplitHostPort(r.RemoteAddr) // a unix socket's other end has none: it is here
-	sub.Host, sub.Sender = cmp.Or(cleaned(sub.Host, nameLimit), address, s.hostname), who.sender
-	line.Tag, line.Host, line.Sender = cleaned(sub.to, nameLimit), sub.Host, who.sender
+	sub.Host, sub.Sender = cmp.Or(cleaned(sub.Host, nameLimit), address, s.hostname), res.Sender
+	res.Tag, res.Host = cleaned(sub.to, nameLimit), sub.Host
 	switch {
 	case err != nil:
 		return err.(answer)
 	case sub.routes == nil: // it was a question
 		return answer{status: http.StatusOK, Message: "ok"}
-	case sub.sync:
-		giveBack()
+	case sub.sync: // its post, or another request's with the same key, may take long
+		done()
+		longest := s.cfg().delayLimit() + postTimeout + 10*time.Second
+		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(longest))
 	}
-	return s.accept(w, r, &sub)
+	return s.accept(r.Header.Get("Idempotency-Key"), &sub)
 }
 
-// readBody returns the body of r: valid UTF-8, at most bodyLimit bytes. It asks for room once the body turns out to be
-// large. Its errors are answers.
-func readBody(w http.ResponseWriter, r *http.Request, room func() bool) ([]byte, error) {
-	tooLarge := fmt.Sprintf("Request-body is larger than %d bytes", bodyLimit)
-	coding := r.Header.Get("Content-Encoding")
-	switch {
-	case coding != "" && !strings.EqualFold(coding, "identity"):
+// readBody returns the body of r: valid UTF-8, at most bodyLimit bytes. Its errors are answers. A large body holds one
+// of a few tokens until done is called, since memory is bounded.
+func (s *server) readBody(w http.ResponseWriter, r *http.Request, stranger bool) (body []byte, done func(), err error) {
+	done = func() {}
+	if coding := r.Header.Get("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") {
 		w.Header().Set("Accept-Encoding", "identity") // RFC 9110, 15.5.16
 		coding = "Request-body is compressed (Content-Encoding: " + coding + "): send it uncompressed"
-		return nil, answer{status: http.StatusUnsupportedMediaType, Message: coding}
-	case r.ContentLength > bodyLimit:
-		return nil, answer{status: http.StatusRequestEntityTooLarge, Message: tooLarge}
+		return nil, done, answer{status: http.StatusUnsupportedMediaType, Message: coding}
 	}
-	buffer := bytes.NewBuffer(make([]byte, 0, min(max(r.ContentLength, 0), small)+bytes.MinRead))
 	reader := http.MaxBytesReader(w, r.Body, bodyLimit)
-	n, err := buffer.ReadFrom(io.LimitReader(reader, small))
-	if err == nil && n == small {
-		if !room() {
+	if err = error(&http.MaxBytesError{}); r.ContentLength <= bodyLimit {
+		body, err = io.ReadAll(io.LimitReader(reader, small))
+	}
+	if len(body) == small {
+		if !s.room(stranger) {
 			busy := "too many large requests at the same time"
-			return nil, answer{status: http.StatusServiceUnavailable, retryAfter: time.Second, Message: busy}
+			return nil, done, answer{status: http.StatusServiceUnavailable, retryAfter: time.Second, Message: busy}
 		}
-		buffer.Grow(int(max(r.ContentLength-n, 0)) + bytes.MinRead)
-		_, err = buffer.ReadFrom(reader)
+		done = sync.OnceFunc(func() { <-s.large })
+		whole := bytes.NewBuffer(slices.Grow(body, int(max(r.ContentLength-small, 0))+bytes.MinRead))
+		_, err = whole.ReadFrom(reader)
+		body = whole.Bytes()
 	}
-	var limit *http.MaxBytesError
 	switch {
-	case errors.As(err, &limit):
-		return nil, answer{status: http.StatusRequestEntityTooLarge, Message: tooLarge}
+	case errors.As(err, new(*http.MaxBytesError)):
+		tooLarge := fmt.Sprintf("Request-body is larger than %d bytes", bodyLimit)
+		err = answer{status: http.StatusRequestEntityTooLarge, Message: tooLarge}
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return nil, answer{status: http.StatusRequestTimeout, Message: "Request-body did not arrive in time"}
+		err = answer{status: http.StatusRequestTimeout, Message: "Request-body did not arrive in time"}
 	case err != nil:
-		return nil, malformed(err)
+		err = malformed(err)
 	}
-	body := bytes.TrimPrefix(buffer.Bytes(), []byte("\ufeff")) // a byte order mark
-	return bytes.ToValidUTF8(body, []byte("\ufffd")), nil
+	body = bytes.TrimPrefix(body, []byte("\ufeff")) // a byte order mark
+	return bytes.ToValidUTF8(body, []byte("\ufffd")), done, err
+}
+
+// room takes a token for a large body. Who has not shown that they may post leave half of the tokens to those who have.
+func (s *server) room(stranger bool) bool {
+	if stranger && len(s.large) >= maxLarge/2 {
+		return false
+	}
+	select {
+	case s.large <- struct{}{}:
+		return true
+	case <-time.After(largeWait):
+		return false
+	}
 }
 
 // notify decodes a message for a tag. The Content-Type is not looked at: curl -d and fluentd send JSON as a form.
@@ -328,19 +323,14 @@ func (s *server) notifyDirectly(_ *http.Request, body []byte) (sub submission, e
 		return sub, malformed(err)
 	}
 	sub.Host, sub.sync, sub.Payload = req.Host, req.Sync, req.Payload
-	fields, err := payloadFields(req.Payload)
-	if err == nil {
-		sub.to, err = s.checkDirect(fields)
-	}
-	sub.routes = []route{{channel: sub.to}}
-	return sub, err
+	return s.direct(sub)
 }
 
 // check answers whether a message for a tag, or else for a channel, would be accepted now.
 func (s *server) check(w http.ResponseWriter, r *http.Request) {
-	tag, channel := r.URL.Query().Get("tag"), encode(r.URL.Query().Get("channel"))
+	tag, channel := r.URL.Query().Get("tag"), r.URL.Query().Get("channel")
 	a := answer{status: http.StatusOK, Message: "ok"}
-	_, err := s.checkDirect(map[string]json.RawMessage{"channel": channel, "text": encode("?")})
+	_, err := s.direct(submission{message: message{Payload: encode(ordered{"channel", channel, "text", "?"})}})
 	switch unready := s.ready(); {
 	case unready != nil:
 		a = answer{status: http.StatusServiceUnavailable, Message: unready.Error()}
@@ -354,22 +344,18 @@ func (s *server) check(w http.ResponseWriter, r *http.Request) {
 
 // accept takes responsibility for a message on all its routes, or with sync posts it now and answers what became of it.
 // The same key again is answered as the first time.
-func (s *server) accept(w http.ResponseWriter, r *http.Request, sub *submission) answer {
-	key := r.Header.Get("Idempotency-Key")
+func (s *server) accept(key string, sub *submission) answer {
 	sub.queued = time.Now().UnixMilli()
 	sub.encoded() // once for all destinations: it may be large
 	messages := make([]*message, len(sub.routes))
+	ids := make([]string, len(sub.routes))
 	for i, to := range sub.routes {
 		m := sub.message
 		m.ID, m.route = newID(), to
 		if key != "" {
 			m.ID = keyedID(key, to)
 		}
-		messages[i] = &m
-	}
-	if sub.sync { // it may wait for another request's post as long as for its own
-		longest := s.cfg().delayLimit() + postTimeout + 10*time.Second
-		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(longest))
+		messages[i], ids[i] = &m, m.ID
 	}
 	do := func() answer {
 		switch {
@@ -380,12 +366,9 @@ func (s *server) accept(w http.ResponseWriter, r *http.Request, sub *submission)
 		}
 		return s.store(messages)
 	}
-	a := s.answered.once(messages[0].ID, key != "" && sub.sync, do)
+	a := s.answered.once(ids[0], key != "" && sub.sync, do)
 	if a.status == http.StatusOK {
-		a.Message = "ok"
-		for _, m := range messages {
-			a.IDs = append(a.IDs, m.ID)
-		}
+		a.Message, a.IDs = "ok", ids
 	}
 	return a
 }
@@ -407,8 +390,8 @@ func (s *server) store(messages []*message) answer {
 	return answer{status: http.StatusOK}
 }
 
-// keyedAnswers has the answers to requests in hand and, since the spool knows nothing of a post with sync, the last
-// keysKept of those with an Idempotency-Key.
+// keyedAnswers has the answers to requests in hand and the last keysKept answers to requests with sync and an
+// Idempotency-Key: the spool knows nothing of a post that failed.
 type keyedAnswers struct {
 	byID sync.Map // by the id of a request's first message: a chan that holds the answer once there is one
 	mu   sync.Mutex
@@ -440,30 +423,26 @@ func (k *keyedAnswers) once(id string, keep bool, do func() answer) (a answer) {
 
 // acceptNow posts to all destinations side by side. None waits for its turn longer than qps may delay it.
 func (s *server) acceptNow(messages []*message) answer {
-	limit := s.cfg().delayLimit()
-	outs := make([]outcome, len(messages))
-	var posts sync.WaitGroup
-	for i, m := range messages {
-		posts.Go(func() { outs[i] = s.deliver.postNow(m, limit) })
+	outs, limit := make(chan outcome, len(messages)), s.cfg().delayLimit()
+	for _, m := range messages {
+		go func() { outs <- s.deliver.postNow(m, limit) }()
 	}
-	posts.Wait()
 	a := answer{status: http.StatusOK}
-	limited, again := true, true // again: that helps, and doubles nothing
-	for _, o := range outs {
+	limited, again := true, true // again: trying again helps, and doubles nothing
+	for range messages {
+		o := <-outs
 		limited, again = limited && o.limited, again && o.class == retry && !o.unsure
 		if o.class != delivered {
-			a.status = http.StatusBadGateway
-			a.Message = cmp.Or(a.Message, "failed to post message to slack: "+o.reason)
+			a.status, a.Message = http.StatusBadGateway, "failed to post message to slack: "+o.reason
 			a.retryAfter = max(a.retryAfter, o.wait, time.Second)
 		}
-		if o.class != delivered && o.unsure {
+		if o.unsure {
 			a.Detail = "it may have been posted all the same"
 		}
 	}
-	switch {
-	case !again:
+	if !again {
 		a.retryAfter = 0
-	case limited:
+	} else if limited {
 		a.status = http.StatusTooManyRequests
 	}
 	return a
