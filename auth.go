@@ -1,6 +1,6 @@
 package main
 
-// Who may ask: senders, who may post; operators, who may do everything; nobody from a page of another site.
+// Who may ask: a sender may post, an operator may do everything. A page of another site may do nothing.
 
 import (
 	"cmp"
@@ -37,7 +37,7 @@ func (c *config) identify(token string) identity {
 	return who
 }
 
-// is tells whether token is s, and s is not empty, in a time that does not depend on what is in them.
+// is tells whether token is s, and s is not empty. Its time does not depend on what is in them.
 func (s secret) is(token string) bool {
 	got, want := sha256.Sum256([]byte(token)), sha256.Sum256([]byte(s.reveal()))
 	return subtle.ConstantTimeCompare(got[:], want[:]) == 1 && s != (secret{})
@@ -59,8 +59,8 @@ type access int
 const (
 	anybody       access = iota // take checks who brings a message: the token may be in the body
 	senders                     // and operators
-	operators                   // who have the auth_token; everybody if the configuration has none
-	operatorsHere               // the same; but without an auth_token only from this machine
+	operators                   // who have the auth_token. Without an auth_token in the configuration: everybody
+	operatorsHere               // the same. Without an auth_token in the configuration: everybody on this machine
 )
 
 // guarded passes a request on to h if who makes it may.
@@ -88,7 +88,7 @@ func (s *server) guarded(needs access, h http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// unauthorized counts a request without a token that will do, and returns what it is answered.
+// unauthorized counts a request whose token is missing or wrong, and returns its answer.
 func (s *server) unauthorized(w http.ResponseWriter) answer {
 	s.stats.locked(func() { s.stats.Unauthorized++ })
 	w.Header().Set("WWW-Authenticate", `Basic realm="slackboard", charset="UTF-8"`)
@@ -96,13 +96,13 @@ func (s *server) unauthorized(w http.ResponseWriter) answer {
 	return answer{status: http.StatusUnauthorized, code: "invalid_auth", Message: how}
 }
 
-// proxied matches the headers by which a proxy says for whom it asks.
+// proxied matches the headers in which a proxy names its client.
 var proxied = regexp.MustCompile(`(?i)^via$|forwarded|-(ip|external-address)$`)
 
-// fromHere tells whether r comes from this machine, and not through a proxy or from a page that a name of someone
-// else's has led here (DNS rebinding).
+// fromHere tells whether r comes from this machine: not through a proxy, and not from a page whose host name somebody
+// else has pointed at this machine (DNS rebinding).
 func fromHere(r *http.Request) bool {
-	for name := range r.Header { // an empty one may stand before the proxy's own
+	for name := range r.Header { // whatever the value: a client may send an empty one first
 		if proxied.MatchString(name) {
 			return false
 		}

@@ -1,6 +1,6 @@
 package main
 
-// The ways in for programs that know Slack only: its incoming webhooks, and what of its Web API posts messages.
+// The ways in for programs that know Slack only: incoming webhooks, and chat.postMessage of the Web API.
 
 import (
 	"bytes"
@@ -40,7 +40,8 @@ func (s *server) postMessage(_ *http.Request, body []byte) (sub submission, err 
 	return s.direct(sub)
 }
 
-// without returns a JSON object without some of its keys, nil if object is none. A token must not lie in the spool.
+// without returns a JSON object without some of its keys, nil if it is not an object. A token must not get into the
+// spool.
 func without(object []byte, keys ...string) json.RawMessage {
 	var fields map[string]json.RawMessage
 	if json.Unmarshal(object, &fields) != nil || fields == nil {
@@ -55,12 +56,12 @@ func without(object []byte, keys ...string) json.RawMessage {
 // authTest is the question whether a token will do: https://docs.slack.dev/reference/methods/auth.test/
 func authTest(*http.Request, []byte) (nothing submission, _ error) { return nothing, nil }
 
-// unknownMethod answers all else of the Web API.
+// unknownMethod answers the other methods of the Web API.
 func unknownMethod(w http.ResponseWriter, _ *http.Request) {
 	badPayload("unknown_method", "").sendAsAPI(w)
 }
 
-// direct sends a payload straight to the channel that it names, or to the webhook's own.
+// direct gives a payload its route: to the channel that it names, else to the webhook's own.
 func (s *server) direct(sub submission) (submission, error) {
 	channel, err := checkPayload(sub.Payload)
 	switch {
@@ -74,8 +75,8 @@ func (s *server) direct(sub submission) (submission, error) {
 	return sub, err
 }
 
-// checkPayload returns the channel that a payload names. It refuses what Slack would refuse: here the sender learns of
-// it.
+// checkPayload returns the channel that a payload names. It refuses what Slack would refuse: only now can the sender be
+// told.
 func checkPayload(payload []byte) (channel string, err error) {
 	var p *struct {
 		Channel     string            `json:"channel"`
@@ -101,9 +102,9 @@ func checkPayload(payload []byte) (channel string, err error) {
 	return p.Channel, nil
 }
 
-const formFields = 100 // at most: what has more, for the memory that they take, is no form
+const formFields = 100 // at most: each takes memory
 
-// isForm tells a form from JSON. The Content-Type does not: curl -d and fluentd send JSON as a form.
+// isForm tells a form from JSON by its first characters: the Content-Type is often wrong.
 func isForm(body []byte) bool {
 	key, _, found := bytes.Cut(body, []byte("="))
 	isName := len(key) > 0 && len(bytes.Trim(key, "abcdefghijklmnopqrstuvwxyz_")) == 0
@@ -127,7 +128,7 @@ func asJSON(body []byte) []byte {
 	fields := map[string]any{}
 	for pair := range strings.SplitSeq(string(body), "&") {
 		key, value, _ := strings.Cut(pair, "=")
-		if text, err := url.QueryUnescape(value); err == nil { // else it is as it was typed: curl -d "text=100% full"
+		if text, err := url.QueryUnescape(value); err == nil { // an error: not encoded, as in curl -d "text=100% full"
 			value = strings.ToValidUTF8(text, "\ufffd")
 		}
 		value = rawControls.ReplaceAllString(value, "")
@@ -142,24 +143,24 @@ func asJSON(body []byte) []byte {
 	return encode(fields)
 }
 
-// sendAsWebhook answers in a word, as text.
+// sendAsWebhook answers with one word, as text.
 func (a answer) sendAsWebhook(w http.ResponseWriter) {
 	switch a.status {
 	case http.StatusUnauthorized:
 		a.status, a.code = http.StatusForbidden, "invalid_token"
-	case http.StatusTooManyRequests: // there Alertmanager gives a message up, at 503 it tries again
+	case http.StatusTooManyRequests: // after a 429 Alertmanager drops the message, after a 503 it tries again
 		a.status = http.StatusServiceUnavailable
 	}
 	a.write(w, "text/plain", []byte(cmp.Or(a.code, a.Message)))
 }
 
-// sendAsAPI answers as JSON, with status 200 to what Slack would refuse as well.
+// sendAsAPI answers with JSON, and with status 200 to what Slack would refuse, too.
 func (a answer) sendAsAPI(w http.ResponseWriter) {
 	reply := struct {
 		OK      bool   `json:"ok"`
 		Channel string `json:"channel,omitempty"`
 		Error   string `json:"error,omitempty"`
-	}{Error: strings.Replace(cmp.Or(a.code, a.Message), "invalid_payload", "invalid_arguments", 1)} // a webhook's word
+	}{Error: strings.Replace(cmp.Or(a.code, a.Message), "invalid_payload", "invalid_arguments", 1)} // the API's word
 	switch a.status {
 	case http.StatusOK:
 		reply.OK, reply.Channel, reply.Error = true, w.(*response).Tag, ""
@@ -171,8 +172,8 @@ func (a answer) sendAsAPI(w http.ResponseWriter) {
 	a.write(w, "application/json", encode(reply))
 }
 
-// shownURI returns what the log may show of the URI of r. Programs that know Slack only have their token in it, or even
-// one of Slack's: of such a path its first part is shown, and which tag or method it names.
+// shownURI returns what the log may show of the URI of r. The path of a webhook has a token in it, perhaps even one of
+// Slack's. Of /services, /api and unknown paths, only the first part is shown, and the tag or the method.
 func (s *server) shownURI(r *http.Request) string {
 	parts, shown := strings.Split(strings.TrimPrefix(r.URL.Path, "/"), "/"), 1
 	switch {

@@ -1,7 +1,7 @@
 package main
 
-// HTTP in: the route table; a body is read in one place; a message is decoded, checked, and accepted or posted at once.
-// Every way in ends in accept.
+// HTTP in: the route table. A body is read in one place; a message is decoded, checked, and stored or, with sync,
+// posted at once. Every way in ends in accept.
 
 import (
 	"bytes"
@@ -25,8 +25,8 @@ import (
 
 const (
 	bodyLimit = 1 << 20  // bytes of a request's body
-	small     = 16 << 10 // of a body that always finds room
-	maxLarge  = 8        // larger ones that are in hand at the same time: memory is bounded, whoever asks
+	small     = 16 << 10 // bytes; a body of more holds a token
+	maxLarge  = 8        // tokens for large bodies: they bound the memory
 	largeWait = 5 * time.Second
 )
 
@@ -38,11 +38,11 @@ type server struct {
 	log      *slog.Logger
 	access   io.Writer // one line a request
 	hostname string
-	large    chan struct{} // holds a token for each large body that is in hand
-	looking  chan struct{} // holds a token for a look-up that reads the log
-	requests expvar.Map    // by the labels of their count: route and status
+	large    chan struct{} // a token for each large body in memory
+	looking  chan struct{} // a token for a request that searches the spool
+	requests expvar.Map    // how many, by route and status
 	answered keyedAnswers
-	lost     func() int64 // log lines
+	lost     func() int64 // log lines that could not be written
 	gc       gcSample
 	config   atomic.Pointer[config]
 }
@@ -55,7 +55,7 @@ func (s *server) handler() http.Handler {
 	mux := http.NewServeMux()
 	route := func(who access, pattern string, h http.HandlerFunc) { mux.HandleFunc(pattern, s.guarded(who, h)) }
 	route(anybody, "POST /notify", s.takes(s.notify, answer.send, false))
-	route(anybody, "POST /notify-directly", s.takes(s.notifyDirectly, answer.send, false))
+	route(anybody, "POST /notify-directly", s.takes(s.notify, answer.send, false))
 	route(anybody, "POST /services/{tag}", s.takes(s.webhook, answer.sendAsWebhook, false))
 	route(anybody, "POST /services/{tag}/{token...}", s.takes(s.webhook, answer.sendAsWebhook, false))
 	route(anybody, "POST /api/chat.postMessage", s.takes(s.postMessage, answer.sendAsAPI, true))
@@ -120,7 +120,7 @@ func (s *server) answerUnknown(mux *http.ServeMux, w http.ResponseWriter, r *htt
 	a.send(w)
 }
 
-// response is a ResponseWriter that keeps who asks, and for the access log what was answered.
+// response keeps who makes the request and, for the access log, what the answer was.
 type response struct {
 	http.ResponseWriter
 	accessLine
@@ -133,15 +133,15 @@ func (r *response) WriteHeader(status int) {
 
 func (r *response) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
-// answer is what every request gets that is not given a document.
+// answer is a short answer, as JSON. Requests for a document, such as /stat/app, get an answer only after an error.
 type answer struct {
 	Message string   `json:"message"`
 	Detail  string   `json:"detail,omitempty"`
 	IDs     []string `json:"ids,omitempty"` // of what was accepted, one for each destination
 
 	status     int
-	code       string        // Slack's word for it, if it has one
-	retryAfter time.Duration // 0 where trying again cannot help, or could double a message
+	code       string        // Slack's word for the error, if Slack has one
+	retryAfter time.Duration // 0 if trying again cannot help, or could double a message
 }
 
 func (a answer) send(w http.ResponseWriter) { a.write(w, "application/json", encodeLine(a)) }
@@ -156,12 +156,12 @@ func (a answer) write(w http.ResponseWriter, contentType string, body []byte) {
 	w.Write(body)
 }
 
-// Error makes an answer the error of a handler that cannot go on.
+// Error makes an answer an error, for functions that refuse a request.
 func (a answer) Error() string { return a.Message }
 
 func badRequest(format string, args ...any) answer { return badPayload("", format, args...) }
 
-// badPayload says what is wrong with a payload, to programs that know Slack in its word.
+// badPayload says what is wrong with a payload. Programs that know Slack only get the code, which is a word of Slack's.
 func badPayload(code, format string, args ...any) answer {
 	return answer{status: http.StatusBadRequest, code: code, Message: fmt.Sprintf(format, args...)}
 }
@@ -198,7 +198,8 @@ type submission struct {
 	sync   bool
 }
 
-// takes returns the handler of a way in: decode reads bodies, send answers. With tokenInBody the token may be there.
+// takes returns the handler of a way in: decode reads the body, send writes the answer. With tokenInBody, the token may
+// be in the body.
 func (s *server) takes(decode decoder, send func(answer, http.ResponseWriter), tokenInBody bool) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) { send(s.take(w, r, decode, tokenInBody), w) }
 }
@@ -224,13 +225,13 @@ func (s *server) take(w http.ResponseWriter, r *http.Request, decode decoder, to
 		}
 	}
 	sub, err := decode(r, body)
-	address, _, _ := net.SplitHostPort(r.RemoteAddr) // a unix socket's other end has none: it is here
+	address, _, _ := net.SplitHostPort(r.RemoteAddr) // "" for a unix socket: the sender is on this host
 	sub.Host, sub.Sender = cmp.Or(cleaned(sub.Host, nameLimit), address, s.hostname), res.Sender
 	res.Tag, res.Host = cleaned(sub.to, nameLimit), sub.Host
 	switch {
 	case err != nil:
 		return err.(answer)
-	case sub.routes == nil: // it was a question
+	case sub.routes == nil: // auth.test: there is no message
 		return answer{status: http.StatusOK, Message: "ok"}
 	case sub.sync: // its post, or another request's with the same key, may take long
 		done()
@@ -240,8 +241,8 @@ func (s *server) take(w http.ResponseWriter, r *http.Request, decode decoder, to
 	return s.accept(r.Header.Get("Idempotency-Key"), &sub)
 }
 
-// readBody returns the body of r: valid UTF-8, at most bodyLimit bytes. Its errors are answers. A large body holds one
-// of a few tokens until done is called, since memory is bounded.
+// readBody returns the body of r: valid UTF-8, at most bodyLimit bytes. Its errors are answers. done gives back the
+// token that a large body holds.
 func (s *server) readBody(w http.ResponseWriter, r *http.Request, stranger bool) (body []byte, done func(), err error) {
 	done = func() {}
 	if coding := r.Header.Get("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") {
@@ -276,7 +277,7 @@ func (s *server) readBody(w http.ResponseWriter, r *http.Request, stranger bool)
 	return bytes.ToValidUTF8(body, []byte("\ufffd")), done, err
 }
 
-// room takes a token for a large body. Who has not shown that they may post leave half of the tokens to those who have.
+// room takes a token for a large body. Strangers have not shown a token yet: half of the room is not for them.
 func (s *server) room(stranger bool) bool {
 	if stranger && len(s.large) >= maxLarge/2 {
 		return false
@@ -289,17 +290,24 @@ func (s *server) room(stranger bool) bool {
 	}
 }
 
-// notify decodes a message for a tag. The Content-Type is not looked at: curl -d and fluentd send JSON as a form.
-func (s *server) notify(_ *http.Request, body []byte) (sub submission, err error) {
+// notify decodes the original's requests: a message for a tag or, directly, a payload for Slack. It does not look at
+// the Content-Type: curl -d and fluentd send JSON as a form.
+func (s *server) notify(r *http.Request, body []byte) (sub submission, err error) {
 	var req struct {
 		Tag, Host, Text, Level, Title string
+		Payload                       json.RawMessage
 		Sync                          bool
 	}
 	if err := json.Unmarshal(asJSON(body), &req); err != nil {
 		return sub, malformed(err)
 	}
-	sub.to, sub.sync, sub.Host, sub.Text = cleaned(req.Tag, nameLimit), req.Sync, req.Host, req.Text
-	sub.Level, sub.Title = cleaned(req.Level, nameLimit), cleaned(req.Title, titleLimit)
+	sub.Host, sub.sync = req.Host, req.Sync
+	if r.URL.Path == "/notify-directly" {
+		sub.Payload = req.Payload
+		return s.direct(sub)
+	}
+	sub.Text, sub.Level, sub.Title = req.Text, cleaned(req.Level, nameLimit), cleaned(req.Title, titleLimit)
+	sub.to = cleaned(req.Tag, nameLimit)
 	sub.routes = s.cfg().routes(sub.to)
 	switch {
 	case sub.to == "":
@@ -312,21 +320,7 @@ func (s *server) notify(_ *http.Request, body []byte) (sub submission, err error
 	return sub, err
 }
 
-// notifyDirectly decodes a payload for Slack.
-func (s *server) notifyDirectly(_ *http.Request, body []byte) (sub submission, err error) {
-	var req struct {
-		Payload json.RawMessage
-		Host    string
-		Sync    bool
-	}
-	if err := json.Unmarshal(asJSON(body), &req); err != nil {
-		return sub, malformed(err)
-	}
-	sub.Host, sub.sync, sub.Payload = req.Host, req.Sync, req.Payload
-	return s.direct(sub)
-}
-
-// check answers whether a message for a tag, or else for a channel, would be accepted now.
+// check answers whether a message for a tag or, without one, for a channel would be accepted now.
 func (s *server) check(w http.ResponseWriter, r *http.Request) {
 	tag, channel := r.URL.Query().Get("tag"), r.URL.Query().Get("channel")
 	a := answer{status: http.StatusOK, Message: "ok"}
@@ -342,8 +336,8 @@ func (s *server) check(w http.ResponseWriter, r *http.Request) {
 	a.send(w)
 }
 
-// accept takes responsibility for a message on all its routes, or with sync posts it now and answers what became of it.
-// The same key again is answered as the first time.
+// accept stores a message for all its routes or, with sync, posts it now and answers what became of it. The answer to a
+// key that was seen before is the same as the first time.
 func (s *server) accept(key string, sub *submission) answer {
 	sub.queued = time.Now().UnixMilli()
 	sub.encoded() // once for all destinations: it may be large
@@ -421,7 +415,7 @@ func (k *keyedAnswers) once(id string, keep bool, do func() answer) (a answer) {
 	return a
 }
 
-// acceptNow posts to all destinations side by side. None waits for its turn longer than qps may delay it.
+// acceptNow posts to all destinations side by side. No post waits for its turn longer than qps may delay it.
 func (s *server) acceptNow(messages []*message) answer {
 	outs, limit := make(chan outcome, len(messages)), s.cfg().delayLimit()
 	for _, m := range messages {
