@@ -17,6 +17,7 @@ import (
 	"io"
 	"io/fs"
 	"math/big"
+	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -34,7 +35,17 @@ import (
 
 var folder string // of the built programs; Main sets it
 
-// Main runs the tests of a package: it builds the programs first, and fails if the tests leave processes behind.
+// build builds the three programs when a test first needs one: tests in one process do without them.
+var build = sync.OnceFunc(func() {
+	build := exec.Command("go", "build", "-o", folder+"/", "slackboard/...")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
+		os.Exit(1)
+	}
+})
+
+// Main runs the tests of a package. It fails if they leave processes behind.
 func Main(m *testing.M) {
 	if os.Getenv(bareVariable) != "" {
 		serveBare()
@@ -44,12 +55,6 @@ func Main(m *testing.M) {
 		panic(err)
 	}
 	folder = dir
-	build := exec.Command("go", "build", "-o", dir+"/", "slackboard/...")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
-		os.Exit(1)
-	}
 	adoptOrphans()
 	code := m.Run()
 	if left := endLeftovers(); len(left) > 0 {
@@ -61,10 +66,13 @@ func Main(m *testing.M) {
 }
 
 // Binaries returns the folder with the three programs, as a user builds them.
-func Binaries() string { return folder }
+func Binaries() string {
+	build()
+	return folder
+}
 
 // Program returns the path of a built program.
-func Program(name string) string { return filepath.Join(folder, name) }
+func Program(name string) string { return filepath.Join(Binaries(), name) }
 
 // Process is a program under test.
 type Process struct {
@@ -563,15 +571,19 @@ func FilesIn(t testing.TB, dir string) (names []string) {
 	return names
 }
 
-// DeadAddress returns an address where nobody listens.
+// DeadAddress returns an address where nobody listens. Its port is none of those that the system hands out by itself
+// (on Linux from 32768 on): no other test gets it in the meantime.
 func DeadAddress(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+mathrand.IntN(20_000)))
+		if err == nil {
+			defer l.Close()
+			return l.Addr().String()
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no port is free")
+	return ""
 }
 
 // Authority makes certificates.

@@ -41,8 +41,9 @@ func TestClientTLS(t *testing.T) {
 		return s.URL
 	}
 	open, closed := listen(tls.NoClientCert), listen(tls.RequireAndVerifyClientCert)
-	clientCert, clientKey := ours.Files(&x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
-	strangerCert, strangerKey := other.Files(&x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+	forClients := []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	clientCert, clientKey := ours.Files(&x509.Certificate{ExtKeyUsage: forClients})
+	strangerCert, strangerKey := other.Files(&x509.Certificate{ExtKeyUsage: forClients})
 	empty := e2e.WriteFile(t, "empty.pem", "")
 	for _, test := range []struct {
 		name, flags, env string
