@@ -33,6 +33,7 @@ func TestForwardedBehindAnEmptyLine(t *testing.T) {
 
 // A message that is posted at once may wait longer for its answer than others.
 func TestSyncOutlivesTheWriteTimeout(t *testing.T) {
+	t.Parallel()
 	p := newInProcess(t, testConfig(t, e2e.WithCore(hookAndTags, "max_delay_duration = 600")), &recorder{})
 	w := &deadlineWriter{}
 	req, _ := http.NewRequest("POST", "http://localhost/notify", strings.NewReader(e2e.NotifyBody("a", 1, true)))
@@ -63,6 +64,7 @@ token = "N3w"
 
 // Senders may post, operators may do everything; where there is a token to bring, nobody posts without one.
 func TestSenders(t *testing.T) {
+	t.Parallel()
 	reads := []string{"GET /stat/app", "GET /stat/go", "GET /config/app", "GET /ui/", "GET /", "GET /metrics",
 		"GET /debug/vars", "GET /messages?state=dead", "GET /messages/0",
 		"POST /messages/retry?tag=a", "POST /messages/0/retry", "DELETE /messages?state=dead&tag=a",
@@ -114,6 +116,7 @@ func TestSenders(t *testing.T) {
 
 // A sender's name stands in the access log and with the message; no token does.
 func TestSenderIsNamed(t *testing.T) {
+	t.Parallel()
 	p := newInProcess(t, testConfig(t, e2e.WithCore(hookAndTags, "auth_token = '0P3RATOR'")+twoSenders),
 		&recorder{script: down})
 	p.askAs("N3w", "POST", "/notify", e2e.NotifyBody("a", 1, false))
@@ -142,6 +145,7 @@ func TestSenderIsNamed(t *testing.T) {
 }
 
 func TestOperatorsOnly(t *testing.T) {
+	t.Parallel()
 	p := newInProcess(t, dryRunConfig(), &recorder{})
 	for _, request := range []string{"GET /messages?state=dead", "GET /messages/x", "POST /messages/x/retry",
 		"POST /messages/retry?tag=a", "DELETE /messages/x", "DELETE /messages?state=dead&tag=a"} {

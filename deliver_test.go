@@ -19,6 +19,7 @@ import (
 )
 
 func TestOutcomesInTime(t *testing.T) {
+	t.Parallel()
 	refused := outcome{class: retry, reason: "connection refused"}
 	for _, test := range []struct {
 		name   string
@@ -96,6 +97,7 @@ func TestOutcomesInTime(t *testing.T) {
 
 // A token's 429 holds for the workspace: all its channels pause, others do not.
 func TestTokenPause(t *testing.T) {
+	t.Parallel()
 	inBubble(t, hookAndTags, func(n int, r recorded) outcome {
 		if r.channel == "#bot" && n == 1 {
 			return outcome{class: retry, limited: true, wait: 20 * time.Second}
@@ -120,6 +122,7 @@ func TestTokenPause(t *testing.T) {
 }
 
 func TestQPS(t *testing.T) {
+	t.Parallel()
 	toml := strings.Replace(hookAndTags, "[core]", "[core]\nqps = 2\nmax_delay_duration = 5", 1)
 	inBubble(t, toml, nil, func(t *testing.T, p *inProcess, slack *recorder) {
 		accepted := 0
@@ -149,6 +152,7 @@ func TestQPS(t *testing.T) {
 }
 
 func TestSyncTellsTheTruth(t *testing.T) {
+	t.Parallel()
 	say := func(o outcome) func(int, recorded) outcome { return func(int, recorded) outcome { return o } }
 	for _, test := range []struct {
 		name       string
@@ -200,6 +204,7 @@ func TestSyncTellsTheTruth(t *testing.T) {
 
 // A sync message waits for a pause of Slack's as long as max_delay_duration allows, not for an asynchronous back-off.
 func TestSyncAndPauses(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name   string
 		first  outcome
@@ -235,6 +240,7 @@ func TestSyncAndPauses(t *testing.T) {
 
 // The post goes on when its sender hangs up, and a lane that is busy too long is given up without a post.
 func TestSyncBehindASlowPost(t *testing.T) {
+	t.Parallel()
 	inBubble(t, hookAndTags, func(n int, _ recorded) outcome {
 		time.Sleep(25 * time.Second)
 		return outcome{class: delivered}
@@ -260,6 +266,7 @@ func TestSyncBehindASlowPost(t *testing.T) {
 
 // 64 destinations that hang leave no room for more posts, unless they have failed before: then half of it is free.
 func TestHangingDestinations(t *testing.T) {
+	t.Parallel()
 	var toml strings.Builder
 	toml.WriteString("[core]\nchannel_rate = 0\nslack_url = 'http://hook.invalid/'\n")
 	for i := range 100 {
@@ -392,6 +399,7 @@ func (r *receiver) seen(number string) (refused, took int) {
 // for them is cut. The lane remembers what was too much. Dead letters that are sent again are merged under the same
 // limit.
 func TestTooMuchForTheReceiver(t *testing.T) {
+	t.Parallel()
 	refuse := func(class class, reason string, when bool) outcome {
 		if when {
 			return outcome{class: class, tooMuch: true, status: 422, reason: reason}
@@ -466,6 +474,7 @@ func TestTooMuchForTheReceiver(t *testing.T) {
 // A clock that was wrong when a message was accepted does not make it a dead letter: Slack's first trouble after the
 // start is not the end of it. Nor does a long stop.
 func TestOldButNotTried(t *testing.T) {
+	t.Parallel()
 	inBubble(t, hookAndTags, down, func(t *testing.T, p *inProcess, _ *recorder) {
 		p.do("POST", "/notify", e2e.NotifyBody("a", 1, false))
 		synctest.Wait()
@@ -496,6 +505,7 @@ func tagsOf(webhook string, n int) string {
 
 // Whoever is sick, a healthy destination is served at once: nobody waits for the posts of another.
 func TestFairWhoeverIsSick(t *testing.T) {
+	t.Parallel()
 	const pace = "[core]\nchannel_rate = 0\nslack_url = 'http://hook.invalid/core'\n"
 	hooks := func(n int) (toml string) {
 		for i := range n {
@@ -562,6 +572,7 @@ func numberedTags(form string, n int) (tags []string) {
 
 // With qps, what waits for a dead webhook is nothing that others have to wait for.
 func TestFairUnderQPS(t *testing.T) {
+	t.Parallel()
 	toml := "[core]\nchannel_rate = 0\nqps = 1\nmax_delay_duration = 10\n" + tagsOf("sick", 1) + tagsOf("well", 1)
 	cfg := testConfig(t, toml)
 	synctest.Test(t, func(t *testing.T) {
@@ -590,6 +601,7 @@ func TestFairUnderQPS(t *testing.T) {
 // A webhook's host that refuses connections is one trouble: all that waits for it waits together, with a try now and
 // then, and two lines in the log. Another webhook notices nothing.
 func TestDeadNetworkIsOneTrouble(t *testing.T) {
+	t.Parallel()
 	const lanes = 2000
 	cfg := testConfig(t, "[core]\nchannel_rate = 0\n"+tagsOf("sick", lanes)+tagsOf("well", 1))
 	synctest.Test(t, func(t *testing.T) {
@@ -631,6 +643,7 @@ func TestDeadNetworkIsOneTrouble(t *testing.T) {
 
 // What sync requests wait with is bounded, and let go when they give up.
 func TestSyncThatGivesUp(t *testing.T) {
+	t.Parallel()
 	inBubble(t, hookAndTags, func(int, recorded) outcome {
 		time.Sleep(time.Hour)
 		return outcome{class: delivered}
@@ -710,6 +723,7 @@ func BenchmarkDeliver(b *testing.B) {
 
 // A later, shorter pause of a token does not end an earlier one.
 func TestPauseIsNotShortened(t *testing.T) {
+	t.Parallel()
 	inBubble(t, hookAndTags, func(n int, r recorded) outcome {
 		switch {
 		case n > 1:
@@ -734,6 +748,7 @@ func TestPauseIsNotShortened(t *testing.T) {
 
 // With max_delay_duration = 0 an idle lane still posts at once.
 func TestSyncWithoutDelay(t *testing.T) {
+	t.Parallel()
 	toml := strings.Replace(hookAndTags, "[core]", "[core]\nmax_delay_duration = 0", 1)
 	inBubble(t, toml, nil, func(t *testing.T, p *inProcess, slack *recorder) {
 		if w := p.do("POST", "/notify", e2e.NotifyBody("a", 1, true)); w.Code != 200 {
@@ -743,6 +758,7 @@ func TestSyncWithoutDelay(t *testing.T) {
 }
 
 func TestDeadByAge(t *testing.T) {
+	t.Parallel()
 	inBubble(t, hookAndTags+"[spool]\nmax_age = 7200\n", func(n int, r recorded) outcome {
 		return outcome{class: badCredential, reason: "token_revoked"}
 	}, func(t *testing.T, p *inProcess, slack *recorder) {
@@ -763,6 +779,7 @@ func TestDeadByAge(t *testing.T) {
 }
 
 func TestReportTag(t *testing.T) {
+	t.Parallel()
 	toml := strings.Replace(hookAndTags, "[core]", "[core]\nreport_tag = \"own\"", 1)
 	inBubble(t, toml, func(_ int, r recorded) outcome {
 		if r.channel == "#own" && r.text == "" {
@@ -809,6 +826,7 @@ func TestReportTag(t *testing.T) {
 
 // One bad message among forty costs one dead letter, wherever it stands; a fold stands or falls as one.
 func TestBadMessageAmongMerged(t *testing.T) {
+	t.Parallel()
 	for _, bad := range []int{0, 1, 17, 38, 39} {
 		inStorm(t, stormConfig, func(t *testing.T, p *inProcess, slack *storm) {
 			slack.reject = func(p stormPost) bool { return strings.Contains(p.body, "POISON") }
@@ -855,6 +873,7 @@ func TestBadMessageAmongMerged(t *testing.T) {
 
 // A merged post that fails is tried again as it was, and its marks are one change: a crash cannot tear it.
 func TestMergedPostStaysTogether(t *testing.T) {
+	t.Parallel()
 	cfg := testConfig(t, stormConfig)
 	synctest.Test(t, func(t *testing.T) {
 		slack := &recorder{}
@@ -890,6 +909,7 @@ func TestMergedPostStaysTogether(t *testing.T) {
 
 // After a start a lane's first turn waits one pace: the last post may have been a moment ago.
 func TestFirstTurnWaits(t *testing.T) {
+	t.Parallel()
 	cfg := testConfig(t, stormConfig)
 	synctest.Test(t, func(t *testing.T) {
 		slack := &storm{}

@@ -59,6 +59,7 @@ func (p *inProcess) replay(t *testing.T, raw string) *httptest.ResponseRecorder 
 
 // What clients that know Slack only send, and what they have to be answered to be content.
 func TestDoor(t *testing.T) {
+	t.Parallel()
 	const usual = `"username":"slackboard","icon_emoji":":clipboard:","parse":"full"`
 	const alert = `"username":"Alertmanager","attachments":[{"title":"[FIRING:1] disk ` +
 		`full","title_link":"http://alerts:9093/#/alerts","text":"","fallback":"[FIRING:1] disk full | ` +
@@ -208,6 +209,7 @@ func TestDoor(t *testing.T) {
 
 // What the door refuses, in Slack's words.
 func TestDoorRefuses(t *testing.T) {
+	t.Parallel()
 	slack := &recorder{}
 	p := newInProcess(t, testConfig(t, fmt.Sprintf(doorConfig, "http://127.0.0.1:1")), slack)
 	webhook := func(head, body string) string { return "POST /services/" + head + "\n\n" + body }
@@ -312,6 +314,7 @@ func TestDoorRefuses(t *testing.T) {
 
 // What cannot be stored is a 503 with Retry-After, at which all clients try again; never a 429.
 func TestDoorIsFull(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		p := newInProcess(t, testConfig(t, e2e.WithCore(hookAndTags, "qps = 1\nmax_delay_duration = 0")),
 			&recorder{script: down})
@@ -330,6 +333,7 @@ func TestDoorIsFull(t *testing.T) {
 
 // Who has not shown a token yet leaves room for large requests of those who have.
 func TestStrangersLeaveRoom(t *testing.T) {
+	t.Parallel()
 	p := newInProcess(t, testConfig(t, fmt.Sprintf(doorConfig, "http://127.0.0.1:1")), &recorder{})
 	for range maxLarge / 2 {
 		p.large <- struct{}{}
@@ -351,6 +355,7 @@ func TestStrangersLeaveRoom(t *testing.T) {
 
 // Without tokens in the configuration whatever stands for one will do: -dry-run.
 func TestDryRunHasADoor(t *testing.T) {
+	t.Parallel()
 	slack := &recorder{}
 	p := newInProcess(t, dryRunConfig(), slack)
 	for _, path := range []string{"/services/general", "/services/random/T0KEN", "/services/test/a/b",
@@ -365,6 +370,7 @@ func TestDryRunHasADoor(t *testing.T) {
 
 // A path that is not known may be that of another program's webhook, with its secret.
 func TestShownURI(t *testing.T) {
+	t.Parallel()
 	p := newInProcess(t, dryRunConfig(), &recorder{})
 	for uri, want := range map[string]string{
 		"/services/general":                      "/services/general",
@@ -395,6 +401,7 @@ func TestShownURI(t *testing.T) {
 
 // As many payloads of the door as today's rule for others wants go in one post.
 func TestDoorMerges(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		slack := &recorder{}
 		p := newInProcess(t, testConfig(t, strings.Replace(hookAndTags, "batch = 1", "batch = 20", 1)), slack)

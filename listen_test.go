@@ -32,6 +32,7 @@ func TestLimits(t *testing.T) {
 
 // Idle connections are closed for new ones: clients that keep theirs keep out nobody.
 func TestIdleConnectionsMakeRoom(t *testing.T) {
+	t.Parallel()
 	p := newInProcess(t, dryRunConfig(), &recorder{})
 	web := newWebServer(p.server, 4, t.Context())
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -54,6 +55,7 @@ func TestIdleConnectionsMakeRoom(t *testing.T) {
 
 // A connection that waits for its turn does not hold up a stop.
 func TestStopWhileConnectionsWait(t *testing.T) {
+	t.Parallel()
 	p := newInProcess(t, dryRunConfig(), &recorder{})
 	stop, cancel := context.WithCancel(t.Context())
 	defer cancel()

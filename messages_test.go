@@ -38,6 +38,7 @@ func (p *inProcess) search(t *testing.T, query string) (found searched, texts st
 
 // One search finds messages of all states, from either end, page by page, and says how many there are of each state.
 func TestSearch(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		slack := &answers{to: map[string]outcome{
 			"#a": {class: retry, status: 503, reason: "status 503"},
@@ -105,6 +106,7 @@ func TestSearch(t *testing.T) {
 
 // A message alone is whole: its text, and what Slack gets, or got when it was delivered.
 func TestWholeMessage(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var posts sync.Map
 		p := newInProcess(t, testConfig(t, hookAndTags), posterFunc(func(_ credential, body []byte) outcome {
@@ -140,6 +142,7 @@ func TestWholeMessage(t *testing.T) {
 
 // Send again says what it did.
 func TestSendAgainSays(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		slack := &answers{to: map[string]outcome{
 			"#a":   {class: retry, status: 503, reason: "status 503"},
@@ -215,6 +218,7 @@ func TestShortened(t *testing.T) {
 
 // A waiting message may be dropped while a sync post of its lane is in flight; one that is in flight itself may not.
 func TestDropDuringPosts(t *testing.T) {
+	t.Parallel()
 	inBubble(t, hookAndTags, func(int, recorded) outcome {
 		time.Sleep(5 * time.Second)
 		return outcome{class: delivered}
@@ -250,6 +254,7 @@ func TestDropDuringPosts(t *testing.T) {
 
 // Sending all dead letters again does each once, also when they come back at once.
 func TestRetryAllOnce(t *testing.T) {
+	t.Parallel()
 	inBubble(t, hookAndTags, func(int, recorded) outcome {
 		return outcome{class: badContent, reason: "no_text"}
 	}, func(t *testing.T, p *inProcess, slack *recorder) {
@@ -269,6 +274,7 @@ func TestRetryAllOnce(t *testing.T) {
 
 // A dead letter that is dropped twice while the disk fails is dropped once.
 func TestDropTwiceWhileTheDiskFails(t *testing.T) {
+	t.Parallel()
 	inBubble(t, hookAndTags, func(int, recorded) outcome {
 		return outcome{class: badContent, reason: "no_text"}
 	}, func(t *testing.T, p *inProcess, slack *recorder) {
@@ -296,6 +302,7 @@ func TestDropTwiceWhileTheDiskFails(t *testing.T) {
 }
 
 func TestOperatorsAPI(t *testing.T) {
+	t.Parallel()
 	inBubble(t, hookAndTags, func(n int, r recorded) outcome {
 		switch r.channel {
 		case "#a":

@@ -57,6 +57,7 @@ root = ""
 
 // TestOriginal is the original's behavior, request in and payload out, with the differences that are ours.
 func TestOriginal(t *testing.T) {
+	t.Parallel()
 	slack := e2e.NewFakeSlack(t, nil)
 	p := newInProcess(t,
 		testConfig(t, strings.Replace(fmt.Sprintf(originalConfig, slack.URL), "[core]", "[core]\nchannel_rate = 0", 1)),
@@ -228,6 +229,7 @@ func TestOriginal(t *testing.T) {
 }
 
 func TestMethodsAndPaths(t *testing.T) {
+	t.Parallel()
 	p := newInProcess(t, dryRunConfig(), &recorder{})
 	for _, test := range []struct {
 		method, path string
@@ -264,6 +266,7 @@ func TestMethodsAndPaths(t *testing.T) {
 
 // A body that says it is too large is refused before any of it is read.
 func TestHugeBodyIsNotRead(t *testing.T) {
+	t.Parallel()
 	p := newInProcess(t, dryRunConfig(), &recorder{})
 	r, _ := http.NewRequest("POST", "/notify", unreadable{t})
 	r.ContentLength = 3 << 30
@@ -275,6 +278,7 @@ func TestHugeBodyIsNotRead(t *testing.T) {
 
 // A compressed body is refused, unread, in words that say so.
 func TestCompressedBody(t *testing.T) {
+	t.Parallel()
 	p := newInProcess(t, dryRunConfig(), &recorder{})
 	for coding, want := range map[string]int{"gzip": 415, "br": 415, "gzip, identity": 415, "identity": 200,
 		"Identity": 200} {
@@ -290,6 +294,7 @@ func TestCompressedBody(t *testing.T) {
 }
 
 func TestRequestCounts(t *testing.T) {
+	t.Parallel()
 	p := newInProcess(t, testConfig(t, e2e.WithCore(hookAndTags, "auth_token = 'x'")), &recorder{})
 	for range 3 {
 		p.do("GET", "/healthz", "")
@@ -308,6 +313,7 @@ func TestRequestCounts(t *testing.T) {
 
 // Large messages that are being posted with sync leave room for other large requests.
 func TestLargeSyncHoldsNoRoom(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		p := newInProcess(t, testConfig(t, hookAndTags), &recorder{script: func(int, recorded) outcome {
 			time.Sleep(20 * time.Second)
@@ -333,6 +339,7 @@ func TestLargeSyncHoldsNoRoom(t *testing.T) {
 // A request with sync and a key that comes again is answered as the first time, and posts nothing. Where nothing was
 // posted, and the answer says to try again, it is posted then.
 func TestKeyWithSync(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name    string
 		first   outcome
@@ -432,6 +439,7 @@ func (u unreadable) Read([]byte) (int, error) {
 }
 
 func TestDirectNeedsACredential(t *testing.T) {
+	t.Parallel()
 	p := newInProcess(t, testConfig(t, "[[tags]]\ntag='a'\nslack_url='http://127.0.0.1:1/x'\n"), &recorder{})
 	if w := p.do("POST", "/notify-directly", `{"payload":{"channel":"#c","text":"x"}}`); w.Code != 400 ||
 		!strings.Contains(w.Body.String(), "[core]") {
@@ -445,6 +453,7 @@ func TestDirectNeedsACredential(t *testing.T) {
 }
 
 func TestAccessLog(t *testing.T) {
+	t.Parallel()
 	p := newInProcess(t, dryRunConfig(), &recorder{})
 	p.do("POST", "/notify?x=1", `{"tag":"general","host":"web-01","text":"PRIVATE"}`)
 	p.do("POST", "/notify-directly", `{"payload":{"channel":"#c","text":"PRIVATE"}}`)
@@ -475,6 +484,7 @@ func TestAccessLog(t *testing.T) {
 
 // However long or strange names are, a request is one short line.
 func TestAccessLogLine(t *testing.T) {
+	t.Parallel()
 	p := newInProcess(t, dryRunConfig(), &recorder{})
 	long := strings.Repeat("x", 100_000)
 	p.do("POST", "/notify", `{"tag":"no\nsuch\u0085`+long+`","host":"a\nb\u2028c`+long+`","text":"x"}`)
@@ -501,6 +511,7 @@ func TestSharedBody(t *testing.T) {
 }
 
 func TestStatGo(t *testing.T) {
+	t.Parallel()
 	p := newInProcess(t, dryRunConfig(), &recorder{})
 	var got map[string]any
 	body := p.do("GET", "/stat/go", "").Body.String()
@@ -574,6 +585,7 @@ func BenchmarkStore(b *testing.B) {
 
 // A known key is answered as the first time, also when nothing more can be stored.
 func TestKnownKeyWhenFull(t *testing.T) {
+	t.Parallel()
 	inBubble(t, hookAndTags+"[spool]\nmax_bytes = 1048576\n", down, func(t *testing.T, p *inProcess, slack *recorder) {
 		first := p.notifyWith(t, "k", "a", 1)
 		for p.do("POST", "/notify", `{"tag":"a","text":"`+strings.Repeat("x", 5000)+`"}`).Code == 200 {
@@ -587,6 +599,7 @@ func TestKnownKeyWhenFull(t *testing.T) {
 // The same key again is answered as the first time and stores nothing: while it waits, when it is delivered, when its
 // file is gone, after restarts.
 func TestIdempotencyKey(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		slack := &recorder{}
 		p := newInProcess(t, testConfig(t, hookAndTags), slack)
@@ -617,6 +630,7 @@ func TestIdempotencyKey(t *testing.T) {
 
 // The same key twice at the same time is one message.
 func TestSameKeyAtOnce(t *testing.T) {
+	t.Parallel()
 	inBubble(t, hookAndTags, nil, func(t *testing.T, p *inProcess, slack *recorder) {
 		slow := func() error { time.Sleep(time.Second); return nil }
 		p.disk.Store(&slow)

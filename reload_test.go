@@ -14,6 +14,7 @@ import (
 )
 
 func TestReloadMovesWhatWaits(t *testing.T) {
+	t.Parallel()
 	revoked := func(n int, r recorded) outcome {
 		if strings.HasSuffix(r.to, "/core") {
 			return outcome{class: badCredential, reason: "token_revoked"}
@@ -50,6 +51,7 @@ func TestReloadMovesWhatWaits(t *testing.T) {
 
 // Two tags that become one destination keep the order in which their messages were accepted.
 func TestReloadJoinsLanes(t *testing.T) {
+	t.Parallel()
 	var down atomic.Bool
 	down.Store(true)
 	inBubble(t, hookAndTags, func(int, recorded) outcome {
@@ -77,6 +79,7 @@ func TestReloadJoinsLanes(t *testing.T) {
 }
 
 func TestReloadKeepsPauses(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct{ tag, toml string }{
 		{"a", hookAndTags},
 		{"a", strings.ReplaceAll(hookAndTags, "#a", "#moved")}, // another lane of the same webhook
@@ -111,6 +114,7 @@ func TestReloadKeepsPauses(t *testing.T) {
 // What is being posted ends first, under the old configuration; what is accepted meanwhile is delivered under the new
 // one.
 func TestReloadWaitsForPosts(t *testing.T) {
+	t.Parallel()
 	inBubble(t, hookAndTags, func(n int, _ recorded) outcome {
 		time.Sleep(20 * time.Second)
 		return outcome{class: delivered}
@@ -141,6 +145,7 @@ func TestReloadWaitsForPosts(t *testing.T) {
 
 // Posts that overlap without an end do not hold the reload up: none begins until it is done.
 func TestReloadIsNotHeldUp(t *testing.T) {
+	t.Parallel()
 	inBubble(t, hookAndTags, func(int, recorded) outcome {
 		time.Sleep(10 * time.Second)
 		return outcome{class: delivered}
@@ -165,6 +170,7 @@ func TestReloadIsNotHeldUp(t *testing.T) {
 
 // A message that is being stored while the configuration changes takes its share of max_bytes along.
 func TestReloadWhileStoring(t *testing.T) {
+	t.Parallel()
 	inBubble(t, hookAndTags, nil, func(t *testing.T, p *inProcess, slack *recorder) {
 		slow := func() error { time.Sleep(10 * time.Second); return nil }
 		p.disk.Store(&slow)
@@ -182,6 +188,7 @@ func TestReloadWhileStoring(t *testing.T) {
 
 // A message that is being dropped while the configuration changes does not come back.
 func TestReloadWhileDropping(t *testing.T) {
+	t.Parallel()
 	inBubble(t, hookAndTags, down, func(t *testing.T, p *inProcess, slack *recorder) {
 		p.send(t, e2e.NotifyBody("a", 1, false))
 		time.Sleep(time.Minute)

@@ -194,6 +194,7 @@ func TestLateness(t *testing.T) {
 }
 
 func TestStormOfDifferentMessages(t *testing.T) {
+	t.Parallel()
 	inStorm(t, stormConfig, func(t *testing.T, p *inProcess, slack *storm) {
 		var want []string
 		for i := range 1000 {
@@ -229,6 +230,7 @@ func TestStormOfDifferentMessages(t *testing.T) {
 }
 
 func TestStormOfIdenticalMessages(t *testing.T) {
+	t.Parallel()
 	inStorm(t, stormConfig, func(t *testing.T, p *inProcess, slack *storm) {
 		for i := range 10_000 {
 			p.send(t, fmt.Sprintf(`{"tag":"a","text":"disk full","level":"crit","host":"web-%03d"}`, i%200))
@@ -260,6 +262,7 @@ func TestStormOfIdenticalMessages(t *testing.T) {
 
 // What merges, what does not, and what it looks like.
 func TestMerging(t *testing.T) {
+	t.Parallel()
 	type step struct{ path, body string }
 	notify := func(body string) step { return step{"/notify", body} }
 	direct := func(body string) step { return step{"/notify-directly", body} }
@@ -319,6 +322,7 @@ func TestMerging(t *testing.T) {
 }
 
 func TestMergedPostInFull(t *testing.T) {
+	t.Parallel()
 	inStorm(t, stormConfig, func(t *testing.T, p *inProcess, slack *storm) {
 		p.send(t, `{"tag":"a","text":"alone","host":"web-01"}`)
 		synctest.Wait()

@@ -325,6 +325,7 @@ func TestRedact(t *testing.T) {
 
 // What goes over the wire to a webhook and to the Web API.
 func TestPostRequests(t *testing.T) {
+	t.Parallel()
 	slack := e2e.NewFakeSlack(t, nil)
 	p := newInProcess(t, testConfig(t, fmt.Sprintf(`
 [core]
@@ -448,6 +449,7 @@ func TestRedirectIsNotFollowed(t *testing.T) {
 
 // No webhook's URL or path, and no token, comes out anywhere, whatever goes wrong.
 func TestSecretsStayInside(t *testing.T) {
+	t.Parallel()
 	const hook, token = "/services/TSECRET1/BSECRET2/SECRET3", "xoxb-SECRET4"
 	explain := func(d e2e.Delivery) string { // whole, in parts, encoded
 		text := "the URL " + d.Path + " with " + d.Authorization + ", " + url.QueryEscape(d.Path+d.Authorization) +

@@ -104,6 +104,7 @@ func FuzzSpoolFile(f *testing.F) {
 
 // What was written takes no memory any more, also when nothing comes after it.
 func TestWriterForgets(t *testing.T) {
+	t.Parallel()
 	p := newInProcess(t, testConfig(t, hookAndTags), &recorder{script: down})
 	var written []weak.Pointer[message]
 	for i := range 100 {
@@ -131,6 +132,7 @@ func openAlone(t testing.TB, dir string) *spool {
 
 // The newest keys are remembered whatever has been cleaned, and not without end.
 func TestKeysAreBounded(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := openAlone(t, dir)
 	go s.run()
@@ -173,6 +175,7 @@ func TestKeysAreBounded(t *testing.T) {
 
 // What waits survives a restart, in order; a corrected configuration heals it; a tag that is gone makes dead letters.
 func TestRestartHeals(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		bad := &recorder{script: func(_ int, r recorded) outcome {
 			if r.to == "http://hook.invalid/core" {
@@ -225,6 +228,7 @@ func TestRestartHeals(t *testing.T) {
 
 // One destination may use half of the spool, all together the whole; what is delivered makes room.
 func TestQuota(t *testing.T) {
+	t.Parallel()
 	var mu sync.Mutex
 	isDown := true
 	inBubble(t, hookAndTags+"[spool]\nmax_bytes = 1048576\n", func(n int, r recorded) outcome {
@@ -269,6 +273,7 @@ func TestQuota(t *testing.T) {
 
 // Files whose messages are done go away; one that a waiting message pins is written again.
 func TestCarryForward(t *testing.T) {
+	t.Parallel()
 	e2e.NeedsLong(t)
 	inBubble(t, hookAndTags+"[spool]\nhistory_bytes = 0\n", func(n int, r recorded) outcome {
 		if r.channel == "#a" {
@@ -312,6 +317,7 @@ func TestCarryForward(t *testing.T) {
 // What a crash leaves: a message that was carried forward and whose old segment is still there, once alive, once dead,
 // once done; a dead letter that was sent again; a torn tail.
 func TestFoundAtStart(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	w := func(seq, replaces int, id string) string {
 		return e2e.SpoolLine(`W %d %d %d tag:a/0 {"id":%q,"text":"%[1]d"}`, seq, replaces, time.Now().UnixMilli(), id)
@@ -348,6 +354,7 @@ func TestFoundAtStart(t *testing.T) {
 
 // A record that is damaged while the server runs costs that record.
 func TestDamageWhileRunning(t *testing.T) {
+	t.Parallel()
 	inBubble(t, hookAndTags, nil, func(t *testing.T, p *inProcess, slack *recorder) {
 		slack.script = down
 		for i := range 3 {
@@ -375,6 +382,7 @@ func TestDamageWhileRunning(t *testing.T) {
 
 // A route that an earlier version wrote in another way is the same route.
 func TestSpellingsOfARoute(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	lines := ""
 	for i, r := range []string{"tag:a/0", "tag:%61/0", "tag:a/00"} {
@@ -398,6 +406,7 @@ func TestSpellingsOfARoute(t *testing.T) {
 
 // The folder's name is a name, whatever characters are in it.
 func TestFolderOfAnyName(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		cfg := testConfig(t, hookAndTags)
 		cfg.spool.dir = filepath.Join(t.TempDir(), "a [b]*?\\")
@@ -415,6 +424,7 @@ func TestFolderOfAnyName(t *testing.T) {
 // The folder goes away while the server runs, and comes back: nothing is accepted meanwhile, and nothing is lost. What
 // lies in its place is not touched.
 func TestFolderGoesAway(t *testing.T) {
+	t.Parallel()
 	for name, away := range map[string]func(t *testing.T, dir string) (back func()){
 		"renamed": func(t *testing.T, dir string) func() {
 			os.Rename(dir, dir+".old")
@@ -528,6 +538,7 @@ func (s *spool) pass(t testing.TB, megabytes int) {
 
 // Who looks at all that is live finds each once, whatever is cleaned meanwhile: else a reload would forget a message.
 func TestEachWhileCleaning(t *testing.T) {
+	t.Parallel()
 	s := openRunning(t, t.TempDir())
 	defer s.close()
 	want := s.add(t, 100, 1000)
@@ -553,6 +564,7 @@ func TestEachWhileCleaning(t *testing.T) {
 
 // A crash left a dead letter that was carried forward without its X line: that is not forgotten.
 func TestDeadLetterHalfCarried(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	w := func(seq int) string { return e2e.SpoolLine(`W %d 0 5 tag:a/0 {"id":"i%[1]d","text":"%[1]d"}`, seq) }
 	for name, content := range map[string]string{
@@ -576,6 +588,7 @@ func TestDeadLetterHalfCarried(t *testing.T) {
 
 // Lines that are damaged while the server runs, and whose segment is cleaned then, are lost, and hold nobody up.
 func TestDamageBeforeCleaning(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := openRunning(t, dir)
 	numbers := s.add(t, 5, 100)
@@ -610,6 +623,7 @@ func TestDamageBeforeCleaning(t *testing.T) {
 
 // What a message says is never taken for a line of the log, even where its own line is damaged.
 func TestLinesInsideTexts(t *testing.T) {
+	t.Parallel()
 	for _, inner := range []string{"D 1 5 dropped 1 1:0", "K 1 k0123456789abcde", `X 1 1 ":"`} {
 		body := []byte(e2e.SpoolLine(`W 2 0 5 to:#c {"id":"2","payload":{"a %s":"","text":"2"}}`,
 			strings.TrimSuffix(e2e.SpoolLine("%s", inner), "\n")))
@@ -642,6 +656,7 @@ func (p *inProcess) listed(t *testing.T, path string) string {
 // What was delivered or dropped is found after a restart, in the list and by id, until the log is larger than
 // history_bytes.
 func TestHistory(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const toml = hookAndTags + "[spool]\nhistory_bytes = 33554432\n"
 		slack := &recorder{script: func(n int, r recorded) outcome {
@@ -729,6 +744,7 @@ func TestHistory(t *testing.T) {
 
 // The same key, after it was forgotten, makes a message of its own, beside the dead letter that had it.
 func TestForgottenKey(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		slack := &recorder{script: func(n int, r recorded) outcome {
 			if r.channel == "#b" {
@@ -777,6 +793,7 @@ func TestForgottenKey(t *testing.T) {
 
 // An error of reading says nothing about a line: its lane tries again later, and shows why.
 func TestReadErrors(t *testing.T) {
+	t.Parallel()
 	inBubble(t, hookAndTags, down, func(t *testing.T, p *inProcess, slack *recorder) {
 		for i := range 3 {
 			p.send(t, e2e.NotifyBody("a", i, false))
@@ -1024,6 +1041,7 @@ func (m *model) loseTheirPlace(p *inProcess, tag string) {
 
 // Everything at random: whatever happens, nothing that was answered 200 is lost or comes again after it was recorded.
 func TestModel(t *testing.T) {
+	t.Parallel()
 	seed := time.Now().UnixNano()
 	if s := os.Getenv("SEED"); s != "" {
 		fmt.Sscan(s, &seed)
@@ -1299,6 +1317,7 @@ func (p *powerCuts) check(cut int) {
 }
 
 func TestPowerCutsInProcess(t *testing.T) {
+	t.Parallel()
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	p := &powerCuts{
@@ -1388,6 +1407,7 @@ func filled(t *testing.T, test func(t *testing.T, p *inProcess, slack *recorder,
 
 // Dead letters need no room.
 func TestNoRoomForDeadLetters(t *testing.T) {
+	t.Parallel()
 	filled(t, func(t *testing.T, p *inProcess, slack *recorder, filler string) {
 		slack.mu.Lock()
 		slack.script = func(int, recorded) outcome { return outcome{class: badContent, reason: "no_text"} }
@@ -1406,6 +1426,7 @@ func TestNoRoomForDeadLetters(t *testing.T) {
 // A disk that another program has filled takes what is left of the segment and of the spare one, then refuses; with
 // room again it goes on. Nothing of it is lost, nor is what was refused delivered.
 func TestDiskThatAnotherFills(t *testing.T) {
+	t.Parallel()
 	filled(t, func(t *testing.T, p *inProcess, slack *recorder, filler string) {
 		body := `{"tag":"b","text":"` + strings.Repeat("x", 500_000) + `"}`
 		accepted, refused := 0, 0
@@ -1443,6 +1464,7 @@ func TestDiskThatAnotherFills(t *testing.T) {
 
 // A full disk drains although its oldest segment is for a dead destination, as large as the room that is left.
 func TestFullDiskBehindADeadDestination(t *testing.T) {
+	t.Parallel()
 	for _, size := range []int{30, 200, 1000}[:e2e.Rounds(3, 1)] {
 		s := openRunning(t, filepath.Join(e2e.SmallDisk(t), "spool"))
 		dead := s.add(t, 13<<20/100_000, 100_000)
@@ -1487,6 +1509,7 @@ func TestFullDiskBehindADeadDestination(t *testing.T) {
 // While the disk fails, nothing is taken, and no lane goes on before what became of its head is on disk. Then all goes
 // on.
 func TestDiskFails(t *testing.T) {
+	t.Parallel()
 	inBubble(t, hookAndTags, down, func(t *testing.T, p *inProcess, slack *recorder) {
 		for i := range 3 {
 			p.do("POST", "/notify", e2e.NotifyBody("a", i, false))

@@ -38,6 +38,7 @@ func TestHistogram(t *testing.T) {
 
 // Who is in trouble, the most at stake first: one line for a destination, one for all those of a token.
 func TestTrouble(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		cfg := testConfig(t, `[core]
 channel_rate = 0
@@ -147,6 +148,7 @@ func manyWait(t testing.TB, n, size int) *inProcess {
 }
 
 // However many wait, one message is read from disk.
+// It counts what this process reads: no other test may run beside it.
 func TestStatReadsOneMessage(t *testing.T) {
 	if _, err := os.Stat("/proc/self/io"); err != nil {
 		t.Skip("skipped: no /proc/self/io here")
@@ -225,6 +227,7 @@ func TestRememberedRoutes(t *testing.T) {
 
 // Each counter of the table moves.
 func TestEveryCounter(t *testing.T) {
+	t.Parallel()
 	cfg := testConfig(t, stormConfig+"[[tags]]\ntag = 'more'\n")
 	answers := map[string]outcome{
 		"bad":     {class: badContent, reason: "no_text"},

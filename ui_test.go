@@ -18,6 +18,7 @@ import (
 // What the browser keeps: the files of the page while they have not changed, and nothing else. What the page asks for
 // by itself is no line in the access log.
 func TestPageHeaders(t *testing.T) {
+	t.Parallel()
 	p := newInProcess(t, testConfig(t, hookAndTags), &recorder{})
 	get := func(path string, header ...string) *httptest.ResponseRecorder {
 		r := httptest.NewRequest("GET", path, nil)
