@@ -23,13 +23,8 @@ import (
 	"time"
 )
 
-// Number is the version of all three programs.
-const Number = "1.0.0"
-
-// Version is what -v prints, on one line.
-func Version(program string) string {
-	return fmt.Sprintf("%s %s %s %s/%s", program, Number, runtime.Version(), runtime.GOOS, runtime.GOARCH)
-}
+// version is the release of all three programs, as CHANGELOG.md has it.
+const version = "1.0.0"
 
 // Flags say what a message is, where it goes and how hard to try: FlagSet has the meaning of each.
 type Flags struct {
@@ -84,15 +79,15 @@ func TimeVar(fs *flag.FlagSet, t *time.Duration, name string, usage string) {
 	})
 }
 
-// Parse reads args into fs and f, and then the environment for what they leave out. It answers -h and -v itself, and
-// returns flag.ErrHelp then. What flag takes for something else than the user means is an error, too.
+// Parse reads args into fs and f, and takes from the environment what args leave out. After -h and -v, which it answers
+// itself, it returns flag.ErrHelp. Flags that would do something else than the user means are errors, too.
 func (f *Flags) Parse(fs *flag.FlagSet, args []string, usage string) error {
-	if !signal.Ignored(syscall.SIGPIPE) { // nobody reads what we print: no reason to die
+	if !signal.Ignored(syscall.SIGPIPE) { // if nobody reads what we print, we must not die
 		signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	}
 	showVersion := fs.Bool("v", false, "print the version and exit")
 	fs.BoolVar(showVersion, "version", false, "print the version and exit, like -v")
-	fs.SetOutput(io.Discard) // its errors are told in one line, by the caller
+	fs.SetOutput(io.Discard) // the caller tells its errors, in one line
 	err := fs.Parse(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -103,13 +98,13 @@ func (f *Flags) Parse(fs *flag.FlagSet, args []string, usage string) error {
 	case err != nil:
 		return fmt.Errorf("%w: see %s -h", err, f.program)
 	case *showVersion:
-		fmt.Println(Version(f.program))
+		fmt.Printf("%s %s %s %s/%s\n", f.program, version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 		return flag.ErrHelp
 	}
 	f.Servers = cmp.Or(f.Servers, os.Getenv("SLACKBOARD_SERVER"))
 	f.Auth = cmp.Or(f.Auth, os.Getenv("SLACKBOARD_AUTH_TOKEN"))
 	f.Spool = cmp.Or(f.Spool, os.Getenv("SLACKBOARD_SPOOL"))
-	value := fs.Arg(0) // true in "-tee true -- job": flag takes it for the end of the flags
+	value := fs.Arg(0) // true in "-tee true -- job": package flag takes it for the end of the flags
 	isStray := slices.Contains([]string{"true", "false", "1", "0"}, value) && strings.HasPrefix(fs.Arg(1), "-")
 	fs.Visit(func(given *flag.Flag) {
 		last := args[len(args)-fs.NArg()-1]

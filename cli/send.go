@@ -44,7 +44,7 @@ const (
 type request struct {
 	Path string          `json:"path"`
 	To   string          `json:"to,omitempty"` // the tag or the channel
-	Key  string          `json:"key"`          // by which a server knows one that it has taken already
+	Key  string          `json:"key"`          // by which a server finds out that it has the message already
 	Body json.RawMessage `json:"body"`         // nil: the request is a question
 }
 
@@ -160,11 +160,9 @@ func (f *Flags) Ready() (err error) {
 	var config tls.Config
 	if f.CACert != "" {
 		pem, err := os.ReadFile(f.CACert)
-		if config.RootCAs = x509.NewCertPool(); err == nil && !config.RootCAs.AppendCertsFromPEM(pem) {
-			err = fmt.Errorf("there is no certificate in %s", f.CACert)
-		}
-		if err != nil {
-			return fmt.Errorf("-cacert: %w", err)
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM(pem) {
+			return fmt.Errorf("-cacert: %w", cmp.Or(err, errors.New("there is no certificate in "+f.CACert)))
 		}
 	}
 	if f.Cert != "" {
@@ -178,8 +176,8 @@ func (f *Flags) Ready() (err error) {
 	return err
 }
 
-// Report asks all servers whether they would take a message, and sends none. It prints what is wrong, or that nothing
-// is, in one line, and returns the exit status.
+// Report asks all servers whether they would take a message, and sends none. It prints one line that says what is
+// wrong, or ok, and returns the exit status.
 func (f *Flags) Report() int {
 	err := f.Ready()
 	query := url.Values{"tag": {f.Tag}, "channel": {channel(f.Channel)}}
@@ -194,16 +192,16 @@ func (f *Flags) Report() int {
 	return 0
 }
 
-// failure is why a request was not taken. Its zero value: it was.
+// failure is why a request was not taken. The zero value means that it was taken.
 type failure struct {
 	err     error
 	final   bool          // this run asks no server again
-	refused bool          // later runs do not either: the request is to blame
-	wait    time.Duration // what the server asks for before the next try, 0 if it does not say
+	refused bool          // later runs ask no server again either: the request itself is wrong
+	wait    time.Duration // the server's Retry-After, 0 without one
 }
 
-// Send hands the message to a server, tells the user if that fails, and returns the exit status. With a spool, it is
-// stored first and sent after what the spool keeps already: then a server that cannot be reached is no failure.
+// Send hands the message to a server, tells the user if that fails, and returns the exit status. With a spool, the
+// message is stored first, and sent after older ones: then a server that cannot be reached is no failure.
 func (f *Flags) Send(ctx context.Context) int {
 	r, isKept, send := f.request(), false, f.insist
 	if f.Spool != "" && !f.Sync {
@@ -246,7 +244,7 @@ func (f *Flags) insist(ctx context.Context, r request) failure {
 	}
 }
 
-// round offers r to one server after the other, until one answers for good.
+// round offers r to one server after the other, until a server takes it or refuses it for good.
 func (f *Flags) round(ctx context.Context, r request) (all failure) {
 	for _, s := range f.servers {
 		fail := f.post(ctx, s, r)
@@ -281,13 +279,13 @@ func (f *Flags) post(ctx context.Context, s server, r request) failure {
 		return failure{err: fmt.Errorf("%s: %w", name, errors.Unwrap(err))} // without the URL
 	}
 	defer resp.Body.Close()
-	answer, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10)) // half an answer is none of slackboard's
+	answer, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10)) // judge does not take half an answer for slackboard's
 	return judge(name, resp, answer)
 }
 
-// judge returns what an answer of a server means. One that is not as slackboard answers comes from a proxy, or from
-// another program: there is no server there now; but 413 is about the request, whoever says it. A 502 is final except
-// one with Retry-After: Slack has refused the message, or may have posted it.
+// judge returns what an answer means. An answer that is not slackboard's comes from a proxy or from another program:
+// then no server was reached, except that a 413 is always about the request. A 502 is final, except with a Retry-After:
+// Slack has refused the message, or may have posted it.
 func judge(name string, resp *http.Response, answer []byte) (fail failure) {
 	var said struct{ Message string }
 	ours, status := json.Unmarshal(answer, &said) == nil && said.Message != "", resp.StatusCode
@@ -311,7 +309,7 @@ func judge(name string, resp *http.Response, answer []byte) (fail failure) {
 	return fail
 }
 
-// Flush sends what the spool keeps, for a run that has nothing to say itself. What cannot be sent stays.
+// Flush sends what the spool keeps, for a run without a message of its own. What cannot be sent stays.
 func (f *Flags) Flush(ctx context.Context) { f.drain(ctx, request{}) }
 
 // store returns nil once r is in a file that would survive a power cut.
@@ -322,37 +320,30 @@ func store(dir string, r request) error {
 	name := time.Now().UTC().Format("20060102T150405.000000000Z") + "-" + r.Key + ".json"
 	tmp := filepath.Join(dir, ".new-"+r.Key)
 	defer os.Remove(tmp) // unless it is renamed
-	err := os.WriteFile(tmp, encode(r), 0o600)
-	if err == nil {
-		err = syncPath(tmp)
+	if err := cmp.Or(os.WriteFile(tmp, encode(r), 0o600), syncPath(tmp)); err != nil {
+		return err
 	}
-	if err == nil {
-		err = os.Rename(tmp, filepath.Join(dir, name))
-	}
-	if err == nil {
-		err = syncPath(dir)
-	}
-	return err
+	return cmp.Or(os.Rename(tmp, filepath.Join(dir, name)), syncPath(dir))
 }
 
 func syncPath(path string) error {
 	file, err := os.Open(path)
-	if err == nil {
-		defer file.Close()
-		err = file.Sync()
+	if err != nil {
+		return err
 	}
-	return err
+	defer file.Close()
+	return file.Sync()
 }
 
-// drain sends what the spool keeps, the oldest first, and own last, unless another run is doing that: for a message of
-// its own it waits for that run. It returns why own is not sent. What is not sent holds up what goes to the same tag or
-// channel, and nothing else.
+// drain sends what the spool keeps, the oldest first, and own last. It returns why own was not sent. If another run is
+// sending, drain waits for that run, or returns at once if there is no own. A message that cannot be sent now holds
+// back the messages to the same tag or channel, and no others.
 func (f *Flags) drain(ctx context.Context, own request) failure {
 	dir, err := os.Open(f.Spool)
 	if err != nil {
 		return failure{err: err}
 	}
-	defer dir.Close() // and gives up the lock
+	defer dir.Close() // which gives up the lock, too
 	if err := f.Ready(); err != nil {
 		return failure{err: err}
 	}
@@ -384,7 +375,7 @@ func (f *Flags) drain(ctx context.Context, own request) failure {
 		switch {
 		case err != nil: // another user's
 		case fail.err == nil || fail.refused && isOwn:
-			err = os.Remove(path) // one that comes back after a power cut is known to the server by its key
+			err = os.Remove(path) // if it comes back after a power cut, the server knows its key
 		case fail.refused:
 			f.Complain(fmt.Errorf("set aside as %s.bad: %w", path, fail.err))
 			err = os.Rename(path, path+".bad")

@@ -1,7 +1,6 @@
 package cli
 
-// A text that may be of any length and hold anything, on its way to people: kept in part, cleaned, cut, and shown as
-// it is.
+// A text of any length and content, made fit for people: its beginning and end are kept, cleaned, cut and escaped.
 
 import (
 	"fmt"
@@ -57,7 +56,7 @@ func (t *Text) Cut(limit int, clean func(string) string) string {
 	return strings.TrimSuffix(head, "\n") + fmt.Sprintf(marker, max(0, t.Total-int64(len(head)+len(tail)))) + tail
 }
 
-// Cut is Text's, for a text at hand.
+// Cut is Text.Cut for a string.
 func Cut(s string, limit int, clean func(string) string) string {
 	return (&Text{[]byte(s), int64(len(s))}).Cut(limit, clean)
 }
@@ -100,7 +99,7 @@ func Shown(s string) string {
 	return b.String() + string(line)
 }
 
-// Escape returns text as Slack wants what is no markup:
+// Escape returns text so that Slack shows it without markup:
 // https://docs.slack.dev/messaging/formatting-message-text/#escaping
 func Escape(text string) string {
 	return strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;").Replace(text)
@@ -109,11 +108,11 @@ func Escape(text string) string {
 // Code returns s as a block of code, which s cannot end.
 func Code(s string) string { return "```\n" + strings.TrimSuffix(Harmless(s), "\n") + "\n```\n" }
 
-// Harmless returns s as Slack shows it as it is: escaped, and with a U+2060 (which shows nothing) where it would ping
-// everyone or end a code block.
+// Harmless returns s so that Slack shows it and does nothing else: escaped, and with a U+2060, which is invisible,
+// where s would notify everybody or end a code block.
 func Harmless(s string) string {
 	s = regexp.MustCompile("(?i)@(channel|here|everyone)").ReplaceAllString(s, "@\u2060$1")
-	for range 2 { // of three, the first round leaves two together
+	for range 2 { // the first round leaves two of three together
 		s = strings.ReplaceAll(s, "``", "`\u2060`")
 	}
 	return Escape(s)

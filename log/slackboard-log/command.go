@@ -21,8 +21,8 @@ import (
 	"slackboard/cli"
 )
 
-// grace is how long the command's children may go on after it has ended: those that hold its output open, and those
-// that were told to end with it.
+// grace is how long the command's children may go on after the command has ended: those that hold its output open, and
+// those that got a TERM together with it.
 const grace = 2 * time.Second
 
 // command is what people want to run, while it runs, and what it leaves.
@@ -33,11 +33,11 @@ type command struct {
 	timeout, killAfter time.Duration
 
 	cmd     *exec.Cmd
-	signals chan os.Signal // that we get: for the command; after its end they are for us
-	isGroup bool           // it has a process group of its own
-	told    bool           // to end: then its children end with it
+	signals chan os.Signal // to pass on to the command; after its end they are for us
+	isGroup bool           // the command has a process group of its own
+	told    bool           // the command got a TERM: its children have to end, too
 
-	files  []*os.File    // that may hold us up: the pipes, and a FIFO as the -log file
+	files  []*os.File    // reading or writing these may block: the pipes, and a FIFO as the -log file
 	copied chan struct{} // closed when all pipes have come to their end
 	mu     sync.Mutex    // for log and kept: with -tee two streams write
 	log    *os.File      // nil without -log, and once it cannot be written
@@ -50,7 +50,7 @@ type command struct {
 }
 
 // run runs args with our standard input, environment and folder, and returns once it has ended and its output is
-// copied. A -log file that cannot be opened is told, and args runs all the same.
+// copied. If the -log file cannot be opened, the user is told, and args runs without it.
 func (c *command) run(args []string) {
 	c.cmd, c.started = exec.Command(args[0], args[1:]...), time.Now()
 	c.signals, c.copied = make(chan os.Signal, 16), make(chan struct{})
@@ -131,8 +131,8 @@ func inForeground() bool {
 	return int(group) == syscall.Getpgrp()
 }
 
-// copy takes what r has until its end or its deadline. When nobody reads tee any more the command is told as it would
-// be without us: by SIGPIPE.
+// copy reads r until its end or its deadline. When nobody reads tee any more, the command gets SIGPIPE, as it would
+// without us.
 func (c *command) copy(r, tee *os.File) {
 	defer r.Close()
 	buf := make([]byte, 64<<10) // what a pipe holds: one read empties it
@@ -152,7 +152,7 @@ func (c *command) copy(r, tee *os.File) {
 	}
 }
 
-// pass writes p to the file, if there is one still: after an error, which the user is told, there is none.
+// pass writes p to the file unless it is nil. After an error the user is told, and the file becomes nil.
 func (c *command) pass(p []byte, file **os.File, flag string) (err error) {
 	if *file != nil && len(p) > 0 {
 		if _, err = (*file).Write(p); err != nil {
@@ -163,7 +163,7 @@ func (c *command) pass(p []byte, file **os.File, flag string) (err error) {
 	return err
 }
 
-// wait waits for the command's end. Until then it gets our signals, and those that its time brings.
+// wait waits for the command's end. Until then it passes on our signals, and sends those of -timeout and -kill-after.
 func (c *command) wait() {
 	ended := make(chan syscall.WaitStatus, 1)
 	go c.reap(ended)
@@ -197,18 +197,17 @@ func (c *command) wait() {
 // reap takes all children that end: the command, and orphans that have become ours. A zombie would keep the command's
 // group from being empty.
 func (c *command) reap(ended chan<- syscall.WaitStatus) {
-	for {
-		var status syscall.WaitStatus
-		switch pid, err := syscall.Wait4(-1, &status, 0, nil); {
-		case err == syscall.ECHILD:
-			return
-		case pid == c.cmd.Process.Pid:
+	var status syscall.WaitStatus
+	for err := error(nil); err != syscall.ECHILD; {
+		var pid int
+		if pid, err = syscall.Wait4(-1, &status, 0, nil); pid == c.cmd.Process.Pid {
 			ended <- status
 		}
 	}
 }
 
-// signal sends s to the command's group. In ours there is also who called us: there only the command gets it.
+// signal sends s to the command's group or, if the command is in our group, to the command alone: our caller may be in
+// our group, too.
 func (c *command) signal(s syscall.Signal) {
 	target := c.cmd.Process.Pid
 	if c.isGroup {
@@ -216,17 +215,17 @@ func (c *command) signal(s syscall.Signal) {
 	}
 	syscall.Kill(target, s)
 	if s == syscall.SIGTERM {
-		syscall.Kill(target, syscall.SIGCONT) // one that is stopped would not end
+		syscall.Kill(target, syscall.SIGCONT) // a process that is stopped would not end
 		c.told = true
 	}
 }
 
-// settle returns when the output is at its end and, if the command was told to end, its group is empty: after the grace
-// at the latest, unless those who read our own output are slower. Then a signal says that nobody has the patience.
+// settle returns when the output is at its end and, if the command got a TERM, when its group is empty. That takes the
+// grace at most, except if those who read our own output are slower: then a signal ends the wait.
 func (c *command) settle() {
 	over := time.Now().Add(grace)
 	for _, f := range c.files {
-		f.SetDeadline(over) // fails where it is not needed: for a plain file, or none
+		f.SetDeadline(over) // an error means that it is not needed: f is a plain file, or nil
 	}
 	lingers := func() bool { return c.told && c.isGroup && syscall.Kill(-c.cmd.Process.Pid, 0) == nil }
 	for lingers() && time.Now().Before(over) {
