@@ -16,7 +16,9 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
@@ -25,6 +27,19 @@ import (
 
 // version is the release of all three programs, as CHANGELOG.md has it.
 const version = "1.0.0"
+
+// build names what the program was built from, as the server does: 1.0.0+4bf7d1c09a2e.modified.
+func build() string {
+	text := version
+	info, _ := debug.ReadBuildInfo()
+	if revision := regexp.MustCompile(`vcs\.revision=(.{12})`).FindStringSubmatch(fmt.Sprint(info)); revision != nil {
+		text += "+" + revision[1]
+	}
+	if strings.Contains(fmt.Sprint(info), "vcs.modified=true") {
+		text += ".modified"
+	}
+	return text
+}
 
 // Flags say what a message is, where it goes and how hard to try: FlagSet has the meaning of each.
 type Flags struct {
@@ -98,7 +113,7 @@ func (f *Flags) Parse(fs *flag.FlagSet, args []string, usage string) error {
 	case err != nil:
 		return fmt.Errorf("%w: see %s -h", err, f.program)
 	case *showVersion:
-		fmt.Printf("%s %s %s %s/%s\n", f.program, version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		fmt.Printf("%s %s %s %s/%s\n", f.program, build(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 		return flag.ErrHelp
 	}
 	f.Servers = cmp.Or(f.Servers, os.Getenv("SLACKBOARD_SERVER"))
