@@ -6,10 +6,8 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
-	"errors"
 	"net/http"
 	"net/url"
-	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -78,28 +76,34 @@ func (s *server) direct(sub submission) (submission, error) {
 // checkPayload returns the channel that a payload names. It refuses what Slack would refuse: only now can the sender be
 // told.
 func checkPayload(payload []byte) (channel string, err error) {
-	var p *struct {
-		Channel     string            `json:"channel"`
-		Text        string            `json:"text"`
-		Markdown    string            `json:"markdown_text"`
-		Blocks      []json.RawMessage `json:"blocks"`
-		Attachments []json.RawMessage `json:"attachments"`
-	}
-	var wrong *json.UnmarshalTypeError
-	switch err := json.Unmarshal(payload, &p); {
-	case errors.As(err, &wrong) && wrong.Type.Kind() == reflect.String:
-		return "", badPayload("invalid_payload", "payload.%s is not a string", wrong.Field)
-	case wrong != nil && wrong.Type.Kind() == reflect.Slice:
-		return "", badPayload("invalid_"+wrong.Field, "payload.%s is not an array", wrong.Field)
-	case err != nil || p == nil:
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(payload, &fields) != nil || fields == nil {
 		return "", badPayload("invalid_payload", "payload is missing, or not a JSON object")
-	case len(p.Channel) > nameLimit || strings.ContainsFunc(p.Channel, endsLine):
-		return p.Channel, badPayload("channel_not_found",
-			"payload.channel is longer than %d bytes or has a control character in it", nameLimit)
-	case strings.TrimSpace(p.Text+p.Markdown) == "" && len(p.Blocks)+len(p.Attachments) == 0:
-		return p.Channel, badPayload("no_text", "payload has neither text nor blocks nor attachments")
 	}
-	return p.Channel, nil
+	var text, markdown string
+	var blocks, attachments []json.RawMessage
+	for _, field := range []struct {
+		key, kind, code string
+		into            any
+	}{
+		{"channel", "a string", "invalid_payload", &channel},
+		{"text", "a string", "invalid_payload", &text},
+		{"markdown_text", "a string", "invalid_payload", &markdown},
+		{"blocks", "an array", "invalid_blocks", &blocks},
+		{"attachments", "an array", "invalid_attachments", &attachments},
+	} {
+		if value := fields[field.key]; value != nil && json.Unmarshal(value, field.into) != nil {
+			return "", badPayload(field.code, "payload.%s is not %s", field.key, field.kind)
+		}
+	}
+	switch {
+	case len(channel) > nameLimit || strings.ContainsFunc(channel, endsLine):
+		err = badPayload("channel_not_found",
+			"payload.channel is longer than %d bytes or has a control character in it", nameLimit)
+	case strings.TrimSpace(text+markdown) == "" && len(blocks)+len(attachments) == 0:
+		err = badPayload("no_text", "payload has neither text nor blocks nor attachments")
+	}
+	return channel, err
 }
 
 const formFields = 100 // at most: each takes memory

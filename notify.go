@@ -251,7 +251,8 @@ func (s *server) readBody(w http.ResponseWriter, r *http.Request, stranger bool)
 		return nil, done, answer{status: http.StatusUnsupportedMediaType, Message: coding}
 	}
 	reader := http.MaxBytesReader(w, r.Body, bodyLimit)
-	if err = error(&http.MaxBytesError{}); r.ContentLength <= bodyLimit {
+	err = &http.MaxBytesError{Limit: bodyLimit}
+	if r.ContentLength <= bodyLimit { // else nothing of it is read
 		body, err = io.ReadAll(io.LimitReader(reader, small))
 	}
 	if len(body) == small {
