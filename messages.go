@@ -293,8 +293,20 @@ func (s *server) matches(q search, w, became line) bool {
 
 // named returns the message that the path names, and what became of it.
 func (s *server) named(r *http.Request) (m, became line, err error) {
-	err = s.alone(r.Context(), func() (err error) {
-		m, became, err = s.spool.find(r.PathValue("id"))
+	ctx, stop := context.WithCancel(r.Context())
+	defer stop()
+	err = s.alone(ctx, func() error {
+		var newest found
+		err := s.spool.all(ctx, func(w, became line) {
+			if w.id == r.PathValue("id") && w.seq > newest.seq {
+				newest = found{w.seq, w.lies, became.lies}
+				stop() // after this segment
+			}
+		})
+		if newest.seq == 0 {
+			return cmp.Or(err, errGone)
+		}
+		m, became, err = newest.read(s.spool)
 		return err
 	})
 	return m, became, err

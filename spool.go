@@ -12,7 +12,7 @@ package main
 //
 //	CRC LEN W SEQ REPLACES TIME ROUTE {"id":…}  a message waits. It replaces dead letter REPLACES (0: none)
 //	CRC LEN X SEQ ATTEMPTS "REASON"             it is a dead letter
-//	CRC LEN D SEQ TIME FATE ATTEMPTS PLACE      it is done; its W line lies at PLACE, SEGMENT:OFFSET
+//	CRC LEN D SEQ TIME FATE ATTEMPTS            it is done
 //	CRC LEN K SEQ ID                            it is gone, but its idempotency key is remembered
 //
 // SEQ numbers the messages in the order of acceptance, TIME is in Unix milliseconds. The last line about a message
@@ -161,7 +161,7 @@ type spool struct {
 	failed   error             // why nothing can be added, nil while it can
 	closed   bool
 
-	still sync.RWMutex // held by who looks at all that is live: nothing is carried forward meanwhile
+	still sync.RWMutex // held by walkAll
 
 	// Owned by run:
 	newest, oldest uint64
@@ -195,9 +195,7 @@ type line struct {
 	json     []byte // all of it; not set in lines that are to be written
 	attempts int
 	reason   string // of an X line; the fate in a D line
-	place    place  // of the W line, in a D line
-
-	lies place // this line itself
+	lies     place
 }
 
 var (
@@ -225,8 +223,6 @@ func (l *line) appendTo(b []byte) []byte {
 		number(uint64(l.at))
 		b = append(append(b, ' '), l.reason...)
 		number(uint64(l.attempts))
-		number(l.place.segment())
-		b = strconv.AppendInt(append(b, ':'), l.place.offset(), 10)
 	case 'K':
 		b = append(append(b, ' '), l.id...)
 	}
@@ -287,8 +283,6 @@ func parseLine(b []byte) (l line, n int) {
 		ok = json.Unmarshal(rest, &l.reason) == nil && ok
 	case "D":
 		l.at, l.reason, l.attempts = int64(number(field())), string(field()), int(number(field()))
-		file, offset, _ := bytes.Cut(rest, []byte(":"))
-		l.place = newPlace(number(file), int64(number(offset)))
 	case "K":
 		l.id = string(rest)
 	default:
@@ -665,7 +659,7 @@ func (s *spool) stage(lines []line, c *change) []line {
 			continue
 		}
 		s.staged[e.seq] = true
-		l := line{kind: 'D', seq: e.seq, at: now, reason: e.fate, attempts: e.attempts, place: s.live.at(e.seq)}
+		l := line{kind: 'D', seq: e.seq, at: now, reason: e.fate, attempts: e.attempts}
 		if e.fate == fateDead {
 			l.kind, l.reason = 'X', e.reason
 		}
@@ -701,9 +695,6 @@ func (s *spool) append(lines []line) error {
 	var err error
 	for i := range lines {
 		lines[i].lies = newPlace(s.newest, at+int64(len(b)))
-		if lines[i].kind == 'D' && lines[i].place == 0 { // of what is added by the same change
-			lines[i].place = lines[i-1].lies
-		}
 		b = lines[i].appendTo(b)
 		if i < len(lines)-1 && (len(b) < batchBytes || !s.spare) {
 			continue
@@ -1083,97 +1074,60 @@ func (s *spool) numbers() []uint64 {
 	return numbers
 }
 
-// each calls f for every message that waits or is a dead letter, in no order. What changes meanwhile may be missed.
-func (s *spool) each(f func(w line, dead bool)) error {
+// walkAll calls each of fs for every line of a segment, from the newest segment back, until ctx ends. Nothing is carried
+// forward meanwhile.
+func (s *spool) walkAll(ctx context.Context, fs ...func(line)) error {
 	s.still.RLock()
 	defer s.still.RUnlock()
 	for _, number := range s.numbers() {
-		_, _, _, err := s.walk(number, func(l line) {
-			if w, x := s.where(l.seq); l.kind == 'W' && w == l.lies {
-				f(l, x != 0)
+		for _, f := range fs {
+			if _, _, _, err := s.walk(number, f); err != nil {
+				return err
 			}
-		})
-		if err != nil {
+		}
+		if err := ctx.Err(); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// all calls f for every message that the log knows, in no order, with its W line and what became of it: its D line, an
-// X
-// line of which nothing but the kind is set, or a zero one. What changes meanwhile may be missed. f must not keep parts
-// of the W line.
+// each calls f for every message that waits or is a dead letter, in no order. What changes meanwhile may be missed.
+func (s *spool) each(f func(w line, dead bool)) error {
+	return s.walkAll(context.Background(), func(l line) {
+		if w, x := s.where(l.seq); l.kind == 'W' && w == l.lies {
+			f(l, x != 0)
+		}
+	})
+}
+
+// all calls f for every message that the log knows, those of the newest segment first, with its W line and what became
+// of it: the kind, fate and place of its D line, the kind of its X line, or a zero line. What changes meanwhile may be
+// missed. f must not keep parts of the W line.
 func (s *spool) all(ctx context.Context, f func(w, became line)) error {
-	type done struct {
-		seq      uint64
-		at       int64
-		attempts int
-		fate     string
-		lies     place
+	type end struct {
+		fate string
+		lies place
 	}
-	ended := map[place]done{}            // by the place of the W line, until that is met
-	for _, number := range s.numbers() { // a D line is never in an older segment than its W line
-		_, _, _, err := s.walk(number, func(l line) {
-			if l.kind == 'D' {
-				ended[l.place] = done{l.seq, l.at, l.attempts, l.reason, l.lies}
-			}
-		})
-		if err == nil {
-			_, _, _, err = s.walk(number, func(l line) {
-				if l.kind != 'W' {
-					return
-				}
-				d, over := ended[l.lies]
-				delete(ended, l.lies)
-				w, x := s.where(l.seq)
-				switch {
-				case over && d.seq == l.seq:
-					f(l, line{kind: 'D', seq: d.seq, at: d.at, attempts: d.attempts, reason: d.fate, lies: d.lies})
-				case w == l.lies && x != 0:
-					f(l, line{kind: 'X'})
-				case w == l.lies:
-					f(l, line{})
-				}
-			})
+	ended := map[uint64]end{} // whose W lines were not met yet: they are in the same segment or an older one
+	return s.walkAll(ctx, func(l line) {
+		if l.kind == 'D' {
+			ended[l.seq] = end{l.reason, l.lies}
 		}
-		if err == nil {
-			err = ctx.Err()
+	}, func(l line) {
+		if l.kind != 'W' {
+			return
 		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) { // that is removed meanwhile
-			return err
+		d, over := ended[l.seq]
+		w, x := s.where(l.seq)
+		switch {
+		case over:
+			delete(ended, l.seq)
+			f(l, line{kind: 'D', reason: d.fate, lies: d.lies})
+		case w == l.lies && x != 0:
+			f(l, line{kind: 'X'})
+		case w == l.lies:
+			f(l, line{})
 		}
-	}
-	return nil
-}
-
-// find returns the newest W line with an id, and the line that says what became of it: a zero one while it waits.
-func (s *spool) find(id string) (w, became line, err error) {
-	s.still.RLock()
-	defer s.still.RUnlock()
-	numbers, i, seq := s.numbers(), 0, uint64(0)
-	for ; i < len(numbers) && seq == 0 && err == nil; i++ {
-		_, _, _, err = s.walk(numbers[i], func(l line) {
-			if l.kind == 'W' && l.id == id {
-				seq = l.seq
-			}
-		})
-	}
-	if at, _ := s.where(seq); at != 0 && err == nil {
-		return s.read(seq)
-	}
-	for i--; seq != 0 && i >= 0 && became.kind == 0 && err == nil; i-- {
-		_, _, _, err = s.walk(numbers[i], func(l line) {
-			if l.kind == 'D' && l.seq == seq {
-				became = line{kind: 'D', at: l.at, reason: l.reason, attempts: l.attempts, place: l.place}
-			}
-		})
-	}
-	if err == nil && became.kind == 0 {
-		err = errGone
-	}
-	if err == nil {
-		w, err = s.readLine(became.place)
-	}
-	return w, became, err
+	})
 }

@@ -35,8 +35,8 @@ func TestLineFormat(t *testing.T) {
 			line{kind: 'W', seq: 7, replaces: 3, at: 1763899200123,
 				route: []byte("tag:error%20s3/1"), id: "0a", body: []byte(`,"text":"x"}`)}},
 		{`X 7 3 "invalid_blocks: \"a\" <b>"`, line{kind: 'X', seq: 7, attempts: 3, reason: `invalid_blocks: "a" <b>`}},
-		{`D 7 1763899200123 delivered 2 42:1048576`,
-			line{kind: 'D', seq: 7, at: 1763899200123, reason: fateDelivered, attempts: 2, place: newPlace(42, 1<<20)}},
+		{`D 7 1763899200123 delivered 2`,
+			line{kind: 'D', seq: 7, at: 1763899200123, reason: fateDelivered, attempts: 2}},
 		{`K 7 k0123456789abcde`, line{kind: 'K', seq: 7, id: "k0123456789abcde"}},
 	} {
 		want := e2e.SpoolLine("%s", test.says)
@@ -57,7 +57,7 @@ func TestLineFormat(t *testing.T) {
 		}
 	}
 	for _, says := range []string{``, `W`, `W 1`, `W 1 0 2 to:x {"text":"no id"}`, `W x 0 2 to:x {"id":"a"}`,
-		`X 1 2 reason`, `D 1 2 delivered 1`, `D 1 2 delivered 1 2:x`, `Q 1 2`, `WW 1 0 2 to:x {"id":"a"}`} {
+		`X 1 2 reason`, `D 1 2 delivered`, `D 1 2 delivered x`, `Q 1 2`, `WW 1 0 2 to:x {"id":"a"}`} {
 		if l, n := parseLine([]byte(e2e.SpoolLine("%s", says))); n > 0 {
 			t.Errorf("%q is taken: %+v", says, l)
 		}
@@ -67,7 +67,7 @@ func TestLineFormat(t *testing.T) {
 // Whatever is in a file of the spool, reading it ends, and what was read is written as the same line.
 func FuzzSpoolFile(f *testing.F) {
 	one := []byte(e2e.SpoolLine(`W 1 0 2 to:#c {"id":"k1","text":"x"}`) + e2e.SpoolLine(`X 1 1 "y"`))
-	f.Add(slices.Concat(one, one, []byte(e2e.SpoolLine("D 1 2 dropped 3 1:0"))))
+	f.Add(slices.Concat(one, one, []byte(e2e.SpoolLine("D 1 2 dropped 3"))))
 	f.Add(bytes.ReplaceAll(append(one, one...), []byte("\n"), []byte("X")))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if len(data) > 10 && data[1] == ' ' && data[10] == ' ' {
@@ -326,7 +326,7 @@ func TestFoundAtStart(t *testing.T) {
 		"00000001.log": w(1, 0, "i1") + w(3, 0, "i3") + w(4, 0, "i4") + w(5, 0,
 			"i5") + e2e.SpoolLine(`X 4 2 "no_text"`) + e2e.SpoolLine(`X 5 1 "no_text"`) + w(6, 0, "i6"),
 		"00000003.log": w(2, 0, "i2") + w(1, 0, "i1") + w(4, 0, "i4") + e2e.SpoolLine(`X 4 2 "no_text"`) + w(7, 5,
-			"i5") + e2e.SpoolLine("D 6 1763899200123 delivered 1 1:9") + w(8, 0, "i8")[:40],
+			"i5") + e2e.SpoolLine("D 6 1763899200123 delivered 1") + w(8, 0, "i8")[:40],
 		"notes.txt": "kept",
 		"x.log":     "no file of the spool: left alone",
 	} {
@@ -624,7 +624,7 @@ func TestDamageBeforeCleaning(t *testing.T) {
 // What a message says is never taken for a line of the log, even where its own line is damaged.
 func TestLinesInsideTexts(t *testing.T) {
 	t.Parallel()
-	for _, inner := range []string{"D 1 5 dropped 1 1:0", "K 1 k0123456789abcde", `X 1 1 ":"`} {
+	for _, inner := range []string{"D 1 5 dropped 1", "K 1 k0123456789abcde", `X 1 1 ":"`} {
 		body := []byte(e2e.SpoolLine(`W 2 0 5 to:#c {"id":"2","payload":{"a %s":"","text":"2"}}`,
 			strings.TrimSuffix(e2e.SpoolLine("%s", inner), "\n")))
 		for i := range 18 {
