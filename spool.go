@@ -26,6 +26,7 @@ package main
 // segment, which takes its name.
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"context"
@@ -310,24 +311,22 @@ func (l *line) message() (*message, error) {
 	return m, nil
 }
 
-// nextLine returns the first line of b, how many bytes before it are damaged, and its length: 0 where there is none.
-// Unless b is final, it may begin behind them and go on behind b. Behind damage, a line has to end with a newline: what
-// looks like one inside a text does not, so that one damaged line costs no other and lets none in.
-func nextLine(b []byte, final, damaged bool) (l line, at, n int) {
-	for ; at < len(b); at++ {
-		rest := b[at:]
-		length := lineLength(rest)
-		if !final && (length > len(rest) || len(rest) < headerSize) {
-			return l, at, 0
+// lineReader reads lines. Its buffer grows with them.
+type lineReader struct{ *bufio.Reader }
+
+// peek returns the bytes of the line that comes next, as far as they are there. They stay valid until the next read.
+func (r *lineReader) peek() (b []byte, err error) {
+	b, err = r.Peek(headerSize)
+	if n := lineLength(b); n > 0 {
+		if n > r.Size() {
+			r.Reader = bufio.NewReaderSize(r.Reader, max(n, 2*r.Size()))
 		}
-		if length == 0 || length > len(rest) || (damaged || at > 0) && rest[length-1] != '\n' {
-			continue
-		}
-		if l, n = parseLine(rest); n > 0 {
-			return l, at, n
-		}
+		b, err = r.Peek(n)
 	}
-	return l, at, 0
+	if err == io.EOF {
+		err = nil
+	}
+	return b, err
 }
 
 // keyedID returns the id of a message to a route, with the client's key: the same for the same ones.
@@ -438,41 +437,36 @@ func (s *spool) isOldFormat(name string) bool {
 func fileName(segment uint64) string { return fmt.Sprintf("%08d.log", segment) }
 
 // walk calls f for every line of a segment; f must not keep parts of the line. It returns where the last one ends, how
-// many damaged ones are before that, and whether there is something but zeros behind it.
-func (s *spool) walk(number uint64, f func(line)) (end int64, damaged int, torn bool, err error) {
-	file, err := s.dir.Open(fileName(number))
+// many damaged ones are before that, and whether there is something but zeros behind it. Behind damage, a line has to
+// end with a newline: what looks like one inside a text does not, so that one damaged line costs no other and lets none
+// in.
+func (s *spool) walk(segment uint64, f func(line)) (end int64, damaged int, torn bool, err error) {
+	file, err := s.dir.Open(fileName(segment))
 	if err != nil {
 		return 0, 0, false, err
 	}
 	defer file.Close()
-	buf, at, bad, final := make([]byte, 0, len(zeros)), int64(0), 0, false
-	for !final {
-		n, err := io.ReadFull(file, buf[len(buf):cap(buf)])
-		if final = err == io.EOF || err == io.ErrUnexpectedEOF; err != nil && !final {
-			return 0, 0, false, err
+	r, at, bad, lineBegins := lineReader{bufio.NewReaderSize(file, len(zeros))}, int64(0), 0, true
+	for {
+		b, err := r.peek()
+		if err != nil || len(b) == 0 {
+			return end, damaged, torn, err
 		}
-		if buf = buf[:len(buf)+n]; bytes.Equal(buf, zeros[:min(len(buf), len(zeros))]) {
-			at, buf, bad = at+int64(len(buf)), buf[:0], bad+1 // a hole, or what was never written
-			continue
-		}
-		for rest := buf; ; {
-			l, skip, n := nextLine(rest, final, bad > 0)
-			if skip > 0 {
-				bad += 1 + bytes.Count(rest[:skip-1], []byte("\n"))
-				torn = torn || len(bytes.Trim(rest[:skip], "\x00")) > 0
-			}
-			at += int64(skip)
-			if rest = rest[skip+n:]; n == 0 {
-				buf = slices.Grow(buf[:copy(buf[:cap(buf)], rest)], 1)
-				break
-			}
-			l.lies = newPlace(number, at)
-			at += int64(n)
-			end, damaged, bad, torn = at, damaged+bad, 0, false
+		l, n := parseLine(b)
+		if n > 0 && (bad == 0 || b[n-1] == '\n') {
+			l.lies = newPlace(segment, at)
+			end, damaged, bad, torn, lineBegins = at+int64(n), damaged+bad, 0, false, true
 			f(l)
+		} else {
+			b, _ = r.Peek(r.Buffered())
+			n = max(1, len(b)-len(bytes.TrimLeft(b, "\x00"))) // one byte, or all of a hole or what was never written
+			torn = torn || b[0] != 0
+			bad += number(lineBegins)
+			lineBegins = b[n-1] == '\n'
 		}
+		at += int64(n)
+		r.Discard(n)
 	}
-	return end, damaged, torn, nil
 }
 
 // apply does to the index what a line says: at the start for all there are, and then for each that was written.
@@ -1009,22 +1003,13 @@ func (s *spool) readLine(p place) (l line, err error) {
 		return l, err
 	}
 	defer f.Close()
-	b := make([]byte, 1024)
-	for {
-		n, err := f.ReadAt(b, p.offset())
-		if err != nil && err != io.EOF {
-			return l, err
-		}
-		if size := lineLength(b[:n]); size > len(b) && err == nil {
-			b = make([]byte, size)
-			continue
-		}
-		l, n = parseLine(b[:n])
-		if l.lies = p; n == 0 {
-			return l, errDamaged
-		}
-		return l, nil
+	r := lineReader{bufio.NewReader(io.NewSectionReader(f, p.offset(), lineLimit))}
+	b, err := r.peek()
+	l, n := parseLine(b)
+	if l.lies = p; err == nil && n == 0 {
+		err = errDamaged
 	}
+	return l, err
 }
 
 // read returns the line of a message that waits or is a dead letter, and of the latter its X line, too.

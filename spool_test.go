@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -73,10 +74,14 @@ func FuzzSpoolFile(f *testing.F) {
 		if len(data) > 10 && data[1] == ' ' && data[10] == ' ' {
 			return // it may be the earlier format, which is refused
 		}
-		for at := 0; at < len(data); {
-			l, skip, n := nextLine(data[at:], true, at > 0)
-			if at += skip + n; n == 0 {
+		for r := (lineReader{bufio.NewReader(bytes.NewReader(data))}); ; {
+			b, err := r.peek()
+			if len(b) == 0 || err != nil {
 				break
+			}
+			l, n := parseLine(b)
+			if r.Discard(max(n, 1)); n == 0 {
+				continue
 			}
 			again := l.appendTo(nil)
 			if back, n := parseLine(again); n != len(again) || back.kind != l.kind || back.seq != l.seq {
