@@ -31,7 +31,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -184,7 +183,7 @@ type spool struct {
 	ended   chan struct{}
 }
 
-// line is one of the log. Its route, json and body are parts of the bytes that it was parsed from.
+// line is one of the log. Its route and body are parts of the bytes that it was parsed from.
 type line struct {
 	kind     byte
 	seq      uint64
@@ -193,7 +192,6 @@ type line struct {
 	route    []byte
 	id       string
 	body     []byte // the JSON behind the id
-	json     []byte // all of it; not set in lines that are to be written
 	attempts int
 	reason   string // of an X line; the fate in a D line
 	lies     place
@@ -208,37 +206,19 @@ var (
 func (l *line) appendTo(b []byte) []byte {
 	start := len(b)
 	b = append(b, "________ ________ "...)
-	number := func(n uint64) { b = strconv.AppendUint(append(b, ' '), n, 10) }
-	b = append(b, l.kind)
-	number(l.seq)
 	switch l.kind {
 	case 'W':
-		number(l.replaces)
-		number(uint64(l.at))
-		b = append(append(append(b, ' '), l.route...), ` {"id":"`...)
-		b = append(append(append(b, l.id...), '"'), l.body...)
+		b = fmt.Appendf(b, `W %d %d %d %s {"id":"%s"%s`, l.seq, l.replaces, l.at, l.route, l.id, l.body)
 	case 'X':
-		number(uint64(l.attempts))
-		b = append(append(b, ' '), encode(l.reason)...)
+		b = fmt.Appendf(b, "X %d %d %s", l.seq, l.attempts, encode(l.reason))
 	case 'D':
-		number(uint64(l.at))
-		b = append(append(b, ' '), l.reason...)
-		number(uint64(l.attempts))
+		b = fmt.Appendf(b, "D %d %d %s %d", l.seq, l.at, l.reason, l.attempts)
 	case 'K':
-		b = append(append(b, ' '), l.id...)
+		b = fmt.Appendf(b, "K %d %s", l.seq, l.id)
 	}
-	var n [4]byte
-	binary.BigEndian.PutUint32(n[:], uint32(len(b)-start-headerSize))
-	hex.Encode(b[start+9:], n[:])
-	binary.BigEndian.PutUint32(n[:], crc32.Checksum(b[start+9:], castagnoli))
-	hex.Encode(b[start:], n[:])
+	copy(b[start+9:], fmt.Sprintf("%08x", len(b)-start-headerSize))
+	copy(b[start:], fmt.Sprintf("%08x", crc32.Checksum(b[start+9:], castagnoli)))
 	return append(b, '\n')
-}
-
-func unhex(digits []byte) (uint32, error) {
-	var n [4]byte
-	_, err := hex.Decode(n[:], digits)
-	return binary.BigEndian.Uint32(n[:]), err
 }
 
 // lineLength returns how long the line that b begins with says it is, with its newline; 0 where no line begins.
@@ -246,7 +226,7 @@ func lineLength(b []byte) int {
 	if len(b) < headerSize || b[8] != ' ' || b[17] != ' ' {
 		return 0
 	}
-	n, err := unhex(b[9:17])
+	n, err := strconv.ParseUint(string(b[9:17]), 16, 32)
 	if err != nil || n > lineLimit {
 		return 0
 	}
@@ -258,7 +238,8 @@ func parseLine(b []byte) (l line, n int) {
 	if n = lineLength(b); n == 0 || n > len(b) {
 		return line{}, 0
 	}
-	if sum, err := unhex(b[:8]); err != nil || crc32.Checksum(b[9:n-1], castagnoli) != sum {
+	sum, err := strconv.ParseUint(string(b[:8]), 16, 32)
+	if err != nil || crc32.Checksum(b[9:n-1], castagnoli) != uint32(sum) {
 		return line{}, 0
 	}
 	rest, ok := b[headerSize:n-1], true
@@ -266,24 +247,24 @@ func parseLine(b []byte) (l line, n int) {
 		word, rest, _ = bytes.Cut(rest, []byte(" "))
 		return word
 	}
-	number := func(s []byte) uint64 {
-		n, err := strconv.ParseUint(string(s), 10, 64)
+	number := func() uint64 {
+		n, err := strconv.ParseUint(string(field()), 10, 64)
 		ok = ok && err == nil
 		return n
 	}
 	kind := string(field())
-	l.seq = number(field())
+	l.seq = number()
 	switch kind {
 	case "W":
-		l.replaces, l.at, l.route, l.json = number(field()), int64(number(field())), field(), rest
+		l.replaces, l.at, l.route = number(), int64(number()), field()
 		quoted, has := bytes.CutPrefix(rest, []byte(`{"id":"`))
 		id, body, closed := bytes.Cut(quoted, []byte(`"`))
 		l.id, l.body, ok = string(id), body, ok && has && closed
 	case "X":
-		l.attempts = int(number(field()))
+		l.attempts = int(number())
 		ok = json.Unmarshal(rest, &l.reason) == nil && ok
 	case "D":
-		l.at, l.reason, l.attempts = int64(number(field())), string(field()), int(number(field()))
+		l.at, l.reason, l.attempts = int64(number()), string(field()), int(number())
 	case "K":
 		l.id = string(rest)
 	default:
@@ -304,7 +285,7 @@ func lineSize(route, id, body int) int64 { return int64(64 + route + id + body) 
 // message decodes a W line.
 func (l *line) message() (*message, error) {
 	m := &message{}
-	if err := json.Unmarshal(l.json, m); err != nil {
+	if err := json.Unmarshal(fmt.Appendf(nil, `{"id":"%s"%s`, l.id, l.body), m); err != nil {
 		return nil, errDamaged
 	}
 	m.seq, m.queued, m.route = l.seq, l.at, parseRoute(string(l.route))

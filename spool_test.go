@@ -45,7 +45,7 @@ func TestLineFormat(t *testing.T) {
 			t.Errorf("got %q, want %q", got, want)
 		}
 		read, n := parseLine([]byte(want + "x"))
-		if read.json = nil; n != len(want) || fmt.Sprintf("%+v", read) != fmt.Sprintf("%+v", test.line) {
+		if n != len(want) || fmt.Sprintf("%+v", read) != fmt.Sprintf("%+v", test.line) {
 			t.Errorf("%q is read as %+v, %d of %d bytes", want, read, n, len(want))
 		}
 		for i := range len(want) - 1 { // its newline says nothing
