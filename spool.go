@@ -208,7 +208,8 @@ func (l *line) appendTo(b []byte) []byte {
 	b = append(b, "________ ________ "...)
 	switch l.kind {
 	case 'W':
-		b = fmt.Appendf(b, `W %d %d %d %s {"id":"%s"%s`, l.seq, l.replaces, l.at, l.route, l.id, l.body)
+		b = fmt.Appendf(b, `W %d %d %d %s {"id":"%s"`, l.seq, l.replaces, l.at, l.route, l.id)
+		b = append(b, l.body...) // it may be large: fmt would copy it once more
 	case 'X':
 		b = fmt.Appendf(b, "X %d %d %s", l.seq, l.attempts, encode(l.reason))
 	case 'D':
