@@ -505,6 +505,7 @@ func TestPageShowsPause(t *testing.T) {
 // asks every 30 s, and its title and icon say what is wrong: also that there is no answer.
 func TestPageTellsByItself(t *testing.T) {
 	t.Parallel()
+	NeedsLong(t)
 	slack := &answers{replies: map[string]Reply{
 		"#billing": {Status: 400, Body: "invalid_blocks"},
 		"#db":      {Status: 503},
@@ -570,6 +571,7 @@ func TestPageTellsByItself(t *testing.T) {
 // Without a mouse: the keyboard reaches everything, in order, and one sees where it is.
 func TestPageByKeyboard(t *testing.T) {
 	t.Parallel()
+	NeedsLong(t)
 	p := newPageServer(t, nightly(), &answers{})
 	p.send("ops", "", "", "hello", "")
 	p.open(p.url + "#messages")
@@ -674,6 +676,7 @@ func TestPageWithMuch(t *testing.T) {
 // Below a path of a reverse proxy, with a token that the browser asks for once, all works; a sender sees nothing.
 func TestPageBelowPath(t *testing.T) {
 	t.Parallel()
+	NeedsLong(t)
 	p := newPageServer(t, "[core]\nport = '127.0.0.1:0'\nauth_token = 'T0KEN'\nslack_url = 'SLACK/'\n"+
 		"[[tags]]\ntag = 'ops'\nchannel = '#ops'\n[log]\nlevel = 'debug'\naccess_log = 'stdout'\n", &answers{})
 	var asked sync.Map
@@ -730,6 +733,7 @@ func TestPageBelowPath(t *testing.T) {
 // Seen from elsewhere, the page shows the numbers, and says how to get the rest.
 func TestPageFromElsewhere(t *testing.T) {
 	t.Parallel()
+	NeedsLong(t)
 	p := newPageServer(t, nightly(), &answers{})
 	p.between.Store(p.through(func(h http.Header) { h.Set("X-Forwarded-For", "192.0.2.1") }))
 	p.open(p.url + "#messages")

@@ -520,6 +520,7 @@ func besiegeFull(t *testing.T) *besieged {
 // the whole.
 func TestListingOfLargeMessages(t *testing.T) {
 	t.Parallel()
+	NeedsLong(t)
 	b := besiegeFull(t)
 	text, n := strings.Repeat("bottles ", 125_000), Rounds(300, 40)
 	for i := range n {
