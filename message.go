@@ -55,10 +55,11 @@ func (m *message) acceptedAt() time.Time {
 	return time.UnixMilli(cmp.Or(m.Accepted, m.queued))
 }
 
-// again returns the dead letter m as it is sent again.
+// again returns the dead letter m as it is sent again. It has no number until it is stored.
 func (m *message) again() *message {
 	copied := *m
-	copied.Accepted, copied.replaces, copied.body = m.acceptedAt().UnixMilli(), m.seq, nil
+	copied.Accepted, copied.replaces = m.acceptedAt().UnixMilli(), m.seq
+	copied.seq, copied.body = 0, nil
 	return &copied
 }
 
