@@ -20,9 +20,8 @@ package main
 //
 // One goroutine, run, writes: one write and one sync for all that is queued, then the index, then the answers. Only
 // the newest segment is written and only the oldest is removed, after what is live in it was carried forward. So no
-// line outlives the one that it is about. After a write or a sync that failed, the file is not to be believed, since
-// the
-// kernel reports such an error once and drops the data: what is known to be good of it is copied into the spare
+// line outlives the one that it is about. After a write or a sync that failed, the file is not to be believed: the
+// kernel reports such an error once and drops the data. What is known to be good of the file is copied into the spare
 // segment, which takes its name.
 
 import (
@@ -1041,8 +1040,8 @@ func (s *spool) numbers() []uint64 {
 	return numbers
 }
 
-// walkAll calls each of fs for every line of a segment, from the newest segment back, until ctx ends. Nothing is carried
-// forward meanwhile.
+// walkAll calls each of fs for every line of a segment, from the newest segment back, until ctx ends. Meanwhile nothing
+// is carried forward.
 func (s *spool) walkAll(ctx context.Context, fs ...func(line)) error {
 	s.still.RLock()
 	defer s.still.RUnlock()

@@ -122,9 +122,8 @@ type routeStats struct {
 	accepted    hour
 }
 
-// hour counts what happened within the last hour, in equal steps. A copy shares them: whichever comes to a new step
-// first
-// empties it, and the other empties it again before it counts there.
+// hour counts what happened within the last hour, in equal steps. A copy shares the steps of its original: use it under
+// the same lock, and only to read.
 type hour struct {
 	newest int64 // step
 	steps  []int32
