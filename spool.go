@@ -41,7 +41,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -63,7 +62,6 @@ const (
 	lineLimit     = 8 << 20 // bytes; no message comes near that
 	probeEvery    = time.Second
 	spareName     = "spare"
-	newSpareName  = "spare.new"
 	headerSize    = len("9a0b3c4d 000000f3 ")
 )
 
@@ -81,24 +79,16 @@ func newPlace(segment uint64, offset int64) place { return place(segment<<32 | u
 func (p place) segment() uint64                   { return uint64(p >> 32) }
 func (p place) offset() int64                     { return int64(p & (1<<32 - 1)) }
 
-// places is where lines lie, by their messages' numbers. A place takes 10 bytes where numbers are dense, 150 at most.
-type places map[uint64]*[16]place
+// places is where lines lie, by their messages' numbers. A place takes some 13 bytes where numbers are dense, 200 at most.
+type places map[uint64][16]place
 
-func (p places) at(seq uint64) place {
-	if some := p[seq/16]; some != nil {
-		return some[seq%16]
-	}
-	return 0
-}
+func (p places) at(seq uint64) place { return p[seq/16][seq%16] }
 
 // set notes that a line lies at a place, or is none any more (0).
 func (p places) set(seq uint64, at place) {
 	some := p[seq/16]
-	if some == nil {
-		some = new([16]place)
-		p[seq/16] = some
-	}
-	if some[seq%16] = at; at == 0 && *some == ([16]place{}) {
+	some[seq%16] = at
+	if p[seq/16] = some; some == ([16]place{}) {
 		delete(p, seq/16)
 	}
 }
@@ -156,13 +146,13 @@ type spool struct {
 	segments map[uint64]*segment
 	none     segment
 	keys     map[string]uint64 // ids made of idempotency keys: at least the newest keysKept, with their numbers
-	failed   error             // why nothing can be added, nil while it can
 
 	still sync.RWMutex // held by walkAll
 
 	// Owned by run:
 	newest, oldest uint64
 	f              *os.File // the newest segment
+	w              *bufio.Writer
 	suspect        error    // why it is not to be believed
 	spare          bool     // there is one
 	seq            uint64
@@ -171,10 +161,11 @@ type spool struct {
 	carried        uint64    // the oldest segment, once what is live in it was carried forward
 	cleanErr       error     // of the last attempt to remove a segment
 	cleanAt        time.Time // no attempt before, after an error
-	trouble        string    // what was logged, and has not ended
+	trouble        error     // what was logged last
 
 	bytes   atomic.Int64 // of all segments
 	damaged atomic.Int64 // lines
+	failed  atomic.Pointer[error]
 	quit    chan struct{}
 	ended   chan struct{}
 }
@@ -327,8 +318,10 @@ func openSpool(dir string, log *slog.Logger) (*spool, error) {
 	}
 	s := &spool{
 		dir: root, log: log, sync: syncData, changes: make(chan *change), live: places{}, dead: places{},
+		w: bufio.NewWriterSize(nil, batchBytes),
 		segments: map[uint64]*segment{}, keys: map[string]uint64{}, quit: make(chan struct{}), ended: make(chan struct{}),
 	}
+	s.failed.Store(new(error))
 	s.lock, err = root.OpenFile("lock", os.O_RDWR|os.O_CREATE, 0o600)
 	if err == nil && syscall.Flock(int(s.lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
 		err = fmt.Errorf("%s is in use by another process", dir)
@@ -349,34 +342,28 @@ func (s *spool) load() error {
 	if err != nil {
 		return err
 	}
-	var numbers []uint64
-	for _, e := range entries {
+	torn := false
+	for _, e := range entries { // in the order of their numbers
 		name, isLog := strings.CutSuffix(e.Name(), ".log")
 		number, _ := strconv.ParseUint(name, 10, 32)
 		switch {
 		case isLog && strings.HasPrefix(name, "dead-"):
 			return s.earlierFormat(e.Name())
-		case number > 0 && fileName(number) == e.Name():
-			numbers = append(numbers, number)
-		case isLog:
-			s.log.Error("not a file of the spool: it is left alone", "dir", s.dir.Name(), "file", e.Name())
+		case number == 0 || fileName(number) != e.Name():
+			continue
+		case torn: // a crash does that in the newest segment only
+			s.segments[s.newest].damaged++
 		}
-	}
-	if len(numbers) == 0 {
-		return s.makeRoom()
-	}
-	slices.Sort(numbers)
-	s.oldest, s.newest = numbers[0], numbers[len(numbers)-1]
-	for _, number := range numbers {
 		seg := &segment{}
-		s.segments[number] = seg
-		torn := false
+		s.segments[number], s.newest, s.oldest = seg, number, cmp.Or(s.oldest, number)
 		if seg.size, seg.damaged, torn, err = s.walk(number, s.apply); err != nil {
 			return err
 		}
-		if torn && number != s.newest { // in the newest, a crash did that
-			seg.damaged++
-		}
+	}
+	if s.newest == 0 {
+		return s.makeRoom()
+	}
+	for _, seg := range s.segments {
 		s.damaged.Add(int64(seg.damaged))
 		s.bytes.Add(seg.size)
 	}
@@ -396,8 +383,6 @@ func (s *spool) earlierFormat(name string) error {
 		filepath.Join(s.dir.Name(), name))
 }
 
-var earlierLine = regexp.MustCompile("^[PD] [0-9a-f]{8} ")
-
 func fileName(segment uint64) string { return fmt.Sprintf("%08d.log", segment) }
 
 // walk calls f for every line of a segment; f must not keep parts of the line. It returns where the last one ends, how
@@ -411,7 +396,7 @@ func (s *spool) walk(segment uint64, f func(line)) (end int64, damaged int, torn
 	}
 	defer file.Close()
 	r, at, bad, lineBegins := lineReader{bufio.NewReaderSize(file, len(zeros))}, int64(0), 0, true
-	if head, _ := r.Peek(headerSize); earlierLine.Match(head) {
+	if h, err := r.Peek(11); err == nil && (h[0] == 'P' || h[0] == 'D') && h[1] == ' ' && h[10] == ' ' {
 		return 0, 0, false, s.earlierFormat(file.Name())
 	}
 	for {
@@ -561,9 +546,8 @@ func (s *spool) commit(batch []*change) (kept []*change) {
 		close(c.done)
 	}
 	s.report(cmp.Or(full, err, s.cleanErr))
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.failed = cmp.Or(full, err)
+	err = cmp.Or(full, err)
+	s.failed.Store(&err)
 	return kept
 }
 
@@ -609,23 +593,18 @@ func (s *spool) append(lines []line) error {
 	if len(lines) == 0 || s.suspect != nil {
 		return s.suspect
 	}
-	seg, b := s.segments[s.newest], []byte(nil)
+	seg := s.segments[s.newest]
 	at := seg.size
-	var err error
+	s.w.Reset(io.NewOffsetWriter(s.f, at))
 	for i := range lines {
-		lines[i].lies = newPlace(s.newest, at+int64(len(b)))
-		b = lines[i].appendTo(b)
-		if i < len(lines)-1 && (len(b) < batchBytes || !s.spare) {
-			continue
-		}
-		if !s.spare && at+int64(len(b)) > segmentSize { // beyond it, writing could fail
+		lines[i].lies = newPlace(s.newest, at)
+		b := lines[i].appendTo(s.w.AvailableBuffer())
+		if at += int64(len(b)); at > segmentSize && !s.spare { // beyond it, writing could fail
 			return cmp.Or(s.full, errFull)
 		}
-		if _, err = s.f.WriteAt(b, at); err != nil {
-			break
-		}
-		at, b = at+int64(len(b)), b[:0]
+		s.w.Write(b)
 	}
+	err := s.w.Flush() // it knows of errors before it, too
 	if err == nil {
 		err = s.sync(s.f)
 	}
@@ -646,24 +625,21 @@ func (s *spool) append(lines []line) error {
 
 // report logs an error when it begins or changes, and its end.
 func (s *spool) report(err error) {
-	was := s.trouble
-	if s.trouble = ""; err != nil {
-		s.trouble = err.Error()
+	if fmt.Sprint(err) == fmt.Sprint(s.trouble) {
+		return
 	}
-	switch {
-	case s.trouble == was:
-	case err == nil:
-		s.log.Error("the spool works again", "dir", s.dir.Name())
-	default:
+	if s.trouble = err; err != nil {
 		s.log.Error("the spool does not work", "dir", s.dir.Name(), "err", err)
+	} else {
+		s.log.Error("the spool works again", "dir", s.dir.Name())
 	}
 }
 
 // prepare sees to the folder, and to room in it. It returns why nothing can be added.
 func (s *spool) prepare() error {
 	if gone := s.folder(); gone != nil {
-		s.suspect = fmt.Errorf("the spool's folder is gone: %w", gone)
-		return s.suspect
+		s.suspect = gone
+		return gone
 	}
 	if s.full == nil || !time.Now().Before(s.retryAt) {
 		s.full = s.makeRoom()
@@ -676,11 +652,12 @@ func (s *spool) prepare() error {
 func (s *spool) folder() error {
 	opened, err := s.lock.Stat()
 	there, gone := os.Stat(s.lock.Name())
-	if err = cmp.Or(err, gone); err == nil && !os.SameFile(opened, there) {
-		err = fmt.Errorf("%s was replaced: restart the server to use the new one", s.dir.Name())
+	_, lost := s.dir.Stat(fileName(s.newest))
+	if err = cmp.Or(err, gone, lost); err == nil && !os.SameFile(opened, there) {
+		err = errors.New("it was replaced: restart the server to use the new one")
 	}
-	if err == nil {
-		_, err = s.dir.Stat(fileName(s.newest))
+	if err != nil {
+		err = fmt.Errorf("the spool's folder is gone: %w", err)
 	}
 	return err
 }
@@ -696,13 +673,13 @@ func (s *spool) makeRoom() error {
 	return err
 }
 
-// makeSpare makes the next segment, if there is none. What a crash left of one is written over: that needs no room.
+// makeSpare makes the next segment, if there is none. What an earlier process left of one is written over: that needs no
+// room.
 func (s *spool) makeSpare() error {
 	if s.spare {
 		return nil
 	}
-	s.dir.Rename(spareName, newSpareName)
-	f, err := s.dir.OpenFile(newSpareName, os.O_WRONLY|os.O_CREATE, 0o600)
+	f, err := s.dir.OpenFile(spareName, os.O_WRONLY|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
 	}
@@ -714,12 +691,9 @@ func (s *spool) makeSpare() error {
 	if err == nil {
 		err = cmp.Or(f.Truncate(segmentSize), s.sync(f))
 	}
-	if err != nil {
-		s.dir.Remove(newSpareName)
-		return err
+	if s.spare = err == nil; err != nil {
+		s.dir.Remove(spareName)
 	}
-	err = s.dir.Rename(newSpareName, spareName)
-	s.spare = err == nil
 	return err
 }
 
@@ -734,10 +708,8 @@ func (s *spool) takeSpare() error {
 	if s.spare = false; err != nil {
 		return err
 	}
-	if _, err = io.Copy(f, content); err == nil {
-		err = s.sync(f)
-	}
-	if err == nil {
+	_, err = io.Copy(f, content)
+	if err = cmp.Or(err, s.sync(f)); err == nil {
 		err = s.dir.Rename(spareName, fileName(number))
 	}
 	if err != nil {
@@ -876,11 +848,7 @@ func (s *spool) seen(messages []*message) bool {
 }
 
 // health returns why nothing can be stored, nil while it can.
-func (s *spool) health() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.failed
-}
+func (s *spool) health() error { return *s.failed.Load() }
 
 // where returns where the W line of a message lies that waits or is a dead letter, and the X line of the latter.
 func (s *spool) where(seq uint64) (w, x place) {
@@ -892,6 +860,9 @@ func (s *spool) where(seq uint64) (w, x place) {
 // readLine reads the line at p. errDamaged is for what was read and is no line; any other error says nothing about it.
 func (s *spool) readLine(p place) (l line, err error) {
 	f, err := s.dir.Open(fileName(p.segment()))
+	if errors.Is(err, fs.ErrNotExist) && !slices.Contains(s.numbers(), p.segment()) {
+		return l, errDamaged // when its segment was removed, else it would have been carried forward
+	}
 	if err != nil {
 		return l, err
 	}
@@ -912,12 +883,11 @@ func (s *spool) read(seq uint64) (w, x line, err error) {
 		if at == 0 {
 			return w, x, errGone
 		}
-		if w, err = s.readLine(at); err == nil && w.seq != seq || errors.Is(err, fs.ErrNotExist) && s.isRemoved(at) {
+		if w, err = s.readLine(at); err == nil && w.seq != seq {
 			err = errDamaged
 		}
 		if x = (line{}); err == nil && dead != 0 {
-			x, err = s.readLine(dead)
-			if err == errDamaged || errors.Is(err, fs.ErrNotExist) {
+			if x, err = s.readLine(dead); err == errDamaged {
 				x, err = line{kind: 'X', seq: seq, reason: "its reason is damaged"}, nil
 			}
 		}
@@ -925,13 +895,6 @@ func (s *spool) read(seq uint64) (w, x line, err error) {
 			return w, x, err
 		} // else it has just moved
 	}
-}
-
-// isRemoved tells whether the segment of a line was removed: if the line did not move before, it was damaged.
-func (s *spool) isRemoved(p place) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.segments[p.segment()] == nil
 }
 
 // message returns one that waits or is a dead letter.
