@@ -79,16 +79,21 @@ func newPlace(segment uint64, offset int64) place { return place(segment<<32 | u
 func (p place) segment() uint64                   { return uint64(p >> 32) }
 func (p place) offset() int64                     { return int64(p & (1<<32 - 1)) }
 
-// places is where lines lie, by their messages' numbers. A place takes some 13 bytes where numbers are dense, 200 at most.
-type places map[uint64][16]place
+// places is where lines lie, by their messages' numbers. A place takes 10 bytes where numbers are dense, 150 at most.
+type places map[uint64]*[16]place
 
-func (p places) at(seq uint64) place { return p[seq/16][seq%16] }
+var nowhere [16]place
+
+func (p places) at(seq uint64) place { return cmp.Or(p[seq/16], &nowhere)[seq%16] }
 
 // set notes that a line lies at a place, or is none any more (0).
 func (p places) set(seq uint64, at place) {
 	some := p[seq/16]
-	some[seq%16] = at
-	if p[seq/16] = some; some == ([16]place{}) {
+	if some == nil {
+		some = new([16]place)
+		p[seq/16] = some
+	}
+	if some[seq%16] = at; *some == nowhere {
 		delete(p, seq/16)
 	}
 }
@@ -153,8 +158,8 @@ type spool struct {
 	newest, oldest uint64
 	f              *os.File // the newest segment
 	w              *bufio.Writer
-	suspect        error    // why it is not to be believed
-	spare          bool     // there is one
+	suspect        error // why it is not to be believed
+	spare          bool  // there is one
 	seq            uint64
 	full           error     // what kept the last attempt from making room
 	retryAt        time.Time // what has failed is not tried again before
@@ -318,7 +323,7 @@ func openSpool(dir string, log *slog.Logger) (*spool, error) {
 	}
 	s := &spool{
 		dir: root, log: log, sync: syncData, changes: make(chan *change), live: places{}, dead: places{},
-		w: bufio.NewWriterSize(nil, batchBytes),
+		w:        bufio.NewWriterSize(nil, batchBytes),
 		segments: map[uint64]*segment{}, keys: map[string]uint64{}, quit: make(chan struct{}), ended: make(chan struct{}),
 	}
 	s.failed.Store(new(error))
@@ -537,7 +542,7 @@ func (s *spool) commit(batch []*change) (kept []*change) {
 			lines = s.stage(lines, c, ended)
 		}
 	}
-	err := s.append(lines)
+	err := s.append(lines, segmentSize) // beyond that, the disk may be full
 	for _, c := range batch {
 		if c.err = cmp.Or(c.err, err); c.err != nil && c.add == nil {
 			kept = append(kept, c)
@@ -588,23 +593,27 @@ func (s *spool) stage(lines []line, c *change, ended map[uint64]bool) []line {
 	return lines
 }
 
-// append brings lines to disk and then into the index: all of them or, after an error, none.
-func (s *spool) append(lines []line) error {
+// append brings lines to disk and then into the index: all of them or, after an error, none. Without a spare segment the
+// newest one must not grow beyond limit.
+func (s *spool) append(lines []line, limit int64) error {
 	if len(lines) == 0 || s.suspect != nil {
 		return s.suspect
 	}
 	seg := s.segments[s.newest]
 	at := seg.size
-	s.w.Reset(io.NewOffsetWriter(s.f, at))
+	w, to := s.w, io.NewOffsetWriter(s.f, at)
+	if w.Reset(to); !s.spare { // nothing is written unless all of it fits
+		w = bufio.NewWriterSize(to, segmentSize)
+	}
 	for i := range lines {
 		lines[i].lies = newPlace(s.newest, at)
-		b := lines[i].appendTo(s.w.AvailableBuffer())
-		if at += int64(len(b)); at > segmentSize && !s.spare { // beyond it, writing could fail
+		b := lines[i].appendTo(w.AvailableBuffer())
+		if at += int64(len(b)); at > limit && !s.spare {
 			return cmp.Or(s.full, errFull)
 		}
-		s.w.Write(b)
+		w.Write(b)
 	}
-	err := s.w.Flush() // it knows of errors before it, too
+	err := w.Flush() // it knows of errors before it, too
 	if err == nil {
 		err = s.sync(s.f)
 	}
@@ -800,16 +809,15 @@ func (s *spool) carryForward() error {
 	}
 	var lines []line
 	var failed error
-	size, oldest := int64(0), s.segments[s.oldest]
+	size, limit, oldest := int64(0), int64(segmentSize), s.segments[s.oldest]
+	if oldest.live > 0 {
+		limit = carryLimit
+	}
 	write := func() {
 		if s.spare {
 			s.makeRoom() // if there is none for another spare, the rest of the newest segment has to do
 		}
-		if !s.spare && oldest.live > 0 && s.segments[s.newest].size+size > carryLimit {
-			failed = errFull
-		} else {
-			failed = s.append(lines)
-		}
+		failed = s.append(lines, limit)
 		lines, size = nil, 0
 	}
 	_, _, _, err := s.walk(s.oldest, func(l line) {
