@@ -168,9 +168,9 @@ type spool struct {
 	cleanAt        time.Time // no attempt before, after an error
 	trouble        error     // what was logged last
 
-	bytes   atomic.Int64 // of all segments
-	damaged atomic.Int64 // lines
-	failed  atomic.Pointer[error]
+	bytes   atomic.Int64          // of all segments
+	damaged atomic.Int64          // lines
+	failed  atomic.Pointer[error] // why nothing can be added, to nil while it can
 	quit    chan struct{}
 	ended   chan struct{}
 }
@@ -322,9 +322,9 @@ func openSpool(dir string, log *slog.Logger) (*spool, error) {
 		return nil, err
 	}
 	s := &spool{
-		dir: root, log: log, sync: syncData, changes: make(chan *change), live: places{}, dead: places{},
-		w:        bufio.NewWriterSize(nil, batchBytes),
-		segments: map[uint64]*segment{}, keys: map[string]uint64{}, quit: make(chan struct{}), ended: make(chan struct{}),
+		dir: root, log: log, sync: syncData, changes: make(chan *change), w: bufio.NewWriterSize(nil, batchBytes),
+		live: places{}, dead: places{}, segments: map[uint64]*segment{}, keys: map[string]uint64{},
+		quit: make(chan struct{}), ended: make(chan struct{}),
 	}
 	s.failed.Store(new(error))
 	s.lock, err = root.OpenFile("lock", os.O_RDWR|os.O_CREATE, 0o600)
@@ -402,7 +402,7 @@ func (s *spool) walk(segment uint64, f func(line)) (end int64, damaged int, torn
 	defer file.Close()
 	r, at, bad, lineBegins := lineReader{bufio.NewReaderSize(file, len(zeros))}, int64(0), 0, true
 	if h, err := r.Peek(11); err == nil && (h[0] == 'P' || h[0] == 'D') && h[1] == ' ' && h[10] == ' ' {
-		return 0, 0, false, s.earlierFormat(file.Name())
+		return 0, 0, false, s.earlierFormat(fileName(segment))
 	}
 	for {
 		b, err := r.peek()
