@@ -301,6 +301,33 @@ func TestDropTwiceWhileTheDiskFails(t *testing.T) {
 	})
 }
 
+// A dead letter that two operators send again at once is sent again once.
+func TestResendTwiceAtOnce(t *testing.T) {
+	inBubble(t, hookAndTags, func(n int, _ recorded) outcome {
+		if n == 1 {
+			return outcome{class: badContent, reason: "no_text"}
+		}
+		return outcome{class: delivered}
+	}, func(t *testing.T, p *inProcess, slack *recorder) {
+		id := p.notifyWith(t, "", "a", 1)[0]
+		time.Sleep(time.Minute)
+		slow := func() error { time.Sleep(time.Second); return nil }
+		p.disk.Store(&slow)
+		codes := make(chan int, 2)
+		for range 2 {
+			go func() { codes <- p.operator("POST", "/messages/"+id+"/retry").Code }()
+		}
+		time.Sleep(time.Minute)
+		if a, b := <-codes, <-codes; a+b != 200+404 {
+			t.Errorf("got %d and %d, want 200 and 404", a, b)
+		}
+		if st := p.stat(t); st.Delivered != 1 || st.Waiting != 0 || st.Dead != 0 || st.Damaged != 0 {
+			t.Errorf("counters: %+v", st)
+		}
+		p.holdsNothing(t)
+	})
+}
+
 func TestOperatorsAPI(t *testing.T) {
 	t.Parallel()
 	inBubble(t, hookAndTags, func(n int, r recorded) outcome {
