@@ -152,7 +152,7 @@ type spool struct {
 	none     segment
 	keys     map[string]uint64 // ids made of idempotency keys: at least the newest keysKept, with their numbers
 
-	still sync.RWMutex // held by walkAll
+	still sync.RWMutex // held by walkAll: nothing is carried forward meanwhile
 
 	// Owned by run:
 	newest, oldest uint64
@@ -186,7 +186,7 @@ type line struct {
 	body     []byte // the JSON behind the id
 	attempts int
 	reason   string // of an X line; the fate in a D line
-	lies     place
+	lies     place  // of the line itself
 }
 
 var (
@@ -593,21 +593,22 @@ func (s *spool) stage(lines []line, c *change, ended map[uint64]bool) []line {
 	return lines
 }
 
-// append brings lines to disk and then into the index: all of them or, after an error, none. Without a spare segment the
-// newest one must not grow beyond limit.
+// append brings lines to disk and then into the index: all of them or, after an error, none. Without a spare segment
+// the newest one must not grow beyond limit.
 func (s *spool) append(lines []line, limit int64) error {
 	if len(lines) == 0 || s.suspect != nil {
 		return s.suspect
 	}
-	seg := s.segments[s.newest]
+	seg, b := s.segments[s.newest], []byte(nil)
 	at := seg.size
 	w, to := s.w, io.NewOffsetWriter(s.f, at)
-	if w.Reset(to); !s.spare { // nothing is written unless all of it fits
+	w.Reset(to)
+	if !s.spare { // nothing is written unless all of it fits
 		w = bufio.NewWriterSize(to, segmentSize)
 	}
 	for i := range lines {
 		lines[i].lies = newPlace(s.newest, at)
-		b := lines[i].appendTo(w.AvailableBuffer())
+		b = lines[i].appendTo(b[:0])
 		if at += int64(len(b)); at > limit && !s.spare {
 			return cmp.Or(s.full, errFull)
 		}
@@ -682,8 +683,8 @@ func (s *spool) makeRoom() error {
 	return err
 }
 
-// makeSpare makes the next segment, if there is none. What an earlier process left of one is written over: that needs no
-// room.
+// makeSpare makes the next segment, if there is none. What an earlier process left of one is written over: that needs
+// no room.
 func (s *spool) makeSpare() error {
 	if s.spare {
 		return nil
@@ -804,7 +805,7 @@ func (s *spool) removeOldest() error {
 
 // carryForward appends again the lines of the oldest segment that the index knows, and the keys that are remembered.
 func (s *spool) carryForward() error {
-	if s.carried == s.oldest {
+	if s.carried == s.oldest { // but it could not be removed
 		return nil
 	}
 	var lines []line
@@ -923,8 +924,8 @@ func (s *spool) numbers() []uint64 {
 	return numbers
 }
 
-// walkAll calls each of fs for every line of a segment, from the newest segment back, until ctx ends. Nothing is carried
-// forward meanwhile.
+// walkAll calls each of fs for every line of a segment, from the newest segment back, until ctx ends. Nothing is
+// carried forward meanwhile.
 func (s *spool) walkAll(ctx context.Context, fs ...func(line)) error {
 	s.still.RLock()
 	defer s.still.RUnlock()
