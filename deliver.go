@@ -176,8 +176,9 @@ type deliverer struct {
 // newDeliverer returns one for what waits in sp, with so many posts in flight at most. It delivers from run on.
 func newDeliverer(cfg *config, slack poster, posts int, sp *spool, st *stats, log *slog.Logger) (*deliverer, error) {
 	d := &deliverer{
-		slack: slack, posts: posts, spool: sp, stats: st, log: log, resting: 1, accounts: map[credential]*account{},
-		reads: make(chan struct{}, maxReaders), ended: make(chan struct{}), reported: map[destination]time.Time{},
+		slack: slack, posts: posts, spool: sp, stats: st, log: log, resting: 1,
+		lanes: map[destination]*lane{}, accounts: map[credential]*account{}, reported: map[destination]time.Time{},
+		reads: make(chan struct{}, maxReaders), ended: make(chan struct{}),
 	}
 	d.changed.L = &d.mu
 	d.mu.Lock()

@@ -55,14 +55,6 @@ func (m *message) acceptedAt() time.Time {
 	return time.UnixMilli(cmp.Or(m.Accepted, m.queued))
 }
 
-// again returns the dead letter m as it is sent again. It has no number until it is stored.
-func (m *message) again() *message {
-	copied := *m
-	copied.Accepted, copied.replaces = m.acceptedAt().UnixMilli(), m.seq
-	copied.seq, copied.body = 0, nil
-	return &copied
-}
-
 // endsLine tells whether c could begin a new line, or do worse to a terminal or a line protocol.
 func endsLine(c rune) bool { return unicode.IsControl(c) || c == '\u2028' || c == '\u2029' }
 
@@ -114,15 +106,15 @@ func (r route) String() string {
 
 // parseRoute reads what String returns. What is no route is one to a channel of that name: it is shown as it is.
 func parseRoute(s string) route {
-	if name, ok := strings.CutPrefix(s, "tag:"); ok {
-		name, number, _ := strings.Cut(name, "/")
-		tag, err := url.PathUnescape(name)
-		if index, notOne := strconv.Atoi(number); err == nil && notOne == nil && tag != "" && index >= 0 {
-			return route{tag: tag, index: index}
-		}
+	escaped, number, _ := strings.Cut(strings.TrimPrefix(s, "tag:"), "/")
+	tag, err := url.PathUnescape(escaped)
+	index, notOne := strconv.Atoi(number)
+	if strings.HasPrefix(s, "tag:") && cmp.Or(err, notOne) == nil && tag != "" && index >= 0 {
+		return route{tag: tag, index: index}
 	}
-	if channel, err := url.PathUnescape(strings.TrimPrefix(s, "to:")); err == nil {
-		return route{channel: channel}
+	channel, err := url.PathUnescape(strings.TrimPrefix(s, "to:"))
+	if err != nil {
+		channel = s
 	}
-	return route{channel: s}
+	return route{channel: channel}
 }

@@ -474,7 +474,8 @@ func (s *server) resend(dead []found) (n int, err error) {
 		if err != nil {
 			return 0, err
 		}
-		again = append(again, m.again())
+		m.Accepted, m.replaces, m.seq = m.acceptedAt().UnixMilli(), m.seq, 0
+		again = append(again, m)
 	}
 	err = s.deliver.store(again)
 	for _, m := range again {

@@ -89,52 +89,51 @@ func (d *deliverer) reload(cfg *config, change func()) error {
 	return nil
 }
 
-// rebuild makes the lanes anew, of what the spool holds and cfg says, and tells found of each message. Back-offs start
-// anew; pauses stay, and so does since when a destination fails.
+// rebuild fills the lanes anew, with what the spool holds and as cfg says, and tells found of each message. Back-offs
+// start anew; pauses stay, and so does since when a destination fails.
 func (d *deliverer) rebuild(cfg *config, found func(r route, dead bool)) error {
 	d.stats.expect(cfg)
-	waiting := map[destination][]waiter{}
+	waiting, n := map[destination][]waiter{}, int64(0)
 	err := d.spool.each(func(w line, dead bool) {
 		r := parseRoute(string(w.route))
 		if found(r, dead); !dead {
 			to, _, _ := cfg.lookup(r)
 			waiting[to] = append(waiting[to], newWaiter(w.seq, w.size()))
+			n++
 		}
 	})
 	if err != nil {
 		return err
 	}
-	old := d.lanes
-	addUnread(waiting, old)
-	d.cfg, d.lanes, d.ring, d.bytes, d.urgent = cfg, map[destination]*lane{}, nil, 0, 0
+	if n < d.stats.waiting() {
+		addUnread(waiting, d.lanes)
+	}
+	d.cfg, d.ring, d.bytes, d.urgent = cfg, nil, 0, 0
 	d.firstTurn = time.Now().Add(cfg.pace())
 	for _, a := range d.accounts {
 		a.line, a.urgent, a.inRing = [4][]*lane{}, 0, false
 	}
-	paused := map[credential]time.Time{} // a webhook's pause holds for its other channels, too
-	for to, was := range old {
-		if was.turn.After(paused[to.credential]) {
-			paused[to.credential] = was.turn
-		}
-		l := d.lane(to)
-		l.turn, l.err, l.errSince, l.limited = was.turn, was.err, was.errSince, was.limited
-		l.most, l.mostTill = was.most, was.mostTill
-		was.timer.Stop()
-		for _, u := range was.urgent {
-			to, _, _ := cfg.lookup(u.m.route)
-			d.addUrgent(d.lane(to), u)
-		}
+	var urgent []*urgentPost
+	paused := map[credential]time.Time{}
+	for to, l := range d.lanes {
+		paused[to.credential] = latest(l.turn, paused[to.credential])
+		urgent = append(urgent, l.urgent...)
+		l.waiting, l.urgent, l.bytes, l.head, l.inLine = nil, nil, 0, head{}, false
 	}
 	for to, found := range waiting {
+		if d.lanes[to] == nil { // a webhook's pause holds for its other channels, too
+			d.lane(to).turn = latest(d.firstTurn, paused[to.credential])
+		}
 		slices.Sort(found)
 		l := d.lane(to)
-		if l.waiting = found; old[to] == nil && paused[to.credential].After(l.turn) {
-			l.turn = paused[to.credential]
-		}
+		l.waiting = found
 		for _, w := range found {
-			l.bytes += w.size()
+			d.hold(l, w.size())
 		}
-		d.bytes += l.bytes
+	}
+	for _, u := range urgent {
+		to, _, _ := cfg.lookup(u.m.route)
+		d.addUrgent(d.lane(to), u)
 	}
 	for _, l := range d.lanes {
 		d.schedule(l)
@@ -142,26 +141,16 @@ func (d *deliverer) rebuild(cfg *config, found func(r route, dead bool)) error {
 	return nil
 }
 
-// addUnread adds to waiting what waits in the lanes of old and was not found: it is damaged, and its lane finds out.
-func addUnread(waiting map[destination][]waiter, old map[destination]*lane) {
-	unread := 0
-	for _, was := range old {
-		unread += len(was.waiting)
-	}
-	for _, found := range waiting {
-		unread -= len(found)
-	}
-	if unread <= 0 {
-		return
-	}
+// addUnread adds to waiting what waits in lanes and was not found: it is damaged, and its lane finds out.
+func addUnread(waiting map[destination][]waiter, lanes map[destination]*lane) {
 	read := map[waiter]bool{}
 	for _, found := range waiting {
 		for _, w := range found {
 			read[w] = true
 		}
 	}
-	for to, was := range old {
-		for _, w := range was.waiting {
+	for to, l := range lanes {
+		for _, w := range l.waiting {
 			if !read[w] {
 				waiting[to] = append(waiting[to], w)
 			}

@@ -20,8 +20,8 @@ package main
 //
 // One goroutine, run, writes: one write and one sync for all that is queued, then the index, then the answers. Only
 // the newest segment is written and only the oldest is removed, after what is live in it was carried forward. So no
-// line outlives the one that it is about. After a write or a sync that failed, the file is not to be believed: the
-// kernel reports such an error once and drops the data. What is known to be good of the file is copied into the spare
+// line outlives the one that it is about. After a write or a sync that failed, the file is not to be believed, since
+// the kernel reports such an error once and drops the data: what is known to be good of it is copied into the spare
 // segment, which takes its name.
 
 import (
@@ -62,7 +62,6 @@ const (
 	lineLimit     = 8 << 20 // bytes; no message comes near that
 	probeEvery    = time.Second
 	spareName     = "spare"
-	newSpareName  = "spare.new"
 	headerSize    = len("9a0b3c4d 000000f3 ")
 )
 
@@ -83,12 +82,9 @@ func (p place) offset() int64                     { return int64(p & (1<<32 - 1)
 // places is where lines lie, by their messages' numbers. A place takes 10 bytes where numbers are dense, 150 at most.
 type places map[uint64]*[16]place
 
-func (p places) at(seq uint64) place {
-	if some := p[seq/16]; some != nil {
-		return some[seq%16]
-	}
-	return 0
-}
+var nowhere [16]place
+
+func (p places) at(seq uint64) place { return cmp.Or(p[seq/16], &nowhere)[seq%16] }
 
 // set notes that a line lies at a place, or is none any more (0).
 func (p places) set(seq uint64, at place) {
@@ -97,7 +93,7 @@ func (p places) set(seq uint64, at place) {
 		some = new([16]place)
 		p[seq/16] = some
 	}
-	if some[seq%16] = at; at == 0 && *some == ([16]place{}) {
+	if some[seq%16] = at; *some == nowhere {
 		delete(p, seq/16)
 	}
 }
@@ -144,40 +140,37 @@ func (seg *segment) liveBytes() int64 {
 type spool struct {
 	dir     *os.Root // the folder that was opened, even after another has taken its name
 	lock    *os.File
-	opened  os.FileInfo // of lock
 	log     *slog.Logger
 	sync    func(*os.File) error // syncData
 	history atomic.Int64         // bytes of the log that are kept for look-ups after all in them is done
+	changes chan *change         // to run
 
 	mu       sync.Mutex
-	queue    []*change
-	wake     chan struct{}
 	live     places // W lines of what waits or is a dead letter
 	dead     places // X lines of the dead letters
 	segments map[uint64]*segment
 	none     segment
 	keys     map[string]uint64 // ids made of idempotency keys: at least the newest keysKept, with their numbers
-	failed   error             // why nothing can be added, nil while it can
-	closed   bool
 
-	still sync.RWMutex // held by walkAll
+	still sync.RWMutex // held by walkAll: nothing is carried forward meanwhile
 
 	// Owned by run:
 	newest, oldest uint64
 	f              *os.File // the newest segment
-	suspect        bool     // a write to f has failed
-	spare          bool     // there is one
+	w              *bufio.Writer
+	suspect        error // why it is not to be believed
+	spare          bool  // there is one
 	seq            uint64
-	staged         map[uint64]bool // ended by the commit that is being made
-	retryAt        time.Time       // what has failed is not tried again before
-	buf            []byte
-	full           error             // what kept the last attempt from making room
-	carried        uint64            // the oldest segment, once what is live in it was carried forward
-	cleanAt        time.Time         // after an error, nothing is removed before
-	trouble        map[string]string // what was logged, and has not ended
+	full           error     // what kept the last attempt from making room
+	retryAt        time.Time // what has failed is not tried again before
+	carried        uint64    // the oldest segment, once what is live in it was carried forward
+	cleanErr       error     // of the last attempt to remove a segment
+	cleanAt        time.Time // no attempt before, after an error
+	trouble        error     // what was logged last
 
-	bytes   atomic.Int64 // of all segments
-	damaged atomic.Int64 // lines
+	bytes   atomic.Int64          // of all segments
+	damaged atomic.Int64          // lines
+	failed  atomic.Pointer[error] // why nothing can be added, to nil while it can
 	quit    chan struct{}
 	ended   chan struct{}
 }
@@ -193,7 +186,7 @@ type line struct {
 	body     []byte // the JSON behind the id
 	attempts int
 	reason   string // of an X line; the fate in a D line
-	lies     place
+	lies     place  // of the line itself
 }
 
 var (
@@ -329,16 +322,14 @@ func openSpool(dir string, log *slog.Logger) (*spool, error) {
 		return nil, err
 	}
 	s := &spool{
-		dir: root, log: log, sync: syncData, wake: make(chan struct{}, 1), staged: map[uint64]bool{},
+		dir: root, log: log, sync: syncData, changes: make(chan *change), w: bufio.NewWriterSize(nil, batchBytes),
 		live: places{}, dead: places{}, segments: map[uint64]*segment{}, keys: map[string]uint64{},
-		trouble: map[string]string{}, quit: make(chan struct{}), ended: make(chan struct{}),
+		quit: make(chan struct{}), ended: make(chan struct{}),
 	}
+	s.failed.Store(new(error))
 	s.lock, err = root.OpenFile("lock", os.O_RDWR|os.O_CREATE, 0o600)
 	if err == nil && syscall.Flock(int(s.lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
 		err = fmt.Errorf("%s is in use by another process", dir)
-	}
-	if err == nil {
-		s.opened, err = s.lock.Stat()
 	}
 	if err == nil {
 		err = s.load()
@@ -356,37 +347,28 @@ func (s *spool) load() error {
 	if err != nil {
 		return err
 	}
-	var numbers []uint64
-	for _, e := range entries {
+	torn := false
+	for _, e := range entries { // in the order of their numbers
 		name, isLog := strings.CutSuffix(e.Name(), ".log")
-		number, err := strconv.ParseUint(name, 10, 32)
+		number, _ := strconv.ParseUint(name, 10, 32)
 		switch {
-		case !isLog:
-		case s.isOldFormat(e.Name()):
-			return fmt.Errorf("%s is of an earlier format, which this version does not read: let the version that "+
-				"wrote it "+
-				"deliver what waits, or set dir in [spool] to another folder", filepath.Join(s.dir.Name(), e.Name()))
-		case err != nil || number == 0 || fileName(number) != e.Name():
-			s.log.Error("not a file of the spool: it is left alone", "dir", s.dir.Name(), "file", e.Name())
-		default:
-			numbers = append(numbers, number)
+		case isLog && strings.HasPrefix(name, "dead-"):
+			return s.earlierFormat(e.Name())
+		case number == 0 || fileName(number) != e.Name():
+			continue
+		case torn: // a crash does that in the newest segment only
+			s.segments[s.newest].damaged++
 		}
-	}
-	if len(numbers) == 0 {
-		return first(s.makeSpare, s.roll)
-	}
-	slices.Sort(numbers)
-	s.oldest, s.newest = numbers[0], numbers[len(numbers)-1]
-	for _, number := range numbers {
 		seg := &segment{}
-		s.segments[number] = seg
-		torn := false
+		s.segments[number], s.newest, s.oldest = seg, number, cmp.Or(s.oldest, number)
 		if seg.size, seg.damaged, torn, err = s.walk(number, s.apply); err != nil {
 			return err
 		}
-		if torn && number != s.newest { // in the newest, a crash did that
-			seg.damaged++
-		}
+	}
+	if s.newest == 0 {
+		return s.makeRoom()
+	}
+	for _, seg := range s.segments {
 		s.damaged.Add(int64(seg.damaged))
 		s.bytes.Add(seg.size)
 	}
@@ -396,23 +378,14 @@ func (s *spool) load() error {
 	if s.f, err = s.dir.OpenFile(fileName(s.newest), os.O_RDWR, 0); err != nil {
 		return err
 	}
-	s.suspect = cmp.Or(s.sync(s.f), s.syncDir()) != nil // who wrote it may have been killed before that
+	s.suspect = cmp.Or(s.sync(s.f), s.syncDir()) // who wrote it may have been killed before that
 	return nil
 }
 
-// isOldFormat tells a file of the spool's earlier format, whose lines begin with a status and a checksum.
-func (s *spool) isOldFormat(name string) bool {
-	if strings.HasPrefix(name, "dead-") {
-		return true
-	}
-	f, err := s.dir.Open(name)
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	head := make([]byte, 11)
-	n, _ := io.ReadFull(f, head)
-	return n == len(head) && (head[0] == 'P' || head[0] == 'D') && head[1] == ' ' && head[10] == ' '
+// earlierFormat is the error for a file of the spool's earlier format. Its lines begin with a status and a checksum.
+func (s *spool) earlierFormat(name string) error {
+	return fmt.Errorf("%s is of an earlier format: let the version that wrote it deliver what waits",
+		filepath.Join(s.dir.Name(), name))
 }
 
 func fileName(segment uint64) string { return fmt.Sprintf("%08d.log", segment) }
@@ -428,6 +401,9 @@ func (s *spool) walk(segment uint64, f func(line)) (end int64, damaged int, torn
 	}
 	defer file.Close()
 	r, at, bad, lineBegins := lineReader{bufio.NewReaderSize(file, len(zeros))}, int64(0), 0, true
+	if h, err := r.Peek(11); err == nil && (h[0] == 'P' || h[0] == 'D') && h[1] == ' ' && h[10] == ' ' {
+		return 0, 0, false, s.earlierFormat(fileName(segment))
+	}
 	for {
 		b, err := r.peek()
 		if err != nil || len(b) == 0 {
@@ -487,60 +463,38 @@ func (s *spool) forget(seq uint64) {
 }
 
 // segmentOf returns the segment that p lies in, one that counts for nothing where there is none.
-func (s *spool) segmentOf(p place) *segment {
-	if seg := s.segments[p.segment()]; seg != nil {
-		return seg
-	}
-	return &s.none
-}
+func (s *spool) segmentOf(p place) *segment { return cmp.Or(s.segments[p.segment()], &s.none) }
 
 // do has the writer make c, and returns when that is on disk: nil, or why nothing of it is.
 func (s *spool) do(c *change) error {
 	c.done = make(chan struct{})
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
+	select {
+	case s.changes <- c:
+		<-c.done
+		return c.err
+	case <-s.ended:
 		return errClosed
 	}
-	s.queue = append(s.queue, c)
-	s.mu.Unlock()
-	s.wakeUp()
-	<-c.done
-	return c.err
 }
 
-func (s *spool) wakeUp() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
-
-// run writes until close.
+// run writes until close, and then what is asked for at that moment.
 func (s *spool) run() {
 	defer close(s.ended)
 	ticker := time.NewTicker(probeEvery)
 	defer ticker.Stop()
-	s.commit(nil) // makes the spare
+	batch := s.commit(nil) // makes the spare
 	for open := true; open; {
 		select {
-		case <-s.wake:
+		case c := <-s.changes:
+			batch = append(batch, c)
 		case <-ticker.C:
 		case <-s.quit:
 			open = false
 		}
-		s.commit(s.take())
+		batch = s.commit(s.gather(batch))
 		s.clean()
 	}
-	for batch := s.take(); len(batch) > 0; batch = s.take() {
-		if s.commit(batch); s.health() != nil {
-			break
-		}
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.closed = true
-	for _, c := range s.queue {
+	for _, c := range batch {
 		c.err = errClosed
 		close(c.done)
 	}
@@ -553,61 +507,42 @@ func (s *spool) closeFiles() {
 	s.dir.Close()
 }
 
-// close ends run once what is queued is done, as far as the disk lets it, and releases the folder.
+// close ends run once what is asked for is done, as far as the disk lets it, and releases the folder.
 func (s *spool) close() {
 	close(s.quit)
 	<-s.ended
 }
 
-// take returns what the next commit does: not more than fits a batch.
-func (s *spool) take() []*change {
-	s.gatherChanges()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	size, n := int64(0), 0
-	for ; n < len(s.queue) && n < batchChanges && size < batchBytes; n++ {
-		for _, m := range s.queue[n].add {
-			size += m.size()
+// gather adds to a batch what else is asked for, not more than fits. It lets those run who are about to ask: what they
+// want shares one sync.
+func (s *spool) gather(batch []*change) []*change {
+	for size, idle := int64(0), 0; len(batch) < batchChanges && size < batchBytes && idle < 3; {
+		select {
+		case c := <-s.changes:
+			batch, idle = append(batch, c), 0
+			for _, m := range c.add {
+				size += m.size()
+			}
+		default:
+			idle++
+			runtime.Gosched()
 		}
-	}
-	batch := slices.Clone(s.queue[:n])
-	if s.queue = slices.Delete(s.queue, 0, n); len(s.queue) > 0 {
-		s.wakeUp()
 	}
 	return batch
 }
 
-// gatherChanges lets those run who are about to ask for a change, as long as more is queued by that: their changes
-// share one sync.
-func (s *spool) gatherChanges() {
-	queued := func() int {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return len(s.queue)
-	}
-	for before, same := queued(), 0; before > 0 && before < batchChanges && same < 3; same++ {
-		runtime.Gosched()
-		if now := queued(); now > before {
-			before, same = now, -1
-		}
-	}
-}
-
-// commit writes a batch, then answers it. What ends messages and cannot be written stays in the queue.
-func (s *spool) commit(batch []*change) {
-	full, blocked := s.prepare()
-	var lines []line
+// commit writes a batch, then answers it. It returns what ends messages and could not be written.
+func (s *spool) commit(batch []*change) (kept []*change) {
+	full, lines, ended := s.prepare(), []line(nil), map[uint64]bool{}
 	for _, c := range batch {
-		if c.err = blocked; c.add != nil {
+		if c.err = nil; c.add != nil {
 			c.err = full
 		}
 		if c.err == nil {
-			lines = s.stage(lines, c)
+			lines = s.stage(lines, c, ended)
 		}
 	}
-	clear(s.staged)
-	err := s.append(lines)
-	var kept []*change
+	err := s.append(lines, segmentSize) // beyond that, the disk may be full
 	for _, c := range batch {
 		if c.err = cmp.Or(c.err, err); c.err != nil && c.add == nil {
 			kept = append(kept, c)
@@ -615,25 +550,25 @@ func (s *spool) commit(batch []*change) {
 		}
 		close(c.done)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.queue = append(kept, s.queue...)
-	s.failed = cmp.Or(full, err)
+	s.report(cmp.Or(full, err, s.cleanErr))
+	err = cmp.Or(full, err)
+	s.failed.Store(&err)
+	return kept
 }
 
-// stage adds the lines of c. What has ended before is left out, and so is a message whose key is known.
-func (s *spool) stage(lines []line, c *change) []line {
+// stage adds the lines of c. What has ended before, or by this batch, is left out, and so is a message whose key is
+// known.
+func (s *spool) stage(lines []line, c *change, ended map[uint64]bool) []line {
 	gone := func(seq uint64) bool {
-		return s.live.at(seq) == 0 || s.staged[seq]
+		return s.live.at(seq) == 0 || ended[seq]
 	}
 	now := time.Now().UnixMilli()
 	for i := range c.end {
 		e := &c.end[i]
-		if gone(e.seq) || e.fate == fateDead && s.dead.at(e.seq) != 0 {
-			e.gone = true
+		if e.gone = gone(e.seq) || e.fate == fateDead && s.dead.at(e.seq) != 0; e.gone {
 			continue
 		}
-		s.staged[e.seq] = true
+		ended[e.seq] = true
 		l := line{kind: 'D', seq: e.seq, at: now, reason: e.fate, attempts: e.attempts}
 		if e.fate == fateDead {
 			l.kind, l.reason = 'X', e.reason
@@ -646,9 +581,7 @@ func (s *spool) stage(lines []line, c *change) []line {
 		if m.replaces == 0 && (known || twin) || m.replaces != 0 && gone(m.replaces) {
 			continue
 		}
-		if m.replaces != 0 {
-			s.staged[m.replaces] = true
-		}
+		ended[m.replaces] = true
 		s.seq++
 		m.seq, m.queued = s.seq, now
 		lines = append(lines, line{kind: 'W', seq: m.seq, replaces: m.replaces, at: now,
@@ -660,39 +593,35 @@ func (s *spool) stage(lines []line, c *change) []line {
 	return lines
 }
 
-// append brings lines to disk and then into the index: all of them or, after an error, none.
-func (s *spool) append(lines []line) error {
-	if len(lines) == 0 {
-		return nil
+// append brings lines to disk and then into the index: all of them or, after an error, none. Without a spare segment
+// the newest one must not grow beyond limit.
+func (s *spool) append(lines []line, limit int64) error {
+	if len(lines) == 0 || s.suspect != nil {
+		return s.suspect
 	}
-	seg, b := s.segments[s.newest], s.buf[:0]
+	seg, b := s.segments[s.newest], []byte(nil)
 	at := seg.size
-	var err error
+	w, to := s.w, io.NewOffsetWriter(s.f, at)
+	w.Reset(to)
+	if !s.spare { // nothing is written unless all of it fits
+		w = bufio.NewWriterSize(to, segmentSize)
+	}
 	for i := range lines {
-		lines[i].lies = newPlace(s.newest, at+int64(len(b)))
-		b = lines[i].appendTo(b)
-		if i < len(lines)-1 && (len(b) < batchBytes || !s.spare) {
-			continue
-		}
-		if !s.spare && at+int64(len(b)) > segmentSize { // beyond it, writing could fail
+		lines[i].lies = newPlace(s.newest, at)
+		b = lines[i].appendTo(b[:0])
+		if at += int64(len(b)); at > limit && !s.spare {
 			return cmp.Or(s.full, errFull)
 		}
-		if _, err = s.f.WriteAt(b, at); err != nil {
-			break
-		}
-		at, b = at+int64(len(b)), b[:0]
+		w.Write(b)
 	}
+	err := w.Flush() // it knows of errors before it, too
 	if err == nil {
 		err = s.sync(s.f)
 	}
-	s.report("writing to the spool fails", err)
 	if err != nil {
-		s.suspect, s.full, s.retryAt = true, err, time.Now().Add(probeEvery)
+		s.suspect, s.full, s.retryAt = err, err, time.Now().Add(probeEvery)
 		s.f.Truncate(seg.size) // so that what is refused now is not found by a start before the file is renewed
 		return err
-	}
-	if s.buf = b[:0]; cap(b) > 4*batchBytes {
-		s.buf = nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -705,65 +634,62 @@ func (s *spool) append(lines []line) error {
 }
 
 // report logs an error when it begins or changes, and its end.
-func (s *spool) report(what string, err error) {
-	before, was := s.trouble[what]
-	switch {
-	case err == nil && was:
-		delete(s.trouble, what)
-		s.log.Error("it is over: "+what, "dir", s.dir.Name())
-	case err != nil && err.Error() != before:
-		s.trouble[what] = err.Error()
-		s.log.Error(what, "err", err)
+func (s *spool) report(err error) {
+	if fmt.Sprint(err) == fmt.Sprint(s.trouble) {
+		return
+	}
+	if s.trouble = err; err != nil {
+		s.log.Error("the spool does not work", "dir", s.dir.Name(), "err", err)
+	} else {
+		s.log.Error("the spool works again", "dir", s.dir.Name())
 	}
 }
 
-// first does steps until one of them fails.
-func first(steps ...func() error) error {
-	for _, step := range steps {
-		if err := step(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// prepare sees to a newest segment that can be written and a spare one behind it. full is why nothing can be added,
-// blocked why nothing can be written at all.
-func (s *spool) prepare() (full, blocked error) {
-	gone := s.folder()
-	if s.report("the spool's folder is gone", gone); gone != nil {
-		return gone, gone
+// prepare sees to the folder, and to room in it. It returns why nothing can be added.
+func (s *spool) prepare() error {
+	if gone := s.folder(); gone != nil {
+		s.suspect = gone
+		return gone
 	}
 	if s.full == nil || !time.Now().Before(s.retryAt) {
-		s.full = first(s.makeSpare, s.renew, s.roll, s.makeSpare)
+		s.full = s.makeRoom()
 		s.retryAt = time.Now().Add(probeEvery)
-		s.report("the spool takes no messages", s.full)
 	}
-	if s.suspect {
-		return s.full, s.full
-	}
-	return s.full, nil
+	return s.full
 }
 
 // folder returns an error where the folder that was opened is not there any more: what is written reaches nobody.
 func (s *spool) folder() error {
-	there, err := os.Stat(s.lock.Name())
-	if err == nil && !os.SameFile(s.opened, there) {
-		err = fmt.Errorf("%s was replaced: restart the server to use the new one", s.dir.Name())
+	opened, err := s.lock.Stat()
+	there, gone := os.Stat(s.lock.Name())
+	_, lost := s.dir.Stat(fileName(s.newest))
+	if err = cmp.Or(err, gone, lost); err == nil && !os.SameFile(opened, there) {
+		err = errors.New("it was replaced: restart the server to use the new one")
 	}
-	if err == nil {
-		_, err = s.dir.Stat(fileName(s.newest))
+	if err != nil {
+		err = fmt.Errorf("the spool's folder is gone: %w", err)
 	}
 	return err
 }
 
-// makeSpare makes the next segment, if there is none. What a crash left of one is written over: that needs no room.
+// makeRoom sees to a newest segment that can be written, and a spare one behind it.
+func (s *spool) makeRoom() error {
+	err := s.makeSpare()
+	if err == nil && (s.f == nil || s.suspect != nil || s.segments[s.newest].size >= rollAt) {
+		if err = s.takeSpare(); err == nil {
+			err = s.makeSpare()
+		}
+	}
+	return err
+}
+
+// makeSpare makes the next segment, if there is none. What an earlier process left of one is written over: that needs
+// no room.
 func (s *spool) makeSpare() error {
 	if s.spare {
 		return nil
 	}
-	s.dir.Rename(spareName, newSpareName)
-	f, err := s.dir.OpenFile(newSpareName, os.O_WRONLY|os.O_CREATE, 0o600)
+	f, err := s.dir.OpenFile(spareName, os.O_WRONLY|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
 	}
@@ -775,41 +701,25 @@ func (s *spool) makeSpare() error {
 	if err == nil {
 		err = cmp.Or(f.Truncate(segmentSize), s.sync(f))
 	}
-	if err != nil {
-		s.dir.Remove(newSpareName)
-		return err
+	if s.spare = err == nil; err != nil {
+		s.dir.Remove(spareName)
 	}
-	err = s.dir.Rename(newSpareName, spareName)
-	s.spare = err == nil
 	return err
 }
 
-// renew copies what is known to be good of a newest segment that is suspect to the spare one, which takes its name.
-func (s *spool) renew() error {
-	if !s.suspect {
-		return nil
+// takeSpare makes the spare segment the newest: in place of one that is suspect, with what is known to be good of that,
+// else behind one that is full.
+func (s *spool) takeSpare() error {
+	number, content := s.newest+1, io.Reader(strings.NewReader(""))
+	if s.suspect != nil {
+		number, content = s.newest, io.NewSectionReader(s.f, 0, s.segments[s.newest].size)
 	}
-	return s.takeSpare(s.newest, io.NewSectionReader(s.f, 0, s.segments[s.newest].size))
-}
-
-// roll makes the spare segment the newest, where that is full or there is none yet.
-func (s *spool) roll() error {
-	if s.newest > 0 && s.segments[s.newest].size < rollAt {
-		return nil
-	}
-	return s.takeSpare(s.newest+1, strings.NewReader(""))
-}
-
-// takeSpare makes the spare segment the newest, with this number and content.
-func (s *spool) takeSpare(number uint64, content io.Reader) error {
 	f, err := s.dir.OpenFile(spareName, os.O_RDWR, 0)
 	if s.spare = false; err != nil {
 		return err
 	}
-	if _, err = io.Copy(f, content); err == nil {
-		err = s.sync(f)
-	}
-	if err == nil {
+	_, err = io.Copy(f, content)
+	if err = cmp.Or(err, s.sync(f)); err == nil {
 		err = s.dir.Rename(spareName, fileName(number))
 	}
 	if err != nil {
@@ -820,16 +730,12 @@ func (s *spool) takeSpare(number uint64, content io.Reader) error {
 		s.f.Truncate(s.segments[s.newest].size) // its zeros
 		s.f.Close()
 	}
-	s.f = f
 	s.mu.Lock()
-	s.newest, s.oldest = number, cmp.Or(s.oldest, number)
-	if s.segments[number] == nil {
-		s.segments[number] = &segment{}
-	}
+	s.f, s.newest, s.oldest = f, number, cmp.Or(s.oldest, number)
+	s.segments[number] = cmp.Or(s.segments[number], &segment{})
 	s.mu.Unlock()
-	err = s.syncDir() // the name is on disk before anything in it is acknowledged
-	s.suspect = err != nil
-	return err
+	s.suspect = s.syncDir() // the name is on disk before anything in it is acknowledged
+	return s.suspect
 }
 
 func (s *spool) syncDir() error {
@@ -843,19 +749,11 @@ func (s *spool) syncDir() error {
 
 // clean removes the oldest segments as long as there is more than has to be kept.
 func (s *spool) clean() {
-	for s.oldest < s.newest && !s.suspect && !time.Now().Before(s.cleanAt) && s.folder() == nil && s.still.TryLock() {
-		done := s.segments[s.oldest] != nil && !s.hasTooMuch()
-		var err error
-		if !done {
-			err = s.removeOldest()
-			s.report("cleaning the spool fails", err)
-		}
+	for s.suspect == nil && s.hasTooMuch() && !time.Now().Before(s.cleanAt) && s.still.TryLock() {
+		s.cleanErr = s.removeOldest()
 		s.still.Unlock()
-		if err != nil {
+		if s.cleanErr != nil {
 			s.cleanAt = time.Now().Add(probeEvery)
-		}
-		if done || err != nil {
-			return
 		}
 		if !s.spare {
 			s.makeSpare() // with the room that there is now
@@ -867,40 +765,31 @@ func (s *spool) clean() {
 // is kept for look-ups, else when it is larger than that, twice what is live, and some segments. On a full disk nothing
 // is kept for look-ups, and what is done makes room as soon as what is live in the oldest segment fits into the newest.
 func (s *spool) hasTooMuch() bool {
-	oldest, newest, live := s.segments[s.oldest], s.segments[s.newest], int64(0)
+	oldest, newest, bytes, live := s.segments[s.oldest], s.segments[s.newest], s.bytes.Load(), int64(0)
 	for _, seg := range s.segments {
 		live += seg.liveBytes()
 	}
 	switch {
-	case oldest.live == 0 && s.spare:
-		return s.bytes.Load() > s.history.Load()
+	case oldest == newest:
+		return false
 	case oldest.live == 0:
-		return true
+		return !s.spare || bytes > s.history.Load()
 	case s.spare:
-		return s.bytes.Load() > s.history.Load()+2*live+slackSegments*segmentSize
+		return bytes > s.history.Load()+2*live+slackSegments*segmentSize
 	}
-	return s.bytes.Load() > live+batchBytes && newest.size+oldest.liveBytes() < carryLimit
+	return bytes > live+batchBytes && newest.size+oldest.liveBytes() < carryLimit
 }
 
 // removeOldest carries forward what is live in the oldest segment, then removes that.
 func (s *spool) removeOldest() error {
 	seg, name := s.segments[s.oldest], fileName(s.oldest)
-	if seg == nil {
-		s.oldest++
-		return nil
-	}
-	if s.carried != s.oldest {
-		if err := s.carryForward(); err != nil {
-			return err
-		}
-		s.carried = s.oldest
+	if err := s.carryForward(); err != nil {
+		return err
 	}
 	err := s.syncDir() // the one before does not come back: it holds what lines in this one have ended
-	switch {
-	case err != nil:
-	case seg.damaged > 0:
+	if err == nil && seg.damaged > 0 {
 		err = s.dir.Rename(name, strings.TrimSuffix(name, ".log")+".bad")
-	default:
+	} else if err == nil {
 		err = s.dir.Remove(name)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -908,36 +797,36 @@ func (s *spool) removeOldest() error {
 	}
 	s.bytes.Add(-seg.size)
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	delete(s.segments, s.oldest)
-	s.mu.Unlock()
-	s.oldest++
+	s.oldest = slices.Min(slices.Collect(maps.Keys(s.segments)))
 	return nil
 }
 
 // carryForward appends again the lines of the oldest segment that the index knows, and the keys that are remembered.
 func (s *spool) carryForward() error {
+	if s.carried == s.oldest { // but it could not be removed
+		return nil
+	}
 	var lines []line
 	var failed error
-	size, oldest := int64(0), s.segments[s.oldest]
+	size, limit, oldest := int64(0), int64(segmentSize), s.segments[s.oldest]
+	if oldest.live > 0 {
+		limit = carryLimit
+	}
 	write := func() {
-		if s.spare && s.segments[s.newest].size >= rollAt {
-			failed = s.roll()
-			s.makeSpare() // if there is no room for it, the rest of the newest segment has to do
+		if s.spare {
+			s.makeRoom() // if there is none for another spare, the rest of the newest segment has to do
 		}
-		if !s.spare && oldest.live > 0 && s.segments[s.newest].size+size > carryLimit {
-			failed = errFull
-		}
-		if failed == nil {
-			failed = s.append(lines)
-		}
+		failed = s.append(lines, limit)
 		lines, size = nil, 0
 	}
 	_, _, _, err := s.walk(s.oldest, func(l line) {
+		w, x := s.live.at(l.seq), s.dead.at(l.seq)
 		switch {
 		case failed != nil:
 			return
-		case l.kind == 'W' && s.live.at(l.seq) == l.lies, l.kind == 'X' && s.dead.at(l.seq) == l.lies &&
-			s.live.at(l.seq) != 0:
+		case l.kind == 'W' && w == l.lies, l.kind == 'X' && x == l.lies && w != 0:
 			l.route, l.body = bytes.Clone(l.route), bytes.Clone(l.body)
 			lines = append(lines, l)
 		case (l.kind == 'W' || l.kind == 'K') && isKeyed(l.id) && s.keys[l.id] == l.seq:
@@ -947,13 +836,17 @@ func (s *spool) carryForward() error {
 			write()
 		}
 	})
-	if cmp.Or(err, failed) == nil {
+	if err = cmp.Or(err, failed); err == nil {
 		write()
+		err = failed
 	}
-	if cmp.Or(err, failed) == nil && oldest.live > 0 { // a line was damaged since the start
+	if err != nil {
+		return err
+	}
+	if s.carried = s.oldest; oldest.live > 0 { // a line was damaged since the start
 		oldest.damaged++
 	}
-	return cmp.Or(err, failed)
+	return nil
 }
 
 // seen tells whether all of messages were stored before, under their idempotency keys.
@@ -964,11 +857,7 @@ func (s *spool) seen(messages []*message) bool {
 }
 
 // health returns why nothing can be stored, nil while it can.
-func (s *spool) health() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.failed
-}
+func (s *spool) health() error { return *s.failed.Load() }
 
 // where returns where the W line of a message lies that waits or is a dead letter, and the X line of the latter.
 func (s *spool) where(seq uint64) (w, x place) {
@@ -980,6 +869,9 @@ func (s *spool) where(seq uint64) (w, x place) {
 // readLine reads the line at p. errDamaged is for what was read and is no line; any other error says nothing about it.
 func (s *spool) readLine(p place) (l line, err error) {
 	f, err := s.dir.Open(fileName(p.segment()))
+	if errors.Is(err, fs.ErrNotExist) && !slices.Contains(s.numbers(), p.segment()) {
+		return l, errDamaged // when its segment was removed, else it would have been carried forward
+	}
 	if err != nil {
 		return l, err
 	}
@@ -1000,12 +892,11 @@ func (s *spool) read(seq uint64) (w, x line, err error) {
 		if at == 0 {
 			return w, x, errGone
 		}
-		if w, err = s.readLine(at); err == nil && w.seq != seq || errors.Is(err, fs.ErrNotExist) && s.isRemoved(at) {
+		if w, err = s.readLine(at); err == nil && w.seq != seq {
 			err = errDamaged
 		}
 		if x = (line{}); err == nil && dead != 0 {
-			x, err = s.readLine(dead)
-			if err == errDamaged || errors.Is(err, fs.ErrNotExist) {
+			if x, err = s.readLine(dead); err == errDamaged {
 				x, err = line{kind: 'X', seq: seq, reason: "its reason is damaged"}, nil
 			}
 		}
@@ -1013,13 +904,6 @@ func (s *spool) read(seq uint64) (w, x line, err error) {
 			return w, x, err
 		} // else it has just moved
 	}
-}
-
-// isRemoved tells whether the segment of a line was removed: if the line did not move before, it was damaged.
-func (s *spool) isRemoved(p place) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.segments[p.segment()] == nil
 }
 
 // message returns one that waits or is a dead letter.
@@ -1040,8 +924,8 @@ func (s *spool) numbers() []uint64 {
 	return numbers
 }
 
-// walkAll calls each of fs for every line of a segment, from the newest segment back, until ctx ends. Meanwhile nothing
-// is carried forward.
+// walkAll calls each of fs for every line of a segment, from the newest segment back, until ctx ends. Nothing is
+// carried forward meanwhile.
 func (s *spool) walkAll(ctx context.Context, fs ...func(line)) error {
 	s.still.RLock()
 	defer s.still.RUnlock()

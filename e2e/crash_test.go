@@ -647,8 +647,7 @@ func TestDamage(t *testing.T) {
 		files[segment] = test.to(bytes.Clone(original[segment]))
 		check(test.name, files, test.counted)
 	}
-	for name, content := range map[string][]byte{"00099999.log": noise(10_000), "00000000.log": noise(100),
-		"spare.new": noise(10_000)} {
+	for name, content := range map[string][]byte{"00099999.log": noise(10_000), "00000000.log": noise(100)} {
 		files := maps.Clone(original)
 		files[name] = content
 		check("noise as "+name, files, false)

@@ -193,7 +193,7 @@ func TestInjectedErrors(t *testing.T) {
 	// Those of a segment's begin and end, and of reading:
 	for _, fault := range []diskFault{{call: "renameat", errno: "EIO"}, {call: "unlinkat", errno: "EIO"},
 		{call: "fsync", errno: "EIO"},
-		{call: "openat", errno: "EMFILE", file: "spare.new"}, {call: "openat", errno: "EIO", file: "spare"},
+		{call: "openat", errno: "EMFILE", file: "spare"}, {call: "openat", errno: "EIO", file: "spare"},
 		{call: "pread64", errno: "EIO"}, {call: "openat", errno: "EMFILE", file: "00000001.log"}} {
 		for n := range Rounds(2, 0) {
 			fault.n, fault.rolls = n+1, true
