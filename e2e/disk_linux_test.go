@@ -185,7 +185,7 @@ func TestInjectedErrors(t *testing.T) {
 	needsStrace(t)
 	for _, fault := range []diskFault{{call: "fdatasync", errno: "EIO"}, {call: "pwrite64", errno: "ENOSPC"},
 		{call: "pwrite64", errno: "EIO"}}[:Rounds(3, 1)] {
-		for n := range Rounds(10, 1) {
+		for n := range Rounds(6, 1) {
 			fault.n = n + 1
 			t.Run(fault.String(), fault.inject)
 		}

@@ -478,7 +478,7 @@ func TestDeadDestinationDoesNotPinTheDisk(t *testing.T) {
 	const diskLimit, size, senders = 200 << 20, 256 << 10, 8
 	volume := 64 << 20
 	if Long() {
-		volume = 2 << 30
+		volume = 1 << 30
 	}
 	var healed atomic.Bool
 	// A sender takes a token, Slack gives it back: what waits, but for the dead one's, is bounded.
