@@ -1053,7 +1053,7 @@ func TestModel(t *testing.T) {
 	if s := os.Getenv("SEED"); s != "" {
 		fmt.Sscan(s, &seed)
 	}
-	for i := range e2e.Rounds(25, 4) {
+	for i := range e2e.Rounds(25, 2) {
 		if !t.Run(fmt.Sprint(i), func(t *testing.T) { runModel(t, uint64(seed)+uint64(i), (seed+int64(i))%10 == 0) }) {
 			t.Fatalf("SEED=%d shows it again", seed+int64(i))
 		}
@@ -1334,7 +1334,7 @@ func TestPowerCutsInProcess(t *testing.T) {
 	base, acknowledged := t.TempDir(), 0
 	p.dir = filepath.Join(base, "0")
 	removed := uint64(0)
-	for cut := range e2e.Rounds(40, 5) {
+	for cut := range e2e.Rounds(40, 3) {
 		p.s = openAlone(t, p.dir)
 		p.check(cut)
 		if p.next = filepath.Join(base, fmt.Sprint(cut+1)); os.Mkdir(p.next, 0o700) != nil || t.Failed() {

@@ -473,6 +473,7 @@ func (p *pageServer) checkClean() {
 // it.
 func TestPageShowsPause(t *testing.T) {
 	t.Parallel()
+	NeedsLong(t)
 	limit := Reply{Status: 429, RetryAfter: "840"}
 	slack := &answers{replies: map[string]Reply{"#cdn": limit}}
 	p := newPageServer(t, nightly(), slack)

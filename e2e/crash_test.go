@@ -318,7 +318,7 @@ func TestKillWhileCleaning(t *testing.T) {
 		s.pad = strings.Repeat("x", 100<<10)
 	}
 	random := rand.New(rand.NewPCG(7, 8))
-	for round := range Rounds(40, 3) {
+	for round := range Rounds(20, 3) {
 		c.down.Store(round%5 == 2) // then they are carried forward
 		if random.IntN(2) == 0 {
 			p := StartProcess(t, c.command())
@@ -517,7 +517,7 @@ func TestBitFlips(t *testing.T) {
 	}
 	files, records := fillSpool(maker, 20)
 	segment := files.segment(t)
-	step := int64(Rounds(7, 97)) // with 1, all bytes: four minutes of two processors
+	step := int64(Rounds(13, 397)) // with 1, all bytes: four minutes of two processors
 	var next, starts atomic.Int64
 	began := time.Now()
 	t.Run("flips", func(t *testing.T) {

@@ -39,9 +39,10 @@ func newFullDisk(t *testing.T) *crashTest {
 
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
+	NeedsLong(t)
 	c := newFullDisk(t)
 	p := c.start()
-	for range Rounds(3, 1) {
+	for range 3 {
 		c.down.Store(true)
 		c.load(p, full, func() {})
 		before := diskUse(t, c.spool)
@@ -146,7 +147,7 @@ func TestPowerCut(t *testing.T) {
 		s.pad = strings.Repeat("x", i<<12)
 	}
 	random := rand.New(rand.NewPCG(5, 6))
-	for round := range Rounds(20, 2) {
+	for round := range Rounds(10, 2) {
 		c.down.Store(round%3 == 0) // so that much waits
 		p := c.start()
 		c.load(p, accepted(50+random.IntN(400)), func() {
@@ -182,10 +183,11 @@ func (c *crashTest) traced(output string, options ...string) *exec.Cmd {
 // The Nth time that a thread of the server makes the call, it fails.
 func TestInjectedErrors(t *testing.T) {
 	t.Parallel()
+	NeedsLong(t)
 	needsStrace(t)
 	for _, fault := range []diskFault{{call: "fdatasync", errno: "EIO"}, {call: "pwrite64", errno: "ENOSPC"},
-		{call: "pwrite64", errno: "EIO"}}[:Rounds(3, 1)] {
-		for n := range Rounds(6, 1) {
+		{call: "pwrite64", errno: "EIO"}} {
+		for n := range 4 {
 			fault.n = n + 1
 			t.Run(fault.String(), fault.inject)
 		}
@@ -195,7 +197,7 @@ func TestInjectedErrors(t *testing.T) {
 		{call: "fsync", errno: "EIO"},
 		{call: "openat", errno: "EMFILE", file: "spare"}, {call: "openat", errno: "EIO", file: "spare"},
 		{call: "pread64", errno: "EIO"}, {call: "openat", errno: "EMFILE", file: "00000001.log"}} {
-		for n := range Rounds(2, 0) {
+		for n := range 2 {
 			fault.n, fault.rolls = n+1, true
 			if fault.file == "00000001.log" {
 				fault.n += 9 // the first ones are those of the start
