@@ -604,7 +604,7 @@ func (s *spool) append(lines []line, limit int64) error {
 	w, to := s.w, io.NewOffsetWriter(s.f, at)
 	w.Reset(to)
 	if !s.spare { // nothing is written unless all of it fits
-		w = bufio.NewWriterSize(to, segmentSize)
+		w = bufio.NewWriterSize(to, int(limit-at))
 	}
 	for i := range lines {
 		lines[i].lies = newPlace(s.newest, at)

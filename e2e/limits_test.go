@@ -522,7 +522,7 @@ func TestListingOfLargeMessages(t *testing.T) {
 	t.Parallel()
 	NeedsLong(t)
 	b := besiegeFull(t)
-	text, n := strings.Repeat("bottles ", 125_000), Rounds(300, 40)
+	text, n := strings.Repeat("bottles ", 125_000), 300
 	for i := range n {
 		if status, _, answer := b.post("/notify",
 			fmt.Sprintf(`{"tag":"stuck","text":"%d %s"}`, i, text)); status != 200 {
@@ -588,7 +588,7 @@ func TestManySyncRequestsGiveUp(t *testing.T) {
 	var asked sync.WaitGroup
 	for range 200 {
 		asked.Go(func() {
-			for range Rounds(55, 3) {
+			for range 55 {
 				status, _, answer := b.post("/notify-directly", `{"sync":true,"payload":{"channel":"#x","text":"`+
 					text+`"}}`)
 				if status == 502 { // it was posted, and hung
