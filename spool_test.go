@@ -1053,7 +1053,7 @@ func TestModel(t *testing.T) {
 	if s := os.Getenv("SEED"); s != "" {
 		fmt.Sscan(s, &seed)
 	}
-	for i := range e2e.Rounds(25, 2) {
+	for i := range e2e.Rounds(15, 2) {
 		if !t.Run(fmt.Sprint(i), func(t *testing.T) { runModel(t, uint64(seed)+uint64(i), (seed+int64(i))%10 == 0) }) {
 			t.Fatalf("SEED=%d shows it again", seed+int64(i))
 		}
