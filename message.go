@@ -22,7 +22,7 @@ const (
 // message is what a client handed in: for a tag the text with its level and title, else a payload for Slack. It lies in
 // the spool as JSON; no secret is in it.
 type message struct {
-	ID       string          `json:"id"`
+	ID       string          `json:"-"`
 	Host     string          `json:"host,omitempty"`   // the sender's, as it says, else its address
 	Sender   string          `json:"sender,omitempty"` // whose token it came with, "" for an operator's or none
 	Level    string          `json:"level,omitempty"`
@@ -36,13 +36,13 @@ type message struct {
 	seq      uint64 // its number in the spool
 	queued   int64  // Unix ms: when it was put into the spool, the last time
 	replaces uint64 // the number of the dead letter that it was
-	body     []byte // its JSON behind the id, once it was encoded: shared by all destinations of a tag
+	body     []byte // its JSON, once it was encoded: shared by all destinations of a tag
 }
 
-// encoded returns m as it lies in the spool, without {"id":"ID" in front.
+// encoded returns m as it lies in the spool.
 func (m *message) encoded() []byte {
 	if m.body == nil {
-		m.body = encode(m)[len(`{"id":""`)+len(m.ID):]
+		m.body = encode(m)
 	}
 	return m.body
 }

@@ -57,17 +57,17 @@ func (s *server) view(w, became line, whole bool) (v messageView, err error) {
 	to, t, gone := s.cfg().lookup(m.route)
 	v = messageView{
 		ID: m.ID, State: became.state(), Tag: m.route.tag, Channel: to.channel, Host: m.Host, Sender: m.Sender,
-		Level: m.Level, Title: m.Title, Text: m.Text, AcceptedAt: m.acceptedAt().UTC(), Attempts: became.attempts,
+		Level: m.Level, Title: m.Title, Text: m.Text, AcceptedAt: m.acceptedAt().UTC(), Attempts: int(became.attempts),
 	}
 	if m.Payload != nil {
 		var p struct{ Text string }
 		json.Unmarshal(m.Payload, &p)
 		v.Text = cmp.Or(p.Text, string(m.Payload))
 	}
-	at := moment{time.UnixMilli(became.at)}
+	at := moment{time.UnixMilli(int64(became.at))}
 	switch v.State {
 	case "dead":
-		v.Error = became.reason
+		v.Error = string(became.says)
 	case "delivered":
 		v.DeliveredAt = at
 	case "dropped":
@@ -90,7 +90,7 @@ func (l line) state() string {
 		return "waiting"
 	case l.kind == 'X':
 		return "dead"
-	case l.reason == fateDelivered:
+	case string(l.says) == fateDelivered:
 		return "delivered"
 	}
 	return "dropped"
@@ -287,7 +287,7 @@ func (s *server) matches(q search, w, became line) bool {
 	}
 	to, _, _ := s.cfg().lookup(m.route)
 	text := strings.Join([]string{m.ID, m.route.tag, m.route.channel, to.channel, m.Host, m.Sender, m.Title, m.Text,
-		string(m.Payload), x.reason}, "\n")
+		string(m.Payload), string(x.says)}, "\n")
 	return strings.Contains(strings.ToLower(text), q.q)
 }
 

@@ -202,7 +202,7 @@ func TestShortened(t *testing.T) {
 		}
 		got, mark := string(short),
 			fmt.Sprintf("[… %d characters left out …]", 5008-shortLimit+len("\n[… 5008 characters left out …]\n"))
-		if !strings.Contains(got, `"id":"i"`) ||
+		if strings.Contains(before, `"host":"h"`) != strings.Contains(got, `"host":"h"`) ||
 			strings.Contains(before, `"n":1.50`) != strings.Contains(got, `"n":1.50`) {
 			t.Errorf("%s: got %s", test.name, got)
 		}

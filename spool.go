@@ -8,12 +8,13 @@ package main
 //	DIR/spare         the next segment, full of zeros: writing into it needs no room and changes no metadata
 //	DIR/*.bad         segments that had damaged lines, kept when the log needs them no more
 //
-// A line is a checksum (CRC-32C of all behind it), a length (of all behind it and its blank), and what it says:
+// A line is a checksum (CRC-32C of all behind it), a length (of all behind it and its blank), and what it says. All lines
+// have the same fields, 0 or - where there is nothing to say:
 //
-//	CRC LEN W SEQ REPLACES TIME ROUTE {"id":…}  a message waits. It replaces dead letter REPLACES (0: none)
-//	CRC LEN X SEQ ATTEMPTS "REASON"             it is a dead letter
-//	CRC LEN D SEQ TIME FATE ATTEMPTS            it is done
-//	CRC LEN K SEQ ID                            it is gone, but its idempotency key is remembered
+//	CRC LEN W SEQ REPLACES TIME 0 ROUTE ID {…}    a message waits. It replaces dead letter REPLACES (0: none)
+//	CRC LEN X SEQ 0 TIME ATTEMPTS - - REASON      it is a dead letter
+//	CRC LEN D SEQ 0 TIME ATTEMPTS - - FATE        it is done
+//	CRC LEN K SEQ 0 0 0 - ID                      it is gone, but its idempotency key is remembered
 //
 // SEQ numbers the messages in the order of acceptance, TIME is in Unix milliseconds. The last line about a message
 // counts. A message that is carried forward has its W line, and its X line, written again under the same number.
@@ -175,18 +176,14 @@ type spool struct {
 	ended   chan struct{}
 }
 
-// line is one of the log. Its route and body are parts of the bytes that it was parsed from.
+// line is one of the log. Its route and says are parts of the bytes that it was parsed from.
 type line struct {
-	kind     byte
-	seq      uint64
-	replaces uint64
-	at       int64 // Unix ms
-	route    []byte
-	id       string
-	body     []byte // the JSON behind the id
-	attempts int
-	reason   string // of an X line; the fate in a D line
-	lies     place  // of the line itself
+	kind                        byte
+	seq, replaces, at, attempts uint64 // at: Unix ms
+	route                       []byte
+	id                          string
+	says                        []byte // the message as JSON, the reason of a dead letter, or a fate
+	lies                        place  // of the line itself
 }
 
 var (
@@ -196,19 +193,9 @@ var (
 
 // appendTo appends the line and its newline to b.
 func (l *line) appendTo(b []byte) []byte {
-	start := len(b)
-	b = append(b, "________ ________ "...)
-	switch l.kind {
-	case 'W':
-		b = fmt.Appendf(b, `W %d %d %d %s {"id":"%s"`, l.seq, l.replaces, l.at, l.route, l.id)
-		b = append(b, l.body...) // it may be large: fmt would copy it once more
-	case 'X':
-		b = fmt.Appendf(b, "X %d %d %s", l.seq, l.attempts, encode(l.reason))
-	case 'D':
-		b = fmt.Appendf(b, "D %d %d %s %d", l.seq, l.at, l.reason, l.attempts)
-	case 'K':
-		b = fmt.Appendf(b, "K %d %s", l.seq, l.id)
-	}
+	start, route, id := len(b), cmp.Or(string(l.route), "-"), cmp.Or(l.id, "-")
+	b = fmt.Appendf(b, "________ ________ %c %d %d %d %d %s %s ", l.kind, l.seq, l.replaces, l.at, l.attempts, route, id)
+	b = append(b, l.says...) // it may be large: fmt would copy it once more
 	copy(b[start+9:], fmt.Sprintf("%08x", len(b)-start-headerSize))
 	copy(b[start:], fmt.Sprintf("%08x", crc32.Checksum(b[start+9:], castagnoli)))
 	return append(b, '\n')
@@ -235,53 +222,30 @@ func parseLine(b []byte) (l line, n int) {
 	if err != nil || crc32.Checksum(b[9:n-1], castagnoli) != uint32(sum) {
 		return line{}, 0
 	}
-	rest, ok := b[headerSize:n-1], true
-	field := func() (word []byte) {
-		word, rest, _ = bytes.Cut(rest, []byte(" "))
-		return word
-	}
-	number := func() uint64 {
-		n, err := strconv.ParseUint(string(field()), 10, 64)
-		ok = ok && err == nil
-		return n
-	}
-	kind := string(field())
-	l.seq = number()
-	switch kind {
-	case "W":
-		l.replaces, l.at, l.route = number(), int64(number()), field()
-		quoted, has := bytes.CutPrefix(rest, []byte(`{"id":"`))
-		id, body, closed := bytes.Cut(quoted, []byte(`"`))
-		l.id, l.body, ok = string(id), body, ok && has && closed
-	case "X":
-		l.attempts = int(number())
-		ok = json.Unmarshal(rest, &l.reason) == nil && ok
-	case "D":
-		l.at, l.reason, l.attempts = int64(number()), string(field()), int(number())
-	case "K":
-		l.id = string(rest)
-	default:
-		ok = false
-	}
-	if !ok {
+	fields := bytes.SplitN(b[headerSize:n-1], []byte(" "), 8)
+	if len(fields) < 8 || len(fields[0]) != 1 {
 		return line{}, 0
 	}
-	l.kind = kind[0]
+	for i, to := range []*uint64{&l.seq, &l.replaces, &l.at, &l.attempts} {
+		if *to, err = strconv.ParseUint(string(fields[i+1]), 10, 64); err != nil {
+			return line{}, 0
+		}
+	}
+	l.kind, l.route, l.id, l.says = fields[0][0], fields[5], string(fields[6]), fields[7]
 	return l, n
 }
 
 // size is what a W line takes of max_bytes.
-func (l *line) size() int64 { return lineSize(len(l.route), len(l.id), len(l.body)) }
+func (l *line) size() int64 { return lineSize(len(l.route), len(l.id), len(l.says)) }
 
 func lineSize(route, id, body int) int64 { return int64(64 + route + id + body) }
 
 // message decodes a W line.
 func (l *line) message() (*message, error) {
-	m := &message{}
-	if err := json.Unmarshal(fmt.Appendf(nil, `{"id":"%s"%s`, l.id, l.body), m); err != nil {
+	m := &message{ID: l.id, route: parseRoute(string(l.route)), seq: l.seq, queued: int64(l.at)}
+	if json.Unmarshal(l.says, m) != nil {
 		return nil, errDamaged
 	}
-	m.seq, m.queued, m.route = l.seq, l.at, parseRoute(string(l.route))
 	return m, nil
 }
 
@@ -440,7 +404,7 @@ func (s *spool) apply(l line) {
 	case 'X': // its W line comes later, if that was carried forward
 		s.dead.set(l.seq, l.lies)
 	case 'D':
-		if at != 0 && l.reason == fateDamaged {
+		if at != 0 && string(l.says) == fateDamaged {
 			s.segmentOf(at).damaged++
 			s.damaged.Add(1)
 		}
@@ -562,16 +526,16 @@ func (s *spool) stage(lines []line, c *change, ended map[uint64]bool) []line {
 	gone := func(seq uint64) bool {
 		return s.live.at(seq) == 0 || ended[seq]
 	}
-	now := time.Now().UnixMilli()
+	now := uint64(time.Now().UnixMilli())
 	for i := range c.end {
 		e := &c.end[i]
 		if e.gone = gone(e.seq) || e.fate == fateDead && s.dead.at(e.seq) != 0; e.gone {
 			continue
 		}
 		ended[e.seq] = true
-		l := line{kind: 'D', seq: e.seq, at: now, reason: e.fate, attempts: e.attempts}
+		l := line{kind: 'D', seq: e.seq, at: now, attempts: uint64(e.attempts), says: []byte(e.fate)}
 		if e.fate == fateDead {
-			l.kind, l.reason = 'X', e.reason
+			l.kind, l.says = 'X', []byte(cleaned(e.reason, titleLimit))
 		}
 		lines = append(lines, l)
 	}
@@ -583,11 +547,11 @@ func (s *spool) stage(lines []line, c *change, ended map[uint64]bool) []line {
 		}
 		ended[m.replaces] = true
 		s.seq++
-		m.seq, m.queued = s.seq, now
+		m.seq, m.queued = s.seq, int64(now)
 		lines = append(lines, line{kind: 'W', seq: m.seq, replaces: m.replaces, at: now,
-			route: []byte(m.route.String()), id: m.ID, body: m.encoded()})
+			route: []byte(m.route.String()), id: m.ID, says: m.encoded()})
 		if c.over {
-			lines = append(lines, line{kind: 'D', seq: m.seq, at: now, reason: fateDelivered, attempts: 1})
+			lines = append(lines, line{kind: 'D', seq: m.seq, at: now, attempts: 1, says: []byte(fateDelivered)})
 		}
 	}
 	return lines
@@ -827,7 +791,7 @@ func (s *spool) carryForward() error {
 		case failed != nil:
 			return
 		case l.kind == 'W' && w == l.lies, l.kind == 'X' && x == l.lies && w != 0:
-			l.route, l.body = bytes.Clone(l.route), bytes.Clone(l.body)
+			l.route, l.says = bytes.Clone(l.route), bytes.Clone(l.says)
 			lines = append(lines, l)
 		case (l.kind == 'W' || l.kind == 'K') && isKeyed(l.id) && s.keys[l.id] == l.seq:
 			lines = append(lines, line{kind: 'K', seq: l.seq, id: l.id})
@@ -897,7 +861,7 @@ func (s *spool) read(seq uint64) (w, x line, err error) {
 		}
 		if x = (line{}); err == nil && dead != 0 {
 			if x, err = s.readLine(dead); err == errDamaged {
-				x, err = line{kind: 'X', seq: seq, reason: "its reason is damaged"}, nil
+				x, err = line{kind: 'X', seq: seq, says: []byte("its reason is damaged")}, nil
 			}
 		}
 		if now, deadNow := s.where(seq); now == at && deadNow == dead {
@@ -962,7 +926,7 @@ func (s *spool) all(ctx context.Context, f func(w, became line)) error {
 	ended := map[uint64]end{} // whose W lines were not met yet: they are in the same segment or an older one
 	return s.walkAll(ctx, func(l line) {
 		if l.kind == 'D' {
-			ended[l.seq] = end{l.reason, l.lies}
+			ended[l.seq] = end{string(l.says), l.lies}
 		}
 	}, func(l line) {
 		if l.kind != 'W' {
@@ -973,7 +937,7 @@ func (s *spool) all(ctx context.Context, f func(w, became line)) error {
 		switch {
 		case over:
 			delete(ended, l.seq)
-			f(l, line{kind: 'D', reason: d.fate, lies: d.lies})
+			f(l, line{kind: 'D', says: []byte(d.fate), lies: d.lies})
 		case w == l.lies && x != 0:
 			f(l, line{kind: 'X'})
 		case w == l.lies:

@@ -32,13 +32,13 @@ func TestLineFormat(t *testing.T) {
 		says string
 		line line
 	}{
-		{`W 7 3 1763899200123 tag:error%20s3/1 {"id":"0a","text":"x"}`,
-			line{kind: 'W', seq: 7, replaces: 3, at: 1763899200123,
-				route: []byte("tag:error%20s3/1"), id: "0a", body: []byte(`,"text":"x"}`)}},
-		{`X 7 3 "invalid_blocks: \"a\" <b>"`, line{kind: 'X', seq: 7, attempts: 3, reason: `invalid_blocks: "a" <b>`}},
-		{`D 7 1763899200123 delivered 2`,
-			line{kind: 'D', seq: 7, at: 1763899200123, reason: fateDelivered, attempts: 2}},
-		{`K 7 k0123456789abcde`, line{kind: 'K', seq: 7, id: "k0123456789abcde"}},
+		{`W 7 3 1763899200123 0 tag:error%20s3/1 0a {"text":"x"}`, line{kind: 'W', seq: 7, replaces: 3, at: 1763899200123,
+			route: []byte("tag:error%20s3/1"), id: "0a", says: []byte(`{"text":"x"}`)}},
+		{`X 7 0 1763899200123 3 - - invalid_blocks: "a" <b>`, line{kind: 'X', seq: 7, at: 1763899200123, attempts: 3,
+			route: []byte("-"), id: "-", says: []byte(`invalid_blocks: "a" <b>`)}},
+		{`D 7 0 1763899200123 2 - - delivered`, line{kind: 'D', seq: 7, at: 1763899200123, attempts: 2,
+			route: []byte("-"), id: "-", says: []byte(fateDelivered)}},
+		{`K 7 0 0 0 - k0123456789abcde `, line{kind: 'K', seq: 7, route: []byte("-"), id: "k0123456789abcde"}},
 	} {
 		want := e2e.SpoolLine("%s", test.says)
 		if got := string(test.line.appendTo(nil)); got != want {
@@ -57,8 +57,8 @@ func TestLineFormat(t *testing.T) {
 			}
 		}
 	}
-	for _, says := range []string{``, `W`, `W 1`, `W 1 0 2 to:x {"text":"no id"}`, `W x 0 2 to:x {"id":"a"}`,
-		`X 1 2 reason`, `D 1 2 delivered`, `D 1 2 delivered x`, `Q 1 2`, `WW 1 0 2 to:x {"id":"a"}`} {
+	for _, says := range []string{``, `W`, `W 1`, `W 1 0 2 to:x {"text":"no id"}`, `W x 0 2 0 to:x a {}`, `X 1 0 2 3 - -`,
+		`D 1 0 2 -1 - - delivered`, `D 1 0 2 x - - delivered`, `WW 1 0 2 0 to:x a {}`} {
 		if l, n := parseLine([]byte(e2e.SpoolLine("%s", says))); n > 0 {
 			t.Errorf("%q is taken: %+v", says, l)
 		}
@@ -67,8 +67,8 @@ func TestLineFormat(t *testing.T) {
 
 // Whatever is in a file of the spool, reading it ends, and what was read is written as the same line.
 func FuzzSpoolFile(f *testing.F) {
-	one := []byte(e2e.SpoolLine(`W 1 0 2 to:#c {"id":"k1","text":"x"}`) + e2e.SpoolLine(`X 1 1 "y"`))
-	f.Add(slices.Concat(one, one, []byte(e2e.SpoolLine("D 1 2 dropped 3"))))
+	one := []byte(e2e.SpoolLine(`W 1 0 2 0 to:#c k1 {"text":"x"}`) + e2e.SpoolLine(`X 1 0 2 1 - - y`))
+	f.Add(slices.Concat(one, one, []byte(e2e.SpoolLine("D 1 0 2 3 - - dropped"))))
 	f.Add(bytes.ReplaceAll(append(one, one...), []byte("\n"), []byte("X")))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if len(data) > 10 && data[1] == ' ' && data[10] == ' ' {
@@ -327,13 +327,13 @@ func TestFoundAtStart(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	w := func(seq, replaces int, id string) string {
-		return e2e.SpoolLine(`W %d %d %d tag:a/0 {"id":%q,"text":"%[1]d"}`, seq, replaces, time.Now().UnixMilli(), id)
+		return e2e.SpoolLine(`W %d %d %d 0 tag:a/0 %s {"text":"%[1]d"}`, seq, replaces, time.Now().UnixMilli(), id)
 	}
 	for name, content := range map[string]string{
 		"00000001.log": w(1, 0, "i1") + w(3, 0, "i3") + w(4, 0, "i4") + w(5, 0,
-			"i5") + e2e.SpoolLine(`X 4 2 "no_text"`) + e2e.SpoolLine(`X 5 1 "no_text"`) + w(6, 0, "i6"),
-		"00000003.log": w(2, 0, "i2") + w(1, 0, "i1") + w(4, 0, "i4") + e2e.SpoolLine(`X 4 2 "no_text"`) + w(7, 5,
-			"i5") + e2e.SpoolLine("D 6 1763899200123 delivered 1") + w(8, 0, "i8")[:40],
+			"i5") + e2e.SpoolLine(`X 4 0 5 2 - - no_text`) + e2e.SpoolLine(`X 5 0 5 1 - - no_text`) + w(6, 0, "i6"),
+		"00000003.log": w(2, 0, "i2") + w(1, 0, "i1") + w(4, 0, "i4") + e2e.SpoolLine(`X 4 0 5 2 - - no_text`) + w(7, 5,
+			"i5") + e2e.SpoolLine("D 6 0 1763899200123 1 - - delivered") + w(8, 0, "i8")[:40],
 		"notes.txt": "kept",
 		"x.log":     "no file of the spool: left alone",
 	} {
@@ -393,7 +393,7 @@ func TestSpellingsOfARoute(t *testing.T) {
 	dir := t.TempDir()
 	lines := ""
 	for i, r := range []string{"tag:a/0", "tag:%61/0", "tag:a/00"} {
-		lines += e2e.SpoolLine(`W %d 0 %d %s {"id":"i%[1]d","text":"%[1]d"}`, i+1, time.Now().UnixMilli(), r)
+		lines += e2e.SpoolLine(`W %d 0 %d 0 %s i%[1]d {"text":"%[1]d"}`, i+1, time.Now().UnixMilli(), r)
 	}
 	os.WriteFile(filepath.Join(dir, "00000001.log"), []byte(lines), 0o600)
 	synctest.Test(t, func(t *testing.T) {
@@ -573,10 +573,10 @@ func TestEachWhileCleaning(t *testing.T) {
 func TestDeadLetterHalfCarried(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	w := func(seq int) string { return e2e.SpoolLine(`W %d 0 5 tag:a/0 {"id":"i%[1]d","text":"%[1]d"}`, seq) }
+	w := func(seq int) string { return e2e.SpoolLine(`W %d 0 5 0 tag:a/0 i%[1]d {"text":"%[1]d"}`, seq) }
 	for name, content := range map[string]string{
-		"00000001.log": w(1) + w(2) + e2e.SpoolLine(`X 2 1 "b"`), "00000003.log": e2e.SpoolLine(`X 1 4 "no_text"`),
-		"00000009.log": w(1) + w(2) + e2e.SpoolLine(`X 2 2 "b"`),
+		"00000001.log": w(1) + w(2) + e2e.SpoolLine(`X 2 0 5 1 - - b`), "00000003.log": e2e.SpoolLine(`X 1 0 5 4 - - no_text`),
+		"00000009.log": w(1) + w(2) + e2e.SpoolLine(`X 2 0 5 2 - - b`),
 	} {
 		os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600)
 	}
@@ -585,7 +585,7 @@ func TestDeadLetterHalfCarried(t *testing.T) {
 		s.pass(t, 1)
 		e2e.Poll(t, "the old ones are cleaned", func() bool { return slices.Equal(s.numbers(), []uint64{9}) })
 		for seq, attempts := range []int{1: 4, 2: 2} {
-			if _, x, err := s.read(uint64(seq)); seq > 0 && (err != nil || x.kind != 'X' || x.attempts != attempts) {
+			if _, x, err := s.read(uint64(seq)); seq > 0 && (err != nil || x.kind != 'X' || int(x.attempts) != attempts) {
 				t.Errorf("dead letter %d: %+v, %v", seq, x, err)
 			}
 		}
@@ -614,7 +614,7 @@ func TestDamageBeforeCleaning(t *testing.T) {
 	}
 	for i, want := range []error{nil, errDamaged, nil, errDamaged, nil} {
 		w, x, err := s.read(numbers[i])
-		if err != want || err == nil && (w.seq != numbers[i] || i == 4 && x.reason != "its reason is damaged") {
+		if err != want || err == nil && (w.seq != numbers[i] || i == 4 && string(x.says) != "its reason is damaged") {
 			t.Errorf("message %d: %+v %+v, %v", i, w, x, err)
 		}
 		s.end(fateDamaged, numbers[i])
@@ -631,12 +631,12 @@ func TestDamageBeforeCleaning(t *testing.T) {
 // What a message says is never taken for a line of the log, even where its own line is damaged.
 func TestLinesInsideTexts(t *testing.T) {
 	t.Parallel()
-	for _, inner := range []string{"D 1 5 dropped 1", "K 1 k0123456789abcde", `X 1 1 ":"`} {
-		body := []byte(e2e.SpoolLine(`W 2 0 5 to:#c {"id":"2","payload":{"a %s":"","text":"2"}}`,
+	for _, inner := range []string{"D 1 0 5 1 - - dropped", "K 1 0 0 0 - k0123456789abcde ", `X 1 0 5 1 - - :`} {
+		body := []byte(e2e.SpoolLine(`W 2 0 5 0 to:#c 2 {"payload":{"a %s":"","text":"2"}}`,
 			strings.TrimSuffix(e2e.SpoolLine("%s", inner), "\n")))
 		for i := range 18 {
-			log := []byte(e2e.SpoolLine(`W 1 0 5 to:#c {"id":"1","text":"1"}`) + string(body) +
-				e2e.SpoolLine(`W 3 0 5 to:#c {"id":"3","text":"3"}`))
+			log := []byte(e2e.SpoolLine(`W 1 0 5 0 to:#c 1 {"text":"1"}`) + string(body) +
+				e2e.SpoolLine(`W 3 0 5 0 to:#c 3 {"text":"3"}`))
 			log[bytes.IndexByte(log, '\n')+1+i] ^= 1
 			got, dir := "", t.TempDir()
 			os.WriteFile(filepath.Join(dir, "00000001.log"), log, 0o600)
@@ -1299,7 +1299,7 @@ func (p *powerCuts) check(cut int) {
 		switch {
 		case err == nil && x.kind == 0:
 			is = ""
-		case err == nil && x.attempts == 3 && x.reason == "because":
+		case err == nil && x.attempts == 3 && string(x.says) == "because":
 			is = fateDead
 		case err != errGone:
 			p.t.Errorf("cut %d: message %d: %+v, %v", cut, seq, x, err)

@@ -443,7 +443,7 @@ func (f spoolFiles) segment(t testing.TB) (segment string) {
 	return segment
 }
 
-var lineForm = regexp.MustCompile(`^([0-9a-f]{8}) (([0-9a-f]{8}) (W [0-9]+ 0 [0-9]+ \S+ \{.*"text":"([0-9]+) .*\}))\n$`)
+var lineForm = regexp.MustCompile(`^([0-9a-f]{8}) (([0-9a-f]{8}) (W [0-9]+ 0 [0-9]+ 0 \S+ \S+ \{.*"text":"([0-9]+) .*\}))\n$`)
 
 // fillSpool returns a spool with n messages, numbered from 0, as a killed server left it, and their records: the format
 // as it is written down, read without the server's help.
@@ -513,7 +513,7 @@ func TestBitFlips(t *testing.T) {
 	maker := newCrashTest(t, 5)
 	for _, s := range maker.senders {
 		// one bit from newlines; and what looks like a line's beginning
-		s.pad = "JJJJJJJJ******** 0123abcd 00000018 W 7 0 8 "
+		s.pad = "JJJJJJJJ******** 0123abcd 00000018 W 7 0 8 0 "
 	}
 	files, records := fillSpool(maker, 20)
 	segment := files.segment(t)

@@ -647,8 +647,8 @@ func TestSendingAgainEnds(t *testing.T) {
 	spool := t.TempDir()
 	var log strings.Builder
 	for i := range dead {
-		log.WriteString(SpoolLine(`W %d 0 5 tag:dead/0 {"id":"%016x","text":"%[1]d"}`, i+1, i+1))
-		log.WriteString(SpoolLine(`X %d 3 "channel_not_found"`, i+1))
+		log.WriteString(SpoolLine(`W %d 0 5 0 tag:dead/0 %016x {"text":"%[1]d"}`, i+1, i+1))
+		log.WriteString(SpoolLine(`X %d 0 5 3 - - channel_not_found`, i+1))
 	}
 	if err := os.WriteFile(filepath.Join(spool, "00000001.log"), []byte(log.String()), 0o600); err != nil {
 		t.Fatal(err)

@@ -659,7 +659,7 @@ func writeSpool(t testing.TB, dir string, tags []string, n int) (size int64) {
 		}
 	}
 	for i, segment := 0, 1; i < n; i++ {
-		line := SpoolLine(`W %d 0 %d tag:%s/0 {"id":"%016x","host":"web1.example.com","text":"%[1]d %[5]s"}`,
+		line := SpoolLine(`W %d 0 %d 0 tag:%s/0 %016x {"host":"web1.example.com","text":"%[1]d %[5]s"}`,
 			i+1, accepted+int64(i), tags[i%len(tags)], uint64(i+1)*0x9e3779b97f4a7c15, padding)
 		if room < len(line) {
 			finish()
@@ -692,7 +692,7 @@ func TestMillionDead(t *testing.T) {
 	}
 	w := bufio.NewWriter(f)
 	for i := range n {
-		w.WriteString(SpoolLine(`X %d 3 "invalid_blocks"`, i+1))
+		w.WriteString(SpoolLine(`X %d 0 5 3 - - invalid_blocks`, i+1))
 	}
 	if err := w.Flush(); err != nil {
 		t.Fatal(err)
