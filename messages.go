@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -142,19 +143,9 @@ func shortened(s string) string {
 	return strings.ToValidUTF8(s[:listedText], "") + "…"
 }
 
-// alone lets one look-up read the log at a time: it takes memory.
-func (s *server) alone(ctx context.Context, look func() error) error {
-	select {
-	case s.looking <- struct{}{}:
-		defer func() { <-s.looking }()
-		return look()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 // search is what an operator looks for: messages of a state ("any": of all), of a tag ("": of all), that say q.
 type search struct {
+	id            string // instead of all that: the newest of this id, and others near it
 	state, tag, q string // q in lower case
 	order         string // newest: the last accepted first; oldest: the first
 	offset, limit int
@@ -198,26 +189,22 @@ func onlyKnown(r *http.Request, known ...string) error {
 	return nil
 }
 
+// listMessages writes message by message: together they may be large.
 func (s *server) listMessages(w http.ResponseWriter, r *http.Request) {
 	q, err := readSearch(r)
+	var some []found
+	var totals map[string]int
 	if err == nil {
-		err = s.alone(r.Context(), func() error { return s.list(r.Context(), w, q) })
+		some, totals, err = s.find(r.Context(), q)
 	}
 	if err != nil {
 		reply(w, nil, err)
-	}
-}
-
-// list writes message by message: together they may be large.
-func (s *server) list(ctx context.Context, w http.ResponseWriter, q search) error {
-	all, totals, err := s.find(ctx, q)
-	if err != nil {
-		return err
+		return
 	}
 	w.Header().Set("Content-Type", "application/json")
 	io.WriteString(w, `{"messages": [`)
 	separator := "\n"
-	for _, f := range all[min(q.offset, len(all)):min(q.offset+q.limit, len(all))] {
+	for _, f := range some {
 		m, became, err := f.read(s.spool)
 		if err != nil { // it has ended or moved meanwhile
 			continue
@@ -228,8 +215,7 @@ func (s *server) list(ctx context.Context, w http.ResponseWriter, q search) erro
 			separator = ",\n"
 		}
 	}
-	fmt.Fprintf(w, "\n], \"total\": %d, \"totals\": %s}\n", len(all), encode(totals))
-	return nil
+	fmt.Fprintf(w, "\n], \"total\": %d, \"totals\": %s}\n", totals[q.state], encode(totals))
 }
 
 // found is a message: its number, where its W line lies, and where its D line does (0: it has none).
@@ -248,30 +234,43 @@ func (f found) read(s *spool) (w, became line, err error) {
 	return w, became, err
 }
 
-// find returns all messages of what q looks for, and how many there are of each state. It keeps nothing but numbers: a
-// million may wait.
+// find returns the messages that q asks for, and how many there are in each state. It reads the log, for one request at
+// a time, and keeps nothing but numbers: a million may wait.
 func (s *server) find(ctx context.Context, q search) (all []found, totals map[string]int, err error) {
-	totals = map[string]int{"waiting": 0, "dead": 0, "delivered": 0, "dropped": 0}
+	select {
+	case s.looking <- struct{}{}:
+		defer func() { <-s.looking }()
+	case <-ctx.Done():
+		return nil, nil, ctx.Err()
+	}
+	ctx, enough := context.WithCancel(ctx)
+	defer enough()
+	totals = map[string]int{"waiting": 0, "dead": 0, "delivered": 0, "dropped": 0, "any": 0}
 	err = s.spool.all(ctx, func(w, became line) {
 		if !s.matches(q, w, became) {
 			return
 		}
 		state := became.state()
 		totals[state]++
+		totals["any"]++
 		if q.state == state || q.state == "any" {
 			all = append(all, found{w.seq, w.lies, became.lies})
+		}
+		if q.id != "" {
+			enough() // after this segment
 		}
 	})
 	slices.SortFunc(all, func(a, b found) int { return cmp.Compare(a.seq, b.seq) })
 	if q.order == "newest" {
 		slices.Reverse(all)
 	}
-	return all, totals, err
+	all = all[min(q.offset, len(all)):]
+	return slices.Clone(all[:min(q.limit, len(all))]), totals, err
 }
 
 // matches tells whether q looks for a message, whatever its state.
 func (s *server) matches(q search, w, became line) bool {
-	if q.tag != "" && parseRoute(string(w.route)).tag != q.tag {
+	if q.id != "" && q.id != w.id || q.tag != "" && q.tag != parseRoute(string(w.route)).tag {
 		return false
 	}
 	if q.q == "" {
@@ -293,23 +292,12 @@ func (s *server) matches(q search, w, became line) bool {
 
 // named returns the message that the path names, and what became of it.
 func (s *server) named(r *http.Request) (m, became line, err error) {
-	ctx, stop := context.WithCancel(r.Context())
-	defer stop()
-	err = s.alone(ctx, func() error {
-		var newest found
-		err := s.spool.all(ctx, func(w, became line) {
-			if w.id == r.PathValue("id") && w.seq > newest.seq {
-				newest = found{w.seq, w.lies, became.lies}
-				stop() // after this segment
-			}
-		})
-		if newest.seq == 0 {
-			return cmp.Or(err, errGone)
-		}
-		m, became, err = newest.read(s.spool)
-		return err
-	})
-	return m, became, err
+	id := search{id: r.PathValue("id"), state: "any", order: "newest", limit: 1}
+	newest, _, err := s.find(r.Context(), id)
+	if len(newest) == 0 {
+		return m, became, cmp.Or(err, errGone)
+	}
+	return newest[0].read(s.spool)
 }
 
 func (s *server) showMessage(w http.ResponseWriter, r *http.Request) {
@@ -375,17 +363,13 @@ func (s *server) toOne(do action) http.HandlerFunc {
 // but the parameters.
 func (s *server) toAll(do action, parameters ...string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		query, n, all := r.URL.Query(), 0, []found(nil)
+		query, n, all, err := r.URL.Query(), 0, []found(nil), onlyKnown(r, parameters...)
 		tag, state := query.Get("tag"), query.Get("state")
-		err := onlyKnown(r, parameters...)
 		if tag == "" || slices.Contains(parameters, "state") && state != "dead" {
 			err = badRequest("it takes a tag: POST /messages/retry?tag=NAME, DELETE /messages?state=dead&tag=NAME")
 		}
 		if err == nil {
-			err = s.alone(r.Context(), func() (err error) {
-				all, _, err = s.find(r.Context(), search{state: "dead", tag: tag})
-				return err
-			})
+			all, _, err = s.find(r.Context(), search{state: "dead", tag: tag, limit: math.MaxInt})
 		}
 		for some := range slices.Chunk(all, atOnce) {
 			if err = cmp.Or(err, r.Context().Err()); err != nil {

@@ -79,7 +79,7 @@ func TestSearch(t *testing.T) {
 			t.Errorf("nothing is dead, but one is delivered: %+v", found)
 		}
 		found, _ = p.search(t, "state=any&limit=1")
-		if fmt.Sprint(found.Total, found.Totals) != "12 map[dead:4 delivered:4 dropped:1 waiting:3]" {
+		if fmt.Sprint(found.Total, found.Totals) != "12 map[any:12 dead:4 delivered:4 dropped:1 waiting:3]" {
 			t.Errorf("totals: %d %v", found.Total, found.Totals)
 		}
 		for i, m := range waiting.Messages[:3] {

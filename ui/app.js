@@ -351,7 +351,6 @@ async function loadMessages(mine, at) {
   if (whole && !messages.some(m => m.id === id)) rows.unshift([id, whole]);
   messageList.update(rows);
   if (whole && opened) $("m-" + id)?.children[1].scrollIntoView({block: "nearest"});
-  totals.any = Object.values(totals).reduce((a, b) => a + b);
   patch($("states"), Object.entries(states).map(([name, words]) => h("a", {ariaCurrent: String(name === state),
     href: same({state: name, id: "", n: "", order: ""})}, `${words} ${number(totals[name])}`)));
   setText($("order"), order + " first ⇅");
