@@ -674,15 +674,15 @@ func (s *spool) makeSpare() error {
 // takeSpare makes the spare segment the newest: in place of one that is suspect, with what is known to be good of that,
 // else behind one that is full.
 func (s *spool) takeSpare() error {
-	number, content := s.newest+1, io.Reader(strings.NewReader(""))
+	number, good := s.newest+1, int64(0)
 	if s.suspect != nil {
-		number, content = s.newest, io.NewSectionReader(s.f, 0, s.segments[s.newest].size)
+		number, good = s.newest, s.segments[s.newest].size
 	}
 	f, err := s.dir.OpenFile(spareName, os.O_RDWR, 0)
 	if s.spare = false; err != nil {
 		return err
 	}
-	_, err = io.Copy(f, content)
+	_, err = io.Copy(f, io.NewSectionReader(s.f, 0, good))
 	if err = cmp.Or(err, s.sync(f)); err == nil {
 		err = s.dir.Rename(spareName, fileName(number))
 	}

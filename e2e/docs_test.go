@@ -113,14 +113,17 @@ func documents(t *testing.T) map[string]string {
 	return texts
 }
 
-// Lines fit into a window, the README is short, and links lead somewhere.
+// Lines fit into a window, the README is short, links lead somewhere, and each entry of a list begins its line.
 func TestDocumentsAreWellFormed(t *testing.T) {
 	t.Parallel()
-	link := regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`)
+	link, entry := regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`), regexp.MustCompile(`\. [2-9]\. [A-Z`+"`"+`]`)
 	for name, text := range documents(t) {
 		for n, line := range strings.Split(text, "\n") {
 			if utf8.RuneCountInString(line) > 120 {
 				t.Errorf("%s:%d has more than 120 columns", name, n+1)
+			}
+			if entry.MatchString(line) {
+				t.Errorf("%s:%d has two entries of a list", name, n+1)
 			}
 		}
 		for _, m := range link.FindAllStringSubmatch(text, -1) {
@@ -152,6 +155,24 @@ func TestPromisesHaveTests(t *testing.T) {
 	}
 	if len(names) < 20 {
 		t.Errorf("%d tests are named", len(names))
+	}
+}
+
+// What docs/operations.md measures with is there, in the folder that it names.
+func TestDocumentedBenchmarks(t *testing.T) {
+	t.Parallel()
+	commands := regexp.MustCompile(`go test -run '\^\$' -bench (\w+) .*?(\.\S*) `)
+	found := commands.FindAllStringSubmatch(ReadFile(t, "../docs/operations.md"), -1)
+	for _, m := range found {
+		paths, _ := filepath.Glob(filepath.Join("..", m[2], "*_test.go"))
+		if !slices.ContainsFunc(paths, func(path string) bool {
+			return strings.Contains(ReadFile(t, path), "\nfunc Benchmark"+m[1])
+		}) {
+			t.Errorf("%s has no benchmark %s", m[2], m[1])
+		}
+	}
+	if len(found) < 5 {
+		t.Errorf("%d benchmarks are named", len(found))
 	}
 }
 
