@@ -546,22 +546,29 @@ func (d *deliverer) postUrgent(t *turn) {
 
 // end records how the first messages of l end, and takes them out of it.
 func (d *deliverer) end(l *lane, ends []ending) {
-	if len(ends) == 0 {
-		return
+	if len(ends) > 0 {
+		d.record(ends) // an error of the disk is tried again there
+		d.locked(func() { d.remove(l, 0, len(ends)) })
 	}
-	d.spool.do(&change{end: ends}) // an error of the disk is tried again there
-	d.locked(func() { d.remove(l, 0, len(ends)) })
+}
+
+// record writes how messages end, and counts those that had not ended before.
+func (d *deliverer) record(ends []ending) (n int, err error) {
+	err = d.spool.do(&change{end: ends})
 	for _, e := range ends {
-		if !e.gone {
+		if err == nil && !e.gone {
 			d.stats.count(e.route, e.counts())
+			n++
 		}
 	}
+	return n, err
 }
 
 // counts is what an ending changes in the counters.
 func (e ending) counts() counts {
 	delivered, dead := int64(number(e.fate == fateDelivered)), int64(number(e.fate == fateDead))
-	return counts{Waiting: -1, Delivered: delivered, Dead: dead, Dropped: 1 - delivered - dead}
+	was := int64(number(e.was))
+	return counts{Waiting: was - 1, Delivered: delivered, Dead: dead - was, Dropped: 1 - delivered - dead}
 }
 
 // gather reads the messages of one post: the first of the lane, and those behind it that merge with it.
@@ -657,16 +664,6 @@ func (d *deliverer) learn(t *turn, out outcome) {
 // nobody reports that no connection was made: that is no lane's fault, and its account waits.
 func (o outcome) nobody() bool { return o.unreached && !o.unsure }
 
-// verdict is what becomes of the messages of a post: a fate, or
-type verdict string
-
-const (
-	later   verdict = ""        // they are tried again
-	smaller verdict = "smaller" // they go in smaller posts, or the one message goes once more, cut
-	done    verdict = fateDelivered
-	dead    verdict = fateDead
-)
-
 // posted describes a post to judge.
 type posted struct {
 	parts  int  // attachments
@@ -674,22 +671,25 @@ type posted struct {
 	tooOld int  // messages, from the first on
 }
 
-// judge says what becomes of a post whose answer was out and whose messages have the history h. Of dead messages it
-// says why, and how many of them are, 0 for all.
-func judge(out outcome, h head, p posted, now time.Time) (v verdict, n int, reason string) {
+// smaller is what becomes of messages that go in smaller posts, or of one that goes once more, cut.
+const smaller = "smaller"
+
+// judge says what becomes of a post whose answer was out and whose messages have the history h: their fate, smaller, or
+// "" if they are tried again later. Of dead messages it says why, and how many of them are, 0 for all.
+func judge(out outcome, h head, p posted, now time.Time) (fate string, n int, reason string) {
 	switch {
 	case out.class == delivered:
-		return done, 0, ""
+		return fateDelivered, 0, ""
 	case p.parts > 1 && (out.class == badContent || out.tooMuch), p.long && out.tooMuch && !h.cut:
 		return smaller, 0, ""
 	case out.class == badContent, out.class == badDestination && h.attempts >= destinationTries:
-		return dead, 0, out.reason
+		return fateDead, 0, out.reason
 	case out.broken && h.broken+1 >= brokenTries:
-		return dead, 0, "it may have been delivered: " + out.reason
+		return fateDead, 0, "it may have been delivered: " + out.reason
 	case p.tooOld > 0 && now.Sub(h.first) > ageAfter:
-		return dead, p.tooOld, "older than max_age: " + out.reason
+		return fateDead, p.tooOld, "older than max_age: " + out.reason
 	}
-	return later, 0, ""
+	return "", 0, ""
 }
 
 // settle does to the lane of t what is judged, and returns how messages of g end, from the first on.
@@ -703,17 +703,17 @@ func (d *deliverer) settle(t *turn, g *merger, out outcome) (ends []ending) {
 	for p.tooOld < len(messages) && messages[p.tooOld].queued < oldest {
 		p.tooOld++
 	}
-	verdict, n, reason := judge(out, h, p, now)
+	fate, n, reason := judge(out, h, p, now)
 	n = cmp.Or(n, len(messages))
 	switch {
-	case verdict == later:
+	case fate == "":
 		l.head.group = len(messages)
 		l.head.broken += number(out.broken)
 		if !out.nobody() {
 			d.postpone(l, out)
 		}
 		return nil
-	case verdict == smaller:
+	case fate == smaller:
 		d.log.Warn("post refused: a smaller one is next", "to", l.to.name(), "messages", n, "err", out.reason)
 		if p.parts > 1 {
 			l.head, l.most, l.mostTill = head{}, (p.parts+1)/2, now.Add(smallerFor)
@@ -721,7 +721,7 @@ func (d *deliverer) settle(t *turn, g *merger, out outcome) (ends []ending) {
 			l.head.cut, l.head.group, l.mostTill = true, 1, time.Time{}
 		}
 		return nil
-	case verdict == dead:
+	case fate == fateDead:
 		l.mostTill = time.Time{} // of the head that is next, nothing is known
 		d.reportDead(l, messages[0], reason)
 	case l.err != "":
@@ -729,10 +729,10 @@ func (d *deliverer) settle(t *turn, g *merger, out outcome) (ends []ending) {
 	}
 	l.err, l.head = "", head{}
 	for _, m := range messages[:n] {
-		if verdict == dead {
+		if fate == fateDead {
 			d.log.Error("dead letter", "id", m.ID, "to", m.route.String(), "attempts", h.attempts, "err", reason)
 		}
-		e := ending{seq: m.seq, route: m.route, fate: string(verdict), attempts: h.attempts, reason: reason}
+		e := ending{seq: m.seq, route: m.route, fate: fate, attempts: h.attempts, reason: reason}
 		ends = append(ends, e)
 	}
 	return ends

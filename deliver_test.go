@@ -313,39 +313,39 @@ func TestJudge(t *testing.T) {
 		out    outcome
 		head   head
 		posted posted
-		want   verdict
+		want   string
 		n      int
 		reason string
 	}{
-		{"delivered", outcome{class: delivered}, tried(1), many, done, 0, ""},
-		{"delivered, though old", outcome{class: delivered}, tried(1), posted{parts: 1, tooOld: 1}, done, 0, ""},
-		{"trouble", outcome{class: retry, status: 503}, tried(50), one, later, 0, ""},
+		{"delivered", outcome{class: delivered}, tried(1), many, fateDelivered, 0, ""},
+		{"delivered, though old", outcome{class: delivered}, tried(1), posted{parts: 1, tooOld: 1}, fateDelivered, 0, ""},
+		{"trouble", outcome{class: retry, status: 503}, tried(50), one, "", 0, ""},
 		{"trouble, old", outcome{class: retry, status: 503}, tried(50), posted{parts: 2, tooOld: 1},
-			dead, 1, "older than max_age: "},
+			fateDead, 1, "older than max_age: "},
 		{"old, but tried for a moment only", outcome{class: retry}, head{attempts: 3, first: now.Add(-ageAfter)},
-			posted{parts: 1, tooOld: 1}, later, 0, ""},
-		{"content", outcome{class: badContent, reason: "no_text"}, tried(1), one, dead, 0, "no_text"},
+			posted{parts: 1, tooOld: 1}, "", 0, ""},
+		{"content", outcome{class: badContent, reason: "no_text"}, tried(1), one, fateDead, 0, "no_text"},
 		{"content, merged", outcome{class: badContent}, tried(1), many, smaller, 0, ""},
-		{"destination, first", outcome{class: badDestination}, tried(destinationTries - 1), many, later, 0, ""},
+		{"destination, first", outcome{class: badDestination}, tried(destinationTries - 1), many, "", 0, ""},
 		{"destination, third", outcome{class: badDestination, reason: "is_archived"}, tried(destinationTries), many,
-			dead, 0, "is_archived"},
-		{"credential", outcome{class: badCredential}, tried(99), one, later, 0, ""},
-		{"in between", outcome{class: inBetween}, tried(99), one, later, 0, ""},
+			fateDead, 0, "is_archived"},
+		{"credential", outcome{class: badCredential}, tried(99), one, "", 0, ""},
+		{"in between", outcome{class: inBetween}, tried(99), one, "", 0, ""},
 		{"in between, old", outcome{class: inBetween}, tried(99), posted{parts: 1, tooOld: 1},
-			dead, 1, "older than max_age: "},
+			fateDead, 1, "older than max_age: "},
 		{"too much, merged", outcome{class: badDestination, tooMuch: true}, tried(1), many, smaller, 0, ""},
 		{"too much, in between, merged", outcome{class: inBetween, tooMuch: true}, tried(1), many, smaller, 0, ""},
 		{"too much, long", outcome{class: badContent, tooMuch: true}, tried(1), posted{parts: 1, long: true},
 			smaller, 0, ""},
 		{"too much, cut", outcome{class: badContent, tooMuch: true, reason: "msg_too_long"},
-			head{attempts: 2, cut: true}, posted{parts: 1, long: true}, dead, 0, "msg_too_long"},
+			head{attempts: 2, cut: true}, posted{parts: 1, long: true}, fateDead, 0, "msg_too_long"},
 		{"too much, short, code", outcome{class: badContent, tooMuch: true, reason: "msg_too_long"}, tried(1), one,
-			dead, 0, "msg_too_long"},
-		{"too much, short, no code", outcome{class: badDestination, tooMuch: true}, tried(1), one, later, 0, ""},
+			fateDead, 0, "msg_too_long"},
+		{"too much, short, no code", outcome{class: badDestination, tooMuch: true}, tried(1), one, "", 0, ""},
 		{"broken twice", outcome{class: retry, broken: true}, head{attempts: 2, broken: brokenTries - 2}, one,
-			later, 0, ""},
+			"", 0, ""},
 		{"broken three times", outcome{class: retry, broken: true, reason: "cut off"},
-			head{attempts: 3, broken: brokenTries - 1}, one, dead, 0, "it may have been delivered: cut off"},
+			head{attempts: 3, broken: brokenTries - 1}, one, fateDead, 0, "it may have been delivered: cut off"},
 	} {
 		got, n, reason := judge(test.out, test.head, test.posted, now)
 		if got != test.want || n != test.n || reason != test.reason {

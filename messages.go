@@ -438,12 +438,8 @@ func (d *deliverer) drop(r route, seq uint64) (did string, err error) {
 	if err != nil {
 		return "", err
 	}
-	end := ending{seq: seq, route: r, fate: fateDropped}
-	err = d.spool.do(&change{end: []ending{end}})
+	_, err = d.record([]ending{{seq: seq, route: r, fate: fateDropped}})
 	d.locked(func() { d.stores--; d.changed.Broadcast() })
-	if err == nil {
-		d.stats.count(r, end.counts())
-	}
 	return "dropped", err
 }
 
@@ -469,22 +465,11 @@ func (s *server) resend(dead []found) (n int, err error) {
 }
 
 func (s *server) dropDead(dead []found) (n int, err error) {
-	c := &change{}
+	var ends []ending
 	for _, f := range dead {
-		w, x, err := s.spool.read(f.seq)
-		if err != nil || x.kind == 0 {
-			continue
-		}
-		c.end = append(c.end, ending{seq: f.seq, route: parseRoute(string(w.route)), fate: fateDropped})
-	}
-	if err := s.spool.do(c); err != nil {
-		return 0, err
-	}
-	for _, e := range c.end {
-		if !e.gone {
-			s.stats.count(e.route, counts{Dead: -1, Dropped: 1})
-			n++
+		if w, x, err := s.spool.read(f.seq); err == nil && x.kind != 0 {
+			ends = append(ends, ending{seq: f.seq, route: parseRoute(string(w.route)), fate: fateDropped})
 		}
 	}
-	return n, nil
+	return s.deliver.record(ends)
 }

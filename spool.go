@@ -115,6 +115,7 @@ type ending struct {
 	attempts int
 	reason   string // of a dead letter
 	gone     bool   // set by do: it had ended before
+	was      bool   // set by do: it was a dead letter
 }
 
 // change is what one caller wants written, all of it or, after an error, nothing.
@@ -529,7 +530,8 @@ func (s *spool) stage(lines []line, c *change, ended map[uint64]bool) []line {
 	now := uint64(time.Now().UnixMilli())
 	for i := range c.end {
 		e := &c.end[i]
-		if e.gone = gone(e.seq) || e.fate == fateDead && s.dead.at(e.seq) != 0; e.gone {
+		e.was = s.dead.at(e.seq) != 0
+		if e.gone = gone(e.seq) || e.fate == fateDead && e.was; e.gone {
 			continue
 		}
 		ended[e.seq] = true
