@@ -232,7 +232,8 @@ func (d *deliverer) store(messages []*message) error {
 		if err != nil || m.seq == 0 { // 0: it was there before
 			d.hold(lanes[i], -m.size())
 		} else {
-			d.stats.stored(m)
+			again := int64(number(m.replaces != 0)) // a dead letter that is sent again
+			d.stats.count(m.route, counts{Waiting: 1, Accepted: 1 - again, Dead: -again})
 			lanes[i].insert(newWaiter(m.seq, m.size()))
 		}
 		d.schedule(lanes[i])

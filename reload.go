@@ -34,18 +34,19 @@ func (o options) reload(s *server, logs *logs) {
 		err = s.deliver.reload(cfg, func() { s.config.Store(cfg) })
 	}
 	s.stats.locked(func() { s.stats.ReloadRefused = err != nil })
+	status := "the configuration was read again"
 	if err != nil {
+		status = reloadRefused
 		logs.change(running) // logrotate does not wait for a mended configuration
 		for line := range strings.Lines(err.Error()) {
 			logs.log.Error("the configuration is not read again: the old one stays", "err", strings.TrimSpace(line))
 		}
-		tellSystemd("READY=1", "STATUS="+reloadRefused)
-		return
+	} else {
+		s.spool.history.Store(cfg.spool.historyBytes)
+		logs.notice(status)
+		logs.warn(cfg)
 	}
-	s.spool.history.Store(cfg.spool.historyBytes)
-	logs.notice("the configuration was read again")
-	logs.warn(cfg)
-	tellSystemd("READY=1", "STATUS=the configuration was read again")
+	tellSystemd("READY=1", "STATUS="+status)
 }
 
 // keepFixed puts into cfg what cannot change while the server runs.

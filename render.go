@@ -335,10 +335,10 @@ func (p *part) footer(now time.Time) string {
 		if at := m.acceptedAt(); believed(at, now) {
 			times = append(times, at)
 		}
-		if !slices.Contains(hosts, m.Host) {
-			hosts = append(hosts, m.Host)
-		}
+		hosts = append(hosts, m.Host)
 	}
+	slices.Sort(hosts)
+	hosts = slices.Compact(hosts)
 	noun, more := "hosts", ""
 	if len(hosts) == 1 {
 		noun = "host"

@@ -23,6 +23,7 @@ import (
 	"os"
 	"reflect"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sort"
 	"strconv"
@@ -200,15 +201,6 @@ func (s *stats) count(r route, d counts) {
 // found counts a message that an earlier process left.
 func (s *stats) found(r route, dead bool) {
 	s.count(r, counts{FoundAtStart: 1, Waiting: int64(number(!dead)), Dead: int64(number(dead))})
-}
-
-// stored counts a message that is on disk now: a new one, or a dead letter that is sent again.
-func (s *stats) stored(m *message) {
-	if m.replaces != 0 {
-		s.count(m.route, counts{Waiting: 1, Dead: -1})
-	} else {
-		s.count(m.route, counts{Waiting: 1, Accepted: 1})
-	}
 }
 
 // posted counts one post of messages, which took so long, and notes what became of it.
@@ -496,14 +488,9 @@ func (d *deliverer) explain(tags []*tagStat) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, row := range tags {
-		l := d.lanes[row.to]
-		if a := d.accounts[row.to.credential]; l == nil && a != nil {
-			l = &lane{account: a}
-		}
-		if l != nil {
-			t, _ := l.trouble(time.Now())
-			row.Trouble, row.Reason, row.NextAttemptAt = t.Kind, t.Reason, t.NextAttemptAt
-		}
+		idle := &lane{account: cmp.Or(d.accounts[row.to.credential], &account{})}
+		t, _ := cmp.Or(d.lanes[row.to], idle).trouble(time.Now())
+		row.Trouble, row.Reason, row.NextAttemptAt = t.Kind, t.Reason, t.NextAttemptAt
 	}
 }
 
@@ -589,28 +576,28 @@ func (o ordered) MarshalJSON() ([]byte, error) {
 // gcSample is what the previous call of /stat/go saw.
 type gcSample struct {
 	sync.Mutex
-	at  time.Time
-	mem runtime.MemStats
+	at     time.Time
+	before debug.GCStats
 }
 
 // statGo has the original's keys, in its order.
 func (s *server) statGo(w http.ResponseWriter, _ *http.Request) {
 	var mem runtime.MemStats
+	var gc debug.GCStats
 	runtime.ReadMemStats(&mem)
+	debug.ReadGCStats(&gc)
 	s.gc.Lock()
 	defer s.gc.Unlock()
-	now, before := time.Now(), &s.gc.mem
-	pauses := []float64{}
-	// The runtime remembers the last 256 pauses, in a ring.
-	for n := mem.NumGC; n > before.NumGC && mem.NumGC-n < uint32(len(mem.PauseNs)); n-- {
-		pauses = append(pauses, float64(mem.PauseNs[(n-1)%uint32(len(mem.PauseNs))])/1e6)
+	now, pauses, since := time.Now(), []float64{}, gc.NumGC-s.gc.before.NumGC
+	for _, pause := range gc.Pause[:min(int(since), len(gc.Pause))] { // the newest first
+		pauses = append(pauses, pause.Seconds()*1000)
 	}
 	var perSecond, pausePerSecond float64
 	if seconds := now.Sub(s.gc.at).Seconds(); !s.gc.at.IsZero() && seconds > 0 {
-		perSecond = float64(mem.NumGC-before.NumGC) / seconds
-		pausePerSecond = float64(mem.PauseTotalNs-before.PauseTotalNs) / 1e6 / seconds
+		perSecond = float64(since) / seconds
+		pausePerSecond = (gc.PauseTotal - s.gc.before.PauseTotal).Seconds() * 1000 / seconds
 	}
-	s.gc.at, s.gc.mem = now, mem
+	s.gc.at, s.gc.before = now, gc
 	reply(w, ordered{
 		"time", now.UnixNano(),
 		"go_version", runtime.Version(), "go_os", runtime.GOOS, "go_arch", runtime.GOARCH,
