@@ -51,7 +51,7 @@ type lane struct {
 	account  *account
 	waiting  []waiter // oldest first
 	bytes    int64    // of these, and of what is being stored
-	urgent   []*urgentPost
+	urgent   []*turn  // of sync posts, before those of waiting
 	head     head
 	turn     time.Time // no post before: pace, or a pause of Slack's
 	timer    *time.Timer
@@ -90,13 +90,6 @@ type account struct {
 	inRing   bool
 }
 
-// urgentPost is a message with sync=true: it is posted once, in the lane's next turn, and not kept.
-type urgentPost struct {
-	m    *message
-	lane *lane
-	done chan outcome
-}
-
 func latest(times ...time.Time) time.Time { return slices.MaxFunc(times, time.Time.Compare) }
 
 // next returns when the lane has something to do.
@@ -114,7 +107,7 @@ func (l *lane) failing() bool { return !l.head.retryAt.IsZero() }
 func (l *lane) size() int64 {
 	switch {
 	case len(l.urgent) > 0:
-		return l.urgent[0].m.size()
+		return l.urgent[0].size
 	case len(l.waiting) > 0:
 		return l.waiting[0].size()
 	}
@@ -270,61 +263,55 @@ func (d *deliverer) full(more int64) error {
 // postNow posts m once, in the next turn of its lane. It does not wait for that longer than limit: then the outcome
 // is that of a rate limit, or of what keeps its account from posting, and nothing was posted.
 func (d *deliverer) postNow(m *message, limit time.Duration) outcome {
-	u := &urgentPost{m: m, done: make(chan outcome, 1)}
-	d.locked(func() { d.ask(u, limit) })
+	t := &turn{urgent: m, size: m.size(), head: head{attempts: 1}, done: make(chan outcome, 1)}
+	giveUp := func() {
+		if i := slices.Index(t.lane.urgent, t); i >= 0 { // else it is being posted
+			d.takeUrgent(t.lane, i)
+			t.done <- t.lane.refusal()
+		}
+	}
+	d.locked(func() {
+		d.addUrgent(t)
+		tooMuch := d.urgent > urgentBytes || t.lane.account.urgent > max(t.size, urgentBytes/4)
+		if tooMuch || t.lane.refusal().wait > limit {
+			giveUp()
+		}
+		d.schedule(t.lane)
+	})
 	select {
-	case out := <-u.done:
+	case out := <-t.done:
 		return out
 	case <-time.After(max(limit, time.Second)): // a post in flight may be ahead
 	case <-d.ended:
 	}
-	d.locked(func() {
-		if i := slices.Index(u.lane.urgent, u); i >= 0 { // else it is being posted
-			d.takeUrgent(u.lane, i)
-			u.done <- d.refusal(u.lane)
-		}
-	})
-	return <-u.done
-}
-
-// ask puts u into its lane, or refuses it if it would have to wait too long, or too much waits.
-func (d *deliverer) ask(u *urgentPost, limit time.Duration) {
-	to, _, _ := d.cfg.lookup(u.m.route)
-	l := d.lane(to)
-	u.lane = l
-	refusal, size, own := d.refusal(l), u.m.size(), l.account.urgent
-	if refusal.wait > limit || d.urgent+size > urgentBytes || own > 0 && own+size > urgentBytes/4 {
-		u.done <- refusal
-	} else {
-		d.addUrgent(l, u)
-	}
-	d.schedule(l)
+	d.locked(giveUp)
+	return <-t.done
 }
 
 // refusal is the outcome of a post that does not get its turn in l: why, and how long it would have to wait for it.
-func (d *deliverer) refusal(l *lane) outcome {
-	out := outcome{class: retry, limited: true, reason: "rate limited"}
-	if l.account.failures > 0 {
-		out.limited, out.reason = false, l.account.err
+func (l *lane) refusal() outcome {
+	a, wait := l.account, time.Until(latest(l.turn, l.account.until))
+	if a.failures > 0 {
+		return outcome{class: retry, reason: a.err, wait: wait}
 	}
-	out.wait = time.Until(latest(l.turn, l.account.until))
-	return out
+	return outcome{class: retry, limited: true, reason: "rate limited", wait: wait}
 }
 
-func (d *deliverer) addUrgent(l *lane, u *urgentPost) {
-	u.lane = l
-	l.urgent = append(l.urgent, u)
-	l.account.urgent += u.m.size()
-	d.urgent += u.m.size()
+// addUrgent puts t into the lane where its message leads.
+func (d *deliverer) addUrgent(t *turn) {
+	to, _, _ := d.cfg.lookup(t.urgent.route)
+	t.lane = d.lane(to)
+	t.lane.urgent = append(t.lane.urgent, t)
+	t.lane.account.urgent += t.size
+	d.urgent += t.size
 }
 
-// takeUrgent takes the i-th of the urgent posts of l, to post it or because its sender has given up.
-func (d *deliverer) takeUrgent(l *lane, i int) *urgentPost {
-	u := l.urgent[i]
+// takeUrgent takes the i-th of the urgent turns of l, to post its message or because the sender has given up.
+func (d *deliverer) takeUrgent(l *lane, i int) {
+	size := l.urgent[i].size
 	l.urgent = slices.Delete(l.urgent, i, i+1)
-	l.account.urgent -= u.m.size()
-	d.urgent -= u.m.size()
-	return u
+	l.account.urgent -= size
+	d.urgent -= size
 }
 
 // ahead returns how many messages wait that may go before one to r, where qps is shared: those of its own lane and
@@ -421,7 +408,11 @@ func (d *deliverer) beginOf(a *account) bool {
 	for k := range a.line {
 		for len(a.line[k]) > 0 && time.Until(a.until) <= 0 {
 			l := a.line[k][0]
-			t := &turn{lane: l, size: l.size(), rank: max(number(!a.earned), 2*number(l.failing()))}
+			t := &turn{lane: l, size: l.size()}
+			if len(l.urgent) > 0 {
+				t = l.urgent[0]
+			}
+			t.rank = max(number(!a.earned), 2*number(l.failing()))
 			due := t.size > 0 && time.Until(l.next()) <= 0 // nothing was dropped meanwhile
 			if due && !d.room(t) {
 				break
@@ -438,17 +429,18 @@ func (d *deliverer) beginOf(a *account) bool {
 	return false
 }
 
-// turn is one post of a lane, from its begin to its end.
+// turn is one post of a lane, from its begin to its end. That of a message with sync=true begins when it is asked for:
+// it is posted once, and not kept.
 type turn struct {
 	lane   *lane
-	rank   int   // see room
-	size   int64 // of the first message
-	began  time.Time
-	urgent *urgentPost // or
-	heads  []waiter    // of which as many are posted as go together, in
-	parts  int         // attachments at most
-	head   head        // with this attempt
-	long   bool        // it is too much for the receiver, but could be cut
+	rank   int          // see room
+	size   int64        // of the first message
+	urgent *message     // of a sync post, whose sender waits for
+	done   chan outcome // or
+	heads  []waiter     // of which as many are posted as go together, in
+	parts  int          // attachments at most
+	head   head         // with this attempt
+	long   bool         // it is too much for the receiver, but could be cut
 }
 
 // ranks of turns: 0 is the best.
@@ -485,22 +477,20 @@ func (d *deliverer) occupy(t *turn, by int) {
 }
 
 func (d *deliverer) start(t *turn) {
-	l := t.lane
-	t.began, l.busy = time.Now(), true
+	l, now := t.lane, time.Now()
+	l.busy = true
 	d.occupy(t, 1)
 	if qps := d.cfg.core.qps; qps > 0 {
 		d.resting++
 		d.after(time.Second/time.Duration(qps), func() { d.resting--; d.begin() })
 	}
-	if len(l.urgent) > 0 {
-		t.urgent, t.head.attempts = d.takeUrgent(l, 0), 1
+	if t.urgent != nil {
+		d.takeUrgent(l, 0)
 	} else {
 		l.head.attempts++
-		if l.head.first.IsZero() {
-			l.head.first = t.began
-		}
+		l.head.first = cmp.Or(l.head.first, now)
 		t.head, t.parts = l.head, int(d.cfg.core.batch)
-		if l.mostTill.After(t.began) {
+		if l.mostTill.After(now) {
 			t.parts = min(t.parts, l.most)
 		}
 		l.posting = cmp.Or(l.head.group, min(mergedHeads, len(l.waiting)))
@@ -531,18 +521,16 @@ func (d *deliverer) turn(t *turn) {
 }
 
 func (d *deliverer) postUrgent(t *turn) {
-	m, g := t.urgent.m, &merger{limit: 1}
-	_, tag, _ := d.cfg.lookup(m.route)
-	g.add(m, tag)
+	g := &merger{limit: 1}
+	_, tag, _ := d.cfg.lookup(t.urgent.route)
+	g.add(t.urgent, tag)
 	out := d.post(t, g)
-	if out.class == delivered {
-		d.stats.count(m.route, counts{Accepted: 1, Delivered: 1})
-	}
 	d.locked(func() { d.learn(t, out) })
-	t.urgent.done <- out
 	if out.class == delivered {
-		d.spool.do(&change{add: g.messages, over: true}) // so that it is found as what was delivered
+		d.stats.count(t.urgent.route, counts{Accepted: 1, Delivered: 1})
+		defer d.spool.do(&change{add: g.messages, over: true}) // so that it is found as what was delivered
 	}
+	t.done <- out
 }
 
 // end records how the first messages of l end, and takes them out of it.

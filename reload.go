@@ -114,7 +114,7 @@ func (d *deliverer) rebuild(cfg *config, found func(r route, dead bool)) error {
 	for _, a := range d.accounts {
 		a.line, a.urgent, a.inRing = [4][]*lane{}, 0, false
 	}
-	var urgent []*urgentPost
+	var urgent []*turn
 	paused := map[credential]time.Time{}
 	for to, l := range d.lanes {
 		paused[to.credential] = latest(l.turn, paused[to.credential])
@@ -132,9 +132,8 @@ func (d *deliverer) rebuild(cfg *config, found func(r route, dead bool)) error {
 			d.hold(l, w.size())
 		}
 	}
-	for _, u := range urgent {
-		to, _, _ := cfg.lookup(u.m.route)
-		d.addUrgent(d.lane(to), u)
+	for _, t := range urgent {
+		d.addUrgent(t)
 	}
 	for _, l := range d.lanes {
 		d.schedule(l)
