@@ -504,15 +504,20 @@ func (d *deliverer) start(t *turn) {
 
 // turn makes a post of t. When it returns, what became of that is on disk.
 func (d *deliverer) turn(t *turn) {
+	var ends []ending // of the first messages of the lane
 	if t.urgent != nil {
 		d.postUrgent(t)
-	} else if g, err := d.gather(t); err != nil {
-		d.unreadable(t, err)
+	} else if g, err := d.gather(t); len(g.messages) == 0 {
+		ends = d.unreadable(t, err)
 	} else {
-		d.end(t.lane, d.settle(t, g, d.post(t, g)))
+		ends = d.settle(t, g, d.post(t, g))
+	}
+	if len(ends) > 0 {
+		d.record(ends) // an error of the disk is tried again there
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.remove(t.lane, 0, len(ends))
 	t.lane.busy, t.lane.posting = false, 0
 	d.occupy(t, -1)
 	d.changed.Broadcast()
@@ -531,14 +536,6 @@ func (d *deliverer) postUrgent(t *turn) {
 		defer d.spool.do(&change{add: g.messages, over: true}) // so that it is found as what was delivered
 	}
 	t.done <- out
-}
-
-// end records how the first messages of l end, and takes them out of it.
-func (d *deliverer) end(l *lane, ends []ending) {
-	if len(ends) > 0 {
-		d.record(ends) // an error of the disk is tried again there
-		d.locked(func() { d.remove(l, 0, len(ends)) })
-	}
 }
 
 // record writes how messages end, and counts those that had not ended before.
@@ -561,17 +558,15 @@ func (e ending) counts() counts {
 }
 
 // gather reads the messages of one post: the first of the lane, and those behind it that merge with it.
-func (d *deliverer) gather(t *turn) (*merger, error) {
+// If there is none, err says why.
+func (d *deliverer) gather(t *turn) (g *merger, err error) {
 	g, size := &merger{limit: t.parts}, int64(0)
 	d.reads <- struct{}{}
 	defer func() { <-d.reads }()
 	for i, w := range t.heads {
 		m, err := d.spool.message(w.seq())
-		if err != nil && i == 0 {
-			return nil, err
-		}
 		if size += w.size(); err != nil || i > 0 && size > bodyLimit {
-			break
+			return g, err
 		}
 		if _, tag, _ := d.cfg.lookup(m.route); !g.add(m, tag) {
 			break
@@ -580,16 +575,18 @@ func (d *deliverer) gather(t *turn) (*merger, error) {
 	return g, nil
 }
 
-// unreadable deals with a head that could not be read.
-func (d *deliverer) unreadable(t *turn, err error) {
+// unreadable deals with a head that could not be read, and returns how it ends if it is lost.
+func (d *deliverer) unreadable(t *turn, err error) []ending {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if err != errDamaged && err != errGone {
-		d.locked(func() { d.postpone(t.lane, outcome{class: inBetween, reason: "reading the spool: " + err.Error()}) })
-		return
+		d.postpone(t.lane, outcome{class: inBetween, reason: "reading the spool: " + err.Error()})
+		return nil
 	}
 	lost := ending{seq: t.heads[0].seq(), route: d.cfg.routeTo(t.lane.to), fate: fateDamaged}
 	d.log.Error("a line of the spool is damaged: the message is lost", "to", t.lane.to.name(), "number", lost.seq)
-	d.locked(func() { t.lane.head = head{} })
-	d.end(t.lane, []ending{lost})
+	t.lane.head = head{}
+	return []ending{lost}
 }
 
 // post makes one attempt and counts it. Afterwards the messages are without their contents: they may be large.
