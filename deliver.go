@@ -86,7 +86,6 @@ type account struct {
 	limited  bool       // it is a rate limit
 	failures int        // to connect, in a row
 	errSince time.Time  // when these began
-	timer    *time.Timer
 	inRing   bool
 }
 
@@ -154,7 +153,7 @@ type deliverer struct {
 	cfg       *config
 	lanes     map[destination]*lane
 	accounts  map[credential]*account
-	ring      []*account // that have lanes in line and may post, the one whose turn is next first
+	ring      []*account // that have lanes in line, the one whose turn is next first
 	bytes     int64      // of all lanes: what counts for max_bytes
 	urgent    int64      // bytes of sync posts that wait for their turn
 	posting   [ranks]int // posts in flight of this rank or a worse one
@@ -333,12 +332,8 @@ func (d *deliverer) lane(to destination) *lane {
 	if l := d.lanes[to]; l != nil {
 		return l
 	}
-	a := d.accounts[to.credential]
-	if a == nil {
-		a = &account{}
-		a.timer = d.after(time.Hour, func() { d.join(a); d.begin() })
-		d.accounts[to.credential] = a
-	}
+	a := cmp.Or(d.accounts[to.credential], &account{})
+	d.accounts[to.credential] = a
 	l := &lane{to: to, account: a, turn: d.firstTurn}
 	l.timer = d.after(time.Hour, func() { d.schedule(l) })
 	d.lanes[to] = l
@@ -378,17 +373,12 @@ func number(b bool) int {
 	return 0
 }
 
-// join puts a into the ring, if it has lanes in line, once it may post.
+// join puts a into the ring, if it has lanes in line.
 func (d *deliverer) join(a *account) {
-	if a.inRing || len(a.line[0])+len(a.line[1])+len(a.line[2])+len(a.line[3]) == 0 {
-		return
+	if !a.inRing && len(a.line[0])+len(a.line[1])+len(a.line[2])+len(a.line[3]) > 0 {
+		a.inRing = true
+		d.ring = append(d.ring, a)
 	}
-	if wait := time.Until(a.until); wait > 0 {
-		a.timer.Reset(wait)
-		return
-	}
-	a.inRing = true
-	d.ring = append(d.ring, a)
 }
 
 // begin gives turns to lanes that stand in line, account by account, while there is room.
@@ -396,7 +386,7 @@ func (d *deliverer) begin() {
 	for misses := 0; misses < len(d.ring) && d.resting == 0; misses++ {
 		a := d.ring[0]
 		d.ring, a.inRing = d.ring[1:], false
-		if d.beginOf(a) {
+		if time.Until(a.until) <= 0 && d.beginOf(a) {
 			misses = -1
 		}
 		d.join(a)
@@ -406,7 +396,7 @@ func (d *deliverer) begin() {
 // beginOf gives a turn to one of the lanes of a. It returns false if none of them may have it.
 func (d *deliverer) beginOf(a *account) bool {
 	for k := range a.line {
-		for len(a.line[k]) > 0 && time.Until(a.until) <= 0 {
+		for len(a.line[k]) > 0 {
 			l := a.line[k][0]
 			t := &turn{lane: l, size: l.size()}
 			if len(l.urgent) > 0 {
@@ -559,7 +549,7 @@ func (e ending) counts() counts {
 
 // gather reads the messages of one post: the first of the lane, and those behind it that merge with it.
 // If there is none, err says why.
-func (d *deliverer) gather(t *turn) (g *merger, err error) {
+func (d *deliverer) gather(t *turn) (*merger, error) {
 	g, size := &merger{limit: t.parts}, int64(0)
 	d.reads <- struct{}{}
 	defer func() { <-d.reads }()
@@ -620,16 +610,15 @@ func (d *deliverer) post(t *turn, g *merger) outcome {
 func (d *deliverer) learn(t *turn, out outcome) {
 	l, a, now := t.lane, t.lane.account, time.Now()
 	l.turn, l.limited = now.Add(d.cfg.pace()), out.limited
-	if out.nobody() {
+	switch {
+	case out.nobody():
 		if a.failures++; a.failures == 1 {
 			a.errSince = now
 			d.log.Error("slack cannot be reached: all that waits waits together", "to", l.to.name(), "err", out.reason)
 		}
-		a.earned, a.err, a.limited = false, out.reason, false
-		a.until = now.Add(min(backOff(a.failures), longestProbe))
-		return
-	}
-	switch {
+		wait := min(backOff(a.failures), longestProbe)
+		a.earned, a.until, a.err, a.limited = false, now.Add(wait), out.reason, false
+		d.after(wait, d.begin)
 	case out.unreached:
 		a.earned = false
 	case out.class != inBetween:
@@ -638,12 +627,12 @@ func (d *deliverer) learn(t *turn, out outcome) {
 		}
 		a.earned, a.failures = true, 0
 	}
-	until := now.Add(out.wait)
-	switch {
+	switch until := now.Add(out.wait); {
 	case !out.limited || l.to.credential.token == (secret{}):
 		l.turn = latest(l.turn, until)
 	case until.After(a.until):
-		a.until, a.limited, a.err = until, true, "slack's rate limit, met by "+l.to.name()
+		a.until, a.err, a.limited = until, "slack's rate limit, met by "+l.to.name(), true
+		d.after(out.wait, d.begin)
 	}
 }
 
