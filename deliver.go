@@ -55,8 +55,7 @@ type lane struct {
 	head     head
 	turn     time.Time // no post before: pace, or a pause of Slack's
 	timer    *time.Timer
-	inLine   bool
-	busy     bool      // it has its turn
+	awake    bool      // it stands in its account's line, or has its turn
 	posting  int       // so many of waiting, from the first on, are in the post in flight
 	limited  bool      // the last post met a rate limit
 	err      string    // why the head waits, "" after a success
@@ -102,15 +101,18 @@ func (l *lane) next() time.Time {
 // failing reports whether the head has failed: its next post may not come back either.
 func (l *lane) failing() bool { return !l.head.retryAt.IsZero() }
 
-// size returns that of the message that is next, 0 if there is none.
-func (l *lane) size() int64 {
+// first returns the turn that is next, nil if nothing waits.
+func (l *lane) first() (t *turn) {
 	switch {
 	case len(l.urgent) > 0:
-		return l.urgent[0].size
+		t = l.urgent[0]
 	case len(l.waiting) > 0:
-		return l.waiting[0].size()
+		t = &turn{lane: l, size: l.waiting[0].size()}
+	default:
+		return nil
 	}
-	return 0
+	t.rank = max(number(!l.account.earned), 2*number(l.failing()))
+	return t
 }
 
 // insert puts a message in its place by number, but not among those that are being posted, or were together.
@@ -342,19 +344,20 @@ func (d *deliverer) lane(to destination) *lane {
 
 // schedule has l sleep until its next turn, or stand in line. One that has nothing to do goes, once it may post again.
 func (d *deliverer) schedule(l *lane) {
-	if l.busy || l.inLine || d.lanes[l.to] != l {
+	if l.awake || d.lanes[l.to] != l {
 		return
 	}
-	at, posts := l.next(), len(l.waiting)+len(l.urgent)
-	if posts == 0 {
+	t, at := l.first(), l.next()
+	if t == nil {
 		at = latest(at, l.mostTill)
 	}
 	switch wait := time.Until(at); {
 	case wait > 0:
 		l.timer.Reset(wait)
-	case posts > 0:
-		line := &l.account.line[l.kind()]
-		*line, l.inLine = append(*line, l), true
+	case t != nil:
+		// kinds must not stand behind each other: 1 is added for a lane that fails, 2 for a large head
+		line := &l.account.line[number(l.failing())+2*number(t.size > largePost)]
+		*line, l.awake = append(*line, l), true
 		d.join(l.account)
 		d.begin()
 	case l.bytes == 0: // else its first message is being stored
@@ -362,9 +365,6 @@ func (d *deliverer) schedule(l *lane) {
 		delete(d.lanes, l.to)
 	}
 }
-
-// kind tells apart lanes that must not stand behind each other: 1 is added for one that fails, 2 for a large head.
-func (l *lane) kind() int { return number(l.failing()) + 2*number(l.size() > largePost) }
 
 func number(b bool) int {
 	if b {
@@ -398,21 +398,17 @@ func (d *deliverer) beginOf(a *account) bool {
 	for k := range a.line {
 		for len(a.line[k]) > 0 {
 			l := a.line[k][0]
-			t := &turn{lane: l, size: l.size()}
-			if len(l.urgent) > 0 {
-				t = l.urgent[0]
-			}
-			t.rank = max(number(!a.earned), 2*number(l.failing()))
-			due := t.size > 0 && time.Until(l.next()) <= 0 // nothing was dropped meanwhile
+			t := l.first()
+			due := t != nil && time.Until(l.next()) <= 0 // nothing was dropped meanwhile
 			if due && !d.room(t) {
 				break
 			}
 			a.line[k] = slices.Delete(a.line[k], 0, 1)
-			l.inLine = false
 			if due {
 				d.start(t)
 				return true
 			}
+			l.awake = false
 			d.schedule(l)
 		}
 	}
@@ -468,7 +464,6 @@ func (d *deliverer) occupy(t *turn, by int) {
 
 func (d *deliverer) start(t *turn) {
 	l, now := t.lane, time.Now()
-	l.busy = true
 	d.occupy(t, 1)
 	if qps := d.cfg.core.qps; qps > 0 {
 		d.resting++
@@ -508,7 +503,7 @@ func (d *deliverer) turn(t *turn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.remove(t.lane, 0, len(ends))
-	t.lane.busy, t.lane.posting = false, 0
+	t.lane.awake, t.lane.posting = false, 0
 	d.occupy(t, -1)
 	d.changed.Broadcast()
 	d.schedule(t.lane)

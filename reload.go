@@ -119,7 +119,7 @@ func (d *deliverer) rebuild(cfg *config, found func(r route, dead bool)) error {
 	for to, l := range d.lanes {
 		paused[to.credential] = latest(l.turn, paused[to.credential])
 		urgent = append(urgent, l.urgent...)
-		l.waiting, l.urgent, l.bytes, l.head, l.inLine = nil, nil, 0, head{}, false
+		l.waiting, l.urgent, l.bytes, l.head, l.awake = nil, nil, 0, head{}, false
 	}
 	for to, found := range waiting {
 		if d.lanes[to] == nil { // a webhook's pause holds for its other channels, too
