@@ -634,6 +634,12 @@ func (d *deliverer) learn(t *turn, out outcome) {
 // nobody reports that no connection was made: that is no lane's fault, and its account waits.
 func (o outcome) nobody() bool { return o.unreached && !o.unsure }
 
+// What becomes of the messages of a post, if they have no fate yet.
+const (
+	later   = ""        // they are tried again
+	smaller = "smaller" // they go in smaller posts, or the one message goes once more, cut
+)
+
 // posted describes a post to judge.
 type posted struct {
 	parts  int  // attachments
@@ -641,11 +647,8 @@ type posted struct {
 	tooOld int  // messages, from the first on
 }
 
-// smaller is what becomes of messages that go in smaller posts, or of one that goes once more, cut.
-const smaller = "smaller"
-
-// judge says what becomes of a post whose answer was out and whose messages have the history h: their fate, smaller, or
-// "" if they are tried again later. Of dead messages it says why, and how many of them are, 0 for all.
+// judge returns what becomes of a post whose answer was out and whose messages have the history h: a fate, later or
+// smaller. Of dead messages it says why, and how many of them are, 0 for all.
 func judge(out outcome, h head, p posted, now time.Time) (fate string, n int, reason string) {
 	switch {
 	case out.class == delivered:
@@ -676,7 +679,7 @@ func (d *deliverer) settle(t *turn, g *merger, out outcome) (ends []ending) {
 	fate, n, reason := judge(out, h, p, now)
 	n = cmp.Or(n, len(messages))
 	switch {
-	case fate == "":
+	case fate == later:
 		l.head.group = len(messages)
 		l.head.broken += number(out.broken)
 		if !out.nobody() {
@@ -697,13 +700,12 @@ func (d *deliverer) settle(t *turn, g *merger, out outcome) (ends []ending) {
 	case l.err != "":
 		d.log.Info("delivery works again", "to", l.to.name(), "attempts", h.attempts)
 	}
-	l.err, l.head = "", head{}
+	l.err, l.errSince, l.head = "", time.Time{}, head{}
 	for _, m := range messages[:n] {
 		if fate == fateDead {
 			d.log.Error("dead letter", "id", m.ID, "to", m.route.String(), "attempts", h.attempts, "err", reason)
 		}
-		e := ending{seq: m.seq, route: m.route, fate: fate, attempts: h.attempts, reason: reason}
-		ends = append(ends, e)
+		ends = append(ends, ending{seq: m.seq, route: m.route, fate: fate, attempts: h.attempts, reason: reason})
 	}
 	return ends
 }
@@ -715,14 +717,11 @@ func (d *deliverer) postpone(l *lane, out outcome) {
 	if out.class == badCredential || out.class == inBetween {
 		level = slog.LevelError
 	}
-	if l.err == "" {
-		l.errSince = now
-	}
 	if l.err != out.reason {
 		d.log.Log(context.Background(), level, "delivery deferred",
 			"to", l.to.name(), "attempts", l.head.attempts, "retry_in", wait, "err", out.reason)
 	}
-	l.err, l.head.retryAt = out.reason, now.Add(wait)
+	l.err, l.errSince, l.head.retryAt = out.reason, cmp.Or(l.errSince, now), now.Add(wait)
 }
 
 // reportDead tells core.report_tag about the first dead letter of a destination in an hour.
