@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -51,20 +52,16 @@ func (o options) reload(s *server, logs *logs) {
 
 // keepFixed puts into cfg what cannot change while the server runs.
 func (o options) keepFixed(running, cfg *config, logs *logs) {
-	for _, k := range []struct {
-		key      string
-		now, new *string
-	}{
-		{"core.port", &running.core.port, &cfg.core.port},
-		{"core.socket_mode", &running.core.socketMode, &cfg.core.socketMode},
-		{"spool.dir", &running.spool.dir, &cfg.spool.dir},
-	} {
-		if *k.now != *k.new && !o.dryRun {
-			logs.notice(k.key+" has changed: that needs a restart, until then the old one stays", "old", *k.now, "new",
-				*k.new)
+	keep := func(key, old string, value *string) {
+		if *value != old && !o.dryRun {
+			changed := key + " has changed: that needs a restart, until then the old one stays"
+			logs.notice(changed, "old", old, "new", *value)
 		}
-		*k.new = *k.now
+		*value = old
 	}
+	keep("core.port", running.core.port, &cfg.core.port)
+	keep("core.socket_mode", running.core.socketMode, &cfg.core.socketMode)
+	keep("spool.dir", running.spool.dir, &cfg.spool.dir)
 }
 
 // reload changes over to cfg; change is called at that moment. Delivery pauses until no post is in flight, no message
@@ -77,49 +74,49 @@ func (d *deliverer) reload(cfg *config, change func()) error {
 	d.wait(func() bool { return d.posting[0] == 0 })
 	d.reloading = true
 	d.wait(func() bool { return d.stores == 0 })
-	defer func() {
-		d.reloading = false
-		d.resting--
-		d.changed.Broadcast()
-		d.begin()
-	}()
-	if err := d.rebuild(cfg, func(route, bool) {}); err != nil {
-		return err
+	err := d.rebuild(cfg, func(route, bool) {})
+	if err == nil {
+		change()
 	}
-	change()
-	return nil
+	d.reloading = false
+	d.resting--
+	d.changed.Broadcast()
+	d.begin()
+	return err
 }
 
 // rebuild fills the lanes anew, with what the spool holds and as cfg says, and tells found of each message. Back-offs
 // start anew; pauses stay, and so does since when a destination fails.
 func (d *deliverer) rebuild(cfg *config, found func(r route, dead bool)) error {
 	d.stats.expect(cfg)
-	waiting, n := map[destination][]waiter{}, int64(0)
+	waiting, paused, urgent := map[destination][]waiter{}, map[credential]time.Time{}, []*turn(nil)
 	err := d.spool.each(func(w line, dead bool) {
 		r := parseRoute(string(w.route))
 		if found(r, dead); !dead {
 			to, _, _ := cfg.lookup(r)
 			waiting[to] = append(waiting[to], newWaiter(w.seq, w.size()))
-			n++
 		}
 	})
 	if err != nil {
 		return err
 	}
-	if n < d.stats.waiting() {
-		addUnread(waiting, d.lanes)
+	var read []waiter
+	if len(d.lanes) > 0 { // not at the start
+		read = slices.Concat(slices.Collect(maps.Values(waiting))...)
+		slices.Sort(read)
 	}
 	d.cfg, d.ring, d.bytes, d.urgent = cfg, nil, 0, 0
 	d.firstTurn = time.Now().Add(cfg.pace())
-	for _, a := range d.accounts {
-		a.line, a.urgent, a.inRing = [4][]*lane{}, 0, false
-	}
-	var urgent []*turn
-	paused := map[credential]time.Time{}
 	for to, l := range d.lanes {
+		for _, w := range l.waiting {
+			if _, ok := slices.BinarySearch(read, w); !ok { // it is damaged, and its lane finds out
+				waiting[to] = append(waiting[to], w)
+			}
+		}
 		paused[to.credential] = latest(l.turn, paused[to.credential])
 		urgent = append(urgent, l.urgent...)
 		l.waiting, l.urgent, l.bytes, l.head, l.awake = nil, nil, 0, head{}, false
+		l.account.line, l.account.urgent, l.account.inRing = [4][]*lane{}, 0, false
 	}
 	for to, found := range waiting {
 		if d.lanes[to] == nil { // a webhook's pause holds for its other channels, too
@@ -139,21 +136,4 @@ func (d *deliverer) rebuild(cfg *config, found func(r route, dead bool)) error {
 		d.schedule(l)
 	}
 	return nil
-}
-
-// addUnread adds to waiting what waits in lanes and was not found: it is damaged, and its lane finds out.
-func addUnread(waiting map[destination][]waiter, lanes map[destination]*lane) {
-	read := map[waiter]bool{}
-	for _, found := range waiting {
-		for _, w := range found {
-			read[w] = true
-		}
-	}
-	for to, l := range lanes {
-		for _, w := range l.waiting {
-			if !read[w] {
-				waiting[to] = append(waiting[to], w)
-			}
-		}
-	}
 }
