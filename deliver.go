@@ -117,11 +117,9 @@ func (l *lane) first() (t *turn) {
 
 // insert puts a message in its place by number, but not among those that are being posted, or were together.
 func (l *lane) insert(w waiter) {
-	at := len(l.waiting)
-	for at > max(l.posting, l.head.group) && l.waiting[at-1] > w {
-		at--
-	}
-	l.waiting = slices.Insert(l.waiting, at, w)
+	fixed := max(l.posting, l.head.group)
+	at, _ := slices.BinarySearch(l.waiting[fixed:], w)
+	l.waiting = slices.Insert(l.waiting, fixed+at, w)
 }
 
 // hold counts n more bytes as those of l. They count for max_bytes.
@@ -423,10 +421,10 @@ type turn struct {
 	size   int64        // of the first message
 	urgent *message     // of a sync post, whose sender waits for
 	done   chan outcome // or
-	heads  []waiter     // of which as many are posted as go together, in
-	parts  int          // attachments at most
-	head   head         // with this attempt
-	long   bool         // it is too much for the receiver, but could be cut
+	heads  []waiter     // of which as many are posted as go together, as
+	merged merger
+	head   head // with this attempt
+	long   bool // it is one message, too much for the receiver, and can be cut
 }
 
 // ranks of turns: 0 is the best.
@@ -474,12 +472,12 @@ func (d *deliverer) start(t *turn) {
 	} else {
 		l.head.attempts++
 		l.head.first = cmp.Or(l.head.first, now)
-		t.head, t.parts = l.head, int(d.cfg.core.batch)
+		t.head, t.merged.limit = l.head, int(d.cfg.core.batch)
 		if l.mostTill.After(now) {
-			t.parts = min(t.parts, l.most)
+			t.merged.limit = min(t.merged.limit, l.most)
 		}
 		l.posting = cmp.Or(l.head.group, min(mergedHeads, len(l.waiting)))
-		if t.parts == 1 { // not even equal ones go together
+		if t.merged.limit == 1 { // not even equal ones go together
 			l.posting = 1
 		}
 		t.heads = slices.Clone(l.waiting[:l.posting])
@@ -492,10 +490,10 @@ func (d *deliverer) turn(t *turn) {
 	var ends []ending // of the first messages of the lane
 	if t.urgent != nil {
 		d.postUrgent(t)
-	} else if g, err := d.gather(t); len(g.messages) == 0 {
+	} else if err := d.gather(t); len(t.merged.messages) == 0 {
 		ends = d.unreadable(t, err)
 	} else {
-		ends = d.settle(t, g, d.post(t, g))
+		ends = d.settle(t, d.post(t))
 	}
 	if len(ends) > 0 {
 		d.record(ends) // an error of the disk is tried again there
@@ -511,14 +509,13 @@ func (d *deliverer) turn(t *turn) {
 }
 
 func (d *deliverer) postUrgent(t *turn) {
-	g := &merger{limit: 1}
 	_, tag, _ := d.cfg.lookup(t.urgent.route)
-	g.add(t.urgent, tag)
-	out := d.post(t, g)
+	t.merged.add(t.urgent, tag)
+	out := d.post(t)
 	d.locked(func() { d.learn(t, out) })
 	if out.class == delivered {
 		d.stats.count(t.urgent.route, counts{Accepted: 1, Delivered: 1})
-		defer d.spool.do(&change{add: g.messages, over: true}) // so that it is found as what was delivered
+		defer d.spool.do(&change{add: t.merged.messages, over: true}) // so that it is found as what was delivered
 	}
 	t.done <- out
 }
@@ -544,20 +541,20 @@ func (e ending) counts() counts {
 
 // gather reads the messages of one post: the first of the lane, and those behind it that merge with it.
 // If there is none, err says why.
-func (d *deliverer) gather(t *turn) (*merger, error) {
-	g, size := &merger{limit: t.parts}, int64(0)
+func (d *deliverer) gather(t *turn) error {
+	size := int64(0)
 	d.reads <- struct{}{}
 	defer func() { <-d.reads }()
 	for i, w := range t.heads {
 		m, err := d.spool.message(w.seq())
 		if size += w.size(); err != nil || i > 0 && size > bodyLimit {
-			return g, err
+			return err
 		}
-		if _, tag, _ := d.cfg.lookup(m.route); !g.add(m, tag) {
+		if _, tag, _ := d.cfg.lookup(m.route); !t.merged.add(m, tag) {
 			break
 		}
 	}
-	return g, nil
+	return nil
 }
 
 // unreadable deals with a head that could not be read, and returns how it ends if it is lost.
@@ -575,18 +572,19 @@ func (d *deliverer) unreadable(t *turn, err error) []ending {
 }
 
 // post makes one attempt and counts it. Afterwards the messages are without their contents: they may be large.
-func (d *deliverer) post(t *turn, g *merger) outcome {
-	to, _, err := d.cfg.lookup(g.messages[0].route)
+func (d *deliverer) post(t *turn) outcome {
+	messages := t.merged.messages
+	to, _, err := d.cfg.lookup(messages[0].route)
 	if err != nil {
 		return outcome{class: badContent, reason: err.Error()}
 	}
 	start := time.Now()
-	payload := g.render(start)
+	payload := t.merged.render(start)
 	if t.head.cut {
 		payload, _ = shorter(payload)
 	}
-	clear(g.parts)
-	for _, m := range g.messages {
+	clear(t.merged.parts)
+	for _, m := range messages {
 		m.Text, m.Payload = "", nil
 	}
 	// Not bound to a request or to SIGTERM: a post that is cut short may have been taken. It ends by postTimeout.
@@ -594,8 +592,8 @@ func (d *deliverer) post(t *turn, g *merger) outcome {
 	if out.limited && out.wait == 0 {
 		out.wait = unnamedPause(t.head.attempts)
 	}
-	d.stats.posted(g.messages, t.head.attempts, out, time.Since(start))
-	if out.tooMuch {
+	d.stats.posted(messages, t.head.attempts, out, time.Since(start))
+	if out.tooMuch && len(messages) == 1 {
 		_, t.long = shorter(payload)
 	}
 	return out
@@ -640,43 +638,36 @@ const (
 	smaller = "smaller" // they go in smaller posts, or the one message goes once more, cut
 )
 
-// posted describes a post to judge.
-type posted struct {
-	parts  int  // attachments
-	long   bool // it is one message, and can be cut
-	tooOld int  // messages, from the first on
-}
-
-// judge returns what becomes of a post whose answer was out and whose messages have the history h: a fate, later or
-// smaller. Of dead messages it says why, and how many of them are, 0 for all.
-func judge(out outcome, h head, p posted, now time.Time) (fate string, n int, reason string) {
+// judge returns what becomes of the messages of t, whose answer was out: a fate, later or smaller. Of dead messages it
+// says why, and how many of them are, 0 for all. So many of them, from the first on, are too old.
+func (t *turn) judge(out outcome, tooOld int, now time.Time) (fate string, n int, reason string) {
+	h, parts := t.head, len(t.merged.parts)
 	switch {
 	case out.class == delivered:
 		return fateDelivered, 0, ""
-	case p.parts > 1 && (out.class == badContent || out.tooMuch), p.long && out.tooMuch && !h.cut:
+	case parts > 1 && (out.class == badContent || out.tooMuch), t.long && out.tooMuch && !h.cut:
 		return smaller, 0, ""
 	case out.class == badContent, out.class == badDestination && h.attempts >= destinationTries:
 		return fateDead, 0, out.reason
 	case out.broken && h.broken+1 >= brokenTries:
 		return fateDead, 0, "it may have been delivered: " + out.reason
-	case p.tooOld > 0 && now.Sub(h.first) > ageAfter:
-		return fateDead, p.tooOld, "older than max_age: " + out.reason
+	case tooOld > 0 && now.Sub(h.first) > ageAfter:
+		return fateDead, tooOld, "older than max_age: " + out.reason
 	}
 	return "", 0, ""
 }
 
-// settle does to the lane of t what is judged, and returns how messages of g end, from the first on.
-func (d *deliverer) settle(t *turn, g *merger, out outcome) (ends []ending) {
+// settle does to the lane of t what is judged, and returns how messages of t end, from the first on.
+func (d *deliverer) settle(t *turn, out outcome) (ends []ending) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.learn(t, out)
-	l, h, now, messages := t.lane, t.head, time.Now(), g.messages
-	p := posted{parts: len(g.parts), long: len(messages) == 1 && t.long}
+	l, h, now, messages, tooOld := t.lane, t.head, time.Now(), t.merged.messages, 0
 	oldest := now.Add(-time.Duration(d.cfg.spool.maxAge) * time.Second).UnixMilli()
-	for p.tooOld < len(messages) && messages[p.tooOld].queued < oldest {
-		p.tooOld++
+	for tooOld < len(messages) && messages[tooOld].queued < oldest {
+		tooOld++
 	}
-	fate, n, reason := judge(out, h, p, now)
+	fate, n, reason := t.judge(out, tooOld, now)
 	n = cmp.Or(n, len(messages))
 	switch {
 	case fate == later:
@@ -688,8 +679,8 @@ func (d *deliverer) settle(t *turn, g *merger, out outcome) (ends []ending) {
 		return nil
 	case fate == smaller:
 		d.log.Warn("post refused: a smaller one is next", "to", l.to.name(), "messages", n, "err", out.reason)
-		if p.parts > 1 {
-			l.head, l.most, l.mostTill = head{}, (p.parts+1)/2, now.Add(smallerFor)
+		if parts := len(t.merged.parts); parts > 1 {
+			l.head, l.most, l.mostTill = head{}, (parts+1)/2, now.Add(smallerFor)
 		} else {
 			l.head.cut, l.head.group, l.mostTill = true, 1, time.Time{}
 		}

@@ -307,6 +307,11 @@ func TestBackOff(t *testing.T) {
 func TestJudge(t *testing.T) {
 	now := time.Now()
 	tried := func(n int) head { return head{attempts: n, first: now.Add(-time.Hour)} }
+	type posted struct {
+		parts  int
+		long   bool
+		tooOld int
+	}
 	one, many := posted{parts: 1}, posted{parts: 8}
 	for _, test := range []struct {
 		name   string
@@ -348,7 +353,9 @@ func TestJudge(t *testing.T) {
 		{"broken three times", outcome{class: retry, broken: true, reason: "cut off"},
 			head{attempts: 3, broken: brokenTries - 1}, one, fateDead, 0, "it may have been delivered: cut off"},
 	} {
-		got, n, reason := judge(test.out, test.head, test.posted, now)
+		turn := turn{head: test.head, long: test.posted.long}
+		turn.merged.parts = make([]*part, test.posted.parts)
+		got, n, reason := turn.judge(test.out, test.posted.tooOld, now)
 		if got != test.want || n != test.n || reason != test.reason {
 			t.Errorf("%s: got %v, %d, %q, want %v, %d, %q", test.name, got, n, reason, test.want, test.n, test.reason)
 		}
