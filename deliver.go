@@ -102,17 +102,14 @@ func (l *lane) next() time.Time {
 func (l *lane) failing() bool { return !l.head.retryAt.IsZero() }
 
 // first returns the turn that is next, nil if nothing waits.
-func (l *lane) first() (t *turn) {
+func (l *lane) first() *turn {
 	switch {
 	case len(l.urgent) > 0:
-		t = l.urgent[0]
+		return l.urgent[0]
 	case len(l.waiting) > 0:
-		t = &turn{lane: l, size: l.waiting[0].size()}
-	default:
-		return nil
+		return &turn{lane: l, size: l.waiting[0].size()}
 	}
-	t.rank = max(number(!l.account.earned), 2*number(l.failing()))
-	return t
+	return nil
 }
 
 // insert puts a message in its place by number, but not among those that are being posted, or were together.
@@ -430,12 +427,13 @@ type turn struct {
 // ranks of turns: 0 is the best.
 const ranks = 3
 
-// room tells whether t may begin. What must not take all the room are posts that do not come back. So turns of lanes
-// that failed last time (rank 2) may have a third of all posts in flight. Together with those of accounts that Slack
-// has not answered for, yet or any more (rank 1), they may have two thirds. One account may have a third of each of
-// these shares, and the last quarter of each is for accounts that have no post in flight.
+// room ranks t and tells whether it may begin. What must not take all the room are posts that do not come back. So
+// turns of lanes that failed last time (rank 2) may have a third of all posts in flight. Together with those of
+// accounts that Slack has not answered for, yet or any more (rank 1), they may have two thirds. One account may have a
+// third of each of these shares, and the last quarter of each is for accounts that have no post in flight.
 func (d *deliverer) room(t *turn) bool {
 	a := t.lane.account
+	t.rank = max(number(!a.earned), 2*number(t.lane.failing()))
 	for rank := range t.rank + 1 {
 		share := max(1, d.posts*(ranks-rank)/ranks)
 		all, own := share, 1 // of an account that cannot be connected to, one lane finds out
@@ -539,8 +537,8 @@ func (e ending) counts() counts {
 	return counts{Waiting: was - 1, Delivered: delivered, Dead: dead - was, Dropped: 1 - delivered - dead}
 }
 
-// gather reads the messages of one post: the first of the lane, and those behind it that merge with it.
-// If there is none, err says why.
+// gather reads the messages of one post: the first of the lane, and those behind it that merge with it. If there is
+// none, the error says why.
 func (d *deliverer) gather(t *turn) error {
 	size := int64(0)
 	d.reads <- struct{}{}
@@ -639,22 +637,22 @@ const (
 )
 
 // judge returns what becomes of the messages of t, whose answer was out: a fate, later or smaller. Of dead messages it
-// says why, and how many of them are, 0 for all. So many of them, from the first on, are too old.
+// says why, and how many of them are, from the first on: all, or so many as are too old.
 func (t *turn) judge(out outcome, tooOld int, now time.Time) (fate string, n int, reason string) {
-	h, parts := t.head, len(t.merged.parts)
+	h, parts, all := t.head, len(t.merged.parts), len(t.merged.messages)
 	switch {
 	case out.class == delivered:
-		return fateDelivered, 0, ""
+		return fateDelivered, all, ""
 	case parts > 1 && (out.class == badContent || out.tooMuch), t.long && out.tooMuch && !h.cut:
-		return smaller, 0, ""
+		return smaller, all, ""
 	case out.class == badContent, out.class == badDestination && h.attempts >= destinationTries:
-		return fateDead, 0, out.reason
+		return fateDead, all, out.reason
 	case out.broken && h.broken+1 >= brokenTries:
-		return fateDead, 0, "it may have been delivered: " + out.reason
+		return fateDead, all, "it may have been delivered: " + out.reason
 	case tooOld > 0 && now.Sub(h.first) > ageAfter:
 		return fateDead, tooOld, "older than max_age: " + out.reason
 	}
-	return "", 0, ""
+	return later, all, ""
 }
 
 // settle does to the lane of t what is judged, and returns how messages of t end, from the first on.
@@ -668,7 +666,6 @@ func (d *deliverer) settle(t *turn, out outcome) (ends []ending) {
 		tooOld++
 	}
 	fate, n, reason := t.judge(out, tooOld, now)
-	n = cmp.Or(n, len(messages))
 	switch {
 	case fate == later:
 		l.head.group = len(messages)
