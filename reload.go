@@ -14,40 +14,35 @@ import (
 // reloadRefused is what the service manager shows after a reload that met an error.
 const reloadRefused = "the last reload was refused, the configuration before it stays: see the log"
 
-// reloadAt reads the configuration again at each signal. It runs beside the rest of the server: a file that cannot be
-// opened at once, such as a pipe, must not keep that from its stop.
+// reloadAt reads the configuration again at each signal: all of it changes over or, after an error, nothing. It runs
+// beside the rest of the server: a file that cannot be opened at once, such as a pipe, must not keep that from its
+// stop.
 func (o options) reloadAt(signals <-chan os.Signal, s *server, logs *logs) {
 	for range signals {
 		tellSystemd("RELOADING=1", fmt.Sprintf("MONOTONIC_USEC=%d", monotonicTime().Microseconds()))
-		o.reload(s, logs)
-	}
-}
-
-// reload reads the configuration again: all of it changes over or, after an error, nothing.
-func (o options) reload(s *server, logs *logs) {
-	running := s.cfg()
-	cfg, err := loadConfig(o)
-	if err == nil {
-		err = logs.change(cfg)
-	}
-	if err == nil {
-		o.keepFixed(running, cfg, logs)
-		err = s.deliver.reload(cfg, func() { s.config.Store(cfg) })
-	}
-	s.stats.locked(func() { s.stats.ReloadRefused = err != nil })
-	status := "the configuration was read again"
-	if err != nil {
-		status = reloadRefused
-		logs.change(running) // logrotate does not wait for a mended configuration
-		for line := range strings.Lines(err.Error()) {
-			logs.log.Error("the configuration is not read again: the old one stays", "err", strings.TrimSpace(line))
+		running, status := s.cfg(), "the configuration was read again"
+		cfg, err := loadConfig(o)
+		if err == nil {
+			err = logs.change(cfg)
 		}
-	} else {
-		s.spool.history.Store(cfg.spool.historyBytes)
-		logs.notice(status)
-		logs.warn(cfg)
+		if err == nil {
+			o.keepFixed(running, cfg, logs)
+			err = s.deliver.reload(cfg, func() { s.config.Store(cfg) })
+		}
+		s.stats.locked(func() { s.stats.ReloadRefused = err != nil })
+		if err == nil {
+			s.spool.history.Store(cfg.spool.historyBytes)
+			logs.notice(status)
+			logs.warn(cfg)
+		} else {
+			status = reloadRefused
+			logs.change(running) // logrotate does not wait for a mended configuration
+			for line := range strings.Lines(err.Error()) {
+				logs.log.Error("the configuration is not read again: the old one stays", "err", strings.TrimSpace(line))
+			}
+		}
+		tellSystemd("READY=1", "STATUS="+status)
 	}
-	tellSystemd("READY=1", "STATUS="+status)
 }
 
 // keepFixed puts into cfg what cannot change while the server runs.
@@ -105,8 +100,7 @@ func (d *deliverer) rebuild(cfg *config, found func(r route, dead bool)) error {
 		read = slices.Concat(slices.Collect(maps.Values(waiting))...)
 		slices.Sort(read)
 	}
-	d.cfg, d.ring, d.bytes, d.urgent = cfg, nil, 0, 0
-	d.firstTurn = time.Now().Add(cfg.pace())
+	d.cfg, d.ring, d.bytes, d.urgent, d.firstTurn = cfg, nil, 0, 0, time.Now().Add(cfg.pace())
 	for to, l := range d.lanes {
 		for _, w := range l.waiting {
 			if _, ok := slices.BinarySearch(read, w); !ok { // it is damaged, and its lane finds out
