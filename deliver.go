@@ -142,8 +142,8 @@ type deliverer struct {
 	spool *spool
 	stats *stats
 	log   *slog.Logger
-	reads chan struct{} // holds a token for each turn that reads
-	ended chan struct{}
+
+	reads, ended chan struct{} // reads holds a token for each turn that reads
 
 	mu        sync.Mutex
 	changed   sync.Cond // of mu: a post or a store has ended, or a reload
@@ -701,13 +701,12 @@ func (d *deliverer) settle(t *turn, out outcome) (ends []ending) {
 // postpone has the head of l tried again later. A reason is logged when it is new: as an error if nobody but an
 // operator can mend it.
 func (d *deliverer) postpone(l *lane, out outcome) {
-	wait, level, now := cmp.Or(out.wait, backOff(l.head.attempts)), slog.LevelWarn, time.Now()
+	wait, now, log := cmp.Or(out.wait, backOff(l.head.attempts)), time.Now(), d.log.Warn
 	if out.class == badCredential || out.class == inBetween {
-		level = slog.LevelError
+		log = d.log.Error
 	}
 	if l.err != out.reason {
-		d.log.Log(context.Background(), level, "delivery deferred",
-			"to", l.to.name(), "attempts", l.head.attempts, "retry_in", wait, "err", out.reason)
+		log("delivery deferred", "to", l.to.name(), "attempts", l.head.attempts, "retry_in", wait, "err", out.reason)
 	}
 	l.err, l.errSince, l.head.retryAt = out.reason, cmp.Or(l.errSince, now), now.Add(wait)
 }

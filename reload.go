@@ -47,12 +47,11 @@ func (o options) reloadAt(signals <-chan os.Signal, s *server, logs *logs) {
 
 // keepFixed puts into cfg what cannot change while the server runs.
 func (o options) keepFixed(running, cfg *config, logs *logs) {
-	keep := func(key, old string, value *string) {
-		if *value != old && !o.dryRun {
-			changed := key + " has changed: that needs a restart, until then the old one stays"
-			logs.notice(changed, "old", old, "new", *value)
+	keep := func(key, old string, now *string) {
+		if *now != old && !o.dryRun {
+			logs.notice(key+" has changed: that needs a restart, until then the old one stays", "old", old, "new", *now)
 		}
-		*value = old
+		*now = old
 	}
 	keep("core.port", running.core.port, &cfg.core.port)
 	keep("core.socket_mode", running.core.socketMode, &cfg.core.socketMode)
