@@ -196,34 +196,37 @@ func cut(s string, limit int) string {
 // part is one attachment of a post: a message, or the fold of all that say the same.
 type part struct {
 	around
-	level, title, text string
-	own                object // the attachment of a payload, instead of these
-	same               string // equal for those that are folded
-	size               int    // characters of text
-	messages           []*message
+	attachment        // without its footer
+	own        object // the attachment of a payload, instead
+	merges     bool   // false: it goes alone
+	same       string // equal for those that are folded
+	size       int    // characters of text
+	tag        *tag
+	messages   []*message
 }
 
-// partOf returns false for a message that goes alone: its tag is gone, or it is a payload with more than text and one
-// attachment.
-func partOf(m *message, t *tag) (p *part, ok bool) {
-	p = &part{level: m.Level, title: m.Title, text: cut(m.Text, textLimit)}
+// newPart returns the part for m. A message goes alone if its tag is gone, or if it is a payload with more than text
+// and one attachment.
+func newPart(m *message, t *tag) *part {
+	says := attachment{Color: color(m.Level), Title: m.Title, Text: cut(m.Text, textLimit), MrkdwnIn: []string{"text"}}
+	p := &part{attachment: says, tag: t}
 	switch {
 	case m.Payload != nil:
-		ok = p.read(m.fields(t))
+		p.merges = p.read(m.fields(t))
 	case t != nil:
-		p.around, ok = around{Channel: t.channel, Username: t.username, IconEmoji: t.icon, Parse: t.parse}, true
+		p.around, p.merges = around{Channel: t.channel, Username: t.username, IconEmoji: t.icon, Parse: t.parse}, true
 	}
-	own := ""
+	p.Fallback = cut(join(p.Title, ": ", p.Text), fallbackLimit)
+	p.same = string(encode(p.attachment)) + string(encode(p.own))
+	p.size = utf8.RuneCountInString(p.Title + p.Text)
 	if p.own != nil {
-		own = string(encode(p.own))
+		p.size += utf8.RuneCount(encode(p.own))
 	}
-	p.same = strings.Join([]string{color(p.level), p.title, p.text, own}, "\x00")
-	p.size = utf8.RuneCountInString(p.title + p.text + own)
-	return p, ok
+	return p
 }
 
 // plain reports that p, alone, is the text of a post: there a mention notifies.
-func (p *part) plain() bool { return color(p.level) == "" && p.title == "" }
+func (p *part) plain() bool { return p.Color == "" && p.Title == "" }
 
 func (p *part) read(fields object) bool {
 	maps.DeleteFunc(fields, func(_ string, value json.RawMessage) bool { return string(value) == "null" })
@@ -233,16 +236,16 @@ func (p *part) read(fields object) bool {
 	if d.Decode(&given) != nil || len(given.Attachments) > 1 {
 		return false
 	}
-	p.around, p.text = given.around, cut(given.Text, textLimit)
+	p.around, p.Text = given.around, cut(given.Text, textLimit)
 	if len(given.Attachments) == 0 {
 		return true
 	}
 	json.Unmarshal(given.Attachments[0], &p.own)
-	if p.text != "" && p.own != nil && p.own["pretext"] == nil {
-		p.own["pretext"] = encode(p.text) // Slack shows it above the attachment, as it does a post's text
+	if p.Text != "" && p.own != nil && p.own["pretext"] == nil {
+		p.own["pretext"] = encode(p.Text) // Slack shows it above the attachment, as it does a post's text
 		return true
 	}
-	return p.text == "" && p.own != nil
+	return p.Text == "" && p.own != nil
 }
 
 // mentions finds what notifies people if it stands in the text of a post. Its groups are the mention without a label.
@@ -254,17 +257,13 @@ type merger struct {
 	limit    int // parts
 	messages []*message
 	parts    []*part
-	alone    bool // its one message does not merge
-	tag      *tag // of the first message
 	size     int
 }
 
 // add returns false for a message that does not fit: the post is complete without it.
 func (g *merger) add(m *message, t *tag) bool {
-	p, ok := partOf(m, t)
-	if len(g.messages) == 0 {
-		g.alone, g.tag = !ok, t
-	} else if g.alone || !ok || p.around != g.parts[0].around {
+	p := newPart(m, t)
+	if len(g.parts) > 0 && !(g.parts[0].merges && p.merges && p.around == g.parts[0].around) {
 		return false
 	}
 	i := slices.IndexFunc(g.parts, func(q *part) bool { return q.same == p.same })
@@ -283,22 +282,20 @@ func (g *merger) add(m *message, t *tag) bool {
 
 // render returns the post. A message that goes alone looks as if nothing was ever merged, and says if it comes late.
 func (g *merger) render(now time.Time) []byte {
-	post, alone := payload{around: g.parts[0].around}, len(g.messages) == 1
+	m, first := g.messages[0], g.parts[0]
+	post, late := payload{around: first.around}, lateness(m.acceptedAt(), now)
+	switch alone := len(g.messages) == 1; {
+	case alone && m.Payload != nil:
+		return renderDirect(m.fields(first.tag), late)
+	case alone && first.plain():
+		post.Text = join(first.Text, "\n", late)
+		return encode(post)
+	}
 	var called []string
 	for _, p := range g.parts {
-		switch m := g.messages[0]; {
-		case alone && m.Payload != nil:
-			return renderDirect(m.fields(g.tag), lateness(m.acceptedAt(), now))
-		case alone && p.plain():
-			post.Text = join(p.text, "\n", lateness(m.acceptedAt(), now))
-			return encode(post)
-		}
-		post.Attachments = append(post.Attachments, p.attachment(now))
-		if !p.plain() {
-			continue
-		}
-		for _, groups := range mentions.FindAllStringSubmatch(p.text, -1) {
-			if mention := strings.Join(groups[1:], ""); !slices.Contains(called, mention) {
+		post.Attachments = append(post.Attachments, p.signed(now))
+		for _, groups := range mentions.FindAllStringSubmatch(p.Text, -1) {
+			if mention := strings.Join(groups[1:], ""); p.plain() && !slices.Contains(called, mention) {
 				called = append(called, mention)
 			}
 		}
@@ -307,12 +304,11 @@ func (g *merger) render(now time.Time) []byte {
 	return encode(post)
 }
 
-func (p *part) attachment(now time.Time) json.RawMessage {
+// signed returns the attachment with its footer.
+func (p *part) signed(now time.Time) json.RawMessage {
 	if p.own == nil {
-		return encode(attachment{
-			Fallback: cut(join(p.title, ": ", p.text), fallbackLimit),
-			Color:    color(p.level), Title: p.title, Text: p.text, Footer: p.footer(now), MrkdwnIn: []string{"text"},
-		})
+		p.Footer = p.footer(now)
+		return encode(p.attachment)
 	}
 	own := maps.Clone(p.own)
 	sign(own, p.footer(now))
