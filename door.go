@@ -22,9 +22,7 @@ func (s *server) webhook(r *http.Request, body []byte) (sub submission, err erro
 		return sub, answer{status: http.StatusNotFound, code: "no_service"}
 	}
 	if isForm(body) {
-		var form struct{ Payload json.RawMessage }
-		json.Unmarshal(asJSON(body), &form)
-		body = form.Payload
+		body = asObject(asJSON(body))["payload"]
 	}
 	sub.to, sub.Plain = r.PathValue("tag"), true
 	sub.Payload = without(body, "token", "channel") // the tag has a channel
@@ -38,17 +36,20 @@ func (s *server) postMessage(_ *http.Request, body []byte) (sub submission, err 
 	return s.direct(sub)
 }
 
-// without returns a JSON object without some of its keys, nil if it is not an object. A token must not get into the
+// without returns a JSON object without some of its keys, null if it is not an object. A token must not get into the
 // spool.
-func without(object []byte, keys ...string) json.RawMessage {
-	var fields map[string]json.RawMessage
-	if json.Unmarshal(object, &fields) != nil || fields == nil {
-		return nil
-	}
+func without(body []byte, keys ...string) json.RawMessage {
+	fields := asObject(body)
 	for _, key := range keys {
 		delete(fields, key)
 	}
 	return encode(fields)
+}
+
+// asObject returns the fields of a JSON object, nil if body is not one.
+func asObject(body []byte) (fields object) {
+	json.Unmarshal(body, &fields)
+	return fields
 }
 
 // authTest is the question whether a token will do: https://docs.slack.dev/reference/methods/auth.test/
@@ -76,8 +77,8 @@ func (s *server) direct(sub submission) (submission, error) {
 // checkPayload returns the channel that a payload names. It refuses what Slack would refuse: only now can the sender be
 // told.
 func checkPayload(payload []byte) (channel string, err error) {
-	var fields map[string]json.RawMessage
-	if json.Unmarshal(payload, &fields) != nil || fields == nil {
+	fields := asObject(payload)
+	if fields == nil {
 		return "", badPayload("invalid_payload", "payload is missing, or not a JSON object")
 	}
 	var text, markdown string

@@ -111,8 +111,8 @@ func join(a, sep, b string) string {
 // fields returns the fields of m's payload as they are posted: with the documented defaults for those that are absent,
 // and without those that are "". A payload that is posted as it came gets the channel of its tag t, if it has one, and
 // t's name and icon if it has none of its own.
-func (m *message) fields(t *tag) (p object) {
-	json.Unmarshal(m.Payload, &p) // was checked when it was accepted
+func (m *message) fields(t *tag) object {
+	p := asObject(m.Payload) // was checked when it was accepted
 	fill := map[string]string{"username": "slackboard", "icon_emoji": ":clipboard:", "parse": "full"}
 	if m.Plain {
 		fill = nil
@@ -240,7 +240,7 @@ func (p *part) read(fields object) bool {
 	if len(given.Attachments) == 0 {
 		return true
 	}
-	json.Unmarshal(given.Attachments[0], &p.own)
+	p.own = asObject(given.Attachments[0])
 	if p.Text != "" && p.own != nil && p.own["pretext"] == nil {
 		p.own["pretext"] = encode(p.Text) // Slack shows it above the attachment, as it does a post's text
 		return true
