@@ -4,9 +4,9 @@ package main
 
 import (
 	"cmp"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
+	"fmt"
+	"math/rand/v2"
 	"net/url"
 	"strconv"
 	"strings"
@@ -51,9 +51,7 @@ func (m *message) encoded() []byte {
 func (m *message) size() int64 { return lineSize(len(m.route.String()), len(m.ID), len(m.encoded())) }
 
 // acceptedAt returns when a client was told ok.
-func (m *message) acceptedAt() time.Time {
-	return time.UnixMilli(cmp.Or(m.Accepted, m.queued))
-}
+func (m *message) acceptedAt() time.Time { return time.UnixMilli(cmp.Or(m.Accepted, m.queued)) }
 
 // endsLine tells whether c could begin a new line, or do worse to a terminal or a line protocol.
 func endsLine(c rune) bool { return unicode.IsControl(c) || c == '\u2028' || c == '\u2029' }
@@ -74,11 +72,8 @@ func cleaned(s string, limit int) string {
 	return strings.Clone(s) // what Map returns may hold as much memory as it was given
 }
 
-func newID() string {
-	var id [8]byte
-	rand.Read(id[:])
-	return hex.EncodeToString(id[:])
-}
+// newID returns an id that no other message has. It is no secret.
+func newID() string { return fmt.Sprintf("%016x", rand.Uint64()) }
 
 // route says where a message goes: to the index-th entry of a tag's name, or to a channel. Channel and credential are
 // looked up when it is delivered.
@@ -112,9 +107,11 @@ func parseRoute(s string) route {
 	if strings.HasPrefix(s, "tag:") && cmp.Or(err, notOne) == nil && tag != "" && index >= 0 {
 		return route{tag: tag, index: index}
 	}
-	channel, err := url.PathUnescape(strings.TrimPrefix(s, "to:"))
-	if err != nil {
-		channel = s
-	}
-	return route{channel: channel}
+	return route{channel: unescaped(strings.TrimPrefix(s, "to:"))}
+}
+
+// unescaped decodes the %41 in s, if it is well formed.
+func unescaped(s string) string {
+	plain, _ := url.PathUnescape(s)
+	return cmp.Or(plain, s)
 }

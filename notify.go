@@ -110,8 +110,7 @@ func (s *server) handler() http.Handler {
 func (s *server) answerUnknown(mux *http.ServeMux, w http.ResponseWriter, r *http.Request) {
 	a := answer{status: http.StatusNotFound, Message: "there is nothing at " + s.shownURI(r)}
 	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodDelete} {
-		_, pattern := mux.Handler(&http.Request{Method: method, URL: r.URL, Host: r.Host})
-		if pattern != "/" {
+		if _, pattern := mux.Handler(&http.Request{Method: method, URL: r.URL, Host: r.Host}); pattern != "/" {
 			w.Header().Add("Allow", method)
 			use := strings.Join(w.Header()["Allow"], " or ")
 			a = answer{status: http.StatusMethodNotAllowed, Message: r.Method + " is not allowed here: use " + use}

@@ -347,8 +347,7 @@ func (p *part) footer(now time.Time) string {
 	if len(times) == 0 {
 		return footer
 	}
-	slices.SortFunc(times, time.Time.Compare)
-	first, last := times[0], times[len(times)-1]
+	first, last := slices.MinFunc(times, time.Time.Compare), latest(times...)
 	const form = "15:04:05"
 	footer += " · " + stamp(first, form, last.Sub(first)) + " to " + stamp(last, form, last.Sub(first)) + " UTC"
 	return join(footer, " · ", lateness(first, now))

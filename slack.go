@@ -9,7 +9,6 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -344,12 +343,6 @@ func (to credential) redact(text string) string {
 		}
 	}
 	return cleaned(strings.Join(words, " "), reasonLimit)
-}
-
-// unescaped decodes the %41 in s, if it is well formed.
-func unescaped(s string) string {
-	plain, _ := url.PathUnescape(s)
-	return cmp.Or(plain, s)
 }
 
 // secretSigns are in a URL or a token.
