@@ -101,11 +101,10 @@ func (r route) String() string {
 
 // parseRoute reads what String returns. What is no route is one to a channel of that name: it is shown as it is.
 func parseRoute(s string) route {
-	escaped, number, _ := strings.Cut(strings.TrimPrefix(s, "tag:"), "/")
-	tag, err := url.PathUnescape(escaped)
-	index, notOne := strconv.Atoi(number)
-	if strings.HasPrefix(s, "tag:") && cmp.Or(err, notOne) == nil && tag != "" && index >= 0 {
-		return route{tag: tag, index: index}
+	tag, number, _ := strings.Cut(strings.TrimPrefix(s, "tag:"), "/")
+	index, err := strconv.Atoi(number)
+	if err == nil && strings.HasPrefix(s, "tag:") && tag != "" && index >= 0 {
+		return route{tag: unescaped(tag), index: index}
 	}
 	return route{channel: unescaped(strings.TrimPrefix(s, "to:"))}
 }

@@ -351,7 +351,7 @@ func (s *server) accept(key string, sub *submission) answer {
 		}
 		messages[i], ids[i] = &m, m.ID
 	}
-	do := func() answer {
+	a := s.answered.once(ids[0], key != "" && sub.sync, func() answer {
 		switch {
 		case key != "" && s.spool.seen(messages):
 			return answer{status: http.StatusOK}
@@ -359,8 +359,7 @@ func (s *server) accept(key string, sub *submission) answer {
 			return s.acceptNow(messages)
 		}
 		return s.store(messages)
-	}
-	a := s.answered.once(ids[0], key != "" && sub.sync, do)
+	})
 	if a.status == http.StatusOK {
 		a.Message, a.IDs = "ok", ids
 	}

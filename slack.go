@@ -125,11 +125,10 @@ func (s *slackClient) post(ctx context.Context, to credential, payload []byte) o
 	if !bot && resp.StatusCode/100 == 2 { // delivered: the body can only say that it is not
 		defer time.AfterFunc(lingerTime, cancel).Stop()
 	}
-	var a said
-	a.read(resp.Body)
+	a := readAnswer(resp.Body)
 	defer time.AfterFunc(lingerTime, cancel).Stop()
 	io.CopyN(io.Discard, resp.Body, answerLimit)
-	return decide(to, resp.StatusCode, resp.Header, &a)
+	return decide(to, resp.StatusCode, resp.Header, a)
 }
 
 // networkReason describes err without its URL, which is a secret: url.Error prints it whole. What net/http quotes is
@@ -157,14 +156,14 @@ var saidFields = []string{
 	"ok", "success", "retry_after", "error", "errors", "message", "msg", "needed", "provided", "response_metadata",
 }
 
-// read reads a body. Of long JSON it keeps nothing but what is in said. It reads until it ends or breaks off.
-func (a *said) read(body io.Reader) {
+// readAnswer reads a body until it ends or breaks off. Of long JSON it keeps nothing but what is in said.
+func readAnswer(body io.Reader) (a said) {
 	r := bufio.NewReaderSize(io.LimitReader(body, answerLimit), looked)
 	head, err := r.Peek(looked)
 	a.text, a.broken = strings.TrimLeft(string(head), " \r\n\t\ufeff"), err != nil && err != io.EOF
 	if !strings.HasPrefix(a.text, "{") {
 		a.code = errorCode(strings.TrimSpace(a.text))
-		return
+		return a
 	}
 	r.Discard(len(head) - len(a.text))
 	a.text, a.fields = "", map[string]any{}
@@ -187,10 +186,11 @@ func (a *said) read(body io.Reader) {
 	a.broken = err != nil && (a.json || !errors.As(err, new(*json.SyntaxError)))
 	text, _ := a.fields["error"].(string)
 	a.code = errorCode(text)
+	return a
 }
 
 // explained returns what the operator should read besides the code. It may repeat a secret.
-func (a *said) explained() (all string) {
+func (a said) explained() (all string) {
 	for _, key := range saidFields[3:] {
 		text := texts(a.fields[key])
 		if text != "" && (key == "needed" || key == "provided") {
@@ -233,7 +233,7 @@ func errorCode(s string) string {
 }
 
 // decide says what an answer means: who speaks, then what was said.
-func decide(to credential, status int, header http.Header, a *said) outcome {
+func decide(to credential, status int, header http.Header, a said) outcome {
 	bot, success, ok, explained := to.token != (secret{}), status/100 == 2, a.fields["ok"], a.explained()
 	o, known := meaningOf(a.code)
 	ofThePost := slices.Contains([]int{400, 413, 422}, status) // so receivers find a post too large

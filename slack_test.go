@@ -271,9 +271,8 @@ func FuzzAnswer(f *testing.F) {
 		if bot {
 			to.token = newSecret("xoxb-TSECRET1")
 		}
-		var a said
-		a.read(strings.NewReader(body))
-		o := decide(to, status, http.Header{"Retry-After": {header}, "X-Ratelimit-Reset": {header}}, &a)
+		a := readAnswer(strings.NewReader(body))
+		o := decide(to, status, http.Header{"Retry-After": {header}, "X-Ratelimit-Reset": {header}}, a)
 		if o.wait != 0 && o.wait < leastWait || o.wait > longestWait {
 			t.Errorf("wait %v", o.wait)
 		}
