@@ -119,11 +119,11 @@ func isForm(body []byte) bool {
 // rawControls are the characters of a form that would take six bytes each in JSON.
 var rawControls = regexp.MustCompile(`[\x00-\x08\x0b\x0c\x0e-\x1f]`)
 
-// In a form, Slack takes these fields for JSON and for true or false. All others are text.
-var (
-	jsonFields = []string{"payload", "blocks", "attachments", "metadata"}
-	boolFields = strings.Fields("sync as_user link_names mrkdwn reply_broadcast unfurl_links unfurl_media")
-)
+// In a form, Slack takes these fields for JSON.
+var jsonFields = []string{"payload", "blocks", "attachments", "metadata"}
+
+// In a form, Slack takes these fields for true or false. All others are text.
+var boolFields = strings.Fields("sync as_user link_names mrkdwn reply_broadcast unfurl_links unfurl_media")
 
 // asJSON returns the JSON object that a form stands for, and JSON as it is.
 func asJSON(body []byte) []byte {

@@ -443,6 +443,5 @@ func (s *server) acceptNow(messages []*message) answer {
 
 // configApp shows the running configuration, with secrets masked.
 func (s *server) configApp(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	io.WriteString(w, s.cfg().masked())
+	answer{status: http.StatusOK}.write(w, "text/plain; charset=utf-8", []byte(s.cfg().masked()))
 }

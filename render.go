@@ -77,15 +77,14 @@ func sign(attachment object, footer string) {
 	}
 }
 
-const lateAfter = time.Minute
-
 // believed reports whether a message can have been accepted then. A clock that is not set yet says 1970 or the like.
 func believed(accepted, now time.Time) bool { return accepted.Year() >= 2024 && !accepted.After(now) }
 
-// lateness returns "accepted 03:12 UTC, delayed 3h2m" for a message that is delivered late, else nothing.
+// lateness returns "accepted 03:12 UTC, delayed 3h2m" for a message that is delivered more than a minute late,
+// else nothing.
 func lateness(accepted, now time.Time) string {
 	delay := now.Sub(accepted)
-	if delay <= lateAfter || !believed(accepted, now) {
+	if delay <= time.Minute || !believed(accepted, now) {
 		return ""
 	}
 	delayed := strings.TrimSuffix(delay.Truncate(time.Minute).String(), "0s")
@@ -157,28 +156,32 @@ func renderDirect(p object, late string) []byte {
 
 // shorter returns a post with each of its texts cut to shortLimit characters; false if none has more.
 func shorter(post []byte) (short []byte, ok bool) {
-	var shorten func(v any) any
-	shorten = func(v any) any {
-		switch v := v.(type) {
-		case string:
-			ok = ok || utf8.RuneCountInString(v) > shortLimit
-			return cut(v, shortLimit)
-		case []any:
-			for i := range v {
-				v[i] = shorten(v[i])
-			}
-		case map[string]any:
-			for key := range v {
-				v[key] = shorten(v[key])
-			}
-		}
-		return v
-	}
 	d := json.NewDecoder(bytes.NewReader(post))
 	d.UseNumber()
 	var whole any
 	d.Decode(&whole)
-	return encode(shorten(whole)), ok
+	whole = eachText(whole, func(text string) string {
+		ok = ok || utf8.RuneCountInString(text) > shortLimit
+		return cut(text, shortLimit)
+	})
+	return encode(whole), ok
+}
+
+// eachText puts f of it in the place of each text in v, which is what json made of a document, and returns v.
+func eachText(v any, f func(string) string) any {
+	switch v := v.(type) {
+	case string:
+		return f(v)
+	case []any:
+		for i := range v {
+			v[i] = eachText(v[i], f)
+		}
+	case map[string]any:
+		for _, key := range slices.Sorted(maps.Keys(v)) {
+			v[key] = eachText(v[key], f)
+		}
+	}
+	return v
 }
 
 // cut returns s in at most limit characters: its beginning and its end, with how much was left out in between.

@@ -14,7 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
@@ -203,20 +202,12 @@ func (a said) explained() (all string) {
 	return all
 }
 
-// texts returns the strings in v.
+// texts returns all texts in v.
 func texts(v any) (all string) {
-	switch v := v.(type) {
-	case string:
-		return strings.TrimPrefix(v, "[ERROR] ")
-	case []any:
-		for _, element := range v {
-			all = join(all, ", ", texts(element))
-		}
-	case map[string]any:
-		for _, key := range slices.Sorted(maps.Keys(v)) {
-			all = join(all, ", ", texts(v[key]))
-		}
-	}
+	eachText(v, func(text string) string {
+		all = join(all, ", ", strings.TrimPrefix(text, "[ERROR] "))
+		return text
+	})
 	return all
 }
 
