@@ -413,15 +413,17 @@ func (d *deliverer) beginOf(a *account) bool {
 // turn is one post of a lane, from its begin to its end. That of a message with sync=true begins when it is asked for:
 // it is posted once, and not kept.
 type turn struct {
-	lane   *lane
-	rank   int          // see room
-	size   int64        // of the first message
-	urgent *message     // of a sync post, whose sender waits for
-	done   chan outcome // or
-	heads  []waiter     // of which as many are posted as go together, as
-	merged merger
-	head   head // with this attempt
-	long   bool // it is one message, too much for the receiver, and can be cut
+	lane *lane
+	rank int   // see room
+	size int64 // of the first message
+
+	urgent *message     // of a sync post, else nil
+	done   chan outcome // where the sender of urgent waits
+
+	heads  []waiter // waiting messages that may go together
+	merged merger   // those that do
+	head   head     // with this attempt
+	long   bool     // it is one message, too much for the receiver, and can be cut
 }
 
 // ranks of turns: 0 is the best.
