@@ -85,6 +85,7 @@ type account struct {
 	limited  bool       // it is a rate limit
 	failures int        // to connect, in a row
 	errSince time.Time  // when these began
+	timer    *time.Timer
 	inRing   bool
 }
 
@@ -150,7 +151,7 @@ type deliverer struct {
 	cfg       *config
 	lanes     map[destination]*lane
 	accounts  map[credential]*account
-	ring      []*account // that have lanes in line, the one whose turn is next first
+	ring      []*account // that have lanes in line and may post, the one whose turn is next first
 	bytes     int64      // of all lanes: what counts for max_bytes
 	urgent    int64      // bytes of sync posts that wait for their turn
 	posting   [ranks]int // posts in flight of this rank or a worse one
@@ -329,8 +330,12 @@ func (d *deliverer) lane(to destination) *lane {
 	if l := d.lanes[to]; l != nil {
 		return l
 	}
-	a := cmp.Or(d.accounts[to.credential], &account{})
-	d.accounts[to.credential] = a
+	a := d.accounts[to.credential]
+	if a == nil {
+		a = &account{}
+		a.timer = d.after(time.Hour, func() { d.join(a); d.begin() })
+		d.accounts[to.credential] = a
+	}
 	l := &lane{to: to, account: a, turn: d.firstTurn}
 	l.timer = d.after(time.Hour, func() { d.schedule(l) })
 	d.lanes[to] = l
@@ -368,12 +373,17 @@ func number(b bool) int {
 	return 0
 }
 
-// join puts a into the ring, if it has lanes in line.
+// join puts a into the ring, if it has lanes in line, once it may post.
 func (d *deliverer) join(a *account) {
-	if !a.inRing && len(a.line[0])+len(a.line[1])+len(a.line[2])+len(a.line[3]) > 0 {
-		a.inRing = true
-		d.ring = append(d.ring, a)
+	if a.inRing || len(a.line[0])+len(a.line[1])+len(a.line[2])+len(a.line[3]) == 0 {
+		return
 	}
+	if wait := time.Until(a.until); wait > 0 {
+		a.timer.Reset(wait)
+		return
+	}
+	a.inRing = true
+	d.ring = append(d.ring, a)
 }
 
 // begin gives turns to lanes that stand in line, account by account, while there is room.
@@ -609,9 +619,8 @@ func (d *deliverer) learn(t *turn, out outcome) {
 			a.errSince = now
 			d.log.Error("slack cannot be reached: all that waits waits together", "to", l.to.name(), "err", out.reason)
 		}
-		wait := min(backOff(a.failures), longestProbe)
-		a.earned, a.until, a.err, a.limited = false, now.Add(wait), out.reason, false
-		d.after(wait, d.begin)
+		a.earned, a.err, a.limited = false, out.reason, false
+		a.until = now.Add(min(backOff(a.failures), longestProbe))
 	case out.unreached:
 		a.earned = false
 	case out.class != inBetween:
@@ -625,7 +634,6 @@ func (d *deliverer) learn(t *turn, out outcome) {
 		l.turn = latest(l.turn, until)
 	case until.After(a.until):
 		a.until, a.err, a.limited = until, "slack's rate limit, met by "+l.to.name(), true
-		d.after(out.wait, d.begin)
 	}
 }
 
