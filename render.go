@@ -269,16 +269,15 @@ func (g *merger) add(m *message, t *tag) bool {
 	if len(g.parts) > 0 && !(g.parts[0].merges && p.merges && p.around == g.parts[0].around) {
 		return false
 	}
-	i := slices.IndexFunc(g.parts, func(q *part) bool { return q.same == p.same })
-	if i < 0 {
-		i = len(g.parts)
-		if i > 0 && (i >= g.limit || g.size+p.size > mergedLimit) {
-			return false
-		}
-		g.parts = append(g.parts, p)
-		g.size += p.size
+	switch i, n := slices.IndexFunc(g.parts, func(q *part) bool { return q.same == p.same }), len(g.parts); {
+	case i >= 0:
+		p = g.parts[i]
+	case n > 0 && (n >= g.limit || g.size+p.size > mergedLimit):
+		return false
+	default:
+		g.parts, g.size = append(g.parts, p), g.size+p.size
 	}
-	g.parts[i].messages = append(g.parts[i].messages, m)
+	p.messages = append(p.messages, m)
 	g.messages = append(g.messages, m)
 	return true
 }
