@@ -109,11 +109,11 @@ func checkPayload(payload []byte) (channel string, err error) {
 
 const formFields = 100 // at most: each takes memory
 
+var formStart = regexp.MustCompile(`^[a-z_]+=`)
+
 // isForm tells a form from JSON by its first characters: the Content-Type is often wrong.
 func isForm(body []byte) bool {
-	key, _, found := bytes.Cut(body, []byte("="))
-	isName := len(key) > 0 && len(bytes.Trim(key, "abcdefghijklmnopqrstuvwxyz_")) == 0
-	return found && isName && bytes.Count(body, []byte("&")) < formFields
+	return formStart.Match(body) && bytes.Count(body, []byte("&")) < formFields
 }
 
 // rawControls are the characters of a form that would take six bytes each in JSON.
