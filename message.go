@@ -14,10 +14,8 @@ import (
 	"unicode"
 )
 
-const (
-	nameLimit  = 255 // characters of a host, a level or a tag; bytes of a channel
-	titleLimit = 1000
-)
+const nameLimit = 255 // characters of a host, a level or a tag; bytes of a channel
+const titleLimit = 1000
 
 // message is what a client handed in: for a tag the text with its level and title, else a payload for Slack. It lies in
 // the spool as JSON; no secret is in it.
