@@ -100,14 +100,11 @@ func (s *slackClient) post(ctx context.Context, to credential, payload []byte) o
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var begun, answered atomic.Bool
-	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+	req, _ := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GetConn:              func(string) { begun.Store(false) }, // again, when an idle connection has ended meanwhile
 		WroteHeaders:         func() { begun.Store(true) },
 		GotFirstResponseByte: func() { answered.Store(true) },
-	}), http.MethodPost, to.url.reveal(), bytes.NewReader(payload))
-	if err != nil {
-		return outcome{class: badCredential, reason: "the URL in the configuration is not valid"}
-	}
+	}), http.MethodPost, to.url.reveal(), bytes.NewReader(payload)) // checkURL has parsed it: there is no error
 	bot := to.token != (secret{})
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("User-Agent", "slackboard")
