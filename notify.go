@@ -241,7 +241,7 @@ func (s *server) take(w http.ResponseWriter, r *http.Request, decode decoder, to
 }
 
 // readBody returns the body of r: valid UTF-8, at most bodyLimit bytes. Its errors are answers. done gives back the
-// token that a large body holds.
+// token that a large body holds. A stranger has not shown who asks yet: half of these tokens are not for strangers.
 func (s *server) readBody(w http.ResponseWriter, r *http.Request, stranger bool) (body []byte, done func(), err error) {
 	done = func() {}
 	if coding := r.Header.Get("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") {
@@ -255,11 +255,17 @@ func (s *server) readBody(w http.ResponseWriter, r *http.Request, stranger bool)
 		body, err = io.ReadAll(io.LimitReader(reader, small))
 	}
 	if len(body) == small {
-		if !s.room(stranger) {
-			busy := "too many large requests at the same time"
-			return nil, done, answer{status: http.StatusServiceUnavailable, retryAfter: time.Second, Message: busy}
+		busy := answer{status: http.StatusServiceUnavailable, retryAfter: time.Second}
+		busy.Message = "too many large requests at the same time"
+		if stranger && len(s.large) >= maxLarge/2 {
+			return nil, done, busy
 		}
-		done = sync.OnceFunc(func() { <-s.large })
+		select {
+		case s.large <- struct{}{}:
+			done = sync.OnceFunc(func() { <-s.large })
+		case <-time.After(largeWait):
+			return nil, done, busy
+		}
 		whole := bytes.NewBuffer(slices.Grow(body, int(max(r.ContentLength-small, 0))+bytes.MinRead))
 		_, err = whole.ReadFrom(reader)
 		body = whole.Bytes()
@@ -275,19 +281,6 @@ func (s *server) readBody(w http.ResponseWriter, r *http.Request, stranger bool)
 	}
 	body = bytes.TrimPrefix(body, []byte("\ufeff")) // a byte order mark
 	return bytes.ToValidUTF8(body, []byte("\ufffd")), done, err
-}
-
-// room takes a token for a large body. Strangers have not shown a token yet: half of the room is not for them.
-func (s *server) room(stranger bool) bool {
-	if stranger && len(s.large) >= maxLarge/2 {
-		return false
-	}
-	select {
-	case s.large <- struct{}{}:
-		return true
-	case <-time.After(largeWait):
-		return false
-	}
 }
 
 // notify decodes the original's requests: a message for a tag or, directly, a payload for Slack. It does not look at
@@ -341,8 +334,7 @@ func (s *server) check(w http.ResponseWriter, r *http.Request) {
 func (s *server) accept(key string, sub *submission) answer {
 	sub.queued = time.Now().UnixMilli()
 	sub.encoded() // once for all destinations: it may be large
-	messages := make([]*message, len(sub.routes))
-	ids := make([]string, len(sub.routes))
+	messages, ids := make([]*message, len(sub.routes)), make([]string, len(sub.routes))
 	for i, to := range sub.routes {
 		m := sub.message
 		m.ID, m.route = newID(), to
