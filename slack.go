@@ -261,33 +261,30 @@ func decide(to credential, status int, header http.Header, a said) outcome {
 }
 
 // meanings are the codes that decide by themselves, whatever the status that came with them.
-var meanings = []struct {
-	outcome
-	codes string
-}{
-	{outcome{class: badContent, tooMuch: true}, `msg_too_long msg_blocks_too_long attachment_payload_limit_exceeded
-		too_many_attachments metadata_too_large`},
-	{outcome{class: badContent}, `no_text missing_text_or_fallback_or_attachments invalid_payload invalid_attachments
+var meanings = map[outcome]string{
+	{class: retry}: "service_unavailable request_timeout team_added_to_org org_login_required rollup_error",
+	{class: badContent, tooMuch: true}: `msg_too_long msg_blocks_too_long attachment_payload_limit_exceeded
+		too_many_attachments metadata_too_large`,
+	{class: badContent}: `no_text missing_text_or_fallback_or_attachments invalid_payload invalid_attachments
 		invalid_blocks invalid_blocks_format invalid_metadata_format markdown_text_conflict invalid_arguments
 		invalid_arg_name invalid_array_arg invalid_charset invalid_form_data invalid_post_type missing_post_type
-		invalid_json json_not_object cannot_reply_to_message user_not_found`},
-	{outcome{class: badDestination}, `channel_not_found channel_is_archived is_archived not_in_channel no_permission
-		action_prohibited posting_to_general_channel_denied messages_tab_disabled ekm_access_denied team_not_found`},
-	{outcome{class: badCredential}, `not_authed invalid_auth invalid_token account_inactive token_revoked token_expired
+		invalid_json json_not_object cannot_reply_to_message user_not_found`,
+	{class: badDestination}: `channel_not_found channel_is_archived is_archived not_in_channel no_permission
+		action_prohibited posting_to_general_channel_denied messages_tab_disabled ekm_access_denied team_not_found`,
+	{class: badCredential}: `not_authed invalid_auth invalid_token account_inactive token_revoked token_expired
 		missing_scope not_allowed_token_type access_denied accesslimited app_access_restricted
 		team_access_not_granted two_factor_setup_required enterprise_is_restricted method_deprecated
-		deprecated_endpoint unknown_method no_service no_service_id no_team no_active_hooks team_disabled`},
-	{outcome{class: retry}, "service_unavailable request_timeout team_added_to_org org_login_required rollup_error"},
-	{outcome{class: retry, unsure: true}, "internal_error fatal_error"},
-	{outcome{class: retry, limited: true}, "ratelimited rate_limited"},
-	{outcome{class: retry, limited: true, wait: quotaWait}, "message_limit_exceeded"},
+		deprecated_endpoint unknown_method no_service no_service_id no_team no_active_hooks team_disabled`,
+	{class: retry, unsure: true}:                   "internal_error fatal_error",
+	{class: retry, limited: true}:                  "ratelimited rate_limited",
+	{class: retry, limited: true, wait: quotaWait}: "message_limit_exceeded",
 }
 
 // meaningOf returns what a code means; what is not known is the destination's.
 func meaningOf(code string) (o outcome, known bool) {
-	for _, m := range meanings {
-		if slices.Contains(strings.Fields(m.codes), code) {
-			return m.outcome, true
+	for meaning, codes := range meanings {
+		if slices.Contains(strings.Fields(codes), code) {
+			return meaning, true
 		}
 	}
 	return outcome{class: badDestination}, strings.HasPrefix(code, "restricted_action")
