@@ -102,7 +102,7 @@ func (s *server) handler() http.Handler {
 		}
 		res.URI = cleaned(s.shownURI(r), bodyLimit)
 		res.DurationMS = float64(time.Since(start).Microseconds()) / 1000
-		s.access.Write(encodeLine(res.accessLine))
+		s.access.Write(append(encode(res.accessLine), '\n'))
 	})
 }
 
@@ -143,7 +143,7 @@ type answer struct {
 	retryAfter time.Duration // 0 if trying again cannot help, or could double a message
 }
 
-func (a answer) send(w http.ResponseWriter) { a.write(w, "application/json", encodeLine(a)) }
+func (a answer) send(w http.ResponseWriter) { a.write(w, "application/json", append(encode(a), '\n')) }
 
 func (a answer) write(w http.ResponseWriter, contentType string, body []byte) {
 	w.(*response).IDs = a.IDs

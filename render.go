@@ -356,15 +356,12 @@ func (p *part) footer(now time.Time) string {
 }
 
 // encode returns v as JSON, with < > & as they are.
-func encode(v any) []byte { return bytes.TrimSuffix(encodeLine(v), []byte("\n")) }
-
-// encodeLine is encode with a newline behind it.
-func encodeLine(v any) []byte {
+func encode(v any) []byte {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
 	if err := e.Encode(v); err != nil {
 		panic(err) // only for types that JSON does not have
 	}
-	return b.Bytes()
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }

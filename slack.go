@@ -188,7 +188,11 @@ func readAnswer(body io.Reader) (a said) {
 // explained returns what the operator should read besides the code. It may repeat a secret.
 func (a said) explained() (all string) {
 	for _, key := range saidFields[3:] {
-		text := texts(a.fields[key])
+		text := ""
+		eachText(a.fields[key], func(part string) string {
+			text = join(text, ", ", strings.TrimPrefix(part, "[ERROR] "))
+			return part
+		})
 		if text != "" && (key == "needed" || key == "provided") {
 			text = key + " " + text
 		}
@@ -196,15 +200,6 @@ func (a said) explained() (all string) {
 			all = join(all, ", ", text)
 		}
 	}
-	return all
-}
-
-// texts returns all texts in v.
-func texts(v any) (all string) {
-	eachText(v, func(text string) string {
-		all = join(all, ", ", strings.TrimPrefix(text, "[ERROR] "))
-		return text
-	})
 	return all
 }
 
