@@ -106,8 +106,7 @@ func (s *slackClient) post(ctx context.Context, to credential, payload []byte) o
 		GotFirstResponseByte: func() { answered.Store(true) },
 	}), http.MethodPost, to.url.reveal(), bytes.NewReader(payload)) // checkURL has parsed it: there is no error
 	bot := to.token != (secret{})
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("User-Agent", "slackboard")
+	req.Header = http.Header{"Content-Type": {"application/json"}, "User-Agent": {"slackboard"}}
 	if bot {
 		req.Header.Set("Content-Type", "application/json; charset=utf-8") // else Slack answers with a warning
 		req.Header.Set("Authorization", "Bearer "+to.token.reveal())
