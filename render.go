@@ -199,7 +199,7 @@ func cut(s string, limit int) string {
 // part is one attachment of a post: a message, or the fold of all that say the same.
 type part struct {
 	around
-	attachment        // without its footer
+	attachment        // signed sets its footer
 	own        object // the attachment of a payload, instead
 	merges     bool   // false: it goes alone
 	same       string // equal for those that are folded
