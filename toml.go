@@ -28,17 +28,16 @@ type tomlLine struct {
 
 const (
 	tomlString = `"(?:[^"\\]|\\[btnfr"\\]|\\u[0-9A-Fa-f]{4}|\\U[0-9A-Fa-f]{8})*"|'[^']*'`
-	tomlName   = `([A-Za-z0-9_-]+|` + tomlString + `)[ \t]*`
-	tomlEnd    = `[ \t]*(?:#.*)?$`
+	tomlName   = `[ \t]*([A-Za-z0-9_-]+|` + tomlString + `)[ \t]*`
+	tomlValue  = `[ \t]*([+-]?(?:0|[1-9](?:_?[0-9])*)|true|false|` + tomlString + `)`
 )
 
 var (
-	tomlHeader = regexp.MustCompile(`^(\[\[?)[ \t]*` + tomlName + `(\]\]?)` + tomlEnd)
-	tomlKey    = regexp.MustCompile(`^` + tomlName + `=[ \t]*`)
-	tomlValue  = regexp.MustCompile(`^([+-]?(?:0|[1-9](?:_?[0-9])*)|true|false|` + tomlString + `)` + tomlEnd)
-)
+	// tomlForm matches a line. Its groups are a header's [, name and ], then a key and its value.
+	tomlForm = regexp.MustCompile(`^(?:[ \t]*(\[\[?)` + tomlName + `(\]\]?)|` + tomlName + `=` + tomlValue + `)?` +
+		`[ \t]*(?:#.*)?$`)
+	tomlKey = regexp.MustCompile(`^` + tomlName + `=`)
 
-var (
 	errTOMLCharacter = errors.New("a control character, or not UTF-8")
 	errTOMLName      = errors.New("wants [NAME], [[NAME]] or NAME = VALUE, and nothing behind it: " +
 		"dotted keys, nested tables and multi-line strings are not supported")
@@ -52,56 +51,43 @@ var (
 func parseTOML(src string) (lines []tomlLine, err error) {
 	// A byte order mark is what some editors put in front of UTF-8.
 	for i, text := range strings.Split(strings.TrimPrefix(src, "\ufeff"), "\n") {
-		text = strings.Trim(strings.TrimSuffix(text, "\r"), " \t")
-		line, err := parseTOMLLine(text)
+		groups, err := parseTOMLLine(strings.TrimSuffix(text, "\r"))
 		if err != nil {
 			return nil, fmt.Errorf("%d: %w", i+1, err)
 		}
-		if text != "" && text[0] != '#' {
-			line.row = i + 1
-			lines = append(lines, line)
+		if groups != nil {
+			lines = append(lines, tomlLine{i + 1, strings.Join(groups[:3], ""), groups[3], groups[4]})
 		}
 	}
 	return lines, nil
 }
 
-func parseTOMLLine(text string) (line tomlLine, err error) {
-	header, key := tomlHeader.FindStringSubmatch(text), tomlKey.FindStringSubmatch(text)
+// parseTOMLLine returns the groups of tomlForm without their quotes, nil for an empty line or a comment.
+func parseTOMLLine(text string) (groups []string, err error) {
+	match := tomlForm.FindStringSubmatch(text)
 	isControl := func(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f }
 	switch {
 	case !utf8.ValidString(text) || strings.ContainsFunc(text, isControl):
-		return line, errTOMLCharacter
-	case text == "" || text[0] == '#':
-		return line, nil
-	case header != nil && len(header[1]) == len(header[3]):
-		name, err := tomlUnquote(header[2])
-		return tomlLine{header: header[1] + name + header[3]}, err
-	case key == nil:
-		return line, errTOMLName
+		return nil, errTOMLCharacter
+	case match == nil && tomlKey.MatchString(text):
+		return nil, errTOMLValue
+	case match == nil || len(match[1]) != len(match[3]):
+		return nil, errTOMLName
+	case match[1]+match[4] == "":
+		return nil, nil
 	}
-	value := tomlValue.FindStringSubmatch(text[len(key[0]):])
-	if value == nil {
-		return line, errTOMLValue
-	}
-	if line.key, err = tomlUnquote(key[1]); err == nil {
-		line.value, err = tomlUnquote(value[1])
-	}
-	return line, err
-}
-
-// tomlUnquote returns what token, a name or a value, says. Go has all escapes of TOML.
-func tomlUnquote(token string) (string, error) {
-	switch token[0] {
-	case '\'':
-		return strings.Trim(token, "'"), nil
-	case '"':
-		text, err := strconv.Unquote(token)
-		if err != nil {
-			err = errTOMLValue // \u or \U with what is no character
+	groups = match[1:]
+	for i, token := range groups {
+		switch {
+		case strings.HasPrefix(token, "'"):
+			groups[i] = strings.Trim(token, "'")
+		case strings.HasPrefix(token, `"`): // Go has all escapes of TOML
+			if groups[i], err = strconv.Unquote(token); err != nil {
+				return nil, errTOMLValue // \u or \U with what is no character
+			}
 		}
-		return text, err
 	}
-	return token, nil
+	return groups, nil
 }
 
 // tomlQuote returns s as a basic string that parseTOML reads back: as JSON, which has the same escapes.
