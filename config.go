@@ -41,11 +41,19 @@ func (s secret) reveal() string {
 	return s.text.Value()
 }
 
-// Format shows a secret under every verb of fmt, which logs use, too. JSON shows nothing of it.
+// Format shows a secret under every verb of fmt, which logs use, too.
 func (s secret) Format(f fmt.State, _ rune) {
 	if s != (secret{}) {
 		io.WriteString(f, "[redacted]")
 	}
+}
+
+// MarshalJSON shows whether there is a secret.
+func (s secret) MarshalJSON() ([]byte, error) {
+	if s == (secret{}) {
+		return []byte(`""`), nil
+	}
+	return encode(masked), nil
 }
 
 // credential says where, and as whom, a message is posted: to a webhook, or with a token to the Web API.
@@ -553,23 +561,9 @@ func (c *config) masked() string {
 	for _, s := range c.sections() {
 		fmt.Fprintln(&b, s.header)
 		for _, k := range s.keys {
-			fmt.Fprintf(&b, "%s = %s\n", k.name, k.shown())
+			fmt.Fprintf(&b, "%s = %s\n", k.name, tomlQuote(k.to))
 		}
 		fmt.Fprintln(&b)
 	}
 	return b.String()
-}
-
-// shown returns the key's value as TOML.
-func (k key) shown() string {
-	switch to := k.to.(type) {
-	case *int64:
-		return fmt.Sprint(*to)
-	case *secret:
-		if *to == (secret{}) {
-			return tomlQuote("")
-		}
-		return tomlQuote(masked)
-	}
-	return tomlQuote(*k.to.(*string))
 }

@@ -289,7 +289,7 @@ func TestDocumentedKeys(t *testing.T) {
 	for _, s := range c.sections() {
 		for _, k := range s.keys {
 			k.store(k.preset)
-			want[s.header+" "+k.name] = "`" + k.shown() + "`"
+			want[s.header+" "+k.name] = "`" + tomlQuote(k.to) + "`"
 			if k.preset == required {
 				want[s.header+" "+k.name] = "*required*"
 			}

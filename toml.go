@@ -90,5 +90,6 @@ func parseTOMLLine(text string) (groups []string, err error) {
 	return groups, nil
 }
 
-// tomlQuote returns s as a basic string that parseTOML reads back: as JSON, which has the same escapes.
-func tomlQuote(s string) string { return strings.ReplaceAll(string(encode(s)), "\x7f", `\u007F`) }
+// tomlQuote returns v, which is or points to a string, an integer or a secret, as parseTOML reads it back: as JSON, whose
+// strings have the same escapes.
+func tomlQuote(v any) string { return strings.ReplaceAll(string(encode(v)), "\x7f", `\u007F`) }
