@@ -209,17 +209,6 @@ func (c *config) credentialOf(token, url secret) credential {
 	return credential{newSecret(strings.TrimRight(c.core.apiURL, "/") + "/chat.postMessage"), token}
 }
 
-// resolve finds each tag's credential: a webhook posts to one channel only, so a tag may bring its own.
-func (c *config) resolve() {
-	c.byTag = map[string][]*tag{}
-	c.credential = c.credentialOf(c.core.token, c.core.slackURL)
-	for _, t := range c.tags {
-		t.credential = cmp.Or(c.credentialOf(t.token, t.slackURL), c.credential)
-		t.index = len(c.byTag[t.name])
-		c.byTag[t.name] = append(c.byTag[t.name], t)
-	}
-}
-
 // lookup finds where a route leads now, and the settings of its tag; for a payload of one's own the tag is nil.
 func (c *config) lookup(r route) (destination, *tag, error) {
 	if r.tag == "" {
@@ -274,7 +263,6 @@ func loadConfig(o options) (*config, error) {
 	if o.dryRun {
 		l.core.slackURL = cmp.Or(l.core.slackURL, newSecret("http://127.0.0.1/")) // it is never called
 	}
-	l.resolve()
 	l.destinations()
 	return l.config, errors.Join(l.faults...)
 }
@@ -339,7 +327,8 @@ func (l *loader) begin(line tomlLine, known map[string]section) section {
 	return s
 }
 
-// key stores the value of a line.
+// key stores the value of a line and checks it. No error shows the value of a secret. A secret that cannot be read is
+// stored as it is named: so it is not reported as missing, too.
 func (l *loader) key(in section, line tomlLine) {
 	i := slices.Index(in.names(), line.key)
 	if i < 0 {
@@ -352,7 +341,15 @@ func (l *loader) key(in section, line tomlLine) {
 		return
 	}
 	l.row[k.to] = line.row
-	if err := l.set(k, line.value); err != nil {
+	text, err := line.value, error(nil)
+	if _, isSecret := k.to.(*secret); isSecret && text != k.preset {
+		text, err = l.dereference(text)
+	}
+	k.store(cmp.Or(text, line.value))
+	if err == nil && k.check != nil && text != k.preset {
+		err = k.check(text)
+	}
+	if err != nil {
 		l.fault(line.row, "%s in %s: %v", k.name, in.header, err)
 	}
 }
@@ -398,25 +395,6 @@ func (k key) store(text string) {
 	}
 }
 
-// set stores text and checks it. No error shows the value of a secret. A secret that cannot be read is stored as it is
-// named: so it is not reported as missing, too.
-func (l *loader) set(k key, text string) (err error) {
-	k.store(text)
-	if text == k.preset {
-		return nil
-	}
-	if _, ok := k.to.(*secret); ok {
-		if text, err = l.dereference(text); err != nil {
-			return err
-		}
-		k.store(text)
-	}
-	if k.check == nil {
-		return nil
-	}
-	return k.check(text)
-}
-
 // dereference returns the secret that from names, "env:NAME" or "file:/path", or is. A newline at the end of what is
 // named is no part of it: editors leave one, and so do files for LoadCredential=, systemd.exec(5).
 func (l *loader) dereference(from string) (text string, err error) {
@@ -451,32 +429,34 @@ func (l *loader) private(path string) {
 // readTLS reads the certificates.
 func (l *loader) readTLS() {
 	cert, key, clientCA := l.core.tlsCert, l.core.tlsKey, l.core.tlsClientCA
-	if cert+key+clientCA == "" {
-		return
+	if cert+key+clientCA != "" {
+		pair, err := tls.LoadX509KeyPair(cert, key)
+		if err != nil {
+			l.fault(l.row[&l.core.tlsCert], "tls_cert and tls_key go together: %v", err)
+		}
+		l.private(key)
+		l.tls = &tls.Config{Certificates: []tls.Certificate{pair}}
 	}
-	pair, err := tls.LoadX509KeyPair(cert, key)
-	if err != nil {
-		l.fault(l.row[&l.core.tlsCert], "tls_cert and tls_key go together: %v", err)
-	}
-	l.private(key)
-	l.tls = &tls.Config{Certificates: []tls.Certificate{pair}}
-	if clientCA == "" {
-		return
-	}
-	authorities, err := os.ReadFile(clientCA)
-	l.tls.ClientAuth, l.tls.ClientCAs = tls.RequireAndVerifyClientCert, x509.NewCertPool()
-	if !l.tls.ClientCAs.AppendCertsFromPEM(authorities) {
-		err = cmp.Or(err, errors.New("there is no certificate in "+clientCA))
-		l.fault(l.row[&l.core.tlsClientCA], "tls_client_ca in [core]: %v", err)
+	if clientCA != "" {
+		authorities, err := os.ReadFile(clientCA)
+		l.tls.ClientAuth, l.tls.ClientCAs = tls.RequireAndVerifyClientCert, x509.NewCertPool()
+		if !l.tls.ClientCAs.AppendCertsFromPEM(authorities) {
+			err = cmp.Or(err, errors.New("there is no certificate in "+clientCA))
+			l.fault(l.row[&l.core.tlsClientCA], "tls_client_ca in [core]: %v", err)
+		}
 	}
 }
 
-// destinations reports what could not be delivered, and who may post.
+// destinations finds where each tag leads, and reports what could not be delivered and who may post. A webhook posts to
+// one channel only, so a tag may bring its own.
 func (l *loader) destinations() {
+	l.byTag = map[string][]*tag{}
+	l.credential = l.credentialOf(l.core.token, l.core.slackURL)
+	reports := func(t *tag) bool { return t.name == l.core.reportTag }
 	if len(l.tags) == 0 && l.credential == (credential{}) {
 		l.fault(l.row[&l.core], "there is no destination: set slack_url or slack_token in [core]")
 	}
-	if l.core.reportTag != "" && l.byTag[l.core.reportTag] == nil {
+	if l.core.reportTag != "" && !slices.ContainsFunc(l.tags, reports) {
 		l.fault(l.row[&l.core.reportTag], "report_tag: there is no tag %q", l.core.reportTag)
 	}
 	if l.open() && l.core.tlsClientCA == "" && !local.MatchString(l.core.port) {
@@ -484,6 +464,9 @@ func (l *loader) destinations() {
 			"set auth_token or tls_client_ca in [core], or port to 127.0.0.1:PORT")
 	}
 	for _, t := range l.tags {
+		t.credential = cmp.Or(l.credentialOf(t.token, t.slackURL), l.credential)
+		t.index = len(l.byTag[t.name])
+		l.byTag[t.name] = append(l.byTag[t.name], t)
 		if t.credential == (credential{}) {
 			l.fault(l.row[t], "tag %q has no destination: set slack_url or slack_token for it, or in [core]", t.name)
 		}
