@@ -68,17 +68,15 @@ type destination struct {
 type config struct {
 	path string
 	core struct {
-		port, socketMode string
-		authToken        secret // what requests have to bring
-		tlsCert, tlsKey  string // files
-		tlsClientCA      string
-		slackURL, token  secret
-		apiURL           string
-		qps              int64 // posts a second to all of Slack, 0 for no limit
-		maxDelay         int64 // seconds a message may be delayed by qps, -1 for no limit
-		channelRate      int64 // posts a second to one destination, 0 for no pacing
-		batch            int64 // attachments that messages are merged into, 1: never
-		reportTag        string
+		port, socketMode             string
+		authToken                    secret // what requests have to bring
+		tlsCert, tlsKey, tlsClientCA string // files
+		slackURL, token              secret
+		apiURL, reportTag            string
+		qps                          int64 // posts a second to all of Slack, 0 for no limit
+		maxDelay                     int64 // seconds a message may be delayed by qps, -1 for no limit
+		channelRate                  int64 // posts a second to one destination, 0 for no pacing
+		batch                        int64 // attachments that messages are merged into, 1: never
 	}
 	tags    []*tag
 	senders []*sender
@@ -244,15 +242,14 @@ func (c *config) notFound(name string) string {
 // wrong with it, one "FILE:LINE: …" each; the configuration has what could be read. Of faults in the language err has
 // the first alone, and there is no configuration.
 func loadConfig(o options) (*config, error) {
-	text := dryRunTOML
+	src, err := []byte(dryRunTOML), error(nil)
 	if o.file != "" {
-		src, err := os.ReadFile(o.file)
-		if err != nil {
-			return nil, fmt.Errorf("slackboard: -c: %w", err)
-		}
-		text = string(src)
+		src, err = os.ReadFile(o.file)
 	}
-	lines, err := parseTOML(text)
+	if err != nil {
+		return nil, fmt.Errorf("slackboard: -c: %w", err)
+	}
+	lines, err := parseTOML(string(src))
 	if err != nil {
 		return nil, fmt.Errorf("%s:%w", o.file, err)
 	}
@@ -398,20 +395,19 @@ func (k key) store(text string) {
 // dereference returns the secret that from names, "env:NAME" or "file:/path", or is. A newline at the end of what is
 // named is no part of it: editors leave one, and so do files for LoadCredential=, systemd.exec(5).
 func (l *loader) dereference(from string) (text string, err error) {
+	var content []byte
 	kind, name, _ := strings.Cut(from, ":")
 	switch kind {
 	case "env":
-		text = os.Getenv(name)
+		content = []byte(os.Getenv(name))
 	case "file":
-		var content []byte
 		content, err = os.ReadFile(name)
-		text = string(content)
 		l.private(name)
 	default:
 		l.private(l.path)
 		return from, nil
 	}
-	if text = strings.TrimRight(text, "\r\n"); text == "" && err == nil {
+	if text = strings.TrimRight(string(content), "\r\n"); text == "" && err == nil {
 		err = errors.New("there is nothing in " + from)
 	}
 	return text, err

@@ -129,7 +129,9 @@ func (l *logs) change(cfg *config) error {
 		}
 		to.log.change(file)
 	}
-	l.level.Set(levelOf(cfg.log.level))
+	if l.level.UnmarshalText([]byte(cfg.log.level)) != nil {
+		l.level.Set(levelNotice) // panic and fatal: nothing else is logged at them
+	}
 	return nil
 }
 
@@ -160,12 +162,4 @@ func (l *logs) warn(cfg *config) {
 // notice logs at any level.
 func (l *logs) notice(msg string, args ...any) {
 	l.log.Log(context.Background(), levelNotice, msg, args...)
-}
-
-// levelOf returns the level of one of the original's names. Nothing is logged at panic and fatal alone.
-func levelOf(name string) (level slog.Level) {
-	if level.UnmarshalText([]byte(name)) != nil {
-		level = levelNotice
-	}
-	return level
 }
