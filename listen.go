@@ -36,14 +36,25 @@ func parsePort(port string) (network, address string, err error) {
 	return "tcp", address, nil
 }
 
-// listen opens core.port, or takes over the sockets that systemd has opened: sd_listen_fds(3).
-func listen(cfg *config) ([]net.Listener, error) {
+// listen opens core.port, or takes over the sockets that systemd has opened: the file descriptors from 3 on,
+// sd_listen_fds(3).
+func listen(cfg *config) (listeners []net.Listener, err error) {
+	n, _ := strconv.Atoi(os.Getenv("LISTEN_FDS"))
 	forUs := os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid())
-	if n, err := strconv.Atoi(os.Getenv("LISTEN_FDS")); err == nil && n > 0 && forUs {
-		return inherited(n)
+	for fd := 3; forUs && fd < 3+n; fd++ {
+		f := os.NewFile(uintptr(fd), "socket")
+		l, err := net.FileListener(f) // a duplicate
+		f.Close()
+		if err != nil {
+			return nil, fmt.Errorf("file descriptor %d, from systemd, is no listening socket: %w", fd, err)
+		}
+		listeners = append(listeners, l)
 	}
+	if listeners != nil {
+		return listeners, nil
+	}
+	var l net.Listener
 	network, address, _ := parsePort(cfg.core.port) // it was checked
-	l, err := net.Listener(nil), error(nil)
 	if network == "unix" {
 		l, err = listenUnix(address, cfg.core.socketMode)
 	} else {
@@ -81,21 +92,6 @@ func isStale(path string) bool {
 	return errors.Is(err, syscall.ECONNREFUSED)
 }
 
-// inherited returns the sockets that the service manager hands over: n file descriptors from 3 on.
-func inherited(n int) (listeners []net.Listener, err error) {
-	for fd := 3; fd < 3+n; fd++ {
-		syscall.CloseOnExec(fd)
-		f := os.NewFile(uintptr(fd), "socket")
-		l, err := net.FileListener(f)
-		f.Close()
-		if err != nil {
-			return nil, fmt.Errorf("file descriptor %d, from systemd, is no listening socket: %w", fd, err)
-		}
-		listeners = append(listeners, l)
-	}
-	return listeners, nil
-}
-
 // door is a listener of the server. A new connection is served with the certificate that the configuration has then, if
 // any. While none can be accepted, Accept tries again; it logs that once.
 type door struct {
@@ -106,12 +102,12 @@ type door struct {
 
 func (d *door) Accept() (net.Conn, error) {
 	conn, err := d.Listener.Accept()
-	for failing := false; err != nil && !errors.Is(err, net.ErrClosed); conn, err = d.Listener.Accept() {
-		if !failing {
+	for failed := 0; err != nil && !errors.Is(err, net.ErrClosed); failed++ {
+		if failed == 0 {
 			d.log.Error("no connection can be accepted", "err", err)
-			failing = true
 		}
 		time.Sleep(acceptWait)
+		conn, err = d.Listener.Accept()
 	}
 	if config := d.cfg().tls; err == nil && config != nil {
 		conn = tls.Server(conn, config)

@@ -24,8 +24,6 @@ const (
 	flushTime = 2 * time.Second // at most, for the lines that wait when a file is closed
 )
 
-var errNoRoom = errors.New("too many lines wait for the file")
-
 // logFile is a file that is written line by line. Write does not block: a goroutine writes what waits.
 type logFile struct {
 	room int          // for lines that wait
@@ -37,7 +35,7 @@ type logFile struct {
 	ended chan struct{} // closed when all of them are written
 }
 
-// Write takes a line or, with errNoRoom, nothing of it.
+// Write takes a line or, with an error, nothing of it.
 func (l *logFile) Write(line []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -46,7 +44,7 @@ func (l *logFile) Write(line []byte) (int, error) {
 		return len(line), nil
 	default:
 		l.lost.Add(1)
-		return 0, errNoRoom
+		return 0, errors.New("too many lines wait for the file")
 	}
 }
 
