@@ -81,15 +81,12 @@ func listenUnix(path, socketMode string) (net.Listener, error) {
 
 // isStale tells whether path is a socket that a dead server left.
 func isStale(path string) bool {
-	info, err := os.Lstat(path)
-	if err != nil || info.Mode().Type() != fs.ModeSocket {
-		return false
-	}
 	conn, err := net.Dial("unix", path)
 	if err == nil {
 		conn.Close()
 	}
-	return errors.Is(err, syscall.ECONNREFUSED)
+	info, missing := os.Lstat(path) // other files refuse, too
+	return errors.Is(err, syscall.ECONNREFUSED) && missing == nil && info.Mode().Type() == fs.ModeSocket
 }
 
 // door is a listener of the server. A new connection is served with the certificate that the configuration has then, if
@@ -106,7 +103,7 @@ func (d *door) Accept() (net.Conn, error) {
 		if failed == 0 {
 			d.log.Error("no connection can be accepted", "err", err)
 		}
-		time.Sleep(acceptWait)
+		time.Sleep(100 * time.Millisecond)
 		conn, err = d.Listener.Accept()
 	}
 	if config := d.cfg().tls; err == nil && config != nil {
@@ -117,7 +114,6 @@ func (d *door) Accept() (net.Conn, error) {
 
 const (
 	maxConnections = 4096
-	acceptWait     = 100 * time.Millisecond
 	otherFiles     = 16 // descriptors of the runtime, the logs, the spool, the listeners and a reload
 )
 

@@ -154,8 +154,7 @@ func (o options) open(cfg *config, log *slog.Logger) (sp *spool, listeners []net
 
 // attend sees to what comes from outside of HTTP, until stop.
 func (s *server) attend(stop context.Context, served <-chan error) error {
-	tick := time.NewTicker(10 * time.Second)
-	defer tick.Stop()
+	tick := time.Tick(10 * time.Second)
 	for {
 		s.limitMemory()
 		select {
@@ -163,7 +162,7 @@ func (s *server) attend(stop context.Context, served <-chan error) error {
 			return err
 		case <-stop.Done():
 			return nil
-		case <-tick.C:
+		case <-tick:
 			st := s.appStat()
 			if st.ReloadRefused {
 				st.Sentence = reloadRefused + "; " + st.Sentence

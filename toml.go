@@ -90,6 +90,6 @@ func parseTOMLLine(text string) (groups []string, err error) {
 	return groups, nil
 }
 
-// tomlQuote returns v, which is or points to a string, an integer or a secret, as parseTOML reads it back: as JSON, whose
-// strings have the same escapes.
+// tomlQuote returns v, a string or a pointer to a key's value, as parseTOML reads it back: as JSON, which has the same
+// escapes.
 func tomlQuote(v any) string { return strings.ReplaceAll(string(encode(v)), "\x7f", `\u007F`) }
