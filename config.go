@@ -231,11 +231,7 @@ func (c *config) routeTo(to destination) route {
 
 // notFound says that there is no such tag, and which is the nearest.
 func (c *config) notFound(name string) string {
-	text := "tag:" + name + " is not found"
-	if found := nearest(name, slices.Sorted(maps.Keys(c.byTag))); found != "" {
-		text += ": the nearest is " + found
-	}
-	return text
+	return join("tag:"+name+" is not found", ": the nearest is ", nearest(name, slices.Sorted(maps.Keys(c.byTag))))
 }
 
 // loadConfig reads and checks the file of o; for a dry run it may lack the secrets, or be none. err joins all that is
