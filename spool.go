@@ -8,8 +8,8 @@ package main
 //	DIR/spare         the next segment, full of zeros: writing into it needs no room and changes no metadata
 //	DIR/*.bad         segments that had damaged lines, kept when the log needs them no more
 //
-// A line is a checksum (CRC-32C of all behind it), a length (of all behind it and its blank), and what it says. All lines
-// have the same fields, 0 or - where there is nothing to say:
+// A line is a checksum (CRC-32C of all behind it), a length (of all behind it and its blank), and what it says. All
+// lines have the same fields, 0 or - where there is nothing to say:
 //
 //	CRC LEN W SEQ REPLACES TIME 0 ROUTE ID {…}    a message waits. It replaces dead letter REPLACES (0: none)
 //	CRC LEN X SEQ 0 TIME ATTEMPTS - - REASON      it is a dead letter
@@ -195,7 +195,8 @@ var (
 // appendTo appends the line and its newline to b.
 func (l *line) appendTo(b []byte) []byte {
 	start, route, id := len(b), cmp.Or(string(l.route), "-"), cmp.Or(l.id, "-")
-	b = fmt.Appendf(b, "________ ________ %c %d %d %d %d %s %s ", l.kind, l.seq, l.replaces, l.at, l.attempts, route, id)
+	b = append(b, "________ ________ "...)
+	b = fmt.Appendf(b, "%c %d %d %d %d %s %s ", l.kind, l.seq, l.replaces, l.at, l.attempts, route, id)
 	b = append(b, l.says...) // it may be large: fmt would copy it once more
 	copy(b[start+9:], fmt.Sprintf("%08x", len(b)-start-headerSize))
 	copy(b[start:], fmt.Sprintf("%08x", crc32.Checksum(b[start+9:], castagnoli)))

@@ -32,8 +32,8 @@ func TestLineFormat(t *testing.T) {
 		says string
 		line line
 	}{
-		{`W 7 3 1763899200123 0 tag:error%20s3/1 0a {"text":"x"}`, line{kind: 'W', seq: 7, replaces: 3, at: 1763899200123,
-			route: []byte("tag:error%20s3/1"), id: "0a", says: []byte(`{"text":"x"}`)}},
+		{`W 7 3 1763899200123 0 tag:error%20s3/1 0a {"text":"x"}`, line{kind: 'W', seq: 7, replaces: 3,
+			at: 1763899200123, route: []byte("tag:error%20s3/1"), id: "0a", says: []byte(`{"text":"x"}`)}},
 		{`X 7 0 1763899200123 3 - - invalid_blocks: "a" <b>`, line{kind: 'X', seq: 7, at: 1763899200123, attempts: 3,
 			route: []byte("-"), id: "-", says: []byte(`invalid_blocks: "a" <b>`)}},
 		{`D 7 0 1763899200123 2 - - delivered`, line{kind: 'D', seq: 7, at: 1763899200123, attempts: 2,
@@ -57,8 +57,8 @@ func TestLineFormat(t *testing.T) {
 			}
 		}
 	}
-	for _, says := range []string{``, `W`, `W 1`, `W 1 0 2 to:x {"text":"no id"}`, `W x 0 2 0 to:x a {}`, `X 1 0 2 3 - -`,
-		`D 1 0 2 -1 - - delivered`, `D 1 0 2 x - - delivered`, `WW 1 0 2 0 to:x a {}`} {
+	for _, says := range []string{``, `W`, `W 1`, `W 1 0 2 to:x {"text":"no id"}`, `W x 0 2 0 to:x a {}`,
+		`X 1 0 2 3 - -`, `D 1 0 2 -1 - - delivered`, `D 1 0 2 x - - delivered`, `WW 1 0 2 0 to:x a {}`} {
 		if l, n := parseLine([]byte(e2e.SpoolLine("%s", says))); n > 0 {
 			t.Errorf("%q is taken: %+v", says, l)
 		}
@@ -575,7 +575,8 @@ func TestDeadLetterHalfCarried(t *testing.T) {
 	dir := t.TempDir()
 	w := func(seq int) string { return e2e.SpoolLine(`W %d 0 5 0 tag:a/0 i%[1]d {"text":"%[1]d"}`, seq) }
 	for name, content := range map[string]string{
-		"00000001.log": w(1) + w(2) + e2e.SpoolLine(`X 2 0 5 1 - - b`), "00000003.log": e2e.SpoolLine(`X 1 0 5 4 - - no_text`),
+		"00000001.log": w(1) + w(2) + e2e.SpoolLine(`X 2 0 5 1 - - b`),
+		"00000003.log": e2e.SpoolLine(`X 1 0 5 4 - - no_text`),
 		"00000009.log": w(1) + w(2) + e2e.SpoolLine(`X 2 0 5 2 - - b`),
 	} {
 		os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600)
@@ -585,7 +586,8 @@ func TestDeadLetterHalfCarried(t *testing.T) {
 		s.pass(t, 1)
 		e2e.Poll(t, "the old ones are cleaned", func() bool { return slices.Equal(s.numbers(), []uint64{9}) })
 		for seq, attempts := range []int{1: 4, 2: 2} {
-			if _, x, err := s.read(uint64(seq)); seq > 0 && (err != nil || x.kind != 'X' || int(x.attempts) != attempts) {
+			_, x, err := s.read(uint64(seq))
+			if seq > 0 && (err != nil || x.kind != 'X' || int(x.attempts) != attempts) {
 				t.Errorf("dead letter %d: %+v, %v", seq, x, err)
 			}
 		}

@@ -443,7 +443,8 @@ func (f spoolFiles) segment(t testing.TB) (segment string) {
 	return segment
 }
 
-var lineForm = regexp.MustCompile(`^([0-9a-f]{8}) (([0-9a-f]{8}) (W [0-9]+ 0 [0-9]+ 0 \S+ \S+ \{.*"text":"([0-9]+) .*\}))\n$`)
+var lineForm = regexp.MustCompile(
+	`^([0-9a-f]{8}) (([0-9a-f]{8}) (W [0-9]+ 0 [0-9]+ 0 \S+ \S+ \{.*"text":"([0-9]+) .*\}))\n$`)
 
 // fillSpool returns a spool with n messages, numbered from 0, as a killed server left it, and their records: the format
 // as it is written down, read without the server's help.

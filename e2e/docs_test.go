@@ -137,6 +137,21 @@ func TestDocumentsAreWellFormed(t *testing.T) {
 	}
 }
 
+// Lines of code fit into a window, too, with a tab as wide as four blanks.
+func TestLinesOfCodeFit(t *testing.T) {
+	t.Parallel()
+	for _, pattern := range []string{"*", "*/*", "*/*/*"} {
+		paths, _ := filepath.Glob("../" + pattern + ".go")
+		for _, path := range paths {
+			for n, line := range strings.Split(ReadFile(t, path), "\n") {
+				if utf8.RuneCountInString(line)+3*strings.Count(line, "\t") > 120 {
+					t.Errorf("%s:%d has more than 120 columns", path, n+1)
+				}
+			}
+		}
+	}
+}
+
 // Each promise in docs/design.md names the tests that show it: there are such tests.
 func TestPromisesHaveTests(t *testing.T) {
 	t.Parallel()
