@@ -584,10 +584,10 @@ type gcSample struct {
 func (s *server) statGo(w http.ResponseWriter, _ *http.Request) {
 	var mem runtime.MemStats
 	var gc debug.GCStats
-	runtime.ReadMemStats(&mem)
-	debug.ReadGCStats(&gc)
 	s.gc.Lock()
 	defer s.gc.Unlock()
+	runtime.ReadMemStats(&mem)
+	debug.ReadGCStats(&gc)
 	now, pauses, since := time.Now(), []float64{}, gc.NumGC-s.gc.before.NumGC
 	for _, pause := range gc.Pause[:min(int(since), len(gc.Pause))] { // the newest first
 		pauses = append(pauses, pause.Seconds()*1000)

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -308,4 +309,22 @@ func TestEveryCounter(t *testing.T) {
 			t.Errorf("%s has no help", name)
 		}
 	}
+}
+
+// Requests that overlap see the collections since the one before, each in its turn.
+func TestStatGoAtOnce(t *testing.T) {
+	t.Parallel()
+	p := newInProcess(t, dryRunConfig(), &recorder{})
+	each(400, 8, func(i int) {
+		if i%2 == 0 {
+			runtime.GC()
+		}
+		var st struct {
+			Pauses []float64 `json:"gc_pause"`
+		}
+		w := p.do("GET", "/stat/go", "")
+		if err := json.Unmarshal(w.Body.Bytes(), &st); err != nil || len(st.Pauses) > 256 {
+			t.Errorf("%d pauses, %v", len(st.Pauses), err)
+		}
+	})
 }
