@@ -315,7 +315,7 @@ func TestEveryCounter(t *testing.T) {
 func TestStatGoAtOnce(t *testing.T) {
 	t.Parallel()
 	p := newInProcess(t, dryRunConfig(), &recorder{})
-	each(400, 8, func(i int) {
+	each(100, 8, func(i int) {
 		if i%2 == 0 {
 			runtime.GC()
 		}
