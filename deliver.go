@@ -355,7 +355,7 @@ func (d *deliverer) schedule(l *lane) {
 	case wait > 0:
 		l.timer.Reset(wait)
 	case t != nil:
-		// kinds must not stand behind each other: 1 is added for a lane that fails, 2 for a large head
+		// Lanes that fail (1), large heads (2) and both (3) have lines of their own: no other lane waits behind them.
 		line := &l.account.line[number(l.failing())+2*number(t.size > largePost)]
 		*line, l.awake = append(*line, l), true
 		d.join(l.account)
@@ -545,8 +545,8 @@ func (d *deliverer) record(ends []ending) (n int, err error) {
 // counts is what an ending changes in the counters.
 func (e ending) counts() counts {
 	delivered, dead := int64(number(e.fate == fateDelivered)), int64(number(e.fate == fateDead))
-	was := int64(number(e.was))
-	return counts{Waiting: was - 1, Delivered: delivered, Dead: dead - was, Dropped: 1 - delivered - dead}
+	wasDead := int64(number(e.wasDead))
+	return counts{Waiting: wasDead - 1, Delivered: delivered, Dead: dead - wasDead, Dropped: 1 - delivered - dead}
 }
 
 // gather reads the messages of one post: the first of the lane, and those behind it that merge with it. If there is

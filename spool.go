@@ -115,7 +115,7 @@ type ending struct {
 	attempts int
 	reason   string // of a dead letter
 	gone     bool   // set by do: it had ended before
-	was      bool   // set by do: it was a dead letter
+	wasDead  bool   // set by do: it was a dead letter
 }
 
 // change is what one caller wants written, all of it or, after an error, nothing.
@@ -215,7 +215,8 @@ func lineLength(b []byte) int {
 	return headerSize + int(n) + 1
 }
 
-// parseLine reads the line that b begins with. n is its length, 0 if it is damaged.
+// parseLine reads the line that b begins with. n is its length, 0 if it is damaged. A whole line of another format has
+// no kind.
 func parseLine(b []byte) (l line, n int) {
 	if n = lineLength(b); n == 0 || n > len(b) {
 		return line{}, 0
@@ -225,12 +226,12 @@ func parseLine(b []byte) (l line, n int) {
 		return line{}, 0
 	}
 	fields := bytes.SplitN(b[headerSize:n-1], []byte(" "), 8)
-	if len(fields) < 8 || len(fields[0]) != 1 {
-		return line{}, 0
+	if len(fields) < 8 || len(fields[0]) != 1 || !bytes.Contains([]byte("WXDK"), fields[0]) {
+		return line{}, n
 	}
 	for i, to := range []*uint64{&l.seq, &l.replaces, &l.at, &l.attempts} {
 		if *to, err = strconv.ParseUint(string(fields[i+1]), 10, 64); err != nil {
-			return line{}, 0
+			return line{}, n
 		}
 	}
 	l.kind, l.route, l.id, l.says = fields[0][0], fields[5], string(fields[6]), fields[7]
@@ -348,7 +349,8 @@ func (s *spool) load() error {
 	return nil
 }
 
-// earlierFormat is the error for a file of the spool's earlier format. Its lines begin with a status and a checksum.
+// earlierFormat is the error for a file of an earlier format of the spool. The lines of the first one begin with a
+// status and a checksum.
 func (s *spool) earlierFormat(name string) error {
 	return fmt.Errorf("%s is of an earlier format: let the version that wrote it deliver what waits",
 		filepath.Join(s.dir.Name(), name))
@@ -377,6 +379,9 @@ func (s *spool) walk(segment uint64, f func(line)) (end int64, damaged int, torn
 		}
 		l, n := parseLine(b)
 		if n > 0 && (bad == 0 || b[n-1] == '\n') {
+			if l.kind == 0 {
+				return end, damaged, torn, s.earlierFormat(fileName(segment))
+			}
 			l.lies = newPlace(segment, at)
 			end, damaged, bad, torn, lineBegins = at+int64(n), damaged+bad, 0, false, true
 			f(l)
@@ -531,8 +536,8 @@ func (s *spool) stage(lines []line, c *change, ended map[uint64]bool) []line {
 	now := uint64(time.Now().UnixMilli())
 	for i := range c.end {
 		e := &c.end[i]
-		e.was = s.dead.at(e.seq) != 0
-		if e.gone = gone(e.seq) || e.fate == fateDead && e.was; e.gone {
+		e.wasDead = s.dead.at(e.seq) != 0
+		if e.gone = gone(e.seq) || e.fate == fateDead && e.wasDead; e.gone {
 			continue
 		}
 		ended[e.seq] = true
@@ -845,8 +850,8 @@ func (s *spool) readLine(p place) (l line, err error) {
 	defer f.Close()
 	r := lineReader{bufio.NewReader(io.NewSectionReader(f, p.offset(), lineLimit))}
 	b, err := r.peek()
-	l, n := parseLine(b)
-	if l.lies = p; err == nil && n == 0 {
+	l, _ = parseLine(b)
+	if l.lies = p; err == nil && l.kind == 0 {
 		err = errDamaged
 	}
 	return l, err

@@ -58,8 +58,9 @@ func TestLineFormat(t *testing.T) {
 		}
 	}
 	for _, says := range []string{``, `W`, `W 1`, `W 1 0 2 to:x {"text":"no id"}`, `W x 0 2 0 to:x a {}`,
-		`X 1 0 2 3 - -`, `D 1 0 2 -1 - - delivered`, `D 1 0 2 x - - delivered`, `WW 1 0 2 0 to:x a {}`} {
-		if l, n := parseLine([]byte(e2e.SpoolLine("%s", says))); n > 0 {
+		`X 1 0 2 3 - -`, `D 1 0 2 -1 - - delivered`, `D 1 0 2 x - - delivered`, `WW 1 0 2 0 to:x a {}`,
+		`Q 1 0 2 0 to:x a {}`, `W 1 0 2 to:x {"id":"a","text":"a b c d e f"}`} {
+		if l, n := parseLine([]byte(e2e.SpoolLine("%s", says))); n == 0 || l.kind != 0 {
 			t.Errorf("%q is taken: %+v", says, l)
 		}
 	}
@@ -633,7 +634,8 @@ func TestDamageBeforeCleaning(t *testing.T) {
 // What a message says is never taken for a line of the log, even where its own line is damaged.
 func TestLinesInsideTexts(t *testing.T) {
 	t.Parallel()
-	for _, inner := range []string{"D 1 0 5 1 - - dropped", "K 1 0 0 0 - k0123456789abcde ", `X 1 0 5 1 - - :`} {
+	for _, inner := range []string{"D 1 0 5 1 - - dropped", "K 1 0 0 0 - k0123456789abcde ", `X 1 0 5 1 - - :`,
+		"K 1 k0123456789abcde"} {
 		body := []byte(e2e.SpoolLine(`W 2 0 5 0 to:#c 2 {"payload":{"a %s":"","text":"2"}}`,
 			strings.TrimSuffix(e2e.SpoolLine("%s", inner), "\n")))
 		for i := range 18 {

@@ -695,13 +695,15 @@ func (c *crashTest) checkDamage(files spoolFiles, records [][]byte, counted bool
 	}
 }
 
-// A spool of the earlier format is refused in one line, and nothing in it is touched.
+// A spool of an earlier format is refused in one line, and nothing in it is touched.
 func TestEarlierFormat(t *testing.T) {
 	t.Parallel()
 	for name, content := range map[string]string{
 		"00000007.log":      "P 9a0b3c4d 1 1763899200123 tag:general/0 {\"id\":\"a\"}\n",
 		"00000008.log":      "D 9a0b3c4d 1 1763899200123 tag:general/0 {\"id\":\"a\"}\n",
 		"dead-00000001.log": "",
+		"00000009.log":      SpoolLine(`W 1 0 1763899200123 tag:general/0 {"id":"a","text":"a b c d e"}`),
+		"00000010.log":      SpoolLine(`K 1 ka`),
 	} {
 		dir := t.TempDir()
 		for name, content := range map[string]string{"lock": "", name: content} {
