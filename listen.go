@@ -85,7 +85,7 @@ func isStale(path string) bool {
 	if err == nil {
 		conn.Close()
 	}
-	info, missing := os.Lstat(path) // other files refuse, too
+	info, missing := os.Lstat(path) // a file of another kind refuses the connection, too
 	return errors.Is(err, syscall.ECONNREFUSED) && missing == nil && info.Mode().Type() == fs.ModeSocket
 }
 

@@ -128,7 +128,7 @@ func (l *logs) change(cfg *config) error {
 		to.log.change(file)
 	}
 	if l.level.UnmarshalText([]byte(cfg.log.level)) != nil {
-		l.level.Set(levelNotice) // panic and fatal: nothing else is logged at them
+		l.level.Set(levelNotice) // at panic and fatal, nothing but notices is logged
 	}
 	return nil
 }

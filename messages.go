@@ -145,7 +145,7 @@ func shortened(s string) string {
 
 // search is what an operator looks for: messages of a state ("any": of all), of a tag ("": of all), that say q.
 type search struct {
-	id            string // instead of all that: the newest of this id, and others near it
+	id            string // "", or the id: the log is read no further back than to the segment that has it
 	state, tag, q string // q in lower case
 	order         string // newest: the last accepted first; oldest: the first
 	offset, limit int
@@ -191,6 +191,8 @@ func onlyKnown(r *http.Request, known ...string) error {
 
 // listMessages writes message by message: together they may be large.
 func (s *server) listMessages(w http.ResponseWriter, r *http.Request) {
+	s.listing.Lock()
+	defer s.listing.Unlock()
 	q, err := readSearch(r)
 	var some []found
 	var totals map[string]int

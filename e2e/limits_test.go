@@ -530,7 +530,7 @@ func TestListingOfLargeMessages(t *testing.T) {
 		}
 	}
 	var asked sync.WaitGroup
-	for range 4 {
+	for range 24 {
 		asked.Go(func() {
 			status, body := b.Request("GET", fmt.Sprintf("/messages?state=waiting&tag=stuck&limit=%d", n), "")
 			var list struct {
