@@ -191,8 +191,6 @@ func onlyKnown(r *http.Request, known ...string) error {
 
 // listMessages writes message by message: together they may be large.
 func (s *server) listMessages(w http.ResponseWriter, r *http.Request) {
-	s.listing.Lock()
-	defer s.listing.Unlock()
 	q, err := readSearch(r)
 	var some []found
 	var totals map[string]int

@@ -40,7 +40,6 @@ type server struct {
 	hostname string
 	large    chan struct{} // a token for each large body in memory
 	looking  chan struct{} // a token for a request that searches the spool
-	listing  sync.Mutex    // held by the one request that lists messages: they may be large
 	requests expvar.Map    // how many, by route and status
 	answered keyedAnswers
 	lost     func() int64 // log lines that could not be written
