@@ -205,17 +205,24 @@ func (s *server) listMessages(w http.ResponseWriter, r *http.Request) {
 	io.WriteString(w, `{"messages": [`)
 	separator := "\n"
 	for _, f := range some {
-		m, became, err := f.read(s.spool)
-		if err != nil { // it has ended or moved meanwhile
-			continue
-		}
-		if v, err := s.view(m, became, false); err == nil {
+		if v, err := s.listed(f); err == nil { // else it has ended or moved meanwhile
 			io.WriteString(w, separator)
 			w.Write(encode(v))
 			separator = ",\n"
 		}
 	}
 	fmt.Fprintf(w, "\n], \"total\": %d, \"totals\": %s}\n", totals[q.state], encode(totals))
+}
+
+// listed reads one message for a list. However many lists are written, and however slowly, one message is in memory.
+func (s *server) listed(f found) (v messageView, err error) {
+	s.looking.Lock()
+	defer s.looking.Unlock()
+	m, became, err := f.read(s.spool)
+	if err == nil {
+		v, err = s.view(m, became, false)
+	}
+	return v, err
 }
 
 // found is a message: its number, where its W line lies, and where its D line does (0: it has none).
@@ -237,12 +244,8 @@ func (f found) read(s *spool) (w, became line, err error) {
 // find returns the messages that q asks for, and how many there are in each state. It reads the log, for one request at
 // a time, and keeps nothing but numbers: a million may wait.
 func (s *server) find(ctx context.Context, q search) (all []found, totals map[string]int, err error) {
-	select {
-	case s.looking <- struct{}{}:
-		defer func() { <-s.looking }()
-	case <-ctx.Done():
-		return nil, nil, ctx.Err()
-	}
+	s.looking.Lock()
+	defer s.looking.Unlock()
 	ctx, enough := context.WithCancel(ctx)
 	defer enough()
 	totals = map[string]int{"waiting": 0, "dead": 0, "delivered": 0, "dropped": 0, "any": 0}

@@ -902,13 +902,13 @@ func (s *spool) walkAll(ctx context.Context, fs ...func(line)) error {
 	s.still.RLock()
 	defer s.still.RUnlock()
 	for _, number := range s.numbers() {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		for _, f := range fs {
 			if _, _, _, err := s.walk(number, f); err != nil {
 				return err
 			}
-		}
-		if err := ctx.Err(); err != nil {
-			return err
 		}
 	}
 	return nil

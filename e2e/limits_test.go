@@ -555,6 +555,24 @@ func TestListingOfLargeMessages(t *testing.T) {
 	b.survives()
 }
 
+// An operator who does not read a long listing to its end keeps no other operator waiting.
+func TestListingThatNobodyReads(t *testing.T) {
+	t.Parallel()
+	b := besiegeFull(t)
+	slow := newCaller(t, b.Addr)
+	fmt.Fprintf(slow.conn, "GET /messages?state=waiting&limit=30000 HTTP/1.0\r\nHost: localhost\r\n\r\n")
+	if line, err := slow.r.ReadString('\n'); err != nil || !strings.Contains(line, "200") {
+		t.Fatalf("%q %v", line, err)
+	}
+	if status, body := b.Request("GET", "/messages?state=waiting&limit=1", ""); status != 200 {
+		t.Errorf("%d %s", status, body)
+	}
+	rest, err := io.ReadAll(slow.r)
+	if err != nil || !strings.Contains(string(rest[max(0, len(rest)-200):]), `"total": 100000`) {
+		t.Errorf("the long listing was over before the other began: %d bytes, %v", len(rest), err)
+	}
+}
+
 // A tag with a hundred entries keeps one copy of a text.
 func TestFanOutOfLargeMessages(t *testing.T) {
 	t.Parallel()
