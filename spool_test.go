@@ -631,6 +631,49 @@ func TestDamageBeforeCleaning(t *testing.T) {
 	s.close()
 }
 
+// Each bit of each byte: one damaged line is all that it costs. That of a newline costs none.
+func TestEachBit(t *testing.T) {
+	t.Parallel()
+	var lines []string
+	for _, says := range []string{
+		`W 1 0 5 0 to:#c 1 {"text":"1"}`, `W 2 0 5 0 tag:a/0 k0123456789abcde {"text":"JJJ********"}`,
+		`X 1 0 6 3 - - channel_not_found`, `W 3 0 7 0 to:#c 3 {"text":"0123abcd 00000018 W 7 0 8 0 "}`,
+		`D 2 0 8 1 - - delivered`, `K 1 0 0 0 - k1123456789abcde `, `W 4 1 9 0 to:#c 4 {"text":"4"}`,
+		`W 5 0 9 0 to:#c 5 {"text":"5"}`,
+	} {
+		lines = append(lines, e2e.SpoolLine("%s", says))
+	}
+	holds := func(log string) (all string, damaged int64) {
+		dir := t.TempDir()
+		os.WriteFile(filepath.Join(dir, "00000001.log"), []byte(log), 0o600)
+		s := openAlone(t, dir)
+		defer s.closeFiles()
+		s.each(func(w line, dead bool) { all += fmt.Sprintf("%d %s %v\n", w.seq, w.says, dead) })
+		return fmt.Sprint(all, s.keys), s.damaged.Load()
+	}
+	whole, _ := holds(strings.Join(lines, ""))
+	for i, text := range lines {
+		before, behind := strings.Join(lines[:i], ""), strings.Join(lines[i+1:], "")
+		without, _ := holds(before + behind)
+		for at := range text {
+			for i := range e2e.Rounds(8, 1) {
+				flipped, bit := []byte(text), (at+i)%8
+				flipped[at] ^= 1 << bit
+				got, damaged := holds(before + string(flipped) + behind)
+				const sum = 8 // where the checksum ends: A is the same digit as a
+				harmless := at == len(text)-1 || at < sum && bit == 5 && text[at] >= 'a' && text[at] <= 'f'
+				want, least := without, number(behind != "") // the last may be what a crash tore
+				if harmless {
+					want, least = whole, 0
+				}
+				if got != want || damaged < int64(least) || damaged > 2 || harmless && damaged > 0 {
+					t.Fatalf("bit %d of byte %d of %q: %d damaged, %s", bit, at, text, damaged, got)
+				}
+			}
+		}
+	}
+}
+
 // What a message says is never taken for a line of the log, even where its own line is damaged.
 func TestLinesInsideTexts(t *testing.T) {
 	t.Parallel()
