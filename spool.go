@@ -123,8 +123,7 @@ type change struct {
 	add  []*message // gets a number; none where its key is known, or the dead letter that it replaces is gone
 	over bool       // what is added was delivered already: it goes into the history
 	end  []ending   // alone: an error of the disk is tried again until it passes
-	err  error
-	done chan struct{}
+	done chan error // the answer
 }
 
 // segment is a file of the log.
@@ -438,11 +437,10 @@ func (s *spool) segmentOf(p place) *segment { return cmp.Or(s.segments[p.segment
 
 // do has the writer make c, and returns when that is on disk: nil, or why nothing of it is.
 func (s *spool) do(c *change) error {
-	c.done = make(chan struct{})
+	c.done = make(chan error, 1)
 	select {
 	case s.changes <- c:
-		<-c.done
-		return c.err
+		return <-c.done
 	case <-s.ended:
 		return errClosed
 	}
@@ -466,8 +464,7 @@ func (s *spool) run() {
 		s.clean()
 	}
 	for _, c := range batch {
-		c.err = errClosed
-		close(c.done)
+		c.done <- errClosed
 	}
 	s.closeFiles()
 }
@@ -506,24 +503,24 @@ func (s *spool) gather(batch []*change) []*change {
 func (s *spool) commit(batch []*change) (kept []*change) {
 	full, lines, ended := s.prepare(), []line(nil), map[uint64]bool{}
 	for _, c := range batch {
-		if c.err = nil; c.add != nil {
-			c.err = full
-		}
-		if c.err == nil {
+		if full == nil || c.add == nil {
 			lines = s.stage(lines, c, ended)
 		}
 	}
 	err := s.append(lines, segmentSize) // beyond that, the disk may be full
+	failed := cmp.Or(full, err)
 	for _, c := range batch {
-		if c.err = cmp.Or(c.err, err); c.err != nil && c.add == nil {
+		switch {
+		case c.add != nil:
+			c.done <- failed
+		case err != nil:
 			kept = append(kept, c)
-			continue
+		default:
+			c.done <- nil
 		}
-		close(c.done)
 	}
-	s.report(cmp.Or(full, err, s.cleanErr))
-	err = cmp.Or(full, err)
-	s.failed.Store(&err)
+	s.report(cmp.Or(failed, s.cleanErr))
+	s.failed.Store(&failed)
 	return kept
 }
 
