@@ -162,12 +162,9 @@ type spool struct {
 	suspect        error // why it is not to be believed
 	spare          bool  // there is one
 	seq            uint64
-	full           error     // what kept the last attempt from making room
-	retryAt        time.Time // what has failed is not tried again before
-	carried        uint64    // the oldest segment, once what is live in it was carried forward
-	cleanErr       error     // of the last attempt to remove a segment
-	cleanAt        time.Time // no attempt before, after an error
-	trouble        error     // what was logged last
+	carried        uint64 // the oldest segment, once what is live in it was carried forward
+	cleanErr       error  // of the last attempt to remove a segment
+	trouble        error  // what was logged last
 
 	bytes   atomic.Int64          // of all segments
 	damaged atomic.Int64          // lines
@@ -451,17 +448,19 @@ func (s *spool) run() {
 	defer close(s.ended)
 	ticker := time.NewTicker(probeEvery)
 	defer ticker.Stop()
-	batch := s.commit(nil) // makes the spare
+	batch := s.commit(nil, true) // makes the spare
 	for open := true; open; {
+		again := false // what has failed is tried again: at each tick, and at the end
 		select {
 		case c := <-s.changes:
 			batch = append(batch, c)
 		case <-ticker.C:
+			again = true
 		case <-s.quit:
-			open = false
+			open, again = false, true
 		}
-		batch = s.commit(s.gather(batch))
-		s.clean()
+		batch = s.commit(s.gather(batch), again)
+		s.clean(again)
 	}
 	for _, c := range batch {
 		c.done <- errClosed
@@ -500,8 +499,8 @@ func (s *spool) gather(batch []*change) []*change {
 }
 
 // commit writes a batch, then answers it. It returns what ends messages and could not be written.
-func (s *spool) commit(batch []*change) (kept []*change) {
-	full, lines, ended := s.prepare(), []line(nil), map[uint64]bool{}
+func (s *spool) commit(batch []*change, again bool) (kept []*change) {
+	full, lines, ended := s.prepare(again), []line(nil), map[uint64]bool{}
 	for _, c := range batch {
 		if full == nil || c.add == nil {
 			lines = s.stage(lines, c, ended)
@@ -579,7 +578,7 @@ func (s *spool) append(lines []line, limit int64) error {
 		lines[i].lies = newPlace(s.newest, at)
 		b = lines[i].appendTo(b[:0])
 		if at += int64(len(b)); at > limit && !s.spare {
-			return cmp.Or(s.full, errFull)
+			return errFull
 		}
 		w.Write(b)
 	}
@@ -588,7 +587,7 @@ func (s *spool) append(lines []line, limit int64) error {
 		err = s.sync(s.f)
 	}
 	if err != nil {
-		s.suspect, s.full, s.retryAt = err, err, time.Now().Add(probeEvery)
+		s.suspect = err
 		s.f.Truncate(seg.size) // so that what is refused now is not found by a start before the file is renewed
 		return err
 	}
@@ -614,17 +613,15 @@ func (s *spool) report(err error) {
 	}
 }
 
-// prepare sees to the folder, and to room in it. It returns why nothing can be added.
-func (s *spool) prepare() error {
-	if gone := s.folder(); gone != nil {
-		s.suspect = gone
-		return gone
+// prepare sees to the folder and, unless that has failed since the last tick, to room in it. It returns why nothing can
+// be added.
+func (s *spool) prepare(again bool) (err error) {
+	if err = s.folder(); err != nil {
+		s.suspect = err
+	} else if err = s.health(); err == nil || again {
+		err = s.makeRoom()
 	}
-	if s.full == nil || !time.Now().Before(s.retryAt) {
-		s.full = s.makeRoom()
-		s.retryAt = time.Now().Add(probeEvery)
-	}
-	return s.full
+	return err
 }
 
 // folder returns an error where the folder that was opened is not there any more: what is written reaches nobody.
@@ -717,16 +714,11 @@ func (s *spool) syncDir() error {
 }
 
 // clean removes the oldest segments as long as there is more than has to be kept.
-func (s *spool) clean() {
-	for s.suspect == nil && s.hasTooMuch() && !time.Now().Before(s.cleanAt) && s.still.TryLock() {
+func (s *spool) clean(again bool) {
+	for ; s.suspect == nil && (again || s.cleanErr == nil) && s.hasTooMuch() && s.still.TryLock(); again = false {
 		s.cleanErr = s.removeOldest()
 		s.still.Unlock()
-		if s.cleanErr != nil {
-			s.cleanAt = time.Now().Add(probeEvery)
-		}
-		if !s.spare {
-			s.makeSpare() // with the room that there is now
-		}
+		s.makeSpare() // with the room that there is now
 	}
 }
 
