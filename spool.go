@@ -248,24 +248,6 @@ func (l *line) message() (*message, error) {
 	return m, nil
 }
 
-// lineReader reads lines. Its buffer grows with them.
-type lineReader struct{ *bufio.Reader }
-
-// peek returns the bytes of the line that comes next, as far as they are there. They stay valid until the next read.
-func (r *lineReader) peek() (b []byte, err error) {
-	b, err = r.Peek(headerSize)
-	if n := lineLength(b); n > 0 {
-		if n > r.Size() {
-			r.Reader = bufio.NewReaderSize(r.Reader, max(n, 2*r.Size()))
-		}
-		b, err = r.Peek(n)
-	}
-	if err == io.EOF {
-		err = nil
-	}
-	return b, err
-}
-
 // keyedID returns the id of a message to a route, with the client's key: the same for the same ones.
 func keyedID(key string, r route) string {
 	sum := sha256.Sum256([]byte(key + "\x00" + r.String()))
@@ -364,33 +346,34 @@ func (s *spool) walk(segment uint64, f func(line)) (end int64, damaged int, torn
 		return 0, 0, false, err
 	}
 	defer file.Close()
-	r, at, bad, lineBegins := lineReader{bufio.NewReaderSize(file, len(zeros))}, int64(0), 0, true
-	if h, err := r.Peek(11); err == nil && (h[0] == 'P' || h[0] == 'D') && h[1] == ' ' && h[10] == ' ' {
-		return 0, 0, false, s.earlierFormat(fileName(segment))
-	}
-	for {
-		b, err := r.peek()
-		if err != nil || len(b) == 0 {
-			return end, damaged, torn, err
+	at, bad, lineBegins, lines := int64(0), 0, true, bufio.NewScanner(file)
+	lines.Buffer(make([]byte, len(zeros)), 2*lineLimit) // it grows with them
+	lines.Split(func(b []byte, atEOF bool) (n int, token []byte, err error) {
+		if len(b) == 0 || !atEOF && len(b) < max(headerSize, lineLength(b)) {
+			return 0, nil, nil // until there is more of it
 		}
 		l, n := parseLine(b)
-		if n > 0 && (bad == 0 || b[n-1] == '\n') {
-			if l.kind == 0 {
-				return end, damaged, torn, s.earlierFormat(fileName(segment))
-			}
+		whole := n > 0 && (bad == 0 || b[n-1] == '\n')
+		ofFirst := at == 0 && len(b) > 10 && bytes.ContainsAny(b[:1], "PD") && b[1] == ' ' && b[10] == ' '
+		switch {
+		case whole && l.kind == 0, ofFirst:
+			return 0, nil, s.earlierFormat(fileName(segment))
+		case whole:
 			l.lies = newPlace(segment, at)
 			end, damaged, bad, torn, lineBegins = at+int64(n), damaged+bad, 0, false, true
 			f(l)
-		} else {
-			b, _ = r.Peek(r.Buffered())
+		default:
 			n = max(1, len(b)-len(bytes.TrimLeft(b, "\x00"))) // one byte, or all of a hole or what was never written
 			torn = torn || b[0] != 0
 			bad += number(lineBegins)
 			lineBegins = b[n-1] == '\n'
 		}
 		at += int64(n)
-		r.Discard(n)
+		return n, b[:n], nil
+	})
+	for lines.Scan() {
 	}
+	return end, damaged, torn, lines.Err()
 }
 
 // apply does to the index what a line says: at the start for all there are, and then for each that was written.
@@ -837,10 +820,13 @@ func (s *spool) readLine(p place) (l line, err error) {
 		return l, err
 	}
 	defer f.Close()
-	r := lineReader{bufio.NewReader(io.NewSectionReader(f, p.offset(), lineLimit))}
-	b, err := r.peek()
+	b := make([]byte, headerSize)
+	if _, err = f.ReadAt(b, p.offset()); err == nil {
+		b = make([]byte, lineLength(b))
+		_, err = f.ReadAt(b, p.offset())
+	}
 	l, _ = parseLine(b)
-	if l.lies = p; err == nil && l.kind == 0 {
+	if l.lies = p; err == io.EOF || err == nil && l.kind == 0 {
 		err = errDamaged
 	}
 	return l, err
