@@ -780,11 +780,10 @@ func (s *spool) carryForward() error {
 			write()
 		}
 	})
-	if err = cmp.Or(err, failed); err == nil {
+	if err == nil && failed == nil {
 		write()
-		err = failed
 	}
-	if err != nil {
+	if err = cmp.Or(err, failed); err != nil {
 		return err
 	}
 	if s.carried = s.oldest; oldest.live > 0 { // a line was damaged since the start
@@ -866,9 +865,7 @@ func (s *spool) message(seq uint64) (*message, error) {
 func (s *spool) numbers() []uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	numbers := slices.Sorted(maps.Keys(s.segments))
-	slices.Reverse(numbers)
-	return numbers
+	return slices.SortedFunc(maps.Keys(s.segments), func(a, b uint64) int { return cmp.Compare(b, a) })
 }
 
 // walkAll calls each of fs for every line of a segment, from the newest segment back, until ctx ends. Nothing is
