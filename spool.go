@@ -129,8 +129,8 @@ type change struct {
 // segment is a file of the log.
 type segment struct {
 	size           int64
-	messages, live int // W lines; of these, those of messages that wait or are dead letters
-	damaged        int // lines
+	messages, live int  // W lines; of these, those of messages that wait or are dead letters
+	damaged        bool // it had damaged lines: known since one was read, or since it was carried forward
 }
 
 // liveBytes returns about how much of the segment is live.
@@ -302,20 +302,18 @@ func (s *spool) load() error {
 		case number == 0 || fileName(number) != e.Name():
 			continue
 		case torn: // a crash does that in the newest segment only
-			s.segments[s.newest].damaged++
+			s.damaged.Add(1)
 		}
-		seg := &segment{}
+		seg, damaged := &segment{}, 0
 		s.segments[number], s.newest, s.oldest = seg, number, cmp.Or(s.oldest, number)
-		if seg.size, seg.damaged, torn, err = s.walk(number, s.apply); err != nil {
+		if seg.size, damaged, torn, err = s.walk(number, s.apply); err != nil {
 			return err
 		}
+		s.damaged.Add(int64(damaged))
+		s.bytes.Add(seg.size)
 	}
 	if s.newest == 0 {
 		return s.makeRoom()
-	}
-	for _, seg := range s.segments {
-		s.damaged.Add(int64(seg.damaged))
-		s.bytes.Add(seg.size)
 	}
 	if n := s.damaged.Load(); n > 0 {
 		s.log.Error("the spool has damaged lines: their files are kept as *.bad", "lines", n, "dir", s.dir.Name())
@@ -391,7 +389,7 @@ func (s *spool) apply(l line) {
 		s.dead.set(l.seq, l.lies)
 	case 'D':
 		if at != 0 && string(l.says) == fateDamaged {
-			s.segmentOf(at).damaged++
+			s.segmentOf(at).damaged = true
 			s.damaged.Add(1)
 		}
 		s.forget(l.seq)
@@ -731,7 +729,7 @@ func (s *spool) removeOldest() error {
 		return err
 	}
 	err := s.syncDir() // the one before does not come back: it holds what lines in this one have ended
-	if err == nil && seg.damaged > 0 {
+	if err == nil && seg.damaged {
 		err = s.dir.Rename(name, strings.TrimSuffix(name, ".log")+".bad")
 	} else if err == nil {
 		err = s.dir.Remove(name)
@@ -765,7 +763,7 @@ func (s *spool) carryForward() error {
 		failed = s.append(lines, limit)
 		lines, size = nil, 0
 	}
-	_, _, _, err := s.walk(s.oldest, func(l line) {
+	_, damaged, torn, err := s.walk(s.oldest, func(l line) {
 		w, x := s.live.at(l.seq), s.dead.at(l.seq)
 		switch {
 		case failed != nil:
@@ -786,9 +784,7 @@ func (s *spool) carryForward() error {
 	if err = cmp.Or(err, failed); err != nil {
 		return err
 	}
-	if s.carried = s.oldest; oldest.live > 0 { // a line was damaged since the start
-		oldest.damaged++
-	}
+	s.carried, oldest.damaged = s.oldest, oldest.damaged || damaged > 0 || torn || oldest.live > 0
 	return nil
 }
 
