@@ -427,15 +427,14 @@ func (s *spool) do(c *change) error {
 // run writes until close, and then what is asked for at that moment.
 func (s *spool) run() {
 	defer close(s.ended)
-	ticker := time.NewTicker(probeEvery)
-	defer ticker.Stop()
+	tick := time.Tick(probeEvery)
 	batch := s.commit(nil, true) // makes the spare
 	for open := true; open; {
 		again := false // what has failed is tried again: at each tick, and at the end
 		select {
 		case c := <-s.changes:
 			batch = append(batch, c)
-		case <-ticker.C:
+		case <-tick:
 			again = true
 		case <-s.quit:
 			open, again = false, true
