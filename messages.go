@@ -341,15 +341,14 @@ type action struct {
 func (s *server) toOne(do action) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		m, became, err := s.named(r)
-		n, did := 1, do.did
+		n, did := 0, do.did
 		switch {
 		case err != nil:
 		case became.kind == 0:
+			n = 1
 			did, err = do.waiting(parseRoute(string(m.route)), m.seq)
 		case became.kind == 'X':
 			n, err = do.dead([]found{{seq: m.seq}})
-		default:
-			n = 0
 		}
 		if n == 0 {
 			err = cmp.Or(err, errGone)
@@ -375,9 +374,8 @@ func (s *server) toAll(do action, parameters ...string) http.HandlerFunc {
 			if err = cmp.Or(err, r.Context().Err()); err != nil {
 				break
 			}
-			done := 0
-			done, err = do.dead(some)
-			n += done
+			done, failed := do.dead(some)
+			n, err = n+done, failed
 		}
 		if n > 0 && err != nil {
 			err = fmt.Errorf("after %d: %w", n, err)
