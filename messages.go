@@ -417,27 +417,25 @@ func (d *deliverer) dueNow(r route, seq uint64) (did string, err error) {
 
 // drop takes a waiting message out of its lane and off the disk.
 func (d *deliverer) drop(r route, seq uint64) (did string, err error) {
-	d.locked(func() {
-		l, at := d.find(r, seq)
-		switch {
-		case l == nil:
-			err = errGone
-			return
-		case at < l.posting:
-			err = answer{status: http.StatusConflict, retryAfter: time.Second, Message: "it is " + beingPosted}
-			return
-		case at < max(l.head.group, 1):
-			l.head = head{}
-		}
-		d.remove(l, at, 1)
-		d.schedule(l)
-		d.stores++ // a reload waits, else it finds the message again
-	})
-	if err != nil {
-		return "", err
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	l, at := d.find(r, seq)
+	switch {
+	case l == nil:
+		return "", errGone
+	case at < l.posting:
+		return "", answer{status: http.StatusConflict, retryAfter: time.Second, Message: "it is " + beingPosted}
+	case at < max(l.head.group, 1):
+		l.head = head{}
 	}
+	d.remove(l, at, 1)
+	d.schedule(l)
+	d.stores++ // a reload waits, else it finds the message again
+	d.mu.Unlock()
 	_, err = d.record([]ending{{seq: seq, route: r, fate: fateDropped}})
-	d.locked(func() { d.stores--; d.changed.Broadcast() })
+	d.mu.Lock()
+	d.stores--
+	d.changed.Broadcast()
 	return "dropped", err
 }
 
