@@ -443,19 +443,17 @@ func (d *deliverer) drop(r route, seq uint64) (did string, err error) {
 func (s *server) resend(dead []found) (n int, err error) {
 	var again []*message
 	for _, f := range dead {
-		m, err := s.spool.message(f.seq)
-		if errors.Is(err, errGone) || errors.Is(err, errDamaged) {
-			continue
-		}
-		if err != nil {
+		switch m, err := s.spool.message(f.seq); {
+		case err == nil:
+			m.Accepted, m.replaces, m.seq = m.acceptedAt().UnixMilli(), m.seq, 0
+			again = append(again, m)
+		case err != errGone && err != errDamaged:
 			return 0, err
 		}
-		m.Accepted, m.replaces, m.seq = m.acceptedAt().UnixMilli(), m.seq, 0
-		again = append(again, m)
 	}
 	err = s.deliver.store(again)
 	for _, m := range again {
-		n += number(m.seq != 0)
+		n += number(err == nil && m.seq != 0)
 	}
 	return n, err
 }
