@@ -593,19 +593,9 @@ func (s *spool) report(err error) {
 	}
 }
 
-// prepare sees to the folder and, unless that has failed since the last tick, to room in it. It returns why nothing can
-// be added.
-func (s *spool) prepare(again bool) (err error) {
-	if err = s.folder(); err != nil {
-		s.suspect = err
-	} else if err = s.health(); err == nil || again {
-		err = s.makeRoom()
-	}
-	return err
-}
-
-// folder returns an error where the folder that was opened is not there any more: what is written reaches nobody.
-func (s *spool) folder() error {
+// prepare sees to the folder, which has to be the one that was opened: else what is written reaches nobody. Then,
+// unless that has failed since the last tick, it sees to room in it. It returns why nothing can be added.
+func (s *spool) prepare(again bool) error {
 	opened, err := s.lock.Stat()
 	there, gone := os.Stat(s.lock.Name())
 	_, lost := s.dir.Stat(fileName(s.newest))
