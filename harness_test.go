@@ -71,7 +71,7 @@ func newInProcess(t testing.TB, cfg *config, slack poster) *inProcess {
 		t.Fatal(err)
 	}
 	p.server = &server{spool: sp, stats: st, deliver: d, log: log, access: p.out, hostname: "here",
-		large: make(chan struct{}, maxLarge), looking: make(chan struct{}, 1), lost: func() int64 { return 3 }}
+		large: make(chan struct{}, maxLarge), lost: func() int64 { return 3 }}
 	p.server.config.Store(cfg)
 	p.http = p.handler()
 	ctx, cancel := context.WithCancel(context.Background())

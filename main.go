@@ -108,7 +108,7 @@ func serve(opts options, cfg *config, logs *logs) error {
 	debug.FreeOSMemory() // what reading a long spool took
 	s := &server{
 		deliver: d, spool: sp, stats: d.stats, log: logs.log, access: &logs.access,
-		hostname: hostname(), large: make(chan struct{}, maxLarge), looking: make(chan struct{}, 1), lost: logs.dropped,
+		hostname: hostname(), large: make(chan struct{}, maxLarge), lost: logs.dropped,
 	}
 	s.config.Store(cfg)
 	go sp.run()

@@ -237,16 +237,12 @@ func (f found) read(s *spool) (w, became line, err error) {
 // find returns the messages that q asks for, and how many there are in each state. It reads the log, for one request at
 // a time, and keeps nothing but numbers: a million may wait.
 func (s *server) find(ctx context.Context, q search) (all []found, totals map[string]int, err error) {
-	select {
-	case s.looking <- struct{}{}:
-		defer func() { <-s.looking }()
-	case <-ctx.Done():
-		return nil, nil, ctx.Err()
-	}
-	ctx, enough := context.WithCancel(ctx)
+	s.looking.Lock()
+	defer s.looking.Unlock()
+	untilFound, enough := context.WithCancel(ctx)
 	defer enough()
 	totals = map[string]int{"waiting": 0, "dead": 0, "delivered": 0, "dropped": 0, "any": 0}
-	err = s.spool.all(ctx, func(w, became line) {
+	err = s.spool.all(untilFound, func(w, became line) {
 		if !s.matches(q, w, became) {
 			return
 		}
@@ -260,6 +256,7 @@ func (s *server) find(ctx context.Context, q search) (all []found, totals map[st
 			enough() // after this segment
 		}
 	})
+	err = cmp.Or(err, ctx.Err())
 	slices.SortFunc(all, func(a, b found) int { return cmp.Compare(a.seq, b.seq) })
 	if q.order == "newest" {
 		slices.Reverse(all)

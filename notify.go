@@ -39,7 +39,7 @@ type server struct {
 	access   io.Writer // one line a request
 	hostname string
 	large    chan struct{} // a token for each large body in memory
-	looking  chan struct{} // a token for a request that searches the spool
+	looking  sync.Mutex    // held by a request that searches the spool
 	requests expvar.Map    // how many, by route and status
 	answered keyedAnswers
 	lost     func() int64 // log lines that could not be written

@@ -603,7 +603,11 @@ func (s *spool) prepare(again bool) error {
 		err = errors.New("it was replaced: restart the server to use the new one")
 	}
 	if err != nil {
-		err = fmt.Errorf("the spool's folder is gone: %w", err)
+		s.suspect = fmt.Errorf("the spool's folder is gone: %w", err)
+		return s.suspect
+	}
+	if err = s.health(); err == nil || again {
+		err = s.makeRoom()
 	}
 	return err
 }
@@ -853,19 +857,16 @@ func (s *spool) numbers() []uint64 {
 	return slices.SortedFunc(maps.Keys(s.segments), func(a, b uint64) int { return cmp.Compare(b, a) })
 }
 
-// walkAll calls each of fs for every line of a segment, from the newest segment back, until ctx ends. Nothing is
-// carried forward meanwhile.
+// walkAll calls each of fs for every line of a segment, from the newest segment back, until ctx ends: that is no error.
+// Nothing is carried forward meanwhile.
 func (s *spool) walkAll(ctx context.Context, fs ...func(line)) error {
 	s.still.RLock()
 	defer s.still.RUnlock()
 	for _, number := range s.numbers() {
 		for _, f := range fs {
-			if _, _, _, err := s.walk(number, f); err != nil {
+			if _, _, _, err := s.walk(number, f); err != nil || ctx.Err() != nil {
 				return err
 			}
-		}
-		if err := ctx.Err(); err != nil {
-			return err
 		}
 	}
 	return nil
