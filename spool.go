@@ -764,7 +764,7 @@ func (s *spool) carryForward() error {
 		case l.kind == 'W' && w == l.lies, l.kind == 'X' && x == l.lies && w != 0:
 			l.route, l.says = bytes.Clone(l.route), bytes.Clone(l.says)
 			lines = append(lines, l)
-		case (l.kind == 'W' || l.kind == 'K') && isKeyed(l.id) && s.keys[l.id] == l.seq:
+		case isKeyed(l.id) && s.keys[l.id] == l.seq: // of a W or a K line
 			lines = append(lines, line{kind: 'K', seq: l.seq, id: l.id})
 		}
 		if size += l.size(); size >= batchBytes {
