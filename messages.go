@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -147,8 +146,8 @@ func shortened(s string) string {
 type search struct {
 	id            string // "", or the id: the log is read no further back than to the segment that has it
 	state, tag, q string // q in lower case
-	order         string // newest: the last accepted first; oldest: the first
-	offset, limit int
+	order         string // of the list: newest: the last accepted first; oldest: the first
+	offset, limit int    // of the list
 }
 
 // states are all that a message can be in, and what they are together.
@@ -201,6 +200,11 @@ func (s *server) listMessages(w http.ResponseWriter, r *http.Request) {
 		reply(w, nil, err)
 		return
 	}
+	if q.order == "newest" {
+		slices.Reverse(some)
+	}
+	some = some[min(q.offset, len(some)):]
+	some = slices.Clone(some[:min(q.limit, len(some))]) // the others need not stay while it is written
 	w.Header().Set("Content-Type", "application/json")
 	io.WriteString(w, `{"messages": [`)
 	separator := "\n"
@@ -234,8 +238,8 @@ func (f found) read(s *spool) (w, became line, err error) {
 	return w, became, err
 }
 
-// find returns the messages that q asks for, and how many there are in each state. It reads the log, for one request at
-// a time, and keeps nothing but numbers: a million may wait.
+// find returns all messages that q asks for, the first accepted first, and how many there are in each state. It reads
+// the log, for one request at a time, and keeps nothing but numbers: a million may wait.
 func (s *server) find(ctx context.Context, q search) (all []found, totals map[string]int, err error) {
 	s.looking.Lock()
 	defer s.looking.Unlock()
@@ -256,13 +260,8 @@ func (s *server) find(ctx context.Context, q search) (all []found, totals map[st
 			enough() // after this segment
 		}
 	})
-	err = cmp.Or(err, ctx.Err())
 	slices.SortFunc(all, func(a, b found) int { return cmp.Compare(a.seq, b.seq) })
-	if q.order == "newest" {
-		slices.Reverse(all)
-	}
-	all = all[min(q.offset, len(all)):]
-	return slices.Clone(all[:min(q.limit, len(all))]), totals, err
+	return all, totals, cmp.Or(err, ctx.Err())
 }
 
 // matches tells whether q looks for a message, whatever its state.
@@ -289,12 +288,11 @@ func (s *server) matches(q search, w, became line) bool {
 
 // named returns the message that the path names, and what became of it.
 func (s *server) named(r *http.Request) (m, became line, err error) {
-	id := search{id: r.PathValue("id"), state: "any", order: "newest", limit: 1}
-	newest, _, err := s.find(r.Context(), id)
-	if len(newest) == 0 {
+	all, _, err := s.find(r.Context(), search{id: r.PathValue("id"), state: "any"})
+	if len(all) == 0 {
 		return m, became, cmp.Or(err, errGone)
 	}
-	return newest[0].read(s.spool)
+	return all[len(all)-1].read(s.spool)
 }
 
 func (s *server) showMessage(w http.ResponseWriter, r *http.Request) {
@@ -365,7 +363,7 @@ func (s *server) toAll(do action, parameters ...string) http.HandlerFunc {
 			err = badRequest("it takes a tag: POST /messages/retry?tag=NAME, DELETE /messages?state=dead&tag=NAME")
 		}
 		if err == nil {
-			all, _, err = s.find(r.Context(), search{state: "dead", tag: tag, limit: math.MaxInt})
+			all, _, err = s.find(r.Context(), search{state: "dead", tag: tag})
 		}
 		for some := range slices.Chunk(all, atOnce) {
 			if err = cmp.Or(err, r.Context().Err()); err != nil {
