@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -147,8 +146,8 @@ func shortened(s string) string {
 type search struct {
 	id            string // "", or the id: the log is read no further back than to the segment that has it
 	state, tag, q string // q in lower case
-	order         string // newest: the last accepted first; oldest: the first
-	offset, limit int
+	order         string // of the list: newest: the last accepted first; oldest: the first
+	offset, limit int    // of the list
 }
 
 // states are all that a message can be in, and what they are together.
@@ -201,6 +200,11 @@ func (s *server) listMessages(w http.ResponseWriter, r *http.Request) {
 		reply(w, nil, err)
 		return
 	}
+	if q.order == "newest" {
+		slices.Reverse(some)
+	}
+	some = some[min(q.offset, len(some)):]
+	some = slices.Clone(some[:min(q.limit, len(some))]) // the others need not stay while it is written
 	w.Header().Set("Content-Type", "application/json")
 	io.WriteString(w, `{"messages": [`)
 	separator := "\n"
@@ -241,15 +245,15 @@ func (f found) read(s *spool) (w, became line, err error) {
 	return w, became, err
 }
 
-// find returns the messages that q asks for, and how many there are in each state. It reads the log, for one request at
-// a time, and keeps nothing but numbers: a million may wait.
+// find returns all messages that q asks for, the first accepted first, and how many there are in each state. It reads
+// the log, for one request at a time, and keeps nothing but numbers: a million may wait.
 func (s *server) find(ctx context.Context, q search) (all []found, totals map[string]int, err error) {
 	s.looking.Lock()
 	defer s.looking.Unlock()
-	ctx, enough := context.WithCancel(ctx)
+	untilFound, enough := context.WithCancel(ctx)
 	defer enough()
 	totals = map[string]int{"waiting": 0, "dead": 0, "delivered": 0, "dropped": 0, "any": 0}
-	err = s.spool.all(ctx, func(w, became line) {
+	err = s.spool.all(untilFound, func(w, became line) {
 		if !s.matches(q, w, became) {
 			return
 		}
@@ -264,11 +268,7 @@ func (s *server) find(ctx context.Context, q search) (all []found, totals map[st
 		}
 	})
 	slices.SortFunc(all, func(a, b found) int { return cmp.Compare(a.seq, b.seq) })
-	if q.order == "newest" {
-		slices.Reverse(all)
-	}
-	all = all[min(q.offset, len(all)):]
-	return slices.Clone(all[:min(q.limit, len(all))]), totals, err
+	return all, totals, cmp.Or(err, ctx.Err())
 }
 
 // matches tells whether q looks for a message, whatever its state.
@@ -295,12 +295,11 @@ func (s *server) matches(q search, w, became line) bool {
 
 // named returns the message that the path names, and what became of it.
 func (s *server) named(r *http.Request) (m, became line, err error) {
-	id := search{id: r.PathValue("id"), state: "any", order: "newest", limit: 1}
-	newest, _, err := s.find(r.Context(), id)
-	if len(newest) == 0 {
+	all, _, err := s.find(r.Context(), search{id: r.PathValue("id"), state: "any"})
+	if len(all) == 0 {
 		return m, became, cmp.Or(err, errGone)
 	}
-	return newest[0].read(s.spool)
+	return all[len(all)-1].read(s.spool)
 }
 
 func (s *server) showMessage(w http.ResponseWriter, r *http.Request) {
@@ -344,15 +343,14 @@ type action struct {
 func (s *server) toOne(do action) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		m, became, err := s.named(r)
-		n, did := 1, do.did
+		n, did := 0, do.did
 		switch {
 		case err != nil:
 		case became.kind == 0:
+			n = 1
 			did, err = do.waiting(parseRoute(string(m.route)), m.seq)
 		case became.kind == 'X':
 			n, err = do.dead([]found{{seq: m.seq}})
-		default:
-			n = 0
 		}
 		if n == 0 {
 			err = cmp.Or(err, errGone)
@@ -372,15 +370,14 @@ func (s *server) toAll(do action, parameters ...string) http.HandlerFunc {
 			err = badRequest("it takes a tag: POST /messages/retry?tag=NAME, DELETE /messages?state=dead&tag=NAME")
 		}
 		if err == nil {
-			all, _, err = s.find(r.Context(), search{state: "dead", tag: tag, limit: math.MaxInt})
+			all, _, err = s.find(r.Context(), search{state: "dead", tag: tag})
 		}
 		for some := range slices.Chunk(all, atOnce) {
 			if err = cmp.Or(err, r.Context().Err()); err != nil {
 				break
 			}
-			done := 0
-			done, err = do.dead(some)
-			n += done
+			done, failed := do.dead(some)
+			n, err = n+done, failed
 		}
 		if n > 0 && err != nil {
 			err = fmt.Errorf("after %d: %w", n, err)
@@ -422,27 +419,25 @@ func (d *deliverer) dueNow(r route, seq uint64) (did string, err error) {
 
 // drop takes a waiting message out of its lane and off the disk.
 func (d *deliverer) drop(r route, seq uint64) (did string, err error) {
-	d.locked(func() {
-		l, at := d.find(r, seq)
-		switch {
-		case l == nil:
-			err = errGone
-			return
-		case at < l.posting:
-			err = answer{status: http.StatusConflict, retryAfter: time.Second, Message: "it is " + beingPosted}
-			return
-		case at < max(l.head.group, 1):
-			l.head = head{}
-		}
-		d.remove(l, at, 1)
-		d.schedule(l)
-		d.stores++ // a reload waits, else it finds the message again
-	})
-	if err != nil {
-		return "", err
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	l, at := d.find(r, seq)
+	switch {
+	case l == nil:
+		return "", errGone
+	case at < l.posting:
+		return "", answer{status: http.StatusConflict, retryAfter: time.Second, Message: "it is " + beingPosted}
+	case at < max(l.head.group, 1):
+		l.head = head{}
 	}
+	d.remove(l, at, 1)
+	d.schedule(l)
+	d.stores++ // a reload waits, else it finds the message again
+	d.mu.Unlock()
 	_, err = d.record([]ending{{seq: seq, route: r, fate: fateDropped}})
-	d.locked(func() { d.stores--; d.changed.Broadcast() })
+	d.mu.Lock()
+	d.stores--
+	d.changed.Broadcast()
 	return "dropped", err
 }
 
@@ -450,19 +445,17 @@ func (d *deliverer) drop(r route, seq uint64) (did string, err error) {
 func (s *server) resend(dead []found) (n int, err error) {
 	var again []*message
 	for _, f := range dead {
-		m, err := s.spool.message(f.seq)
-		if errors.Is(err, errGone) || errors.Is(err, errDamaged) {
-			continue
-		}
-		if err != nil {
+		switch m, err := s.spool.message(f.seq); {
+		case err == nil:
+			m.Accepted, m.replaces, m.seq = m.acceptedAt().UnixMilli(), m.seq, 0
+			again = append(again, m)
+		case err != errGone && err != errDamaged:
 			return 0, err
 		}
-		m.Accepted, m.replaces, m.seq = m.acceptedAt().UnixMilli(), m.seq, 0
-		again = append(again, m)
 	}
 	err = s.deliver.store(again)
 	for _, m := range again {
-		n += number(m.seq != 0)
+		n += number(err == nil && m.seq != 0)
 	}
 	return n, err
 }

@@ -123,15 +123,14 @@ type change struct {
 	add  []*message // gets a number; none where its key is known, or the dead letter that it replaces is gone
 	over bool       // what is added was delivered already: it goes into the history
 	end  []ending   // alone: an error of the disk is tried again until it passes
-	err  error
-	done chan struct{}
+	done chan error // the answer
 }
 
 // segment is a file of the log.
 type segment struct {
 	size           int64
-	messages, live int // W lines; of these, those of messages that wait or are dead letters
-	damaged        int // lines
+	messages, live int  // W lines; of these, those of messages that wait or are dead letters
+	damaged        bool // it had damaged lines: known since one was read, or since it was carried forward
 }
 
 // liveBytes returns about how much of the segment is live.
@@ -163,12 +162,9 @@ type spool struct {
 	suspect        error // why it is not to be believed
 	spare          bool  // there is one
 	seq            uint64
-	full           error     // what kept the last attempt from making room
-	retryAt        time.Time // what has failed is not tried again before
-	carried        uint64    // the oldest segment, once what is live in it was carried forward
-	cleanErr       error     // of the last attempt to remove a segment
-	cleanAt        time.Time // no attempt before, after an error
-	trouble        error     // what was logged last
+	carried        uint64 // the oldest segment, once what is live in it was carried forward
+	cleanErr       error  // of the last attempt to remove a segment
+	trouble        error  // what was logged last
 
 	bytes   atomic.Int64          // of all segments
 	damaged atomic.Int64          // lines
@@ -252,24 +248,6 @@ func (l *line) message() (*message, error) {
 	return m, nil
 }
 
-// lineReader reads lines. Its buffer grows with them.
-type lineReader struct{ *bufio.Reader }
-
-// peek returns the bytes of the line that comes next, as far as they are there. They stay valid until the next read.
-func (r *lineReader) peek() (b []byte, err error) {
-	b, err = r.Peek(headerSize)
-	if n := lineLength(b); n > 0 {
-		if n > r.Size() {
-			r.Reader = bufio.NewReaderSize(r.Reader, max(n, 2*r.Size()))
-		}
-		b, err = r.Peek(n)
-	}
-	if err == io.EOF {
-		err = nil
-	}
-	return b, err
-}
-
 // keyedID returns the id of a message to a route, with the client's key: the same for the same ones.
 func keyedID(key string, r route) string {
 	sum := sha256.Sum256([]byte(key + "\x00" + r.String()))
@@ -324,20 +302,18 @@ func (s *spool) load() error {
 		case number == 0 || fileName(number) != e.Name():
 			continue
 		case torn: // a crash does that in the newest segment only
-			s.segments[s.newest].damaged++
+			s.damaged.Add(1)
 		}
-		seg := &segment{}
+		seg, damaged := &segment{}, 0
 		s.segments[number], s.newest, s.oldest = seg, number, cmp.Or(s.oldest, number)
-		if seg.size, seg.damaged, torn, err = s.walk(number, s.apply); err != nil {
+		if seg.size, damaged, torn, err = s.walk(number, s.apply); err != nil {
 			return err
 		}
+		s.damaged.Add(int64(damaged))
+		s.bytes.Add(seg.size)
 	}
 	if s.newest == 0 {
 		return s.makeRoom()
-	}
-	for _, seg := range s.segments {
-		s.damaged.Add(int64(seg.damaged))
-		s.bytes.Add(seg.size)
 	}
 	if n := s.damaged.Load(); n > 0 {
 		s.log.Error("the spool has damaged lines: their files are kept as *.bad", "lines", n, "dir", s.dir.Name())
@@ -368,33 +344,34 @@ func (s *spool) walk(segment uint64, f func(line)) (end int64, damaged int, torn
 		return 0, 0, false, err
 	}
 	defer file.Close()
-	r, at, bad, lineBegins := lineReader{bufio.NewReaderSize(file, len(zeros))}, int64(0), 0, true
-	if h, err := r.Peek(11); err == nil && (h[0] == 'P' || h[0] == 'D') && h[1] == ' ' && h[10] == ' ' {
-		return 0, 0, false, s.earlierFormat(fileName(segment))
-	}
-	for {
-		b, err := r.peek()
-		if err != nil || len(b) == 0 {
-			return end, damaged, torn, err
+	at, bad, lineBegins, lines := int64(0), 0, true, bufio.NewScanner(file)
+	lines.Buffer(make([]byte, len(zeros)), 2*lineLimit) // it grows with them
+	lines.Split(func(b []byte, atEOF bool) (n int, token []byte, err error) {
+		if len(b) == 0 || !atEOF && len(b) < max(headerSize, lineLength(b)) {
+			return 0, nil, nil // until there is more of it
 		}
 		l, n := parseLine(b)
-		if n > 0 && (bad == 0 || b[n-1] == '\n') {
-			if l.kind == 0 {
-				return end, damaged, torn, s.earlierFormat(fileName(segment))
-			}
+		whole := n > 0 && (bad == 0 || b[n-1] == '\n')
+		ofFirst := at == 0 && len(b) > 10 && bytes.ContainsAny(b[:1], "PD") && b[1] == ' ' && b[10] == ' '
+		switch {
+		case whole && l.kind == 0, ofFirst:
+			return 0, nil, s.earlierFormat(fileName(segment))
+		case whole:
 			l.lies = newPlace(segment, at)
 			end, damaged, bad, torn, lineBegins = at+int64(n), damaged+bad, 0, false, true
 			f(l)
-		} else {
-			b, _ = r.Peek(r.Buffered())
+		default:
 			n = max(1, len(b)-len(bytes.TrimLeft(b, "\x00"))) // one byte, or all of a hole or what was never written
 			torn = torn || b[0] != 0
 			bad += number(lineBegins)
 			lineBegins = b[n-1] == '\n'
 		}
 		at += int64(n)
-		r.Discard(n)
+		return n, b[:n], nil
+	})
+	for lines.Scan() {
 	}
+	return end, damaged, torn, lines.Err()
 }
 
 // apply does to the index what a line says: at the start for all there are, and then for each that was written.
@@ -412,7 +389,7 @@ func (s *spool) apply(l line) {
 		s.dead.set(l.seq, l.lies)
 	case 'D':
 		if at != 0 && string(l.says) == fateDamaged {
-			s.segmentOf(at).damaged++
+			s.segmentOf(at).damaged = true
 			s.damaged.Add(1)
 		}
 		s.forget(l.seq)
@@ -438,11 +415,10 @@ func (s *spool) segmentOf(p place) *segment { return cmp.Or(s.segments[p.segment
 
 // do has the writer make c, and returns when that is on disk: nil, or why nothing of it is.
 func (s *spool) do(c *change) error {
-	c.done = make(chan struct{})
+	c.done = make(chan error, 1)
 	select {
 	case s.changes <- c:
-		<-c.done
-		return c.err
+		return <-c.done
 	case <-s.ended:
 		return errClosed
 	}
@@ -451,23 +427,23 @@ func (s *spool) do(c *change) error {
 // run writes until close, and then what is asked for at that moment.
 func (s *spool) run() {
 	defer close(s.ended)
-	ticker := time.NewTicker(probeEvery)
-	defer ticker.Stop()
-	batch := s.commit(nil) // makes the spare
+	tick := time.Tick(probeEvery)
+	batch := s.commit(nil, true) // makes the spare
 	for open := true; open; {
+		again := false // what has failed is tried again: at each tick, and at the end
 		select {
 		case c := <-s.changes:
 			batch = append(batch, c)
-		case <-ticker.C:
+		case <-tick:
+			again = true
 		case <-s.quit:
-			open = false
+			open, again = false, true
 		}
-		batch = s.commit(s.gather(batch))
-		s.clean()
+		batch = s.commit(s.gather(batch), again)
+		s.clean(again)
 	}
 	for _, c := range batch {
-		c.err = errClosed
-		close(c.done)
+		c.done <- errClosed
 	}
 	s.closeFiles()
 }
@@ -503,27 +479,27 @@ func (s *spool) gather(batch []*change) []*change {
 }
 
 // commit writes a batch, then answers it. It returns what ends messages and could not be written.
-func (s *spool) commit(batch []*change) (kept []*change) {
-	full, lines, ended := s.prepare(), []line(nil), map[uint64]bool{}
+func (s *spool) commit(batch []*change, again bool) (kept []*change) {
+	full, lines, ended := s.prepare(again), []line(nil), map[uint64]bool{}
 	for _, c := range batch {
-		if c.err = nil; c.add != nil {
-			c.err = full
-		}
-		if c.err == nil {
+		if full == nil || c.add == nil {
 			lines = s.stage(lines, c, ended)
 		}
 	}
 	err := s.append(lines, segmentSize) // beyond that, the disk may be full
+	failed := cmp.Or(full, err)
 	for _, c := range batch {
-		if c.err = cmp.Or(c.err, err); c.err != nil && c.add == nil {
+		switch {
+		case c.add != nil:
+			c.done <- failed
+		case err != nil:
 			kept = append(kept, c)
-			continue
+		default:
+			c.done <- nil
 		}
-		close(c.done)
 	}
-	s.report(cmp.Or(full, err, s.cleanErr))
-	err = cmp.Or(full, err)
-	s.failed.Store(&err)
+	s.report(cmp.Or(failed, s.cleanErr))
+	s.failed.Store(&failed)
 	return kept
 }
 
@@ -582,7 +558,7 @@ func (s *spool) append(lines []line, limit int64) error {
 		lines[i].lies = newPlace(s.newest, at)
 		b = lines[i].appendTo(b[:0])
 		if at += int64(len(b)); at > limit && !s.spare {
-			return cmp.Or(s.full, errFull)
+			return errFull
 		}
 		w.Write(b)
 	}
@@ -591,7 +567,7 @@ func (s *spool) append(lines []line, limit int64) error {
 		err = s.sync(s.f)
 	}
 	if err != nil {
-		s.suspect, s.full, s.retryAt = err, err, time.Now().Add(probeEvery)
+		s.suspect = err
 		s.f.Truncate(seg.size) // so that what is refused now is not found by a start before the file is renewed
 		return err
 	}
@@ -617,21 +593,9 @@ func (s *spool) report(err error) {
 	}
 }
 
-// prepare sees to the folder, and to room in it. It returns why nothing can be added.
-func (s *spool) prepare() error {
-	if gone := s.folder(); gone != nil {
-		s.suspect = gone
-		return gone
-	}
-	if s.full == nil || !time.Now().Before(s.retryAt) {
-		s.full = s.makeRoom()
-		s.retryAt = time.Now().Add(probeEvery)
-	}
-	return s.full
-}
-
-// folder returns an error where the folder that was opened is not there any more: what is written reaches nobody.
-func (s *spool) folder() error {
+// prepare sees to the folder, which has to be the one that was opened: else what is written reaches nobody. Then,
+// unless that has failed since the last tick, it sees to room in it. It returns why nothing can be added.
+func (s *spool) prepare(again bool) error {
 	opened, err := s.lock.Stat()
 	there, gone := os.Stat(s.lock.Name())
 	_, lost := s.dir.Stat(fileName(s.newest))
@@ -639,7 +603,11 @@ func (s *spool) folder() error {
 		err = errors.New("it was replaced: restart the server to use the new one")
 	}
 	if err != nil {
-		err = fmt.Errorf("the spool's folder is gone: %w", err)
+		s.suspect = fmt.Errorf("the spool's folder is gone: %w", err)
+		return s.suspect
+	}
+	if err = s.health(); err == nil || again {
+		err = s.makeRoom()
 	}
 	return err
 }
@@ -720,16 +688,11 @@ func (s *spool) syncDir() error {
 }
 
 // clean removes the oldest segments as long as there is more than has to be kept.
-func (s *spool) clean() {
-	for s.suspect == nil && s.hasTooMuch() && !time.Now().Before(s.cleanAt) && s.still.TryLock() {
+func (s *spool) clean(again bool) {
+	for ; s.suspect == nil && (again || s.cleanErr == nil) && s.hasTooMuch() && s.still.TryLock(); again = false {
 		s.cleanErr = s.removeOldest()
 		s.still.Unlock()
-		if s.cleanErr != nil {
-			s.cleanAt = time.Now().Add(probeEvery)
-		}
-		if !s.spare {
-			s.makeSpare() // with the room that there is now
-		}
+		s.makeSpare() // with the room that there is now
 	}
 }
 
@@ -759,7 +722,7 @@ func (s *spool) removeOldest() error {
 		return err
 	}
 	err := s.syncDir() // the one before does not come back: it holds what lines in this one have ended
-	if err == nil && seg.damaged > 0 {
+	if err == nil && seg.damaged {
 		err = s.dir.Rename(name, strings.TrimSuffix(name, ".log")+".bad")
 	} else if err == nil {
 		err = s.dir.Remove(name)
@@ -793,7 +756,7 @@ func (s *spool) carryForward() error {
 		failed = s.append(lines, limit)
 		lines, size = nil, 0
 	}
-	_, _, _, err := s.walk(s.oldest, func(l line) {
+	_, damaged, torn, err := s.walk(s.oldest, func(l line) {
 		w, x := s.live.at(l.seq), s.dead.at(l.seq)
 		switch {
 		case failed != nil:
@@ -801,23 +764,20 @@ func (s *spool) carryForward() error {
 		case l.kind == 'W' && w == l.lies, l.kind == 'X' && x == l.lies && w != 0:
 			l.route, l.says = bytes.Clone(l.route), bytes.Clone(l.says)
 			lines = append(lines, l)
-		case (l.kind == 'W' || l.kind == 'K') && isKeyed(l.id) && s.keys[l.id] == l.seq:
+		case isKeyed(l.id) && s.keys[l.id] == l.seq: // of a W or a K line
 			lines = append(lines, line{kind: 'K', seq: l.seq, id: l.id})
 		}
 		if size += l.size(); size >= batchBytes {
 			write()
 		}
 	})
-	if err = cmp.Or(err, failed); err == nil {
+	if err == nil && failed == nil {
 		write()
-		err = failed
 	}
-	if err != nil {
+	if err = cmp.Or(err, failed); err != nil {
 		return err
 	}
-	if s.carried = s.oldest; oldest.live > 0 { // a line was damaged since the start
-		oldest.damaged++
-	}
+	s.carried, oldest.damaged = s.oldest, oldest.damaged || damaged > 0 || torn || oldest.live > 0
 	return nil
 }
 
@@ -848,10 +808,13 @@ func (s *spool) readLine(p place) (l line, err error) {
 		return l, err
 	}
 	defer f.Close()
-	r := lineReader{bufio.NewReader(io.NewSectionReader(f, p.offset(), lineLimit))}
-	b, err := r.peek()
+	b := make([]byte, headerSize)
+	if _, err = f.ReadAt(b, p.offset()); err == nil {
+		b = make([]byte, lineLength(b))
+		_, err = f.ReadAt(b, p.offset())
+	}
 	l, _ = parseLine(b)
-	if l.lies = p; err == nil && l.kind == 0 {
+	if l.lies = p; err == io.EOF || err == nil && l.kind == 0 {
 		err = errDamaged
 	}
 	return l, err
@@ -891,22 +854,17 @@ func (s *spool) message(seq uint64) (*message, error) {
 func (s *spool) numbers() []uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	numbers := slices.Sorted(maps.Keys(s.segments))
-	slices.Reverse(numbers)
-	return numbers
+	return slices.SortedFunc(maps.Keys(s.segments), func(a, b uint64) int { return cmp.Compare(b, a) })
 }
 
-// walkAll calls each of fs for every line of a segment, from the newest segment back, until ctx ends. Nothing is
-// carried forward meanwhile.
+// walkAll calls each of fs for every line of a segment, from the newest segment back, until ctx ends: that is no error.
+// Nothing is carried forward meanwhile.
 func (s *spool) walkAll(ctx context.Context, fs ...func(line)) error {
 	s.still.RLock()
 	defer s.still.RUnlock()
 	for _, number := range s.numbers() {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
 		for _, f := range fs {
-			if _, _, _, err := s.walk(number, f); err != nil {
+			if _, _, _, err := s.walk(number, f); err != nil || ctx.Err() != nil {
 				return err
 			}
 		}

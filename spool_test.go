@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -75,15 +74,12 @@ func FuzzSpoolFile(f *testing.F) {
 		if len(data) > 10 && data[1] == ' ' && data[10] == ' ' {
 			return // it may be the earlier format, which is refused
 		}
-		for r := (lineReader{bufio.NewReader(bytes.NewReader(data))}); ; {
-			b, err := r.peek()
-			if len(b) == 0 || err != nil {
-				break
-			}
-			l, n := parseLine(b)
-			if r.Discard(max(n, 1)); n == 0 {
+		for at := 0; at < len(data); at++ {
+			l, n := parseLine(data[at:])
+			if n == 0 {
 				continue
 			}
+			at += n - 1
 			again := l.appendTo(nil)
 			if back, n := parseLine(again); n != len(again) || back.kind != l.kind || back.seq != l.seq {
 				t.Errorf("%+v is written as %q", l, again)
