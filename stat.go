@@ -1,23 +1,16 @@
 package main
 
 // What an operator can measure: one table of counters, and everything that shows them: /stat/app, /metrics
-// (https://prometheus.io/docs/instrumenting/exposition_formats/), /debug/vars and /stat/go; /healthz and /readyz, and
-// -health, which asks the latter.
+// (https://prometheus.io/docs/instrumenting/exposition_formats/), /debug/vars and /stat/go; /healthz and /readyz.
 
 import (
 	"bufio"
-	"bytes"
 	"cmp"
-	"context"
-	"crypto/tls"
 	"encoding/json"
-	"errors"
 	"expvar"
 	"fmt"
-	"io"
 	"maps"
 	"math"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -732,30 +725,4 @@ func okUnless(check func() error) http.HandlerFunc {
 		}
 		a.send(w)
 	}
-}
-
-// askReady asks the server that runs on cfg for its /readyz: for containers and monitors without curl.
-func askReady(cfg *config) error {
-	network, address, err := parsePort(cfg.core.port)
-	if err != nil {
-		return err
-	}
-	transport, scheme := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, network, address)
-	}}, "http"
-	if cfg.tls != nil { // the name in the certificate is not known; nothing secret is sent
-		transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: true, Certificates: cfg.tls.Certificates}
-		scheme = "https"
-	}
-	client := &http.Client{Timeout: 10 * time.Second, Transport: transport}
-	resp, err := client.Get(scheme + "://localhost/readyz")
-	if err != nil {
-		return fmt.Errorf("%s does not answer: %w", cfg.core.port, errors.Unwrap(err))
-	}
-	defer resp.Body.Close()
-	body, _ := io.ReadAll(io.LimitReader(resp.Body, answerLimit))
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("not ready: %s", bytes.TrimSpace(body))
-	}
-	return nil
 }
