@@ -119,30 +119,27 @@ type routeStats struct {
 // hour counts what happened within the last hour, in equal steps. A copy shares the steps of its original: use it under
 // the same lock, and only to read.
 type hour struct {
-	newest int64 // step
-	steps  []int32
+	newest int64   // step
+	steps  []int32 // the oldest first
 }
 
-func (h *hour) add(now time.Time, n int64) {
+func (h *hour) add(n int64) {
 	size := int64(len(h.steps))
-	step := now.Unix() / (3600 / size)
-	for h.newest = max(h.newest, step-size); h.newest < step; {
-		h.newest++
-		h.steps[h.newest%size] = 0
+	step := time.Now().Unix() / (3600 / size)
+	if over := min(step-h.newest, size); over > 0 {
+		h.newest, h.steps = step, slices.Concat(h.steps[over:], make([]int32, over))
 	}
-	h.steps[step%size] += int32(n)
+	h.steps[size-1] += int32(n)
 }
 
-// all returns the steps, the oldest first.
-func (h *hour) all(now time.Time) []int32 {
-	h.add(now, 0)
-	first := int(h.newest+1) % len(h.steps)
-	return slices.Concat(h.steps[first:], h.steps[:first])
+// all returns the steps, up to now.
+func (h *hour) all() []int32 {
+	h.add(0)
+	return slices.Clone(h.steps)
 }
 
-func (h *hour) sum(now time.Time) (n int64) {
-	h.add(now, 0)
-	for _, step := range h.steps {
+func (h *hour) sum() (n int64) {
+	for _, step := range h.all() {
 		n += int64(step)
 	}
 	return n
@@ -183,12 +180,12 @@ func (s *stats) of(r route) *routeStats {
 func (s *stats) count(r route, d counts) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st, now := s.of(r), time.Now()
+	st := s.of(r)
 	s.add(d)
 	st.add(d)
-	s.accepted.add(now, d.Accepted)
-	st.accepted.add(now, d.Accepted)
-	s.delivered.add(now, d.Delivered)
+	s.accepted.add(d.Accepted)
+	st.accepted.add(d.Accepted)
+	s.delivered.add(d.Delivered)
 }
 
 // found counts a message that an earlier process left.
@@ -350,7 +347,7 @@ func (s *server) withTags(query url.Values) (*appStat, error) {
 		orders := slices.Sorted(maps.Keys(tagOrders))
 		return nil, badRequest("sort=%s: it has to be one of %s", by, strings.Join(orders, ", "))
 	}
-	st, now := s.appStat(), time.Now()
+	st := s.appStat()
 	s.stats.tags(s.cfg(), func(t *tagStat) {
 		st.TagsTotal++
 		if tag != "" && t.Tag != tag ||
@@ -358,7 +355,7 @@ func (s *server) withTags(query url.Values) (*appStat, error) {
 			return
 		}
 		st.TagsFound++
-		t.LastHour = t.accepted.sum(now)
+		t.LastHour = t.accepted.sum()
 		st.Tags = insert(st.Tags, n, t, func(a, b *tagStat) int { return cmp.Or(sign*compare(a, b), worseFirst(a, b)) })
 	})
 	s.deliver.explain(st.Tags)
@@ -369,9 +366,8 @@ func (s *server) withTags(query url.Values) (*appStat, error) {
 func (s *server) appStat() *appStat {
 	st := &appStat{Trouble: []*trouble{}, Tags: []*tagStat{}, Version: build()}
 	s.stats.locked(func() {
-		now := time.Now()
 		st.numbers = s.stats.numbers
-		st.LastHour = [2][]int32{s.stats.accepted.all(now), s.stats.delivered.all(now)}
+		st.LastHour = [2][]int32{s.stats.accepted.all(), s.stats.delivered.all()}
 	})
 	s.deliver.look(st)
 	st.Damaged, st.SpoolBytes, st.SpoolLimit = s.spool.damaged.Load(), s.spool.bytes.Load(), s.cfg().spool.maxBytes
