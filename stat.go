@@ -80,7 +80,7 @@ func (m moment) MarshalJSON() ([]byte, error) {
 
 // stats are the server's counters.
 type stats struct {
-	mu sync.Mutex
+	guard
 	numbers
 	outcomes            map[string]int64 // posts to Slack, all attempts
 	routes              map[route]*routeStats
@@ -157,12 +157,6 @@ func newStats() *stats {
 	}
 }
 
-func (s *stats) locked(f func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	f()
-}
-
 // of returns what is counted for r. The caller holds mu.
 func (s *stats) of(r route) *routeStats {
 	if s.routes[r] == nil && r.tag == "" && s.channels >= maxChannels {
@@ -217,10 +211,9 @@ func (s *stats) posted(messages []*message, attempt int, out outcome, took time.
 	}
 }
 
-func (s *stats) waiting() int64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.Waiting
+func (s *stats) waiting() (n int64) {
+	s.locked(func() { n = s.Waiting })
+	return n
 }
 
 // expect has the tags of cfg counted, in their order.
