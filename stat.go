@@ -78,21 +78,23 @@ func (m moment) MarshalJSON() ([]byte, error) {
 	return m.UTC().MarshalJSON()
 }
 
+// measured is what /metrics shows of the whole server.
+type measured struct {
+	numbers
+	outcomes [limited + 1]int64 // posts to Slack by class, all attempts
+	postTook histogram          // of a post
+	delay    histogram          // from acceptance to delivery
+}
+
 // stats are the server's counters.
 type stats struct {
 	guard
-	numbers
-	outcomes            map[string]int64 // posts to Slack, all attempts
+	measured
 	routes              map[route]*routeStats
 	inOrder             []*routeStats
-	channels            int       // of routes: they lead to a channel, not to a tag
-	postTook            histogram // of a post
-	delay               histogram // from acceptance to delivery
+	channels            int // of routes: they lead to a channel, not to a tag
 	accepted, delivered hour
 }
-
-// limited is the outcome of a post that met a rate limit. Other outcomes are named by their class.
-const limited = "limited"
 
 // histogram counts durations by upper bounds, in seconds.
 type histogram struct {
@@ -149,12 +151,12 @@ func (h *hour) sum() (n int64) {
 const maxChannels = 20_000
 
 func newStats() *stats {
-	return &stats{
-		numbers: numbers{StartedAt: time.Now()}, routes: map[route]*routeStats{}, outcomes: map[string]int64{},
-		postTook: histogram{bounds: []float64{.05, .1, .25, .5, 1, 2.5, 5, 10, 30}},
-		delay:    histogram{bounds: []float64{.1, .5, 1, 5, 15, 60, 300, 1800, 7200, 86400}},
-		accepted: hour{steps: make([]int32, 60)}, delivered: hour{steps: make([]int32, 60)},
-	}
+	s := &stats{routes: map[route]*routeStats{}}
+	s.accepted.steps, s.delivered.steps = make([]int32, 60), make([]int32, 60)
+	s.StartedAt = time.Now()
+	s.postTook.bounds = []float64{.05, .1, .25, .5, 1, 2.5, 5, 10, 30}
+	s.delay.bounds = []float64{.1, .5, 1, 5, 15, 60, 300, 1800, 7200, 86400}
+	return s
 }
 
 // of returns what is counted for r. The caller holds mu.
@@ -192,7 +194,7 @@ func (s *stats) posted(messages []*message, attempt int, out outcome, took time.
 	now := moment{time.Now()}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	kind := out.class.String()
+	kind := out.class
 	if out.limited {
 		kind = limited
 	}
@@ -245,7 +247,7 @@ func (s *stats) tags(cfg *config, f func(row *tagStat)) {
 
 // appStat is the answer of /stat/app.
 type appStat struct {
-	numbers
+	measured
 	State        string     `json:"state"` // ok, waiting, paused, dead, failing or full
 	Sentence     string     `json:"sentence"`
 	Trouble      []*trouble `json:"trouble"` // the worst 100, most at stake first
@@ -359,7 +361,7 @@ func (s *server) withTags(query url.Values) (*appStat, error) {
 func (s *server) appStat() *appStat {
 	st := &appStat{Trouble: []*trouble{}, Tags: []*tagStat{}, Version: build()}
 	s.stats.locked(func() {
-		st.numbers = s.stats.numbers
+		st.measured = s.stats.measured
 		st.LastHour = [2][]int32{s.stats.accepted.all(), s.stats.delivered.all()}
 	})
 	s.deliver.look(st)
@@ -643,20 +645,16 @@ func (s *server) metrics(w http.ResponseWriter, _ *http.Request) {
 	defer e.Flush()
 	values := reflect.ValueOf(st.numbers)
 	table(st.numbers, func(i int, name, help string) { e.value(name, help, values.Field(i).Interface()) })
-	s.stats.mu.Lock()
-	outcomes, took, delay := maps.Clone(s.stats.outcomes), s.stats.postTook, s.stats.delay
-	s.stats.mu.Unlock()
 	e.head("slackboard_posts_total", "Posts to Slack, by outcome.")
-	for c := delivered; c <= inBetween; c++ {
-		fmt.Fprintf(e, "slackboard_posts_total{outcome=%q} %d\n", c, outcomes[c.String()])
+	for c, n := range st.outcomes {
+		fmt.Fprintf(e, "slackboard_posts_total{outcome=%q} %d\n", class(c), n)
 	}
-	fmt.Fprintf(e, "slackboard_posts_total{outcome=%q} %d\n", limited, outcomes[limited])
 	e.head("slackboard_http_requests_total", "Requests, by route and status.")
 	s.requests.Do(func(count expvar.KeyValue) {
 		fmt.Fprintf(e, "slackboard_http_requests_total{%s} %v\n", count.Key, count.Value)
 	})
-	e.histogram("slackboard_post_duration_seconds", "How long a post to Slack took.", took)
-	e.histogram("slackboard_delivery_delay_seconds", "From acceptance to delivery.", delay)
+	e.histogram("slackboard_post_duration_seconds", "How long a post to Slack took.", st.postTook)
+	e.histogram("slackboard_delivery_delay_seconds", "From acceptance to delivery.", st.delay)
 	var mem runtime.MemStats
 	runtime.ReadMemStats(&mem)
 	e.value("go_goroutines", "Goroutines.", runtime.NumGoroutine())
