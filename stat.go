@@ -367,9 +367,6 @@ func (s *server) appStat() *appStat {
 	s.deliver.look(st)
 	st.Damaged, st.SpoolBytes, st.SpoolLimit = s.spool.damaged.Load(), s.spool.bytes.Load(), s.cfg().spool.maxBytes
 	st.Ready, st.LogLinesDropped = s.ready() == nil, s.lost()
-	if !st.oldest.IsZero() {
-		st.OldestWaitingSeconds = time.Since(st.oldest).Seconds()
-	}
 	st.State, st.Sentence = s.sentence(st)
 	return st
 }
@@ -464,6 +461,7 @@ func (d *deliverer) look(st *appStat) {
 	}
 	if m, err := d.spool.message(oldest.seq()); err == nil {
 		st.oldest = m.acceptedAt()
+		st.OldestWaitingSeconds = time.Since(st.oldest).Seconds()
 	}
 }
 
