@@ -669,7 +669,7 @@ func (s *server) metrics(w http.ResponseWriter, _ *http.Request) {
 	s.tagMetrics(e)
 }
 
-var labels = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
+var escaped = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
 
 // tagMetrics writes what is counted for each tag. A tag may have several entries.
 func (s *server) tagMetrics(e exposition) {
@@ -683,7 +683,7 @@ func (s *server) tagMetrics(e exposition) {
 		i, ok := index[t.Tag]
 		if !ok {
 			i = len(sums)
-			index[t.Tag], sums = i, append(sums, sum{label: labels.Replace(t.Tag)})
+			index[t.Tag], sums = i, append(sums, sum{label: `{tag="` + escaped.Replace(t.Tag) + `"} `})
 		}
 		sums[i].add(t.counts)
 	})
@@ -691,8 +691,7 @@ func (s *server) tagMetrics(e exposition) {
 		e.head(name, help)
 		for i := range sums {
 			n := reflect.ValueOf(&sums[i].counts).Elem().Field(field).Int()
-			line := append(append(e.AvailableBuffer(), name...), `{tag="`...)
-			line = append(append(line, sums[i].label...), `"} `...)
+			line := append(append(e.AvailableBuffer(), name...), sums[i].label...)
 			e.Write(append(strconv.AppendInt(line, n, 10), '\n'))
 		}
 	})
