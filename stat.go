@@ -237,10 +237,9 @@ func (s *stats) tags(cfg *config, f func(row *tagStat)) {
 		if err != nil && st.counts == (counts{}) {
 			continue // it was configured once
 		}
-		row = tagStat{Tag: st.route.tag, Channel: to.channel, routeStats: *st, to: to}
-		if t != nil {
-			row.Username, row.Icon, row.Parse = t.username, t.icon, t.parse
-		}
+		t = cmp.Or(t, &tag{}) // a channel has no settings
+		row = tagStat{Tag: st.route.tag, Channel: to.channel, Username: t.username, Icon: t.icon, Parse: t.parse,
+			routeStats: *st, to: to}
 		f(&row)
 	}
 }
