@@ -698,13 +698,10 @@ func (s *server) tagMetrics(e exposition) {
 	})
 }
 
-// okUnless returns the handler that answers ok or, with 503, what check returns.
-func okUnless(check func() error) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) {
-		a := answer{status: http.StatusOK, Message: "ok"}
-		if err := check(); err != nil {
-			a = answer{status: http.StatusServiceUnavailable, Message: err.Error()}
-		}
-		a.send(w)
+// okUnless answers ok or, with 503, what err says.
+func okUnless(err error) answer {
+	if err != nil {
+		return answer{status: http.StatusServiceUnavailable, Message: err.Error()}
 	}
+	return answer{status: http.StatusOK, Message: "ok"}
 }
