@@ -142,13 +142,6 @@ func (h *hour) all() []int32 {
 	return slices.Clone(h.steps)
 }
 
-func (h *hour) sum() (n int64) {
-	for _, step := range h.all() {
-		n += int64(step)
-	}
-	return n
-}
-
 // maxChannels bounds what clients can make the server remember by naming channels. Further ones are counted as one.
 const maxChannels = 20_000
 
@@ -351,7 +344,9 @@ func (s *server) withTags(query url.Values) (*appStat, error) {
 			return
 		}
 		st.TagsFound++
-		t.LastHour = t.accepted.sum()
+		for _, n := range t.accepted.all() {
+			t.LastHour += int64(n)
+		}
 		st.Tags = insert(st.Tags, n, t, func(a, b *tagStat) int { return cmp.Or(sign*compare(a, b), worseFirst(a, b)) })
 	})
 	s.deliver.explain(st.Tags)
