@@ -430,6 +430,7 @@ func (d *deliverer) look(st *appStat) {
 	now, ofAccount := time.Now(), false
 	list := func(t *trouble) {
 		st.TroubleTotal++
+		st.ill[number(t.Kind == paused)] += t.Destinations
 		st.Trouble = insert(st.Trouble, maxTrouble, t, func(a, b *trouble) int {
 			return cmp.Or(cmp.Compare(b.Waiting, a.Waiting), a.Since.Compare(b.Since.Time))
 		})
@@ -441,13 +442,10 @@ func (d *deliverer) look(st *appStat) {
 				continue
 			}
 			oldest = min(oldest, l.waiting[0])
-			if t, ofAccount = l.trouble(now); t.Kind == "" {
-				continue
-			}
-			st.ill[number(t.Kind == paused)]++
-			if ofAccount {
+			switch t, ofAccount = l.trouble(now); {
+			case ofAccount:
 				accounts[l.account] = accounts[l.account].with(t)
-			} else {
+			case t.Kind != "":
 				list(&t)
 			}
 		}
