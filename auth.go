@@ -45,9 +45,8 @@ func (s secret) is(token string) bool {
 
 // tokenOf returns the token in the path or the header of r, "" if there is none.
 func tokenOf(r *http.Request) string {
-	_, token, ok := r.BasicAuth()
-	if scheme, bearer, _ := strings.Cut(r.Header.Get("Authorization"), " "); !ok &&
-		strings.EqualFold(scheme, "Bearer") {
+	_, token, _ := r.BasicAuth()
+	if scheme, bearer, _ := strings.Cut(r.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Bearer") {
 		token = strings.TrimSpace(bearer)
 	}
 	return cmp.Or(r.PathValue("token"), token)
@@ -69,8 +68,7 @@ func (s *server) guarded(needs access, h http.HandlerFunc) http.HandlerFunc {
 		who, refusal := s.cfg().identify(tokenOf(r)), answer{status: http.StatusForbidden}
 		w.(*response).identity = who
 		here := needs != operatorsHere || s.cfg().core.authToken != (secret{}) || fromHere(r)
-		err := new(http.CrossOriginProtection).Check(r)
-		switch {
+		switch err := new(http.CrossOriginProtection).Check(r); {
 		case err != nil:
 			refusal.Message = "a page of another site must not do this: " + err.Error()
 		case needs == anybody, needs == senders && who.posts, needs >= operators && who.operator && here:

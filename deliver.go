@@ -146,7 +146,7 @@ type deliverer struct {
 
 	reads, ended chan struct{} // reads holds a token for each turn that reads
 
-	mu        sync.Mutex
+	guard
 	changed   sync.Cond // of mu: a post or a store has ended, or a reload
 	cfg       *config
 	lanes     map[destination]*lane
@@ -176,9 +176,12 @@ func newDeliverer(cfg *config, slack poster, posts int, sp *spool, st *stats, lo
 	return d, d.rebuild(cfg, st.found)
 }
 
-func (d *deliverer) locked(f func()) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+// guard is the mutex of what embeds it.
+type guard struct{ mu sync.Mutex }
+
+func (g *guard) locked(f func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	f()
 }
 

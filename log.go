@@ -135,12 +135,12 @@ func (l *logs) change(cfg *config) error {
 
 // close writes what waits, for flushTime at most. What is logged after it is lost.
 func (l *logs) close() {
-	enough, cancel := context.WithTimeout(context.Background(), flushTime)
-	defer cancel()
+	enough := time.After(flushTime)
 	for _, ended := range []<-chan struct{}{l.access.change(nil), l.errors.change(nil), l.posts.change(nil)} {
 		select {
 		case <-ended:
-		case <-enough.Done():
+		case <-enough:
+			return
 		}
 	}
 }

@@ -3,7 +3,7 @@
 // The path of a message: POST → accept → spool (on disk) → answer → lane → Slack → done | later | dead letter.
 // No file calls back up it:
 //
-//	main.go     this map; the flags and, in serve, the server's life from start to stop
+//	main.go     this map; the flags, -health and, in serve, the server's life from start to stop
 //	config.go   the configuration: keys, defaults, checks, the masked view
 //	toml.go     the reader of the TOML subset that it is written in
 //	listen.go   where the server listens: ports, sockets, TLS, systemd; how many connections it takes
@@ -20,18 +20,20 @@
 //	stat.go     one table of counters, and everything that shows them; health
 //	log.go      the log files
 //	ui.go       the page, with ui/
-//	cli/        what both clients share; cli/slackboard-cli and log/slackboard-log are the clients
+//	cli/        what both clients share, and the version; cli/slackboard-cli and log/slackboard-log are the clients
 package main
 
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"runtime"
@@ -39,6 +41,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"slackboard/cli"
 )
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
@@ -223,7 +227,7 @@ func parseFlags(args []string) (o options, text string, err error) {
 	case err != nil:
 		err = fmt.Errorf("%w: see slackboard -h", err)
 	case *version:
-		text = fmt.Sprintf("slackboard %s %s %s/%s\n", build(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		text = fmt.Sprintf("slackboard %s %s %s/%s\n", cli.Build(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	case flags.NArg() > 0:
 		err = fmt.Errorf("unexpected argument %q: the configuration is given as -c FILE", flags.Arg(0))
 	case o.file == "" && (o.check || o.health || !o.dryRun):
@@ -232,24 +236,30 @@ func parseFlags(args []string) (o options, text string, err error) {
 	return o, text, err
 }
 
-// version is the release, as CHANGELOG.md has it.
-const version = "1.0.0"
-
-// build names what this program was built from: the version and, if the build knows them, the revision and whether
-// files had been modified since, as in 1.0.0+4bf7d1c09a2e.modified.
-func build() string {
-	text := version
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, s := range info.Settings {
-			switch {
-			case s.Key == "vcs.revision":
-				text += "+" + s.Value[:min(len(s.Value), 12)]
-			case s.Key == "vcs.modified" && s.Value == "true":
-				text += ".modified"
-			}
-		}
+// askReady asks the server that runs on cfg for its /readyz: for containers and monitors without curl.
+func askReady(cfg *config) error {
+	network, address, err := parsePort(cfg.core.port)
+	if err != nil {
+		return err
 	}
-	return text
+	transport, scheme := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}}, "http"
+	if cfg.tls != nil { // the name in the certificate is not known; nothing secret is sent
+		transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: true, Certificates: cfg.tls.Certificates}
+		scheme = "https"
+	}
+	client := &http.Client{Timeout: 10 * time.Second, Transport: transport}
+	resp, err := client.Get(scheme + "://localhost/readyz")
+	if err != nil {
+		return fmt.Errorf("%s does not answer: %w", cfg.core.port, errors.Unwrap(err))
+	}
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, answerLimit))
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("not ready: %s", strings.TrimSpace(string(body)))
+	}
+	return nil
 }
 
 // printer is a Slack for dry runs: it prints every post, one JSON line each. Its output must not block. If that has no

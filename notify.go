@@ -61,8 +61,8 @@ func (s *server) handler() http.Handler {
 	route(anybody, "POST /api/chat.postMessage", s.takes(s.postMessage, answer.sendAsAPI, true))
 	route(anybody, "POST /api/auth.test", s.takes(authTest, answer.sendAsAPI, true))
 	route(anybody, "/api/", unknownMethod)
-	route(anybody, "GET /healthz", okUnless(func() error { return nil }))
-	route(anybody, "GET /readyz", okUnless(s.ready))
+	route(anybody, "GET /healthz", func(w http.ResponseWriter, _ *http.Request) { okUnless(nil).send(w) })
+	route(anybody, "GET /readyz", func(w http.ResponseWriter, _ *http.Request) { okUnless(s.ready()).send(w) })
 	route(senders, "GET /check", s.check)
 	route(operators, "GET /stat/go", s.statGo)
 	route(operators, "GET /stat/app", s.statApp)
@@ -316,11 +316,10 @@ func (s *server) notify(r *http.Request, body []byte) (sub submission, err error
 // check answers whether a message for a tag or, without one, for a channel would be accepted now.
 func (s *server) check(w http.ResponseWriter, r *http.Request) {
 	tag, channel := r.URL.Query().Get("tag"), r.URL.Query().Get("channel")
-	a := answer{status: http.StatusOK, Message: "ok"}
+	a := okUnless(s.ready())
 	_, err := s.direct(submission{message: message{Payload: encode(ordered{"channel", channel, "text", "?"})}})
-	switch unready := s.ready(); {
-	case unready != nil:
-		a = answer{status: http.StatusServiceUnavailable, Message: unready.Error()}
+	switch {
+	case a.status != http.StatusOK:
 	case tag != "" && len(s.cfg().byTag[tag]) == 0:
 		a = answer{status: http.StatusNotFound, Message: s.cfg().notFound(tag)}
 	case tag == "" && err != nil:

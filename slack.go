@@ -36,10 +36,12 @@ const (
 	badDestination       // permanent: the channel will not take it, others may
 	badCredential        // permanent until an operator mends the webhook or the token; the messages are good
 	inBetween            // something between here and Slack answered: an operator has to look; the messages are good
+
+	limited // in the counters alone: it met a rate limit, whatever its class
 )
 
 func (c class) String() string {
-	return [...]string{"delivered", "retry", "content", "destination", "credential", "in_between"}[c]
+	return [...]string{"delivered", "retry", "content", "destination", "credential", "in_between", "limited"}[c]
 }
 
 // outcome is what became of one post.

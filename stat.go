@@ -1,23 +1,16 @@
 package main
 
 // What an operator can measure: one table of counters, and everything that shows them: /stat/app, /metrics
-// (https://prometheus.io/docs/instrumenting/exposition_formats/), /debug/vars and /stat/go; /healthz and /readyz, and
-// -health, which asks the latter.
+// (https://prometheus.io/docs/instrumenting/exposition_formats/), /debug/vars and /stat/go; /healthz and /readyz.
 
 import (
 	"bufio"
-	"bytes"
 	"cmp"
-	"context"
-	"crypto/tls"
 	"encoding/json"
-	"errors"
 	"expvar"
 	"fmt"
-	"io"
 	"maps"
 	"math"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -30,6 +23,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"slackboard/cli"
 )
 
 // numbers is the table of counters: each is named here and nowhere else. json is its name in /stat/app, metric that in
@@ -85,21 +80,23 @@ func (m moment) MarshalJSON() ([]byte, error) {
 	return m.UTC().MarshalJSON()
 }
 
-// stats are the server's counters.
-type stats struct {
-	mu sync.Mutex
+// measured is what /metrics shows of the whole server.
+type measured struct {
 	numbers
-	outcomes            map[string]int64 // posts to Slack, all attempts
-	routes              map[route]*routeStats
-	inOrder             []*routeStats
-	channels            int       // of routes: they lead to a channel, not to a tag
-	postTook            histogram // of a post
-	delay               histogram // from acceptance to delivery
-	accepted, delivered hour
+	outcomes [limited + 1]int64 // posts to Slack by class, all attempts
+	postTook histogram          // of a post
+	delay    histogram          // from acceptance to delivery
 }
 
-// limited is the outcome of a post that met a rate limit. Other outcomes are named by their class.
-const limited = "limited"
+// stats are the server's counters.
+type stats struct {
+	guard
+	measured
+	routes              map[route]*routeStats
+	inOrder             []*routeStats
+	channels            int // of routes: they lead to a channel, not to a tag
+	accepted, delivered hour
+}
 
 // histogram counts durations by upper bounds, in seconds.
 type histogram struct {
@@ -126,51 +123,35 @@ type routeStats struct {
 // hour counts what happened within the last hour, in equal steps. A copy shares the steps of its original: use it under
 // the same lock, and only to read.
 type hour struct {
-	newest int64 // step
-	steps  []int32
+	newest int64   // step
+	steps  []int32 // the oldest first
 }
 
-func (h *hour) add(now time.Time, n int64) {
+func (h *hour) add(n int64) {
 	size := int64(len(h.steps))
-	step := now.Unix() / (3600 / size)
-	for h.newest = max(h.newest, step-size); h.newest < step; {
-		h.newest++
-		h.steps[h.newest%size] = 0
+	step := time.Now().Unix() / (3600 / size)
+	if over := min(step-h.newest, size); over > 0 {
+		h.newest, h.steps = step, slices.Concat(h.steps[over:], make([]int32, over))
 	}
-	h.steps[step%size] += int32(n)
+	h.steps[size-1] += int32(n)
 }
 
-// all returns the steps, the oldest first.
-func (h *hour) all(now time.Time) []int32 {
-	h.add(now, 0)
-	first := int(h.newest+1) % len(h.steps)
-	return slices.Concat(h.steps[first:], h.steps[:first])
-}
-
-func (h *hour) sum(now time.Time) (n int64) {
-	h.add(now, 0)
-	for _, step := range h.steps {
-		n += int64(step)
-	}
-	return n
+// all returns the steps, up to now.
+func (h *hour) all() []int32 {
+	h.add(0)
+	return slices.Clone(h.steps)
 }
 
 // maxChannels bounds what clients can make the server remember by naming channels. Further ones are counted as one.
 const maxChannels = 20_000
 
 func newStats() *stats {
-	return &stats{
-		numbers: numbers{StartedAt: time.Now()}, routes: map[route]*routeStats{}, outcomes: map[string]int64{},
-		postTook: histogram{bounds: []float64{.05, .1, .25, .5, 1, 2.5, 5, 10, 30}},
-		delay:    histogram{bounds: []float64{.1, .5, 1, 5, 15, 60, 300, 1800, 7200, 86400}},
-		accepted: hour{steps: make([]int32, 60)}, delivered: hour{steps: make([]int32, 60)},
-	}
-}
-
-func (s *stats) locked(f func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	f()
+	s := &stats{routes: map[route]*routeStats{}}
+	s.accepted.steps, s.delivered.steps = make([]int32, 60), make([]int32, 60)
+	s.StartedAt = time.Now()
+	s.postTook.bounds = []float64{.05, .1, .25, .5, 1, 2.5, 5, 10, 30}
+	s.delay.bounds = []float64{.1, .5, 1, 5, 15, 60, 300, 1800, 7200, 86400}
+	return s
 }
 
 // of returns what is counted for r. The caller holds mu.
@@ -190,12 +171,12 @@ func (s *stats) of(r route) *routeStats {
 func (s *stats) count(r route, d counts) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st, now := s.of(r), time.Now()
+	st := s.of(r)
 	s.add(d)
 	st.add(d)
-	s.accepted.add(now, d.Accepted)
-	st.accepted.add(now, d.Accepted)
-	s.delivered.add(now, d.Delivered)
+	s.accepted.add(d.Accepted)
+	st.accepted.add(d.Accepted)
+	s.delivered.add(d.Delivered)
 }
 
 // found counts a message that an earlier process left.
@@ -208,7 +189,7 @@ func (s *stats) posted(messages []*message, attempt int, out outcome, took time.
 	now := moment{time.Now()}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	kind := out.class.String()
+	kind := out.class
 	if out.limited {
 		kind = limited
 	}
@@ -227,10 +208,9 @@ func (s *stats) posted(messages []*message, attempt int, out outcome, took time.
 	}
 }
 
-func (s *stats) waiting() int64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.Waiting
+func (s *stats) waiting() (n int64) {
+	s.locked(func() { n = s.Waiting })
+	return n
 }
 
 // expect has the tags of cfg counted, in their order.
@@ -252,17 +232,16 @@ func (s *stats) tags(cfg *config, f func(row *tagStat)) {
 		if err != nil && st.counts == (counts{}) {
 			continue // it was configured once
 		}
-		row = tagStat{Tag: st.route.tag, Channel: to.channel, routeStats: *st, to: to}
-		if t != nil {
-			row.Username, row.Icon, row.Parse = t.username, t.icon, t.parse
-		}
+		t = cmp.Or(t, &tag{}) // a channel has no settings
+		row = tagStat{Tag: st.route.tag, Channel: to.channel, Username: t.username, Icon: t.icon, Parse: t.parse,
+			routeStats: *st, to: to}
 		f(&row)
 	}
 }
 
 // appStat is the answer of /stat/app.
 type appStat struct {
-	numbers
+	measured
 	State        string     `json:"state"` // ok, waiting, paused, dead, failing or full
 	Sentence     string     `json:"sentence"`
 	Trouble      []*trouble `json:"trouble"` // the worst 100, most at stake first
@@ -357,7 +336,7 @@ func (s *server) withTags(query url.Values) (*appStat, error) {
 		orders := slices.Sorted(maps.Keys(tagOrders))
 		return nil, badRequest("sort=%s: it has to be one of %s", by, strings.Join(orders, ", "))
 	}
-	st, now := s.appStat(), time.Now()
+	st := s.appStat()
 	s.stats.tags(s.cfg(), func(t *tagStat) {
 		st.TagsTotal++
 		if tag != "" && t.Tag != tag ||
@@ -365,7 +344,9 @@ func (s *server) withTags(query url.Values) (*appStat, error) {
 			return
 		}
 		st.TagsFound++
-		t.LastHour = t.accepted.sum(now)
+		for _, n := range t.accepted.all() {
+			t.LastHour += int64(n)
+		}
 		st.Tags = insert(st.Tags, n, t, func(a, b *tagStat) int { return cmp.Or(sign*compare(a, b), worseFirst(a, b)) })
 	})
 	s.deliver.explain(st.Tags)
@@ -374,18 +355,14 @@ func (s *server) withTags(query url.Values) (*appStat, error) {
 
 // appStat returns the answer of /stat/app without the tags.
 func (s *server) appStat() *appStat {
-	st := &appStat{Trouble: []*trouble{}, Tags: []*tagStat{}, Version: build()}
+	st := &appStat{Trouble: []*trouble{}, Tags: []*tagStat{}, Version: cli.Build()}
 	s.stats.locked(func() {
-		now := time.Now()
-		st.numbers = s.stats.numbers
-		st.LastHour = [2][]int32{s.stats.accepted.all(now), s.stats.delivered.all(now)}
+		st.measured = s.stats.measured
+		st.LastHour = [2][]int32{s.stats.accepted.all(), s.stats.delivered.all()}
 	})
 	s.deliver.look(st)
 	st.Damaged, st.SpoolBytes, st.SpoolLimit = s.spool.damaged.Load(), s.spool.bytes.Load(), s.cfg().spool.maxBytes
 	st.Ready, st.LogLinesDropped = s.ready() == nil, s.lost()
-	if !st.oldest.IsZero() {
-		st.OldestWaitingSeconds = time.Since(st.oldest).Seconds()
-	}
 	st.State, st.Sentence = s.sentence(st)
 	return st
 }
@@ -453,6 +430,7 @@ func (d *deliverer) look(st *appStat) {
 	now, ofAccount := time.Now(), false
 	list := func(t *trouble) {
 		st.TroubleTotal++
+		st.ill[number(t.Kind == paused)] += t.Destinations
 		st.Trouble = insert(st.Trouble, maxTrouble, t, func(a, b *trouble) int {
 			return cmp.Or(cmp.Compare(b.Waiting, a.Waiting), a.Since.Compare(b.Since.Time))
 		})
@@ -464,13 +442,10 @@ func (d *deliverer) look(st *appStat) {
 				continue
 			}
 			oldest = min(oldest, l.waiting[0])
-			if t, ofAccount = l.trouble(now); t.Kind == "" {
-				continue
-			}
-			st.ill[number(t.Kind == paused)]++
-			if ofAccount {
+			switch t, ofAccount = l.trouble(now); {
+			case ofAccount:
 				accounts[l.account] = accounts[l.account].with(t)
-			} else {
+			case t.Kind != "":
 				list(&t)
 			}
 		}
@@ -480,6 +455,7 @@ func (d *deliverer) look(st *appStat) {
 	}
 	if m, err := d.spool.message(oldest.seq()); err == nil {
 		st.oldest = m.acceptedAt()
+		st.OldestWaitingSeconds = time.Since(st.oldest).Seconds()
 	}
 }
 
@@ -552,12 +528,9 @@ func (s *server) sentence(st *appStat) (state, sentence string) {
 
 // ready returns why no message can be accepted at this moment, nil while it can.
 func (s *server) ready() error {
-	if err := s.spool.health(); err != nil {
-		return err
-	}
 	s.deliver.mu.Lock()
 	defer s.deliver.mu.Unlock()
-	return s.deliver.full(4096) // a message of ordinary size
+	return cmp.Or(s.spool.health(), s.deliver.full(4096)) // a message of ordinary size
 }
 
 // ordered is a JSON object: keys and values by turns, which keep their order.
@@ -661,20 +634,16 @@ func (s *server) metrics(w http.ResponseWriter, _ *http.Request) {
 	defer e.Flush()
 	values := reflect.ValueOf(st.numbers)
 	table(st.numbers, func(i int, name, help string) { e.value(name, help, values.Field(i).Interface()) })
-	s.stats.mu.Lock()
-	outcomes, took, delay := maps.Clone(s.stats.outcomes), s.stats.postTook, s.stats.delay
-	s.stats.mu.Unlock()
 	e.head("slackboard_posts_total", "Posts to Slack, by outcome.")
-	for c := delivered; c <= inBetween; c++ {
-		fmt.Fprintf(e, "slackboard_posts_total{outcome=%q} %d\n", c, outcomes[c.String()])
+	for c, n := range st.outcomes {
+		fmt.Fprintf(e, "slackboard_posts_total{outcome=%q} %d\n", class(c), n)
 	}
-	fmt.Fprintf(e, "slackboard_posts_total{outcome=%q} %d\n", limited, outcomes[limited])
 	e.head("slackboard_http_requests_total", "Requests, by route and status.")
 	s.requests.Do(func(count expvar.KeyValue) {
 		fmt.Fprintf(e, "slackboard_http_requests_total{%s} %v\n", count.Key, count.Value)
 	})
-	e.histogram("slackboard_post_duration_seconds", "How long a post to Slack took.", took)
-	e.histogram("slackboard_delivery_delay_seconds", "From acceptance to delivery.", delay)
+	e.histogram("slackboard_post_duration_seconds", "How long a post to Slack took.", st.postTook)
+	e.histogram("slackboard_delivery_delay_seconds", "From acceptance to delivery.", st.delay)
 	var mem runtime.MemStats
 	runtime.ReadMemStats(&mem)
 	e.value("go_goroutines", "Goroutines.", runtime.NumGoroutine())
@@ -690,11 +659,11 @@ func (s *server) metrics(w http.ResponseWriter, _ *http.Request) {
 		e.value("process_open_fds", "Open file descriptors.", len(files))
 	}
 	e.head("slackboard_build_info", "The program.")
-	fmt.Fprintf(e, "slackboard_build_info{version=%q,goversion=%q} 1\n", build(), runtime.Version())
+	fmt.Fprintf(e, "slackboard_build_info{version=%q,goversion=%q} 1\n", st.Version, runtime.Version())
 	s.tagMetrics(e)
 }
 
-var labels = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
+var escaped = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
 
 // tagMetrics writes what is counted for each tag. A tag may have several entries.
 func (s *server) tagMetrics(e exposition) {
@@ -708,7 +677,7 @@ func (s *server) tagMetrics(e exposition) {
 		i, ok := index[t.Tag]
 		if !ok {
 			i = len(sums)
-			index[t.Tag], sums = i, append(sums, sum{label: labels.Replace(t.Tag)})
+			index[t.Tag], sums = i, append(sums, sum{label: `{tag="` + escaped.Replace(t.Tag) + `"} `})
 		}
 		sums[i].add(t.counts)
 	})
@@ -716,46 +685,16 @@ func (s *server) tagMetrics(e exposition) {
 		e.head(name, help)
 		for i := range sums {
 			n := reflect.ValueOf(&sums[i].counts).Elem().Field(field).Int()
-			line := append(append(e.AvailableBuffer(), name...), `{tag="`...)
-			line = append(append(line, sums[i].label...), `"} `...)
+			line := append(append(e.AvailableBuffer(), name...), sums[i].label...)
 			e.Write(append(strconv.AppendInt(line, n, 10), '\n'))
 		}
 	})
 }
 
-// okUnless returns the handler that answers ok or, with 503, what check returns.
-func okUnless(check func() error) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) {
-		a := answer{status: http.StatusOK, Message: "ok"}
-		if err := check(); err != nil {
-			a = answer{status: http.StatusServiceUnavailable, Message: err.Error()}
-		}
-		a.send(w)
-	}
-}
-
-// askReady asks the server that runs on cfg for its /readyz: for containers and monitors without curl.
-func askReady(cfg *config) error {
-	network, address, err := parsePort(cfg.core.port)
+// okUnless answers ok or, with 503, what err says.
+func okUnless(err error) answer {
 	if err != nil {
-		return err
+		return answer{status: http.StatusServiceUnavailable, Message: err.Error()}
 	}
-	transport, scheme := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, network, address)
-	}}, "http"
-	if cfg.tls != nil { // the name in the certificate is not known; nothing secret is sent
-		transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: true, Certificates: cfg.tls.Certificates}
-		scheme = "https"
-	}
-	client := &http.Client{Timeout: 10 * time.Second, Transport: transport}
-	resp, err := client.Get(scheme + "://localhost/readyz")
-	if err != nil {
-		return fmt.Errorf("%s does not answer: %w", cfg.core.port, errors.Unwrap(err))
-	}
-	defer resp.Body.Close()
-	body, _ := io.ReadAll(io.LimitReader(resp.Body, answerLimit))
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("not ready: %s", bytes.TrimSpace(body))
-	}
-	return nil
+	return answer{status: http.StatusOK, Message: "ok"}
 }
