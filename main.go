@@ -20,7 +20,7 @@
 //	stat.go     one table of counters, and everything that shows them; health
 //	log.go      the log files
 //	ui.go       the page, with ui/
-//	cli/        what both clients share, and the version; cli/slackboard-cli and log/slackboard-log are the clients
+//	cli/        what both clients share; cli/slackboard-cli and log/slackboard-log are the clients
 package main
 
 import (
@@ -41,8 +41,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"slackboard/cli"
 )
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
@@ -227,13 +225,33 @@ func parseFlags(args []string) (o options, text string, err error) {
 	case err != nil:
 		err = fmt.Errorf("%w: see slackboard -h", err)
 	case *version:
-		text = fmt.Sprintf("slackboard %s %s %s/%s\n", cli.Build(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		text = fmt.Sprintf("slackboard %s %s %s/%s\n", build(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	case flags.NArg() > 0:
 		err = fmt.Errorf("unexpected argument %q: the configuration is given as -c FILE", flags.Arg(0))
 	case o.file == "" && (o.check || o.health || !o.dryRun):
 		err = errors.New("no configuration: give one with -c FILE, or try it without Slack: slackboard -dry-run")
 	}
 	return o, text, err
+}
+
+// version is the release, as CHANGELOG.md has it.
+const version = "1.0.0"
+
+// build names what this program was built from: the version and, if the build knows them, the revision and whether
+// files had been modified since, as in 1.0.0+4bf7d1c09a2e.modified.
+func build() string {
+	text := version
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			switch {
+			case s.Key == "vcs.revision":
+				text += "+" + s.Value[:min(len(s.Value), 12)]
+			case s.Key == "vcs.modified" && s.Value == "true":
+				text += ".modified"
+			}
+		}
+	}
+	return text
 }
 
 // askReady asks the server that runs on cfg for its /readyz: for containers and monitors without curl.

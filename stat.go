@@ -23,8 +23,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"slackboard/cli"
 )
 
 // numbers is the table of counters: each is named here and nowhere else. json is its name in /stat/app, metric that in
@@ -355,7 +353,7 @@ func (s *server) withTags(query url.Values) (*appStat, error) {
 
 // appStat returns the answer of /stat/app without the tags.
 func (s *server) appStat() *appStat {
-	st := &appStat{Trouble: []*trouble{}, Tags: []*tagStat{}, Version: cli.Build()}
+	st := &appStat{Trouble: []*trouble{}, Tags: []*tagStat{}, Version: build()}
 	s.stats.locked(func() {
 		st.measured = s.stats.measured
 		st.LastHour = [2][]int32{s.stats.accepted.all(), s.stats.delivered.all()}
@@ -659,7 +657,7 @@ func (s *server) metrics(w http.ResponseWriter, _ *http.Request) {
 		e.value("process_open_fds", "Open file descriptors.", len(files))
 	}
 	e.head("slackboard_build_info", "The program.")
-	fmt.Fprintf(e, "slackboard_build_info{version=%q,goversion=%q} 1\n", st.Version, runtime.Version())
+	fmt.Fprintf(e, "slackboard_build_info{version=%q,goversion=%q} 1\n", build(), runtime.Version())
 	s.tagMetrics(e)
 }
 

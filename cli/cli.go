@@ -28,9 +28,8 @@ import (
 // version is the release of all three programs, as CHANGELOG.md has it.
 const version = "1.0.0"
 
-// Build names what the program was built from: the version and, if the build knows them, the revision and whether files
-// had been modified since, as in 1.0.0+4bf7d1c09a2e.modified. The server asks for it, too.
-func Build() string {
+// build names what the program was built from, as the server does: 1.0.0+4bf7d1c09a2e.modified.
+func build() string {
 	text := version
 	info, _ := debug.ReadBuildInfo()
 	if revision := regexp.MustCompile(`vcs\.revision=(.{12})`).FindStringSubmatch(fmt.Sprint(info)); revision != nil {
@@ -114,7 +113,7 @@ func (f *Flags) Parse(fs *flag.FlagSet, args []string, usage string) error {
 	case err != nil:
 		return fmt.Errorf("%w: see %s -h", err, f.program)
 	case *showVersion:
-		fmt.Printf("%s %s %s %s/%s\n", f.program, Build(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		fmt.Printf("%s %s %s %s/%s\n", f.program, build(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 		return flag.ErrHelp
 	}
 	f.Servers = cmp.Or(f.Servers, os.Getenv("SLACKBOARD_SERVER"))
