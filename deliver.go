@@ -208,16 +208,24 @@ func (d *deliverer) wait(ok func() bool) {
 	}
 }
 
-// store returns nil only once messages would survive a power cut; the caller may then answer ok.
-func (d *deliverer) store(messages []*message) error {
-	lanes, err := d.reserve(messages)
-	if err == nil {
-		err = d.spool.do(&change{add: messages})
-	}
+// store returns nil only once messages would survive a power cut; the caller may then answer ok. Half of max_bytes is
+// for one destination at most, so that one that fails leaves room for the others.
+func (d *deliverer) store(messages []*message) (err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.stores--
-	d.changed.Broadcast()
+	d.wait(func() bool { return !d.reloading })
+	var lanes []*lane
+	for _, m := range messages {
+		to, _, _ := d.cfg.lookup(m.route) // an unknown tag is not an error here: post makes it a dead letter
+		l := d.lane(to)
+		lanes = append(lanes, l)
+		if d.hold(l, m.size()); l.bytes > d.cfg.spool.maxBytes/2 {
+			err = fmt.Errorf("half of the spool waits for %s", to.name())
+		}
+	}
+	if err = cmp.Or(d.full(0), err); err == nil {
+		err = d.write(&change{add: messages})
+	}
 	for i, m := range messages {
 		if err != nil || m.seq == 0 { // 0: it was there before
 			d.hold(lanes[i], -m.size())
@@ -231,22 +239,15 @@ func (d *deliverer) store(messages []*message) error {
 	return err
 }
 
-// reserve makes room for messages and returns their lanes. After an error, too, their bytes are held until the caller
-// gives them back. Half of max_bytes is for one destination at most, so that one that fails leaves room for the others.
-func (d *deliverer) reserve(messages []*message) (lanes []*lane, err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.wait(func() bool { return !d.reloading })
+// write has the spool do c, and keeps a reload away until it has. The caller holds mu, though not meanwhile.
+func (d *deliverer) write(c *change) error {
 	d.stores++
-	for _, m := range messages {
-		to, _, _ := d.cfg.lookup(m.route) // an unknown tag is not an error here: post makes it a dead letter
-		l := d.lane(to)
-		lanes = append(lanes, l)
-		if d.hold(l, m.size()); l.bytes > d.cfg.spool.maxBytes/2 {
-			err = fmt.Errorf("half of the spool waits for %s", to.name())
-		}
-	}
-	return lanes, cmp.Or(d.full(0), err)
+	d.mu.Unlock()
+	err := d.spool.do(c)
+	d.mu.Lock()
+	d.stores--
+	d.changed.Broadcast()
+	return err
 }
 
 // full returns an error when no message of more bytes fits. The caller holds mu.
@@ -505,11 +506,11 @@ func (d *deliverer) turn(t *turn) {
 	} else {
 		ends = d.settle(t, d.post(t))
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if len(ends) > 0 {
 		d.record(ends) // an error of the disk is tried again there
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	d.remove(t.lane, 0, len(ends))
 	t.lane.awake, t.lane.posting = false, 0
 	d.occupy(t, -1)
@@ -530,23 +531,19 @@ func (d *deliverer) postUrgent(t *turn) {
 	t.done <- out
 }
 
-// record writes how messages end, and counts those that had not ended before.
+// record writes how messages end, and counts those that had not ended before. The caller holds mu, as for write.
 func (d *deliverer) record(ends []ending) (n int, err error) {
-	err = d.spool.do(&change{end: ends})
+	err = d.write(&change{end: ends})
 	for _, e := range ends {
 		if err == nil && !e.gone {
-			d.stats.count(e.route, e.counts())
+			delivered, dead := int64(number(e.fate == fateDelivered)), int64(number(e.fate == fateDead))
+			was := int64(number(e.wasDead))
+			gone := counts{Waiting: was - 1, Delivered: delivered, Dead: dead - was, Dropped: 1 - delivered - dead}
+			d.stats.count(e.route, gone)
 			n++
 		}
 	}
 	return n, err
-}
-
-// counts is what an ending changes in the counters.
-func (e ending) counts() counts {
-	delivered, dead := int64(number(e.fate == fateDelivered)), int64(number(e.fate == fateDead))
-	wasDead := int64(number(e.wasDead))
-	return counts{Waiting: wasDead - 1, Delivered: delivered, Dead: dead - wasDead, Dropped: 1 - delivered - dead}
 }
 
 // gather reads the messages of one post: the first of the lane, and those behind it that merge with it. If there is

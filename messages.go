@@ -419,27 +419,20 @@ func (d *deliverer) dueNow(r route, seq uint64) (did string, err error) {
 
 // drop takes a waiting message out of its lane and off the disk.
 func (d *deliverer) drop(r route, seq uint64) (did string, err error) {
-	d.locked(func() {
-		l, at := d.find(r, seq)
-		switch {
-		case l == nil:
-			err = errGone
-			return
-		case at < l.posting:
-			err = answer{status: http.StatusConflict, retryAfter: time.Second, Message: "it is " + beingPosted}
-			return
-		case at < max(l.head.group, 1):
-			l.head = head{}
-		}
-		d.remove(l, at, 1)
-		d.schedule(l)
-		d.stores++ // a reload waits, else it finds the message again
-	})
-	if err != nil {
-		return "", err
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	l, at := d.find(r, seq)
+	switch {
+	case l == nil:
+		return "", errGone
+	case at < l.posting:
+		return "", answer{status: http.StatusConflict, retryAfter: time.Second, Message: "it is " + beingPosted}
+	case at < max(l.head.group, 1):
+		l.head = head{}
 	}
+	d.remove(l, at, 1)
+	d.schedule(l)
 	_, err = d.record([]ending{{seq: seq, route: r, fate: fateDropped}})
-	d.locked(func() { d.stores--; d.changed.Broadcast() })
 	return "dropped", err
 }
 
@@ -471,5 +464,6 @@ func (s *server) dropDead(dead []found) (n int, err error) {
 			ends = append(ends, ending{seq: f.seq, route: parseRoute(string(w.route)), fate: fateDropped})
 		}
 	}
-	return s.deliver.record(ends)
+	s.deliver.locked(func() { n, err = s.deliver.record(ends) })
+	return n, err
 }
