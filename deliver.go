@@ -19,6 +19,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -145,10 +146,10 @@ type deliverer struct {
 	log   *slog.Logger
 
 	reads, ended chan struct{} // reads holds a token for each turn that reads
+	config       atomic.Pointer[config]
 
 	mu        sync.Mutex
 	changed   sync.Cond // of mu: a post or a store has ended, or a reload
-	cfg       *config
 	lanes     map[destination]*lane
 	accounts  map[credential]*account
 	ring      []*account // that have lanes in line and may post, the one whose turn is next first
@@ -162,6 +163,10 @@ type deliverer struct {
 	reported  map[destination]time.Time
 	firstTurn time.Time // of all lanes: before a restart, the last post may have been a moment ago
 }
+
+// cfg returns the configuration as it is now: a reload may change it between two calls, but not while mu is held or a
+// turn lasts.
+func (d *deliverer) cfg() *config { return d.config.Load() }
 
 // newDeliverer returns one for what waits in sp, with so many posts in flight at most. It delivers from run on.
 func newDeliverer(cfg *config, slack poster, posts int, sp *spool, st *stats, log *slog.Logger) (*deliverer, error) {
@@ -216,10 +221,10 @@ func (d *deliverer) store(messages []*message) (err error) {
 	d.wait(func() bool { return !d.reloading })
 	var lanes []*lane
 	for _, m := range messages {
-		to, _, _ := d.cfg.lookup(m.route) // an unknown tag is not an error here: post makes it a dead letter
+		to, _, _ := d.cfg().lookup(m.route) // an unknown tag is not an error here: post makes it a dead letter
 		l := d.lane(to)
 		lanes = append(lanes, l)
-		if d.hold(l, m.size()); l.bytes > d.cfg.spool.maxBytes/2 {
+		if d.hold(l, m.size()); l.bytes > d.cfg().spool.maxBytes/2 {
 			err = fmt.Errorf("half of the spool waits for %s", to.name())
 		}
 	}
@@ -252,7 +257,7 @@ func (d *deliverer) write(c *change) error {
 
 // full returns an error when no message of more bytes fits. The caller holds mu.
 func (d *deliverer) full(more int64) error {
-	if d.bytes+more > d.cfg.spool.maxBytes {
+	if d.bytes+more > d.cfg().spool.maxBytes {
 		return fmt.Errorf("the spool is full: %d bytes wait for slack", d.bytes)
 	}
 	return nil
@@ -297,7 +302,7 @@ func (l *lane) refusal() outcome {
 
 // addUrgent puts t into the lane where its message leads.
 func (d *deliverer) addUrgent(t *turn) {
-	to, _, _ := d.cfg.lookup(t.urgent.route)
+	to, _, _ := d.cfg().lookup(t.urgent.route)
 	t.lane = d.lane(to)
 	t.lane.urgent = append(t.lane.urgent, t)
 	t.lane.account.urgent += t.size
@@ -317,7 +322,7 @@ func (d *deliverer) takeUrgent(l *lane, i int) {
 func (d *deliverer) ahead(r route) (n int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	to, _, _ := d.cfg.lookup(r)
+	to, _, _ := d.cfg().lookup(r)
 	for _, l := range d.lanes {
 		if l.to == to || !l.failing() && (l.account.earned || l.to.credential == to.credential) {
 			n += len(l.waiting)
@@ -474,7 +479,7 @@ func (d *deliverer) occupy(t *turn, by int) {
 func (d *deliverer) start(t *turn) {
 	l, now := t.lane, time.Now()
 	d.occupy(t, 1)
-	if qps := d.cfg.core.qps; qps > 0 {
+	if qps := d.cfg().core.qps; qps > 0 {
 		d.resting++
 		d.after(time.Second/time.Duration(qps), func() { d.resting--; d.begin() })
 	}
@@ -483,7 +488,7 @@ func (d *deliverer) start(t *turn) {
 	} else {
 		l.head.attempts++
 		l.head.first = cmp.Or(l.head.first, now)
-		t.head, t.merged.limit = l.head, int(d.cfg.core.batch)
+		t.head, t.merged.limit = l.head, int(d.cfg().core.batch)
 		if l.mostTill.After(now) {
 			t.merged.limit = min(t.merged.limit, l.most)
 		}
@@ -520,7 +525,7 @@ func (d *deliverer) turn(t *turn) {
 }
 
 func (d *deliverer) postUrgent(t *turn) {
-	_, tag, _ := d.cfg.lookup(t.urgent.route)
+	_, tag, _ := d.cfg().lookup(t.urgent.route)
 	t.merged.add(t.urgent, tag)
 	out := d.post(t)
 	d.locked(func() { d.learn(t, out) })
@@ -557,7 +562,7 @@ func (d *deliverer) gather(t *turn) error {
 		if size += w.size(); err != nil || i > 0 && size > bodyLimit {
 			return err
 		}
-		if _, tag, _ := d.cfg.lookup(m.route); !t.merged.add(m, tag) {
+		if _, tag, _ := d.cfg().lookup(m.route); !t.merged.add(m, tag) {
 			break
 		}
 	}
@@ -572,7 +577,7 @@ func (d *deliverer) unreadable(t *turn, err error) []ending {
 		d.postpone(t.lane, outcome{class: inBetween, reason: "reading the spool: " + err.Error()})
 		return nil
 	}
-	lost := ending{seq: t.heads[0].seq(), route: d.cfg.routeTo(t.lane.to), fate: fateDamaged}
+	lost := ending{seq: t.heads[0].seq(), route: d.cfg().routeTo(t.lane.to), fate: fateDamaged}
 	d.log.Error("a line of the spool is damaged: the message is lost", "to", t.lane.to.name(), "number", lost.seq)
 	t.lane.head = head{}
 	return []ending{lost}
@@ -581,7 +586,7 @@ func (d *deliverer) unreadable(t *turn, err error) []ending {
 // post makes one attempt and counts it. Afterwards the messages are without their contents: they may be large.
 func (d *deliverer) post(t *turn) outcome {
 	messages := t.merged.messages
-	to, _, err := d.cfg.lookup(messages[0].route)
+	to, _, err := d.cfg().lookup(messages[0].route)
 	if err != nil {
 		return outcome{class: badContent, reason: err.Error()}
 	}
@@ -609,7 +614,7 @@ func (d *deliverer) post(t *turn) outcome {
 // learn takes from out what holds for the lane and its account, whichever message was posted.
 func (d *deliverer) learn(t *turn, out outcome) {
 	l, a, now := t.lane, t.lane.account, time.Now()
-	l.turn, l.limited = now.Add(d.cfg.pace()), out.limited
+	l.turn, l.limited = now.Add(d.cfg().pace()), out.limited
 	switch {
 	case out.nobody():
 		if a.failures++; a.failures == 1 {
@@ -668,7 +673,7 @@ func (d *deliverer) settle(t *turn, out outcome) (ends []ending) {
 	defer d.mu.Unlock()
 	d.learn(t, out)
 	l, h, now, messages, tooOld := t.lane, t.head, time.Now(), t.merged.messages, 0
-	oldest := now.Add(-time.Duration(d.cfg.spool.maxAge) * time.Second).UnixMilli()
+	oldest := now.Add(-time.Duration(d.cfg().spool.maxAge) * time.Second).UnixMilli()
 	for tooOld < len(messages) && messages[tooOld].queued < oldest {
 		tooOld++
 	}
@@ -720,7 +725,7 @@ func (d *deliverer) postpone(l *lane, out outcome) {
 
 // reportDead tells core.report_tag about the first dead letter of a destination in an hour.
 func (d *deliverer) reportDead(l *lane, m *message, reason string) {
-	tag := d.cfg.core.reportTag
+	tag := d.cfg().core.reportTag
 	if tag == "" || m.route.tag == tag || time.Since(d.reported[l.to]) < reportEvery {
 		return
 	}
@@ -729,7 +734,7 @@ func (d *deliverer) reportDead(l *lane, m *message, reason string) {
 	text := fmt.Sprintf("A message for %s could not be delivered: %s. It is kept as dead letter %s: GET "+
 		"/messages/%[3]s shows it, POST /messages/%[3]s/retry sends it again, and GET /messages?state=dead lists all.",
 		cmp.Or(m.route.tag, m.route.channel), reason, m.ID)
-	for _, to := range d.cfg.routes(tag) {
+	for _, to := range d.cfg().routes(tag) {
 		go d.store([]*message{{ID: newID(), Host: hostname(), Level: "warn", Text: text, route: to}})
 	}
 }

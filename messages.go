@@ -117,7 +117,7 @@ func (d *deliverer) addWaiting(v *messageView, r route, seq uint64) {
 
 // find returns the lane of r, and where in it a message waits; nil if it does not.
 func (d *deliverer) find(r route, seq uint64) (l *lane, at int) {
-	to, _, _ := d.cfg.lookup(r)
+	to, _, _ := d.cfg().lookup(r)
 	if l = d.lanes[to]; l == nil {
 		return nil, 0
 	}
@@ -409,7 +409,7 @@ func (d *deliverer) dueNow(r route, seq uint64) (did string, err error) {
 	switch {
 	case posting:
 		return "is " + beingPosted, nil
-	case time.Until(next) > d.cfg.pace():
+	case time.Until(next) > d.cfg().pace():
 		return fmt.Sprintf("waits for a pause until %s: %s", clock(next), reason), nil
 	case at > 0:
 		return fmt.Sprintf("due now, behind the %d before it", at), nil
