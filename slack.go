@@ -26,21 +26,17 @@ import (
 	"unicode"
 )
 
-// class says what to do after a post.
-type class int
+// class says what to do after a post. It is the outcome's name in /metrics.
+type class string
 
 const (
-	delivered      class = iota
-	retry                // Slack or the way to it is in trouble
-	badContent           // permanent: this message will never be taken
-	badDestination       // permanent: the channel will not take it, others may
-	badCredential        // permanent until an operator mends the webhook or the token; the messages are good
-	inBetween            // something between here and Slack answered: an operator has to look; the messages are good
+	delivered      class = "delivered"
+	retry          class = "retry"       // Slack or the way to it is in trouble
+	badContent     class = "content"     // permanent: this message will never be taken
+	badDestination class = "destination" // permanent: the channel will not take it, others may
+	badCredential  class = "credential"  // permanent until an operator mends the webhook or the token
+	inBetween      class = "in_between"  // something between here and Slack answered: an operator has to look
 )
-
-func (c class) String() string {
-	return [...]string{"delivered", "retry", "content", "destination", "credential", "in_between"}[c]
-}
 
 // outcome is what became of one post.
 type outcome struct {

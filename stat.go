@@ -89,7 +89,7 @@ func (m moment) MarshalJSON() ([]byte, error) {
 type stats struct {
 	mu sync.Mutex
 	numbers
-	outcomes            map[string]int64 // posts to Slack, all attempts
+	outcomes            map[class]int64 // posts to Slack, all attempts
 	routes              map[route]*routeStats
 	inOrder             []*routeStats
 	channels            int       // of routes: they lead to a channel, not to a tag
@@ -99,7 +99,7 @@ type stats struct {
 }
 
 // limited is the outcome of a post that met a rate limit. Other outcomes are named by their class.
-const limited = "limited"
+const limited class = "limited"
 
 // histogram counts durations by upper bounds, in seconds.
 type histogram struct {
@@ -160,7 +160,7 @@ const maxChannels = 20_000
 
 func newStats() *stats {
 	return &stats{
-		numbers: numbers{StartedAt: time.Now()}, routes: map[route]*routeStats{}, outcomes: map[string]int64{},
+		numbers: numbers{StartedAt: time.Now()}, routes: map[route]*routeStats{}, outcomes: map[class]int64{},
 		postTook: histogram{bounds: []float64{.05, .1, .25, .5, 1, 2.5, 5, 10, 30}},
 		delay:    histogram{bounds: []float64{.1, .5, 1, 5, 15, 60, 300, 1800, 7200, 86400}},
 		accepted: hour{steps: make([]int32, 60)}, delivered: hour{steps: make([]int32, 60)},
@@ -208,7 +208,7 @@ func (s *stats) posted(messages []*message, attempt int, out outcome, took time.
 	now := moment{time.Now()}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	kind := out.class.String()
+	kind := out.class
 	if out.limited {
 		kind = limited
 	}
@@ -665,10 +665,9 @@ func (s *server) metrics(w http.ResponseWriter, _ *http.Request) {
 	outcomes, took, delay := maps.Clone(s.stats.outcomes), s.stats.postTook, s.stats.delay
 	s.stats.mu.Unlock()
 	e.head("slackboard_posts_total", "Posts to Slack, by outcome.")
-	for c := delivered; c <= inBetween; c++ {
-		fmt.Fprintf(e, "slackboard_posts_total{outcome=%q} %d\n", c, outcomes[c.String()])
+	for _, kind := range []class{delivered, retry, badContent, badDestination, badCredential, inBetween, limited} {
+		fmt.Fprintf(e, "slackboard_posts_total{outcome=%q} %d\n", kind, outcomes[kind])
 	}
-	fmt.Fprintf(e, "slackboard_posts_total{outcome=%q} %d\n", limited, outcomes[limited])
 	e.head("slackboard_http_requests_total", "Requests, by route and status.")
 	s.requests.Do(func(count expvar.KeyValue) {
 		fmt.Fprintf(e, "slackboard_http_requests_total{%s} %v\n", count.Key, count.Value)
