@@ -15,7 +15,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -63,6 +62,7 @@ type lane struct {
 	errSince time.Time // when that began
 	most     int       // attachments that go into one post, since more were too much
 	mostTill time.Time // until then
+	reported time.Time // the last dead letter, to core.report_tag
 }
 
 // head is what is known of the first messages of a lane. After they have ended, that of the next ones is zero.
@@ -160,8 +160,7 @@ type deliverer struct {
 	stores    int        // messages are being stored for so many callers
 	reloading bool       // no store begins
 	resting   int        // no turn begins while somebody wants that: the start, qps, a reload, the stop
-	reported  map[destination]time.Time
-	firstTurn time.Time // of all lanes: before a restart, the last post may have been a moment ago
+	firstTurn time.Time  // of all lanes: before a restart, the last post may have been a moment ago
 }
 
 // cfg returns the configuration as it is now: a reload may change it between two calls, but not while mu is held or a
@@ -172,7 +171,7 @@ func (d *deliverer) cfg() *config { return d.config.Load() }
 func newDeliverer(cfg *config, slack poster, posts int, sp *spool, st *stats, log *slog.Logger) (*deliverer, error) {
 	d := &deliverer{
 		slack: slack, posts: posts, spool: sp, stats: st, log: log, resting: 1,
-		lanes: map[destination]*lane{}, accounts: map[credential]*account{}, reported: map[destination]time.Time{},
+		lanes: map[destination]*lane{}, accounts: map[credential]*account{},
 		reads: make(chan struct{}, maxReaders), ended: make(chan struct{}),
 	}
 	d.changed.L = &d.mu
@@ -348,14 +347,15 @@ func (d *deliverer) lane(to destination) *lane {
 	return l
 }
 
-// schedule has l sleep until its next turn, or stand in line. One that has nothing to do goes, once it may post again.
+// schedule has l sleep until its next turn, or stand in line. One that has nothing to do goes, once it may post again
+// and what it remembers is over.
 func (d *deliverer) schedule(l *lane) {
 	if l.awake || d.lanes[l.to] != l {
 		return
 	}
 	t, at := l.first(), l.next()
 	if t == nil {
-		at = latest(at, l.mostTill)
+		at = latest(at, l.mostTill, l.reported.Add(reportEvery))
 	}
 	switch wait := time.Until(at); {
 	case wait > 0:
@@ -726,11 +726,10 @@ func (d *deliverer) postpone(l *lane, out outcome) {
 // reportDead tells core.report_tag about the first dead letter of a destination in an hour.
 func (d *deliverer) reportDead(l *lane, m *message, reason string) {
 	tag := d.cfg().core.reportTag
-	if tag == "" || m.route.tag == tag || time.Since(d.reported[l.to]) < reportEvery {
+	if tag == "" || m.route.tag == tag || time.Since(l.reported) < reportEvery {
 		return
 	}
-	maps.DeleteFunc(d.reported, func(_ destination, at time.Time) bool { return time.Since(at) >= reportEvery })
-	d.reported[l.to] = time.Now()
+	l.reported = time.Now()
 	text := fmt.Sprintf("A message for %s could not be delivered: %s. It is kept as dead letter %s: GET "+
 		"/messages/%[3]s shows it, POST /messages/%[3]s/retry sends it again, and GET /messages?state=dead lists all.",
 		cmp.Or(m.route.tag, m.route.channel), reason, m.ID)
