@@ -92,26 +92,18 @@ type account struct {
 
 func latest(times ...time.Time) time.Time { return slices.MaxFunc(times, time.Time.Compare) }
 
-// next returns when the lane has something to do.
-func (l *lane) next() time.Time {
-	if len(l.urgent) == 0 && len(l.waiting) > 0 {
-		return latest(l.turn, l.head.retryAt)
-	}
-	return l.turn
-}
-
 // failing reports whether the head has failed: its next post may not come back either.
 func (l *lane) failing() bool { return !l.head.retryAt.IsZero() }
 
-// first returns the turn that is next, nil if nothing waits.
-func (l *lane) first() *turn {
+// next returns the turn that is next, nil if nothing waits, and when the lane has something to do.
+func (l *lane) next() (t *turn, at time.Time) {
 	switch {
 	case len(l.urgent) > 0:
-		return l.urgent[0]
+		return l.urgent[0], l.turn
 	case len(l.waiting) > 0:
-		return &turn{lane: l, size: l.waiting[0].size()}
+		return &turn{lane: l, size: l.waiting[0].size()}, latest(l.turn, l.head.retryAt)
 	}
-	return nil
+	return nil, l.turn
 }
 
 // insert puts a message in its place by number, but not among those that are being posted, or were together.
@@ -353,7 +345,7 @@ func (d *deliverer) schedule(l *lane) {
 	if l.awake || d.lanes[l.to] != l {
 		return
 	}
-	t, at := l.first(), l.next()
+	t, at := l.next()
 	if t == nil {
 		at = latest(at, l.mostTill, l.reported.Add(reportEvery))
 	}
@@ -409,8 +401,8 @@ func (d *deliverer) beginOf(a *account) bool {
 	for k := range a.line {
 		for len(a.line[k]) > 0 {
 			l := a.line[k][0]
-			t := l.first()
-			due := t != nil && time.Until(l.next()) <= 0 // nothing was dropped meanwhile
+			t, at := l.next()
+			due := t != nil && time.Until(at) <= 0 // nothing was dropped meanwhile
 			if due && !d.room(t) {
 				break
 			}

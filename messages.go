@@ -111,7 +111,7 @@ func (d *deliverer) addWaiting(v *messageView, r route, seq uint64) {
 		v.Attempts = l.head.attempts
 	}
 	if at >= l.posting {
-		v.NextAttemptAt = moment{l.nextTurn()}
+		v.NextAttemptAt = moment{latest(l.nextTurn(), time.Now())}
 	}
 }
 
@@ -133,7 +133,10 @@ func (d *deliverer) find(r route, seq uint64) (l *lane, at int) {
 }
 
 // nextTurn returns when l may have its next turn.
-func (l *lane) nextTurn() time.Time { return latest(l.next(), l.account.until, time.Now()) }
+func (l *lane) nextTurn() time.Time {
+	_, at := l.next()
+	return latest(at, l.account.until)
+}
 
 // shortened returns the first bytes of s.
 func shortened(s string) string {
