@@ -90,7 +90,7 @@ func (s *server) guarded(needs access, h http.HandlerFunc) http.HandlerFunc {
 
 // unauthorized counts a request whose token is missing or wrong, and returns its answer.
 func (s *server) unauthorized(w http.ResponseWriter) answer {
-	s.stats.locked(func() { s.stats.Unauthorized++ })
+	s.stats.mu.locked(func() { s.stats.Unauthorized++ })
 	w.Header().Set("WWW-Authenticate", `Basic realm="slackboard", charset="UTF-8"`)
 	how := "the token is missing or wrong: send it as Authorization: Bearer TOKEN, or as the password"
 	return answer{status: http.StatusUnauthorized, code: "invalid_auth", Message: how}

@@ -140,7 +140,7 @@ type deliverer struct {
 	reads, ended chan struct{} // reads holds a token for each turn that reads
 	config       atomic.Pointer[config]
 
-	mu        sync.Mutex
+	mu        mutex
 	changed   sync.Cond // of mu: a post or a store has ended, or a reload
 	lanes     map[destination]*lane
 	accounts  map[credential]*account
@@ -149,7 +149,7 @@ type deliverer struct {
 	urgent    int64      // bytes of sync posts that wait for their turn
 	posting   [ranks]int // posts in flight of this rank or a worse one
 	large     [2]int64   // bytes of large posts in flight; in the second those of a rank that is not the best
-	stores    int        // messages are being stored for so many callers
+	stores    int        // so many changes are being written: a reload waits for them
 	reloading bool       // no store begins
 	resting   int        // no turn begins while somebody wants that: the start, qps, a reload, the stop
 	firstTurn time.Time  // of all lanes: before a restart, the last post may have been a moment ago
@@ -172,24 +172,18 @@ func newDeliverer(cfg *config, slack poster, posts int, sp *spool, st *stats, lo
 	return d, d.rebuild(cfg, st.found)
 }
 
-func (d *deliverer) locked(f func()) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	f()
-}
-
 // after has f called, with mu held, once wait is over.
 func (d *deliverer) after(wait time.Duration, f func()) *time.Timer {
-	return time.AfterFunc(wait, func() { d.locked(f) })
+	return time.AfterFunc(wait, func() { d.mu.locked(f) })
 }
 
 // run delivers until ctx ends and all turns have: 30 s later at most where the disk works. What a disk that fails
 // cannot record by then is posted once more after the next start.
 func (d *deliverer) run(ctx context.Context) {
 	defer close(d.ended)
-	d.locked(func() { d.resting--; d.begin() })
+	d.mu.locked(func() { d.resting--; d.begin() })
 	<-ctx.Done()
-	d.locked(func() {
+	d.mu.locked(func() {
 		late := false
 		d.resting++
 		d.after(postTimeout+time.Second, func() { late = true; d.changed.Broadcast() })
@@ -264,7 +258,7 @@ func (d *deliverer) postNow(m *message, limit time.Duration) outcome {
 			t.done <- t.lane.refusal()
 		}
 	}
-	d.locked(func() {
+	d.mu.locked(func() {
 		d.addUrgent(t)
 		tooMuch := d.urgent > urgentBytes || t.lane.account.urgent > max(t.size, urgentBytes/4)
 		if tooMuch || t.lane.refusal().wait > limit {
@@ -278,7 +272,7 @@ func (d *deliverer) postNow(m *message, limit time.Duration) outcome {
 	case <-time.After(max(limit, time.Second)): // a post in flight may be ahead
 	case <-d.ended:
 	}
-	d.locked(giveUp)
+	d.mu.locked(giveUp)
 	return <-t.done
 }
 
@@ -520,7 +514,7 @@ func (d *deliverer) postUrgent(t *turn) {
 	_, tag, _ := d.cfg().lookup(t.urgent.route)
 	t.merged.add(t.urgent, tag)
 	out := d.post(t)
-	d.locked(func() { d.learn(t, out) })
+	d.mu.locked(func() { d.learn(t, out) })
 	if out.class == delivered {
 		d.stats.count(t.urgent.route, counts{Accepted: 1, Delivered: 1})
 		defer d.spool.do(&change{add: t.merged.messages, over: true}) // so that it is found as what was delivered

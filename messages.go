@@ -467,6 +467,6 @@ func (s *server) dropDead(dead []found) (n int, err error) {
 			ends = append(ends, ending{seq: f.seq, route: parseRoute(string(w.route)), fate: fateDropped})
 		}
 	}
-	s.deliver.locked(func() { n, err = s.deliver.record(ends) })
+	s.deliver.mu.locked(func() { n, err = s.deliver.record(ends) })
 	return n, err
 }

@@ -29,7 +29,7 @@ func (o options) reloadAt(signals <-chan os.Signal, s *server, logs *logs) {
 			o.keepFixed(running, cfg, logs)
 			err = s.deliver.reload(cfg)
 		}
-		s.stats.locked(func() { s.stats.ReloadRefused = err != nil })
+		s.stats.mu.locked(func() { s.stats.ReloadRefused = err != nil })
 		if err == nil {
 			logs.notice(status)
 			logs.warn(cfg)

@@ -87,7 +87,7 @@ func (m moment) MarshalJSON() ([]byte, error) {
 
 // stats are the server's counters.
 type stats struct {
-	mu sync.Mutex
+	mu mutex
 	numbers
 	outcomes            map[class]int64 // posts to Slack, all attempts
 	routes              map[route]*routeStats
@@ -96,6 +96,15 @@ type stats struct {
 	postTook            histogram // of a post
 	delay               histogram // from acceptance to delivery
 	accepted, delivered hour
+}
+
+// mutex is one that can be held for a function.
+type mutex struct{ sync.Mutex }
+
+func (m *mutex) locked(f func()) {
+	m.Lock()
+	defer m.Unlock()
+	f()
 }
 
 // limited is the outcome of a post that met a rate limit. Other outcomes are named by their class.
@@ -165,12 +174,6 @@ func newStats() *stats {
 		delay:    histogram{bounds: []float64{.1, .5, 1, 5, 15, 60, 300, 1800, 7200, 86400}},
 		accepted: hour{steps: make([]int32, 60)}, delivered: hour{steps: make([]int32, 60)},
 	}
-}
-
-func (s *stats) locked(f func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	f()
 }
 
 // of returns what is counted for r. The caller holds mu.
@@ -375,7 +378,7 @@ func (s *server) withTags(query url.Values) (*appStat, error) {
 // appStat returns the answer of /stat/app without the tags.
 func (s *server) appStat() *appStat {
 	st := &appStat{Trouble: []*trouble{}, Tags: []*tagStat{}, Version: build()}
-	s.stats.locked(func() {
+	s.stats.mu.locked(func() {
 		now := time.Now()
 		st.numbers = s.stats.numbers
 		st.LastHour = [2][]int32{s.stats.accepted.all(now), s.stats.delivered.all(now)}
@@ -457,7 +460,7 @@ func (d *deliverer) look(st *appStat) {
 			return cmp.Or(cmp.Compare(b.Waiting, a.Waiting), a.Since.Compare(b.Since.Time))
 		})
 	}
-	d.locked(func() {
+	d.mu.locked(func() {
 		st.Bytes = d.bytes
 		for _, l := range d.lanes {
 			if len(l.waiting) == 0 {

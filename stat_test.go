@@ -129,7 +129,7 @@ func manyWait(t testing.TB, n, size int) *inProcess {
 	p := newInProcess(t, testConfig(t, tagsConfig(n)), posterFunc(func(credential, []byte) outcome {
 		return down(0, recorded{})
 	}))
-	p.deliver.locked(func() { p.deliver.resting++ })
+	p.deliver.mu.locked(func() { p.deliver.resting++ })
 	text := strings.Repeat("x", size)
 	for from := 0; from < n; from += 1000 {
 		var messages []*message
@@ -140,7 +140,7 @@ func manyWait(t testing.TB, n, size int) *inProcess {
 			t.Fatal(err)
 		}
 	}
-	p.deliver.locked(func() {
+	p.deliver.mu.locked(func() {
 		for _, l := range p.deliver.lanes {
 			l.err, l.errSince = "connection refused", time.Now()
 		}
@@ -293,7 +293,7 @@ func TestEveryCounter(t *testing.T) {
 	p.deliver.config.Store(&guarded)
 	p.do("GET", "/metrics", "")
 	p.deliver.config.Store(cfg)
-	p.stats.locked(func() { p.stats.ReloadRefused = true })
+	p.stats.mu.locked(func() { p.stats.ReloadRefused = true })
 
 	st, metrics := p.stat(t), "\n"+p.do("GET", "/metrics", "").Body.String()
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[numbers]()) {
