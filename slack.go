@@ -110,8 +110,8 @@ func (s *slackClient) post(ctx context.Context, to credential, payload []byte) o
 	}
 	resp, err := s.client.Do(req)
 	if err != nil {
-		// url.Error prints its URL, which is a secret. What net/http quotes is left out as well: it is what the other side
-		// sent, perhaps our own request.
+		// url.Error prints its URL, which is a secret. What net/http quotes is left out as well: it is what the other
+		// side sent, perhaps our own request.
 		reason, _, _ := strings.Cut(errors.Unwrap(err).Error(), `"`)
 		if os.IsTimeout(err) {
 			reason = "no answer within " + postTimeout.String()
