@@ -500,7 +500,7 @@ func (d *deliverer) turn(t *turn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if len(ends) > 0 {
-		d.record(ends) // an error of the disk is tried again there
+		d.record(ends, d.write) // an error of the disk is tried again there
 	}
 	d.remove(t.lane, 0, len(ends))
 	t.lane.awake, t.lane.posting = false, 0
@@ -522,9 +522,9 @@ func (d *deliverer) postUrgent(t *turn) {
 	t.done <- out
 }
 
-// record writes how messages end, and counts those that had not ended before. The caller holds mu, as for write.
-func (d *deliverer) record(ends []ending) (n int, err error) {
-	err = d.write(&change{end: ends})
+// record has write put on disk how messages end, and counts those that had not ended before.
+func (d *deliverer) record(ends []ending, write func(*change) error) (n int, err error) {
+	err = write(&change{end: ends})
 	for _, e := range ends {
 		if err == nil && !e.gone {
 			delivered, dead := int64(number(e.fate == fateDelivered)), int64(number(e.fate == fateDead))

@@ -435,7 +435,7 @@ func (d *deliverer) drop(r route, seq uint64) (did string, err error) {
 	}
 	d.remove(l, at, 1)
 	d.schedule(l)
-	_, err = d.record([]ending{{seq: seq, route: r, fate: fateDropped}})
+	_, err = d.record([]ending{{seq: seq, route: r, fate: fateDropped}}, d.write)
 	return "dropped", err
 }
 
@@ -467,6 +467,5 @@ func (s *server) dropDead(dead []found) (n int, err error) {
 			ends = append(ends, ending{seq: f.seq, route: parseRoute(string(w.route)), fate: fateDropped})
 		}
 	}
-	s.deliver.mu.locked(func() { n, err = s.deliver.record(ends) })
-	return n, err
+	return s.deliver.record(ends, s.spool.do)
 }
