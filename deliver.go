@@ -493,9 +493,10 @@ func (d *deliverer) turn(t *turn) {
 	if t.urgent != nil {
 		d.postUrgent(t)
 	} else if err := d.gather(t); len(t.merged.messages) == 0 {
-		ends = d.unreadable(t, err)
+		d.mu.locked(func() { ends = d.unreadable(t, err) })
 	} else {
-		ends = d.settle(t, d.post(t))
+		out := d.post(t)
+		d.mu.locked(func() { ends = d.settle(t, out) })
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -557,8 +558,6 @@ func (d *deliverer) gather(t *turn) error {
 
 // unreadable deals with a head that could not be read, and returns how it ends if it is lost.
 func (d *deliverer) unreadable(t *turn, err error) []ending {
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	if err != errDamaged && err != errGone {
 		d.postpone(t.lane, outcome{class: inBetween, reason: "reading the spool: " + err.Error()})
 		return nil
@@ -655,8 +654,6 @@ func (t *turn) judge(out outcome, tooOld int, now time.Time) (fate string, n int
 
 // settle does to the lane of t what is judged, and returns how messages of t end, from the first on.
 func (d *deliverer) settle(t *turn, out outcome) (ends []ending) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	d.learn(t, out)
 	l, h, now, messages, tooOld := t.lane, t.head, time.Now(), t.merged.messages, 0
 	oldest := now.Add(-time.Duration(d.cfg().spool.maxAge) * time.Second).UnixMilli()
