@@ -15,10 +15,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -62,6 +62,7 @@ type lane struct {
 	errSince time.Time // when that began
 	most     int       // attachments that go into one post, since more were too much
 	mostTill time.Time // until then
+	reported time.Time // the last dead letter, to core.report_tag
 }
 
 // head is what is known of the first messages of a lane. After they have ended, that of the next ones is zero.
@@ -91,26 +92,18 @@ type account struct {
 
 func latest(times ...time.Time) time.Time { return slices.MaxFunc(times, time.Time.Compare) }
 
-// next returns when the lane has something to do.
-func (l *lane) next() time.Time {
-	if len(l.urgent) == 0 && len(l.waiting) > 0 {
-		return latest(l.turn, l.head.retryAt)
-	}
-	return l.turn
-}
-
 // failing reports whether the head has failed: its next post may not come back either.
 func (l *lane) failing() bool { return !l.head.retryAt.IsZero() }
 
-// first returns the turn that is next, nil if nothing waits.
-func (l *lane) first() *turn {
+// next returns the turn that is next, nil if nothing waits, and when the lane has something to do.
+func (l *lane) next() (t *turn, at time.Time) {
 	switch {
 	case len(l.urgent) > 0:
-		return l.urgent[0]
+		return l.urgent[0], l.turn
 	case len(l.waiting) > 0:
-		return &turn{lane: l, size: l.waiting[0].size()}
+		return &turn{lane: l, size: l.waiting[0].size()}, latest(l.turn, l.head.retryAt)
 	}
-	return nil
+	return nil, l.turn
 }
 
 // insert puts a message in its place by number, but not among those that are being posted, or were together.
@@ -145,10 +138,10 @@ type deliverer struct {
 	log   *slog.Logger
 
 	reads, ended chan struct{} // reads holds a token for each turn that reads
+	config       atomic.Pointer[config]
 
 	guard
 	changed   sync.Cond // of mu: a post or a store has ended, or a reload
-	cfg       *config
 	lanes     map[destination]*lane
 	accounts  map[credential]*account
 	ring      []*account // that have lanes in line and may post, the one whose turn is next first
@@ -156,18 +149,21 @@ type deliverer struct {
 	urgent    int64      // bytes of sync posts that wait for their turn
 	posting   [ranks]int // posts in flight of this rank or a worse one
 	large     [2]int64   // bytes of large posts in flight; in the second those of a rank that is not the best
-	stores    int        // messages are being stored for so many callers
+	stores    int        // so many changes are being written: a reload waits for them
 	reloading bool       // no store begins
 	resting   int        // no turn begins while somebody wants that: the start, qps, a reload, the stop
-	reported  map[destination]time.Time
-	firstTurn time.Time // of all lanes: before a restart, the last post may have been a moment ago
+	firstTurn time.Time  // of all lanes: before a restart, the last post may have been a moment ago
 }
+
+// cfg returns the configuration as it is now: a reload may change it between two calls, but not while mu is held or a
+// turn lasts.
+func (d *deliverer) cfg() *config { return d.config.Load() }
 
 // newDeliverer returns one for what waits in sp, with so many posts in flight at most. It delivers from run on.
 func newDeliverer(cfg *config, slack poster, posts int, sp *spool, st *stats, log *slog.Logger) (*deliverer, error) {
 	d := &deliverer{
 		slack: slack, posts: posts, spool: sp, stats: st, log: log, resting: 1,
-		lanes: map[destination]*lane{}, accounts: map[credential]*account{}, reported: map[destination]time.Time{},
+		lanes: map[destination]*lane{}, accounts: map[credential]*account{},
 		reads: make(chan struct{}, maxReaders), ended: make(chan struct{}),
 	}
 	d.changed.L = &d.mu
@@ -211,16 +207,24 @@ func (d *deliverer) wait(ok func() bool) {
 	}
 }
 
-// store returns nil only once messages would survive a power cut; the caller may then answer ok.
-func (d *deliverer) store(messages []*message) error {
-	lanes, err := d.reserve(messages)
-	if err == nil {
-		err = d.spool.do(&change{add: messages})
-	}
+// store returns nil only once messages would survive a power cut; the caller may then answer ok. Half of max_bytes is
+// for one destination at most, so that one that fails leaves room for the others.
+func (d *deliverer) store(messages []*message) (err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.stores--
-	d.changed.Broadcast()
+	d.wait(func() bool { return !d.reloading })
+	var lanes []*lane
+	for _, m := range messages {
+		to, _, _ := d.cfg().lookup(m.route) // an unknown tag is not an error here: post makes it a dead letter
+		l := d.lane(to)
+		lanes = append(lanes, l)
+		if d.hold(l, m.size()); l.bytes > d.cfg().spool.maxBytes/2 {
+			err = fmt.Errorf("half of the spool waits for %s", to.name())
+		}
+	}
+	if err = cmp.Or(d.full(0), err); err == nil {
+		err = d.write(&change{add: messages})
+	}
 	for i, m := range messages {
 		if err != nil || m.seq == 0 { // 0: it was there before
 			d.hold(lanes[i], -m.size())
@@ -234,27 +238,20 @@ func (d *deliverer) store(messages []*message) error {
 	return err
 }
 
-// reserve makes room for messages and returns their lanes. After an error, too, their bytes are held until the caller
-// gives them back. Half of max_bytes is for one destination at most, so that one that fails leaves room for the others.
-func (d *deliverer) reserve(messages []*message) (lanes []*lane, err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.wait(func() bool { return !d.reloading })
+// write has the spool do c, and keeps a reload away until it has. The caller holds mu, though not meanwhile.
+func (d *deliverer) write(c *change) error {
 	d.stores++
-	for _, m := range messages {
-		to, _, _ := d.cfg.lookup(m.route) // an unknown tag is not an error here: post makes it a dead letter
-		l := d.lane(to)
-		lanes = append(lanes, l)
-		if d.hold(l, m.size()); l.bytes > d.cfg.spool.maxBytes/2 {
-			err = fmt.Errorf("half of the spool waits for %s", to.name())
-		}
-	}
-	return lanes, cmp.Or(d.full(0), err)
+	d.mu.Unlock()
+	err := d.spool.do(c)
+	d.mu.Lock()
+	d.stores--
+	d.changed.Broadcast()
+	return err
 }
 
 // full returns an error when no message of more bytes fits. The caller holds mu.
 func (d *deliverer) full(more int64) error {
-	if d.bytes+more > d.cfg.spool.maxBytes {
+	if d.bytes+more > d.cfg().spool.maxBytes {
 		return fmt.Errorf("the spool is full: %d bytes wait for slack", d.bytes)
 	}
 	return nil
@@ -299,7 +296,7 @@ func (l *lane) refusal() outcome {
 
 // addUrgent puts t into the lane where its message leads.
 func (d *deliverer) addUrgent(t *turn) {
-	to, _, _ := d.cfg.lookup(t.urgent.route)
+	to, _, _ := d.cfg().lookup(t.urgent.route)
 	t.lane = d.lane(to)
 	t.lane.urgent = append(t.lane.urgent, t)
 	t.lane.account.urgent += t.size
@@ -319,7 +316,7 @@ func (d *deliverer) takeUrgent(l *lane, i int) {
 func (d *deliverer) ahead(r route) (n int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	to, _, _ := d.cfg.lookup(r)
+	to, _, _ := d.cfg().lookup(r)
 	for _, l := range d.lanes {
 		if l.to == to || !l.failing() && (l.account.earned || l.to.credential == to.credential) {
 			n += len(l.waiting)
@@ -345,14 +342,15 @@ func (d *deliverer) lane(to destination) *lane {
 	return l
 }
 
-// schedule has l sleep until its next turn, or stand in line. One that has nothing to do goes, once it may post again.
+// schedule has l sleep until its next turn, or stand in line. One that has nothing to do goes, once it may post again
+// and what it remembers is over.
 func (d *deliverer) schedule(l *lane) {
 	if l.awake || d.lanes[l.to] != l {
 		return
 	}
-	t, at := l.first(), l.next()
+	t, at := l.next()
 	if t == nil {
-		at = latest(at, l.mostTill)
+		at = latest(at, l.mostTill, l.reported.Add(reportEvery))
 	}
 	switch wait := time.Until(at); {
 	case wait > 0:
@@ -406,8 +404,8 @@ func (d *deliverer) beginOf(a *account) bool {
 	for k := range a.line {
 		for len(a.line[k]) > 0 {
 			l := a.line[k][0]
-			t := l.first()
-			due := t != nil && time.Until(l.next()) <= 0 // nothing was dropped meanwhile
+			t, at := l.next()
+			due := t != nil && time.Until(at) <= 0 // nothing was dropped meanwhile
 			if due && !d.room(t) {
 				break
 			}
@@ -476,7 +474,7 @@ func (d *deliverer) occupy(t *turn, by int) {
 func (d *deliverer) start(t *turn) {
 	l, now := t.lane, time.Now()
 	d.occupy(t, 1)
-	if qps := d.cfg.core.qps; qps > 0 {
+	if qps := d.cfg().core.qps; qps > 0 {
 		d.resting++
 		d.after(time.Second/time.Duration(qps), func() { d.resting--; d.begin() })
 	}
@@ -485,7 +483,7 @@ func (d *deliverer) start(t *turn) {
 	} else {
 		l.head.attempts++
 		l.head.first = cmp.Or(l.head.first, now)
-		t.head, t.merged.limit = l.head, int(d.cfg.core.batch)
+		t.head, t.merged.limit = l.head, int(d.cfg().core.batch)
 		if l.mostTill.After(now) {
 			t.merged.limit = min(t.merged.limit, l.most)
 		}
@@ -504,15 +502,16 @@ func (d *deliverer) turn(t *turn) {
 	if t.urgent != nil {
 		d.postUrgent(t)
 	} else if err := d.gather(t); len(t.merged.messages) == 0 {
-		ends = d.unreadable(t, err)
+		d.locked(func() { ends = d.unreadable(t, err) })
 	} else {
-		ends = d.settle(t, d.post(t))
-	}
-	if len(ends) > 0 {
-		d.record(ends) // an error of the disk is tried again there
+		out := d.post(t)
+		d.locked(func() { ends = d.settle(t, out) })
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if len(ends) > 0 {
+		d.record(ends, d.write) // an error of the disk is tried again there
+	}
 	d.remove(t.lane, 0, len(ends))
 	t.lane.awake, t.lane.posting = false, 0
 	d.occupy(t, -1)
@@ -522,7 +521,7 @@ func (d *deliverer) turn(t *turn) {
 }
 
 func (d *deliverer) postUrgent(t *turn) {
-	_, tag, _ := d.cfg.lookup(t.urgent.route)
+	_, tag, _ := d.cfg().lookup(t.urgent.route)
 	t.merged.add(t.urgent, tag)
 	out := d.post(t)
 	d.locked(func() { d.learn(t, out) })
@@ -533,23 +532,19 @@ func (d *deliverer) postUrgent(t *turn) {
 	t.done <- out
 }
 
-// record writes how messages end, and counts those that had not ended before.
-func (d *deliverer) record(ends []ending) (n int, err error) {
-	err = d.spool.do(&change{end: ends})
+// record has write put on disk how messages end, and counts those that had not ended before.
+func (d *deliverer) record(ends []ending, write func(*change) error) (n int, err error) {
+	err = write(&change{end: ends})
 	for _, e := range ends {
 		if err == nil && !e.gone {
-			d.stats.count(e.route, e.counts())
+			delivered, dead := int64(number(e.fate == fateDelivered)), int64(number(e.fate == fateDead))
+			was := int64(number(e.wasDead))
+			gone := counts{Waiting: was - 1, Delivered: delivered, Dead: dead - was, Dropped: 1 - delivered - dead}
+			d.stats.count(e.route, gone)
 			n++
 		}
 	}
 	return n, err
-}
-
-// counts is what an ending changes in the counters.
-func (e ending) counts() counts {
-	delivered, dead := int64(number(e.fate == fateDelivered)), int64(number(e.fate == fateDead))
-	wasDead := int64(number(e.wasDead))
-	return counts{Waiting: wasDead - 1, Delivered: delivered, Dead: dead - wasDead, Dropped: 1 - delivered - dead}
 }
 
 // gather reads the messages of one post: the first of the lane, and those behind it that merge with it. If there is
@@ -563,7 +558,7 @@ func (d *deliverer) gather(t *turn) error {
 		if size += w.size(); err != nil || i > 0 && size > bodyLimit {
 			return err
 		}
-		if _, tag, _ := d.cfg.lookup(m.route); !t.merged.add(m, tag) {
+		if _, tag, _ := d.cfg().lookup(m.route); !t.merged.add(m, tag) {
 			break
 		}
 	}
@@ -572,13 +567,11 @@ func (d *deliverer) gather(t *turn) error {
 
 // unreadable deals with a head that could not be read, and returns how it ends if it is lost.
 func (d *deliverer) unreadable(t *turn, err error) []ending {
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	if err != errDamaged && err != errGone {
 		d.postpone(t.lane, outcome{class: inBetween, reason: "reading the spool: " + err.Error()})
 		return nil
 	}
-	lost := ending{seq: t.heads[0].seq(), route: d.cfg.routeTo(t.lane.to), fate: fateDamaged}
+	lost := ending{seq: t.heads[0].seq(), route: d.cfg().routeTo(t.lane.to), fate: fateDamaged}
 	d.log.Error("a line of the spool is damaged: the message is lost", "to", t.lane.to.name(), "number", lost.seq)
 	t.lane.head = head{}
 	return []ending{lost}
@@ -587,7 +580,7 @@ func (d *deliverer) unreadable(t *turn, err error) []ending {
 // post makes one attempt and counts it. Afterwards the messages are without their contents: they may be large.
 func (d *deliverer) post(t *turn) outcome {
 	messages := t.merged.messages
-	to, _, err := d.cfg.lookup(messages[0].route)
+	to, _, err := d.cfg().lookup(messages[0].route)
 	if err != nil {
 		return outcome{class: badContent, reason: err.Error()}
 	}
@@ -615,7 +608,7 @@ func (d *deliverer) post(t *turn) outcome {
 // learn takes from out what holds for the lane and its account, whichever message was posted.
 func (d *deliverer) learn(t *turn, out outcome) {
 	l, a, now := t.lane, t.lane.account, time.Now()
-	l.turn, l.limited = now.Add(d.cfg.pace()), out.limited
+	l.turn, l.limited = now.Add(d.cfg().pace()), out.limited
 	switch {
 	case out.nobody():
 		if a.failures++; a.failures == 1 {
@@ -670,11 +663,9 @@ func (t *turn) judge(out outcome, tooOld int, now time.Time) (fate string, n int
 
 // settle does to the lane of t what is judged, and returns how messages of t end, from the first on.
 func (d *deliverer) settle(t *turn, out outcome) (ends []ending) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	d.learn(t, out)
 	l, h, now, messages, tooOld := t.lane, t.head, time.Now(), t.merged.messages, 0
-	oldest := now.Add(-time.Duration(d.cfg.spool.maxAge) * time.Second).UnixMilli()
+	oldest := now.Add(-time.Duration(d.cfg().spool.maxAge) * time.Second).UnixMilli()
 	for tooOld < len(messages) && messages[tooOld].queued < oldest {
 		tooOld++
 	}
@@ -726,16 +717,15 @@ func (d *deliverer) postpone(l *lane, out outcome) {
 
 // reportDead tells core.report_tag about the first dead letter of a destination in an hour.
 func (d *deliverer) reportDead(l *lane, m *message, reason string) {
-	tag := d.cfg.core.reportTag
-	if tag == "" || m.route.tag == tag || time.Since(d.reported[l.to]) < reportEvery {
+	tag := d.cfg().core.reportTag
+	if tag == "" || m.route.tag == tag || time.Since(l.reported) < reportEvery {
 		return
 	}
-	maps.DeleteFunc(d.reported, func(_ destination, at time.Time) bool { return time.Since(at) >= reportEvery })
-	d.reported[l.to] = time.Now()
+	l.reported = time.Now()
 	text := fmt.Sprintf("A message for %s could not be delivered: %s. It is kept as dead letter %s: GET "+
 		"/messages/%[3]s shows it, POST /messages/%[3]s/retry sends it again, and GET /messages?state=dead lists all.",
 		cmp.Or(m.route.tag, m.route.channel), reason, m.ID)
-	for _, to := range d.cfg.routes(tag) {
+	for _, to := range d.cfg().routes(tag) {
 		go d.store([]*message{{ID: newID(), Host: hostname(), Level: "warn", Text: text, route: to}})
 	}
 }

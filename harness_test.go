@@ -64,7 +64,6 @@ func newInProcess(t testing.TB, cfg *config, slack poster) *inProcess {
 		}
 		return syncData(f)
 	}
-	sp.history.Store(cfg.spool.historyBytes)
 	st := newStats()
 	d, err := newDeliverer(cfg, slack, maxPosts, sp, st, log)
 	if err != nil {
@@ -72,7 +71,6 @@ func newInProcess(t testing.TB, cfg *config, slack poster) *inProcess {
 	}
 	p.server = &server{spool: sp, stats: st, deliver: d, log: log, access: p.out, hostname: "here",
 		large: make(chan struct{}, maxLarge), lost: func() int64 { return 3 }}
-	p.server.config.Store(cfg)
 	p.http = p.handler()
 	ctx, cancel := context.WithCancel(context.Background())
 	go sp.run()
@@ -241,7 +239,7 @@ func each(times, goroutines int, f func(i int)) {
 func (p *inProcess) reload(t *testing.T, toml string) {
 	t.Helper()
 	cfg := testConfig(t, toml)
-	if err := p.deliver.reload(cfg, func() { p.config.Store(cfg) }); err != nil {
+	if err := p.deliver.reload(cfg); err != nil {
 		t.Fatal(err)
 	}
 }

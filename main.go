@@ -112,7 +112,6 @@ func serve(opts options, cfg *config, logs *logs) error {
 		deliver: d, spool: sp, stats: d.stats, log: logs.log, access: &logs.access,
 		hostname: hostname(), large: make(chan struct{}, maxLarge), lost: logs.dropped,
 	}
-	s.config.Store(cfg)
 	go sp.run()
 	delivering, stopDelivery := context.WithCancel(context.Background())
 	go d.run(delivering)
@@ -146,7 +145,6 @@ func (o options) open(cfg *config, log *slog.Logger) (sp *spool, listeners []net
 		return nil, nil, fmt.Errorf("spool.dir: %w: "+
 			"set dir in [spool] to a folder that only this server uses and may write", err)
 	}
-	sp.history.Store(cfg.spool.historyBytes)
 	listeners, err = listen(cfg)
 	if o.dryRun && errors.Is(err, syscall.EADDRINUSE) {
 		err = fmt.Errorf("%w: choose another one, as with -port 127.0.0.1:0 for any that is free", err)

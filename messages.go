@@ -110,13 +110,13 @@ func (d *deliverer) addWaiting(v *messageView, r route, seq uint64) {
 		v.Attempts = l.head.attempts
 	}
 	if at >= l.posting {
-		v.NextAttemptAt = moment{l.nextTurn()}
+		v.NextAttemptAt = moment{latest(l.nextTurn(), time.Now())}
 	}
 }
 
 // find returns the lane of r, and where in it a message waits; nil if it does not.
 func (d *deliverer) find(r route, seq uint64) (l *lane, at int) {
-	to, _, _ := d.cfg.lookup(r)
+	to, _, _ := d.cfg().lookup(r)
 	if l = d.lanes[to]; l == nil {
 		return nil, 0
 	}
@@ -132,7 +132,10 @@ func (d *deliverer) find(r route, seq uint64) (l *lane, at int) {
 }
 
 // nextTurn returns when l may have its next turn.
-func (l *lane) nextTurn() time.Time { return latest(l.next(), l.account.until, time.Now()) }
+func (l *lane) nextTurn() time.Time {
+	_, at := l.next()
+	return latest(at, l.account.until)
+}
 
 // shortened returns the first bytes of s.
 func shortened(s string) string {
@@ -409,7 +412,7 @@ func (d *deliverer) dueNow(r route, seq uint64) (did string, err error) {
 	switch {
 	case posting:
 		return "is " + beingPosted, nil
-	case time.Until(next) > d.cfg.pace():
+	case time.Until(next) > d.cfg().pace():
 		return fmt.Sprintf("waits for a pause until %s: %s", clock(next), reason), nil
 	case at > 0:
 		return fmt.Sprintf("due now, behind the %d before it", at), nil
@@ -432,12 +435,7 @@ func (d *deliverer) drop(r route, seq uint64) (did string, err error) {
 	}
 	d.remove(l, at, 1)
 	d.schedule(l)
-	d.stores++ // a reload waits, else it finds the message again
-	d.mu.Unlock()
-	_, err = d.record([]ending{{seq: seq, route: r, fate: fateDropped}})
-	d.mu.Lock()
-	d.stores--
-	d.changed.Broadcast()
+	_, err = d.record([]ending{{seq: seq, route: r, fate: fateDropped}}, d.write)
 	return "dropped", err
 }
 
@@ -467,5 +465,5 @@ func (s *server) dropDead(dead []found) (n int, err error) {
 			ends = append(ends, ending{seq: f.seq, route: parseRoute(string(w.route)), fate: fateDropped})
 		}
 	}
-	return s.deliver.record(ends)
+	return s.deliver.record(ends, s.spool.do)
 }

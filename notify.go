@@ -19,7 +19,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -44,11 +43,9 @@ type server struct {
 	answered keyedAnswers
 	lost     func() int64 // log lines that could not be written
 	gc       gcSample
-	config   atomic.Pointer[config]
 }
 
-// cfg returns the configuration as it is now: a reload may change it between two calls.
-func (s *server) cfg() *config { return s.config.Load() }
+func (s *server) cfg() *config { return s.deliver.cfg() }
 
 // handler is the route table.
 func (s *server) handler() http.Handler {

@@ -27,11 +27,10 @@ func (o options) reloadAt(signals <-chan os.Signal, s *server, logs *logs) {
 		}
 		if err == nil {
 			o.keepFixed(running, cfg, logs)
-			err = s.deliver.reload(cfg, func() { s.config.Store(cfg) })
+			err = s.deliver.reload(cfg)
 		}
 		s.stats.locked(func() { s.stats.ReloadRefused = err != nil })
 		if err == nil {
-			s.spool.history.Store(cfg.spool.historyBytes)
 			logs.notice(status)
 			logs.warn(cfg)
 		} else {
@@ -58,10 +57,10 @@ func (o options) keepFixed(running, cfg *config, logs *logs) {
 	keep("spool.dir", running.spool.dir, &cfg.spool.dir)
 }
 
-// reload changes over to cfg; change is called at that moment. Delivery pauses until no post is in flight, no message
-// is half stored, and what became of all is on disk: 30 s at most where the disk works. So a turn sees one
-// configuration, and no message is in two lanes. After an error nothing has changed.
-func (d *deliverer) reload(cfg *config, change func()) error {
+// reload changes over to cfg. Delivery pauses until no post is in flight, no message is half stored, and what became of
+// all is on disk: 30 s at most where the disk works. So a turn sees one configuration, and no message is in two lanes.
+// After an error nothing has changed.
+func (d *deliverer) reload(cfg *config) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.resting++
@@ -69,9 +68,6 @@ func (d *deliverer) reload(cfg *config, change func()) error {
 	d.reloading = true
 	d.wait(func() bool { return d.stores == 0 })
 	err := d.rebuild(cfg, func(route, bool) {})
-	if err == nil {
-		change()
-	}
 	d.reloading = false
 	d.resting--
 	d.changed.Broadcast()
@@ -99,7 +95,9 @@ func (d *deliverer) rebuild(cfg *config, found func(r route, dead bool)) error {
 		read = slices.Concat(slices.Collect(maps.Values(waiting))...)
 		slices.Sort(read)
 	}
-	d.cfg, d.ring, d.bytes, d.urgent, d.firstTurn = cfg, nil, 0, 0, time.Now().Add(cfg.pace())
+	d.config.Store(cfg)
+	d.spool.history.Store(cfg.spool.historyBytes)
+	d.ring, d.bytes, d.urgent, d.firstTurn = nil, 0, 0, time.Now().Add(cfg.pace())
 	for to, l := range d.lanes {
 		for _, w := range l.waiting {
 			if _, ok := slices.BinarySearch(read, w); !ok { // it is damaged, and its lane finds out

@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -115,7 +116,13 @@ func (s *slackClient) post(ctx context.Context, to credential, payload []byte) o
 	}
 	resp, err := s.client.Do(req)
 	if err != nil {
-		reason := to.redact(networkReason(err))
+		// url.Error prints its URL, which is a secret. What net/http quotes is left out as well: it is what the other
+		// side sent, perhaps our own request.
+		reason, _, _ := strings.Cut(errors.Unwrap(err).Error(), `"`)
+		if os.IsTimeout(err) {
+			reason = "no answer within " + postTimeout.String()
+		}
+		reason = to.redact(strings.TrimRight(reason, " :"))
 		return outcome{class: retry, reason: reason, unsure: begun.Load(), unreached: !answered.Load()}
 	}
 	defer resp.Body.Close()
@@ -126,17 +133,6 @@ func (s *slackClient) post(ctx context.Context, to credential, payload []byte) o
 	defer time.AfterFunc(lingerTime, cancel).Stop()
 	io.CopyN(io.Discard, resp.Body, answerLimit)
 	return decide(to, resp.StatusCode, resp.Header, a)
-}
-
-// networkReason describes err without its URL, which is a secret: url.Error prints it whole. What net/http quotes is
-// left out as well: it is what the other side sent, perhaps our own request.
-func networkReason(err error) string {
-	failed := err.(*url.Error) // Client.Do returns no other
-	if failed.Timeout() {
-		return "no answer within " + postTimeout.String()
-	}
-	reason, _, _ := strings.Cut(failed.Err.Error(), `"`)
-	return strings.TrimRight(reason, " :")
 }
 
 // said is what the body of an answer says.

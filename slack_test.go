@@ -38,7 +38,7 @@ func TestAnswers(t *testing.T) {
 	waits := func(wait time.Duration) outcome { return outcome{class: retry, wait: wait} }
 	unsure := func(o outcome) outcome { o.unsure = true; return o }
 	broken := outcome{class: retry, unsure: true, broken: true}
-	var ok outcome
+	ok := outcome{class: delivered}
 	type row struct {
 		status int
 		header string // "Key: value"

@@ -398,7 +398,7 @@ func (l *lane) trouble(now time.Time) (t trouble, ofAccount bool) {
 	case a.limited && a.until.After(now) && (l.err == "" || l.limited):
 		t.Kind, ofAccount = paused, true
 	case l.err != "":
-		t.Kind, t.Reason, t.Since, next = failing, l.err, moment{l.errSince}, latest(l.next(), a.until)
+		t.Kind, t.Reason, t.Since, next = failing, l.err, moment{l.errSince}, l.nextTurn()
 		if l.limited {
 			t.Kind = paused
 		}

@@ -290,9 +290,9 @@ func TestEveryCounter(t *testing.T) {
 	e2e.Poll(t, "it is dead", func() bool { return p.stat(t).Dead > 0 })
 	guarded := *cfg
 	guarded.core.authToken = newSecret("T0KEN")
-	p.config.Store(&guarded)
+	p.deliver.config.Store(&guarded)
 	p.do("GET", "/metrics", "")
-	p.config.Store(cfg)
+	p.deliver.config.Store(cfg)
 	p.stats.locked(func() { p.stats.ReloadRefused = true })
 
 	st, metrics := p.stat(t), "\n"+p.do("GET", "/metrics", "").Body.String()
