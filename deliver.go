@@ -615,8 +615,10 @@ func (d *deliverer) learn(t *turn, out outcome) {
 			a.errSince = now
 			d.log.Error("slack cannot be reached: all that waits waits together", "to", l.to.name(), "err", out.reason)
 		}
-		a.earned, a.err, a.limited = false, out.reason, false
-		a.until = now.Add(min(backOff(a.failures), longestProbe))
+		a.earned = false
+		if until := now.Add(min(backOff(a.failures), longestProbe)); until.After(a.until) { // else Slack's pause stays
+			a.until, a.err, a.limited = until, out.reason, false
+		}
 	case out.unreached:
 		a.earned = false
 	case out.class != inBetween:

@@ -931,3 +931,30 @@ func TestFirstTurnWaits(t *testing.T) {
 		}
 	})
 }
+
+// A connection that is refused while Slack has a token pause does not end the pause.
+func TestPauseOutlastsARefusedConnection(t *testing.T) {
+	t.Parallel()
+	inBubble(t, hookAndTags, func(n int, r recorded) outcome {
+		switch {
+		case n > 1: // the second post to a channel
+			return outcome{class: delivered}
+		case r.channel == "#bot":
+			return outcome{class: retry, limited: true, wait: time.Minute}
+		}
+		time.Sleep(time.Second)
+		return outcome{class: retry, unreached: true, reason: "connection refused"}
+	}, func(t *testing.T, p *inProcess, slack *recorder) {
+		for i, tag := range []string{"bot2", "bot"} {
+			p.do("POST", "/notify", e2e.NotifyBody(tag, i+1, false))
+		}
+		time.Sleep(time.Hour)
+		posts := slack.all()
+		if len(posts) != 4 {
+			t.Fatalf("%d posts, want 4", len(posts))
+		}
+		if gap := posts[2].at.Sub(posts[0].at); gap < time.Minute {
+			t.Errorf("posted again after %v, in the middle of a pause of a minute", gap)
+		}
+	})
+}
