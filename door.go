@@ -78,26 +78,23 @@ func (s *server) direct(sub submission) (submission, error) {
 // told.
 func checkPayload(payload []byte) (channel string, err error) {
 	fields := asObject(payload)
-	if fields == nil {
-		return "", badPayload("invalid_payload", "payload is missing, or not a JSON object")
-	}
 	var text, markdown string
 	var blocks, attachments []json.RawMessage
-	for _, field := range []struct {
-		key, kind, code string
-		into            any
-	}{
-		{"channel", "a string", "invalid_payload", &channel},
-		{"text", "a string", "invalid_payload", &text},
-		{"markdown_text", "a string", "invalid_payload", &markdown},
-		{"blocks", "an array", "invalid_blocks", &blocks},
-		{"attachments", "an array", "invalid_attachments", &attachments},
-	} {
-		if value := fields[field.key]; value != nil && json.Unmarshal(value, field.into) != nil {
-			return "", badPayload(field.code, "payload.%s is not %s", field.key, field.kind)
+	read := func(key string, into any, kind, code string) {
+		if value := fields[key]; err == nil && value != nil && json.Unmarshal(value, into) != nil {
+			err = badPayload(code, "payload.%s is not %s", key, kind)
 		}
 	}
+	read("channel", &channel, "a string", "invalid_payload")
+	read("text", &text, "a string", "invalid_payload")
+	read("markdown_text", &markdown, "a string", "invalid_payload")
+	read("blocks", &blocks, "an array", "invalid_blocks")
+	read("attachments", &attachments, "an array", "invalid_attachments")
 	switch {
+	case err != nil:
+		return "", err
+	case fields == nil:
+		err = badPayload("invalid_payload", "payload is missing, or not a JSON object")
 	case len(channel) > nameLimit || strings.ContainsFunc(channel, endsLine):
 		err = badPayload("channel_not_found",
 			"payload.channel is longer than %d bytes or has a control character in it", nameLimit)
