@@ -278,12 +278,17 @@ func (l *loader) read(lines []tomlLine) {
 	}
 	var in section
 	for _, line := range lines {
-		switch {
+		switch s, ok := known[line.header]; {
+		case ok:
+			in = l.begin(s)
+			l.row[in.id] = line.row
 		case line.header != "":
-			in = l.begin(line, known)
+			in = section{header: line.header}
+			headers := slices.Sorted(maps.Keys(known))
+			l.fault(line.row, "unknown section %s: %s", in.header, whatToWrite(in.header, headers))
 		case in.header == "":
 			l.fault(line.row, "key %q is outside of a section: write its [section] above it", line.key)
-		case in.keys != nil:
+		case in.keys != nil: // else it is unknown
 			l.key(in, line)
 		}
 	}
@@ -300,14 +305,8 @@ func (l *loader) read(lines []tomlLine) {
 	}
 }
 
-// begin returns the section that a header begins. An unknown one has no keys.
-func (l *loader) begin(line tomlLine, known map[string]section) section {
-	s, ok := known[line.header]
-	if !ok {
-		headers := slices.Sorted(maps.Keys(known))
-		l.fault(line.row, "unknown section %s: %s", line.header, whatToWrite(line.header, headers))
-		return section{header: line.header}
-	}
+// begin returns the section that a header begins: s or, in a list, a new entry.
+func (l *loader) begin(s section) section {
 	switch s.header {
 	case "[[tags]]":
 		t := &tag{}
@@ -316,7 +315,6 @@ func (l *loader) begin(line tomlLine, known map[string]section) section {
 		t := &sender{}
 		l.senders, s = append(l.senders, t), t.section()
 	}
-	l.row[s.id] = line.row
 	return s
 }
 
