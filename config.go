@@ -186,13 +186,6 @@ func (s *sender) section() section {
 	}}
 }
 
-func (s section) names() (names []string) {
-	for _, k := range s.keys {
-		names = append(names, k.name)
-	}
-	return names
-}
-
 // dryRunTOML is the configuration of a dry run without a file.
 const dryRunTOML = "[core]\nport = '127.0.0.1:29800'\n" +
 	"[[tags]]\ntag = 'general'\nchannel = '#general'\n" +
@@ -321,9 +314,13 @@ func (l *loader) begin(s section) section {
 // key stores the value of a line and checks it. No error shows the value of a secret. A secret that cannot be read is
 // stored as it is named: so it is not reported as missing, too.
 func (l *loader) key(in section, line tomlLine) {
-	i := slices.Index(in.names(), line.key)
+	i := slices.IndexFunc(in.keys, func(k key) bool { return k.name == line.key })
 	if i < 0 {
-		l.fault(line.row, "unknown key %q in %s: %s", line.key, in.header, whatToWrite(line.key, in.names()))
+		var known []string
+		for _, k := range in.keys {
+			known = append(known, k.name)
+		}
+		l.fault(line.row, "unknown key %q in %s: %s", line.key, in.header, whatToWrite(line.key, known))
 		return
 	}
 	k := in.keys[i]
