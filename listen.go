@@ -25,15 +25,14 @@ func parsePort(port string) (network, address string, err error) {
 	if path, ok := strings.CutPrefix(port, "unix:"); ok && path != "" {
 		return "unix", path, nil
 	}
-	address = port
-	if !strings.Contains(port, ":") {
-		address = ":" + port
+	host, number, err := net.SplitHostPort(port)
+	if err != nil { // PORT alone
+		host, number = "", port
 	}
-	_, number, _ := net.SplitHostPort(address)
 	if _, err := strconv.ParseUint(number, 10, 16); err != nil {
 		return "", "", fmt.Errorf("%q is not PORT, HOST:PORT or unix:/path, with a PORT from 0 to 65535", port)
 	}
-	return "tcp", address, nil
+	return "tcp", net.JoinHostPort(host, number), nil
 }
 
 // listen opens core.port, or takes over the sockets that systemd has opened: the file descriptors from 3 on,
@@ -70,23 +69,17 @@ func listenUnix(path, socketMode string) (net.Listener, error) {
 		defer dir.Close() // this unlocks it
 		syscall.Flock(int(dir.Fd()), syscall.LOCK_EX)
 	}
-	if isStale(path) {
+	conn, err := net.Dial("unix", path)
+	info, missing := os.Lstat(path) // a file of another kind refuses the connection, too
+	if err == nil {
+		conn.Close()
+	} else if errors.Is(err, syscall.ECONNREFUSED) && missing == nil && info.Mode().Type() == fs.ModeSocket {
 		os.Remove(path)
 	}
 	if mode, err := strconv.ParseUint(socketMode, 8, 9); err == nil {
 		defer syscall.Umask(syscall.Umask(0o777 &^ int(mode))) // a chmod would come a moment late
 	}
 	return net.Listen("unix", path)
-}
-
-// isStale tells whether path is a socket that a dead server left.
-func isStale(path string) bool {
-	conn, err := net.Dial("unix", path)
-	if err == nil {
-		conn.Close()
-	}
-	info, missing := os.Lstat(path) // a file of another kind refuses the connection, too
-	return errors.Is(err, syscall.ECONNREFUSED) && missing == nil && info.Mode().Type() == fs.ModeSocket
 }
 
 // door is a listener of the server. A new connection is served with the certificate that the configuration has then, if
