@@ -58,8 +58,8 @@ func (s *server) handler() http.Handler {
 	route(anybody, "POST /api/chat.postMessage", s.takes(s.postMessage, answer.sendAsAPI, true))
 	route(anybody, "POST /api/auth.test", s.takes(authTest, answer.sendAsAPI, true))
 	route(anybody, "/api/", unknownMethod)
-	route(anybody, "GET /healthz", func(w http.ResponseWriter, _ *http.Request) { okUnless(nil).send(w) })
-	route(anybody, "GET /readyz", func(w http.ResponseWriter, _ *http.Request) { okUnless(s.ready()).send(w) })
+	route(anybody, "GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answerTo(nil).send(w) })
+	route(anybody, "GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answerTo(s.ready()).send(w) })
 	route(senders, "GET /check", s.check)
 	route(operators, "GET /stat/go", s.statGo)
 	route(operators, "GET /stat/app", s.statApp)
@@ -155,6 +155,15 @@ func (a answer) write(w http.ResponseWriter, contentType string, body []byte) {
 // Error makes an answer an error, for functions that refuse a request.
 func (a answer) Error() string { return a.Message }
 
+// answerTo returns the answer that err is: without an error ok, and 503 for one that is no answer.
+func answerTo(err error) answer {
+	a := answer{status: http.StatusOK, Message: "ok"}
+	if err != nil && !errors.As(err, &a) {
+		a = answer{status: http.StatusServiceUnavailable, Message: err.Error()}
+	}
+	return a
+}
+
 func badRequest(format string, args ...any) answer { return badPayload("", format, args...) }
 
 // badPayload says what is wrong with a payload. Programs that know Slack only get the code, which is a word of Slack's.
@@ -225,10 +234,8 @@ func (s *server) take(w http.ResponseWriter, r *http.Request, decode decoder, to
 	sub.Host, sub.Sender = cmp.Or(cleaned(sub.Host, nameLimit), address, s.hostname), res.Sender
 	res.Tag, res.Host = cleaned(sub.to, nameLimit), sub.Host
 	switch {
-	case err != nil:
-		return err.(answer)
-	case sub.routes == nil: // auth.test: there is no message
-		return answer{status: http.StatusOK, Message: "ok"}
+	case err != nil, sub.routes == nil: // auth.test: there is no message
+		return answerTo(err)
 	case sub.sync: // its post, or another request's with the same key, may take long
 		done()
 		longest := s.cfg().delayLimit() + postTimeout + 10*time.Second
@@ -312,17 +319,13 @@ func (s *server) notify(r *http.Request, body []byte) (sub submission, err error
 
 // check answers whether a message for a tag or, without one, for a channel would be accepted now.
 func (s *server) check(w http.ResponseWriter, r *http.Request) {
-	tag, channel := r.URL.Query().Get("tag"), r.URL.Query().Get("channel")
-	a := okUnless(s.ready())
-	_, err := s.direct(submission{message: message{Payload: encode(ordered{"channel", channel, "text", "?"})}})
-	switch {
-	case a.status != http.StatusOK:
-	case tag != "" && len(s.cfg().byTag[tag]) == 0:
-		a = answer{status: http.StatusNotFound, Message: s.cfg().notFound(tag)}
-	case tag == "" && err != nil:
-		a = err.(answer)
+	tag, channel, err := r.URL.Query().Get("tag"), r.URL.Query().Get("channel"), error(nil)
+	if tag == "" {
+		_, err = s.direct(submission{message: message{Payload: encode(ordered{"channel", channel, "text", "?"})}})
+	} else if s.cfg().byTag[tag] == nil {
+		err = answer{status: http.StatusNotFound, Message: s.cfg().notFound(tag)}
 	}
-	a.send(w)
+	answerTo(cmp.Or(s.ready(), err)).send(w)
 }
 
 // accept stores a message for all its routes or, with sync, posts it now and answers what became of it. The answer to a

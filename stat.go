@@ -688,11 +688,3 @@ func (s *server) tagMetrics(e exposition) {
 		}
 	})
 }
-
-// okUnless answers ok or, with 503, what err says.
-func okUnless(err error) answer {
-	if err != nil {
-		return answer{status: http.StatusServiceUnavailable, Message: err.Error()}
-	}
-	return answer{status: http.StatusOK, Message: "ok"}
-}
