@@ -316,22 +316,15 @@ func (s *server) showMessage(w http.ResponseWriter, r *http.Request) {
 
 // reply answers with v, for programs and people, or after an error with the reason.
 func reply(w http.ResponseWriter, v any, err error) {
-	a, ok := err.(answer)
-	switch {
-	case err == nil:
-		w.Header().Set("Content-Type", "application/json")
-		e := json.NewEncoder(w)
-		e.SetEscapeHTML(false)
-		e.SetIndent("", "  ")
-		e.Encode(v)
+	if err != nil {
+		answerTo(err, 5*time.Second).send(w)
 		return
-	case ok:
-	case errors.Is(err, errGone):
-		a = answer{status: http.StatusNotFound, Message: "no such message waits or stands in the log any more"}
-	default:
-		a = answer{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second, Message: err.Error()}
 	}
-	a.send(w)
+	w.Header().Set("Content-Type", "application/json")
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	e.Encode(v)
 }
 
 // action is what can be done to messages: to one that waits, which says what it did, and to dead letters, which says to

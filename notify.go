@@ -58,8 +58,8 @@ func (s *server) handler() http.Handler {
 	route(anybody, "POST /api/chat.postMessage", s.takes(s.postMessage, answer.sendAsAPI, true))
 	route(anybody, "POST /api/auth.test", s.takes(authTest, answer.sendAsAPI, true))
 	route(anybody, "/api/", unknownMethod)
-	route(anybody, "GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answerTo(nil).send(w) })
-	route(anybody, "GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answerTo(s.ready()).send(w) })
+	route(anybody, "GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answerTo(nil, 0).send(w) })
+	route(anybody, "GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answerTo(s.ready(), 0).send(w) })
 	route(senders, "GET /check", s.check)
 	route(operators, "GET /stat/go", s.statGo)
 	route(operators, "GET /stat/app", s.statApp)
@@ -155,11 +155,16 @@ func (a answer) write(w http.ResponseWriter, contentType string, body []byte) {
 // Error makes an answer an error, for functions that refuse a request.
 func (a answer) Error() string { return a.Message }
 
-// answerTo returns the answer that err is: without an error ok, and 503 for one that is no answer.
-func answerTo(err error) answer {
+// answerTo returns the answer that err is: without an error ok, and for one that is no answer 503, with when to try
+// again (0 if it does not matter).
+func answerTo(err error, retryAfter time.Duration) answer {
 	a := answer{status: http.StatusOK, Message: "ok"}
-	if err != nil && !errors.As(err, &a) {
-		a = answer{status: http.StatusServiceUnavailable, Message: err.Error()}
+	switch {
+	case err == nil, errors.As(err, &a):
+	case errors.Is(err, errGone):
+		a = answer{status: http.StatusNotFound, Message: "no such message waits or stands in the log any more"}
+	default:
+		a = answer{status: http.StatusServiceUnavailable, Message: err.Error(), retryAfter: retryAfter}
 	}
 	return a
 }
@@ -235,7 +240,7 @@ func (s *server) take(w http.ResponseWriter, r *http.Request, decode decoder, to
 	res.Tag, res.Host = cleaned(sub.to, nameLimit), sub.Host
 	switch {
 	case err != nil, sub.routes == nil: // auth.test: there is no message
-		return answerTo(err)
+		return answerTo(err, 0)
 	case sub.sync: // its post, or another request's with the same key, may take long
 		done()
 		longest := s.cfg().delayLimit() + postTimeout + 10*time.Second
@@ -325,7 +330,7 @@ func (s *server) check(w http.ResponseWriter, r *http.Request) {
 	} else if s.cfg().byTag[tag] == nil {
 		err = answer{status: http.StatusNotFound, Message: s.cfg().notFound(tag)}
 	}
-	answerTo(cmp.Or(s.ready(), err)).send(w)
+	answerTo(cmp.Or(s.ready(), err), 0).send(w)
 }
 
 // accept stores a message for all its routes or, with sync, posts it now and answers what became of it. The answer to a
@@ -368,8 +373,7 @@ func (s *server) store(messages []*message) answer {
 		}
 	}
 	if err := s.deliver.store(messages); err != nil {
-		why := "message is not stored: " + err.Error()
-		return answer{status: http.StatusServiceUnavailable, retryAfter: 5 * time.Second, Message: why}
+		return answerTo(fmt.Errorf("message is not stored: %w", err), 5*time.Second)
 	}
 	return answer{status: http.StatusOK}
 }
