@@ -116,7 +116,7 @@ type key struct {
 	check  func(string) error // of other values than the default; nil if every value will do
 }
 
-const required = "required" // in the place of a default: the key has to be there
+const required = "\x00" // in the place of a default: the key has to be there. No value is written like that
 
 // section is a section such as [core], or one entry of a list such as [[tags]].
 type section struct {

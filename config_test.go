@@ -224,6 +224,8 @@ func TestReadableSecrets(t *testing.T) {
 			0o644, true},
 		{"not for others", "[core]\nauth_token = 'y'\nslack_token = 'x'\n", 0o640, false},
 		{"of a sender", "[core]\nslack_token = 'env:TOKEN'\n[[senders]]\nname = 'a'\ntoken = 'y'\n", 0o604, true},
+		{"the word required", "[core]\nslack_token = 'env:TOKEN'\n[[senders]]\nname = 'a'\ntoken = 'required'\n",
+			0o604, true},
 		{"references and none",
 			"[core]\nslack_url = ''\nslack_token = 'env:TOKEN'\n[[senders]]\nname = 'a'\ntoken = 'file:" + file + "'\n",
 			0o644, false},

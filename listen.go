@@ -1,6 +1,7 @@
 package main
 
-// Where the server listens: the forms of core.port, sockets left behind or handed over by systemd, TLS.
+// Where the server listens: the forms of core.port, sockets left behind or handed over by systemd, TLS; and
+// -health, which asks there.
 
 import (
 	"context"
@@ -169,4 +170,30 @@ func tellSystemd(assignments ...string) {
 	}
 	conn.SetWriteDeadline(time.Now().Add(time.Second))
 	io.WriteString(conn, strings.Join(assignments, "\n"))
+}
+
+// askReady asks the server that runs on cfg for its /readyz: for containers and monitors without curl.
+func askReady(cfg *config) error {
+	network, address, err := parsePort(cfg.core.port)
+	if err != nil {
+		return err
+	}
+	transport, scheme := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}}, "http"
+	if cfg.tls != nil { // the name in the certificate is not known; nothing secret is sent
+		transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: true, Certificates: cfg.tls.Certificates}
+		scheme = "https"
+	}
+	client := &http.Client{Timeout: 10 * time.Second, Transport: transport}
+	resp, err := client.Get(scheme + "://localhost/readyz")
+	if err != nil {
+		return fmt.Errorf("%s does not answer: %w", cfg.core.port, errors.Unwrap(err))
+	}
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, answerLimit))
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("not ready: %s", strings.TrimSpace(string(body)))
+	}
+	return nil
 }

@@ -3,10 +3,10 @@
 // The path of a message: POST → accept → spool (on disk) → answer → lane → Slack → done | later | dead letter.
 // No file calls back up it:
 //
-//	main.go     this map; the flags, -health and, in serve, the server's life from start to stop
+//	main.go     this map; the flags and, in serve, the server's life from start to stop
 //	config.go   the configuration: keys, defaults, checks, the masked view
 //	toml.go     the reader of the TOML subset that it is written in
-//	listen.go   where the server listens: ports, sockets, TLS, systemd; how many connections it takes
+//	listen.go   where the server listens: ports, sockets, TLS, systemd; how many connections it takes; -health
 //	notify.go   HTTP in: the route table; decode, check, accept
 //	door.go     the ways in for programs that know Slack only
 //	auth.go     who may ask
@@ -26,14 +26,12 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"runtime"
@@ -250,32 +248,6 @@ func build() string {
 		}
 	}
 	return text
-}
-
-// askReady asks the server that runs on cfg for its /readyz: for containers and monitors without curl.
-func askReady(cfg *config) error {
-	network, address, err := parsePort(cfg.core.port)
-	if err != nil {
-		return err
-	}
-	transport, scheme := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, network, address)
-	}}, "http"
-	if cfg.tls != nil { // the name in the certificate is not known; nothing secret is sent
-		transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: true, Certificates: cfg.tls.Certificates}
-		scheme = "https"
-	}
-	client := &http.Client{Timeout: 10 * time.Second, Transport: transport}
-	resp, err := client.Get(scheme + "://localhost/readyz")
-	if err != nil {
-		return fmt.Errorf("%s does not answer: %w", cfg.core.port, errors.Unwrap(err))
-	}
-	defer resp.Body.Close()
-	body, _ := io.ReadAll(io.LimitReader(resp.Body, answerLimit))
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("not ready: %s", strings.TrimSpace(string(body)))
-	}
-	return nil
 }
 
 // printer is a Slack for dry runs: it prints every post, one JSON line each. Its output must not block. If that has no
