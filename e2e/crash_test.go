@@ -518,7 +518,7 @@ func TestBitFlips(t *testing.T) {
 	}
 	files, records := fillSpool(maker, 20)
 	segment := files.segment(t)
-	step := int64(Rounds(97, 397)) // each bit of each byte: TestEachBit, in one process
+	step := int64(Rounds(97, 1999)) // each bit of each byte: TestEachBit, in one process
 	var next, starts atomic.Int64
 	began := time.Now()
 	t.Run("flips", func(t *testing.T) {
