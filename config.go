@@ -116,7 +116,7 @@ type key struct {
 	check  func(string) error // of other values than the default; nil if every value will do
 }
 
-const required = "\x00" // in the place of a default: the key has to be there. No value is written like that
+const required = "required" // in the place of a default: the key has to be there
 
 // section is a section such as [core], or one entry of a list such as [[tags]].
 type section struct {
@@ -329,12 +329,12 @@ func (l *loader) key(in section, line tomlLine) {
 		return
 	}
 	l.row[k.to] = line.row
-	text, err := line.value, error(nil)
-	if _, isSecret := k.to.(*secret); isSecret && text != k.preset {
+	text, err, isDefault := line.value, error(nil), line.value == k.preset && k.preset != required
+	if _, isSecret := k.to.(*secret); isSecret && !isDefault {
 		text, err = l.dereference(text)
 	}
 	k.store(cmp.Or(text, line.value))
-	if err == nil && k.check != nil && text != k.preset {
+	if err == nil && k.check != nil && !isDefault {
 		err = k.check(text)
 	}
 	if err != nil {
