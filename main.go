@@ -1,7 +1,10 @@
 // Slackboard is a proxy server for Slack: programs send it a tag and a text, it holds the secrets and delivers.
 //
-// The path of a message: POST → accept → spool (on disk) → answer → lane → Slack → done | later | dead letter.
-// No file calls back up it:
+// The path of a message, which no file calls back up:
+//
+//	POST → accept → spool (on disk) → answer → lane → Slack → done | later | dead letter
+//
+// The files:
 //
 //	main.go     this map; the flags and, in serve, the server's life from start to stop
 //	config.go   the configuration: keys, defaults, checks, the masked view

@@ -148,7 +148,7 @@ func shortened(s string) string {
 type search struct {
 	id            string // "", or the id: the log is read no further back than to the segment that has it
 	state, tag, q string // q in lower case
-	order         string // of the list: newest: the last accepted first; oldest: the first
+	order         string // of the list: newest or oldest, by when it was accepted, comes first
 	offset, limit int    // of the list
 }
 

@@ -155,8 +155,8 @@ func (a answer) write(w http.ResponseWriter, contentType string, body []byte) {
 // Error makes an answer an error, for functions that refuse a request.
 func (a answer) Error() string { return a.Message }
 
-// answerTo returns the answer that err is: without an error ok, and for one that is no answer 503, with when to try
-// again (0 if it does not matter).
+// answerTo returns what a request is answered with: ok if err is nil, err itself if it is an answer, 404 for errGone,
+// else 503 and when to try again (0: it does not say).
 func answerTo(err error, retryAfter time.Duration) answer {
 	a := answer{status: http.StatusOK, Message: "ok"}
 	switch {

@@ -652,8 +652,8 @@ func TestEachBit(t *testing.T) {
 		before, behind := strings.Join(lines[:i], ""), strings.Join(lines[i+1:], "")
 		without, _ := holds(before + behind)
 		for at := range text {
-			for i := range e2e.Rounds(8, 1) {
-				flipped, bit := []byte(text), (at+i)%8
+			for round := range e2e.Rounds(8, 1) {
+				flipped, bit := []byte(text), (at+round)%8
 				flipped[at] ^= 1 << bit
 				got, damaged := holds(before + string(flipped) + behind)
 				const sum = 8 // where the checksum ends: A is the same digit as a
