@@ -142,7 +142,7 @@ func serve(opts options, cfg *config, logs *logs) error {
 // open opens the spool and, once its lock keeps out a second start that would touch our socket, the port.
 func (o options) open(cfg *config, log *slog.Logger) (sp *spool, listeners []net.Listener, err error) {
 	debug.SetGCPercent(25) // of a long spool the index alone is to stay
-	if sp, err = openSpool(cfg.spool.dir, log); err != nil {
+	if sp, err = openSpool(cfg.spool.dir, syncData, log); err != nil {
 		return nil, nil, fmt.Errorf("spool.dir: %w: "+
 			"set dir in [spool] to a folder that only this server uses and may write", err)
 	}

@@ -40,6 +40,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -142,9 +143,9 @@ type spool struct {
 	dir     *os.Root // the folder that was opened, even after another has taken its name
 	lock    *os.File
 	log     *slog.Logger
-	sync    func(*os.File) error // syncData
-	history atomic.Int64         // bytes of the log that are kept for look-ups after all in them is done
-	changes chan *change         // to run
+	sync    func(*os.File) error
+	history atomic.Int64 // bytes of the log that are kept for look-ups after all in them is done
+	changes chan *change // to run
 
 	mu       sync.Mutex
 	live     places // W lines of what waits or is a dead letter
@@ -256,9 +257,9 @@ func keyedID(key string, r route) string {
 
 func isKeyed(id string) bool { return strings.HasPrefix(id, "k") }
 
-// openSpool locks dir, which it makes if need be, and reads what an earlier process left. The error names the folder
-// or the file.
-func openSpool(dir string, log *slog.Logger) (*spool, error) {
+// openSpool locks dir, which it makes if need be, and reads what an earlier process left. It brings files to disk with
+// syncFile. The error names the folder or the file.
+func openSpool(dir string, syncFile func(*os.File) error, log *slog.Logger) (*spool, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -267,7 +268,7 @@ func openSpool(dir string, log *slog.Logger) (*spool, error) {
 		return nil, err
 	}
 	s := &spool{
-		dir: root, log: log, sync: syncData, changes: make(chan *change), w: bufio.NewWriterSize(nil, batchBytes),
+		dir: root, log: log, sync: syncFile, changes: make(chan *change), w: bufio.NewWriterSize(nil, batchBytes),
 		live: places{}, dead: places{}, segments: map[uint64]*segment{}, keys: map[string]uint64{},
 		quit: make(chan struct{}), ended: make(chan struct{}),
 	}
@@ -303,8 +304,9 @@ func (s *spool) load() error {
 			continue
 		case torn: // a crash does that in the newest segment only
 			s.damaged.Add(1)
+			s.segments[s.newest].damaged = true
 		}
-		seg, damaged := &segment{}, 0
+		seg, damaged := &segment{size: math.MaxInt64}, 0
 		s.segments[number], s.newest, s.oldest = seg, number, cmp.Or(s.oldest, number)
 		if seg.size, damaged, torn, err = s.walk(number, s.apply); err != nil {
 			return err
@@ -344,7 +346,10 @@ func (s *spool) walk(segment uint64, f func(line)) (end int64, damaged int, torn
 		return 0, 0, false, err
 	}
 	defer file.Close()
-	at, bad, lineBegins, lines := int64(0), 0, true, bufio.NewScanner(file)
+	s.mu.Lock()
+	size := s.segments[segment].size // behind it lies what was never written, or is being written
+	s.mu.Unlock()
+	at, bad, lineBegins, lines := int64(0), 0, true, bufio.NewScanner(io.LimitReader(file, size))
 	lines.Buffer(make([]byte, len(zeros)), 2*lineLimit) // it grows with them
 	lines.Split(func(b []byte, atEOF bool) (n int, token []byte, err error) {
 		if len(b) == 0 || !atEOF && len(b) < max(headerSize, lineLength(b)) {
@@ -361,7 +366,9 @@ func (s *spool) walk(segment uint64, f func(line)) (end int64, damaged int, torn
 			end, damaged, bad, torn, lineBegins = at+int64(n), damaged+bad, 0, false, true
 			f(l)
 		default:
-			n = max(1, len(b)-len(bytes.TrimLeft(b, "\x00"))) // one byte, or all of a hole or what was never written
+			if n = len(b); !bytes.HasPrefix(zeros, b) { // one byte, or all of a hole or what was never written
+				n = max(1, n-len(bytes.TrimLeft(b, "\x00")))
+			}
 			torn = torn || b[0] != 0
 			bad += number(lineBegins)
 			lineBegins = b[n-1] == '\n'
