@@ -383,7 +383,8 @@ func (s *server) store(messages []*message) answer {
 type keyedAnswers struct {
 	byID sync.Map // by the id of a request's first message: a chan that holds the answer once there is one
 	mu   sync.Mutex
-	kept []string // ids, the oldest first
+	kept [keysKept]string // ids, in a ring
+	next int              // in kept: the oldest
 }
 
 // once does what a request asks for and returns the answer. If another request for id was first, it waits for the
@@ -397,15 +398,11 @@ func (k *keyedAnswers) once(id string, keep bool, do func() answer) (a answer) {
 	a = do()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if keep && a.retryAfter == 0 {
-		k.kept = append(k.kept, id)
-	} else {
-		k.byID.Delete(id)
+	if keep && a.retryAfter == 0 { // then the oldest is forgotten
+		id, k.kept[k.next] = k.kept[k.next], id
+		k.next = (k.next + 1) % keysKept
 	}
-	if len(k.kept) > keysKept {
-		k.byID.Delete(k.kept[0])
-		k.kept = k.kept[1:]
-	}
+	k.byID.Delete(id)
 	return a
 }
 
