@@ -264,8 +264,7 @@ func (s *server) readBody(w http.ResponseWriter, r *http.Request, stranger bool)
 		body, err = io.ReadAll(io.LimitReader(reader, small))
 	}
 	if len(body) == small {
-		busy := answer{status: http.StatusServiceUnavailable, retryAfter: time.Second}
-		busy.Message = "too many large requests at the same time"
+		busy := answerTo(errors.New("too many large requests at the same time"), time.Second)
 		if stranger && len(s.large) >= maxLarge/2 {
 			return nil, done, busy
 		}
