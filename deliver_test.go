@@ -670,13 +670,13 @@ func TestSyncThatGivesUp(t *testing.T) {
 		if n := given.Load(); n != 99 {
 			t.Errorf("%d gave up, want all but the one that is being posted", n)
 		}
-		p.deliver.mu.Lock()
-		for _, l := range p.deliver.lanes {
-			if len(l.urgent) > 0 || p.deliver.urgent != 0 || l.account.urgent != 0 {
-				t.Errorf("%d posts and %d bytes are kept", len(l.urgent), p.deliver.urgent)
+		p.deliverer.mu.Lock()
+		for _, l := range p.deliverer.lanes {
+			if len(l.urgent) > 0 || p.deliverer.urgent != 0 || l.account.urgent != 0 {
+				t.Errorf("%d posts and %d bytes are kept", len(l.urgent), p.deliverer.urgent)
 			}
 		}
-		p.deliver.mu.Unlock()
+		p.deliverer.mu.Unlock()
 		asked.Wait()
 	})
 }
@@ -714,7 +714,7 @@ func BenchmarkDeliver(b *testing.B) {
 		each(messages, maxPosts, func(i int) {
 			m := &message{ID: newID(), Text: strings.Repeat("x", 200),
 				route: route{tag: fmt.Sprintf("t%d", i%maxPosts)}}
-			if err := p.deliver.store([]*message{m}); err != nil {
+			if err := p.deliverer.store([]*message{m}); err != nil {
 				b.Error(err)
 			}
 		})

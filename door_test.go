@@ -336,7 +336,7 @@ func TestStrangersLeaveRoom(t *testing.T) {
 	t.Parallel()
 	p := newInProcess(t, testConfig(t, fmt.Sprintf(doorConfig, "http://127.0.0.1:1")), &recorder{})
 	for range maxLarge / 2 {
-		p.large <- struct{}{}
+		p.bodies <- struct{}{}
 	}
 	body := "token=S3NDER&channel=%23x&text=" + strings.Repeat("x", 2*small)
 	for _, test := range []struct {
@@ -348,8 +348,8 @@ func TestStrangersLeaveRoom(t *testing.T) {
 			t.Errorf("%q: %d %s", test.head, w.Code, w.Body)
 		}
 	}
-	if len(p.large) != maxLarge/2 {
-		t.Errorf("%d tokens are taken", len(p.large))
+	if len(p.bodies) != maxLarge/2 {
+		t.Errorf("%d tokens are taken", len(p.bodies))
 	}
 }
 

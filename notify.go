@@ -29,23 +29,17 @@ const (
 	largeWait = 5 * time.Second
 )
 
-// server answers requests. It is built once, in run.
+// server is a deliverer, with its spool and its counters, that answers requests. It is built once, in serve.
 type server struct {
-	deliver  *deliverer
-	spool    *spool
-	stats    *stats
-	log      *slog.Logger
-	access   io.Writer // one line a request
-	hostname string
-	large    chan struct{} // a token for each large body in memory
+	*deliverer
+	access   io.Writer     // one line a request
+	bodies   chan struct{} // a token for each large body in memory
 	looking  sync.Mutex    // held by the request that searches the spool, or reads a message for a list
 	requests expvar.Map    // how many, by route and status
 	answered keyedAnswers
 	lost     func() int64 // log lines that could not be written
 	gc       gcSample
 }
-
-func (s *server) cfg() *config { return s.deliver.cfg() }
 
 // handler is the route table.
 func (s *server) handler() http.Handler {
@@ -71,8 +65,8 @@ func (s *server) handler() http.Handler {
 	route(operators, "GET /ui", toPage)
 	route(operators, "GET /{$}", toPage)
 	route(operators, "/", func(w http.ResponseWriter, r *http.Request) { s.answerUnknown(mux, w, r) })
-	again := action{s.deliver.dueNow, s.resend, "put at the end of its queue"}
-	drop := action{s.deliver.drop, s.dropDead, "dropped"}
+	again := action{s.dueNow, s.resend, "put at the end of its queue"}
+	drop := action{s.drop, s.dropDead, "dropped"}
 	route(operatorsHere, "GET /messages", s.listMessages)
 	route(operatorsHere, "GET /messages/{id}", s.showMessage)
 	route(operatorsHere, "POST /messages/{id}/retry", s.toOne(again))
@@ -236,7 +230,7 @@ func (s *server) take(w http.ResponseWriter, r *http.Request, decode decoder, to
 	}
 	sub, err := decode(r, body)
 	address, _, _ := net.SplitHostPort(r.RemoteAddr) // "" for a unix socket: the sender is on this host
-	sub.Host, sub.Sender = cmp.Or(cleaned(sub.Host, nameLimit), address, s.hostname), res.Sender
+	sub.Host, sub.Sender = cmp.Or(cleaned(sub.Host, nameLimit), address, hostname()), res.Sender
 	res.Tag, res.Host = cleaned(sub.to, nameLimit), sub.Host
 	switch {
 	case err != nil, sub.routes == nil: // auth.test: there is no message
@@ -265,12 +259,12 @@ func (s *server) readBody(w http.ResponseWriter, r *http.Request, stranger bool)
 	}
 	if len(body) == small {
 		busy := answerTo(errors.New("too many large requests at the same time"), time.Second)
-		if stranger && len(s.large) >= maxLarge/2 {
+		if stranger && len(s.bodies) >= maxLarge/2 {
 			return nil, done, busy
 		}
 		select {
-		case s.large <- struct{}{}:
-			done = sync.OnceFunc(func() { <-s.large })
+		case s.bodies <- struct{}{}:
+			done = sync.OnceFunc(func() { <-s.bodies })
 		case <-time.After(largeWait):
 			return nil, done, busy
 		}
@@ -353,7 +347,7 @@ func (s *server) accept(key string, sub *submission) answer {
 		case sub.sync:
 			return s.acceptNow(messages)
 		}
-		return s.store(messages)
+		return s.acceptLater(messages)
 	})
 	if a.status == http.StatusOK {
 		a.Message, a.IDs = "ok", ids
@@ -361,17 +355,17 @@ func (s *server) accept(key string, sub *submission) answer {
 	return a
 }
 
-// store answers 200 once messages are on disk.
-func (s *server) store(messages []*message) answer {
+// acceptLater answers 200 once messages are on disk.
+func (s *server) acceptLater(messages []*message) answer {
 	if core := &s.cfg().core; core.qps > 0 && core.maxDelay >= 0 {
-		before := s.deliver.ahead(messages[0].route) + len(messages) - 1
+		before := s.ahead(messages[0].route) + len(messages) - 1
 		delay := time.Duration(before) * time.Second / time.Duration(core.qps)
 		if wait := delay - time.Duration(core.maxDelay)*time.Second; wait > 0 {
 			tooMany := "too many messages wait for slack: qps delays them by more than max_delay_duration"
 			return answer{status: http.StatusTooManyRequests, retryAfter: wait, Message: tooMany}
 		}
 	}
-	if err := s.deliver.store(messages); err != nil {
+	if err := s.store(messages); err != nil {
 		return answerTo(fmt.Errorf("message is not stored: %w", err), 5*time.Second)
 	}
 	return answer{status: http.StatusOK}
@@ -409,7 +403,7 @@ func (k *keyedAnswers) once(id string, keep bool, do func() answer) (a answer) {
 func (s *server) acceptNow(messages []*message) answer {
 	outs, limit := make(chan outcome, len(messages)), s.cfg().delayLimit()
 	for _, m := range messages {
-		go func() { outs <- s.deliver.postNow(m, limit) }()
+		go func() { outs <- s.postNow(m, limit) }()
 	}
 	a := answer{status: http.StatusOK}
 	limited, again := true, true // again: trying again helps, and doubles nothing

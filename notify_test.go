@@ -330,8 +330,8 @@ func TestLargeSyncHoldsNoRoom(t *testing.T) {
 			t.Errorf("%d after %v: %s", w.Code, time.Since(start), w.Body)
 		}
 		posting.Wait()
-		if len(p.large) != 0 {
-			t.Errorf("%d tokens were not given back", len(p.large))
+		if len(p.bodies) != 0 {
+			t.Errorf("%d tokens were not given back", len(p.bodies))
 		}
 	})
 }

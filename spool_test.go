@@ -112,7 +112,7 @@ func TestWriterForgets(t *testing.T) {
 	for i := range 100 {
 		m := &message{ID: newID(), Text: fmt.Sprint(i), route: route{tag: "a"}}
 		written = append(written, weak.Make(m))
-		if err := p.deliver.store([]*message{m}); err != nil {
+		if err := p.deliverer.store([]*message{m}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -347,7 +347,7 @@ func (s *server) withTags(query url.Values) (*appStat, error) {
 		}
 		st.Tags = insert(st.Tags, n, t, func(a, b *tagStat) int { return cmp.Or(sign*compare(a, b), worseFirst(a, b)) })
 	})
-	s.deliver.explain(st.Tags)
+	s.explain(st.Tags)
 	return st, nil
 }
 
@@ -358,7 +358,7 @@ func (s *server) appStat() *appStat {
 		st.measured = s.stats.measured
 		st.LastHour = [2][]int32{s.stats.accepted.all(), s.stats.delivered.all()}
 	})
-	s.deliver.look(st)
+	s.look(st)
 	st.Damaged, st.SpoolBytes, st.SpoolLimit = s.spool.damaged.Load(), s.spool.bytes.Load(), s.cfg().spool.maxBytes
 	st.Ready, st.LogLinesDropped = s.ready() == nil, s.lost()
 	st.State, st.Sentence = s.sentence(st)
@@ -526,9 +526,9 @@ func (s *server) sentence(st *appStat) (state, sentence string) {
 
 // ready returns why no message can be accepted at this moment, nil while it can.
 func (s *server) ready() error {
-	s.deliver.mu.Lock()
-	defer s.deliver.mu.Unlock()
-	return cmp.Or(s.spool.health(), s.deliver.full(4096)) // a message of ordinary size
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return cmp.Or(s.spool.health(), s.full(4096)) // a message of ordinary size
 }
 
 // ordered is a JSON object: keys and values by turns, which keep their order.
