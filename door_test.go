@@ -391,7 +391,7 @@ func TestShownURI(t *testing.T) {
 	} {
 		p.out.Reset()
 		w := p.do("POST", uri, `{"text":"x"}`)
-		var line accessLine
+		var line response
 		if err := json.Unmarshal([]byte(p.out.String()), &line); err != nil || line.URI != want ||
 			strings.Contains(w.Body.String(), "KEY") {
 			t.Errorf("%s: %v, shown as %s, want %s; answered %s", uri, err, line.URI, want, w.Body)

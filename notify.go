@@ -76,10 +76,10 @@ func (s *server) handler() http.Handler {
 
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
-		res := &response{ResponseWriter: w, accessLine: accessLine{
-			Type: "accepted-request", Time: start.Format(time.RFC3339Nano), RemoteAddr: r.RemoteAddr,
+		res := &response{
+			ResponseWriter: w, Type: "accepted-request", Time: start.Format(time.RFC3339Nano), RemoteAddr: r.RemoteAddr,
 			Method: r.Method, Proto: r.Proto, ContentLength: r.ContentLength, Status: http.StatusOK,
-		}}
+		}
 		if u := r.URL; strings.Contains(u.Path, "//") || r.Method == http.MethodPost && strings.HasSuffix(u.Path, "/") {
 			u.Path, u.RawPath = path.Clean(u.Path), path.Clean(u.RawPath) // the original's clients post to //notify
 		}
@@ -93,7 +93,7 @@ func (s *server) handler() http.Handler {
 		}
 		res.URI = cleaned(s.shownURI(r), bodyLimit)
 		res.DurationMS = float64(time.Since(start).Microseconds()) / 1000
-		s.access.Write(append(encode(res.accessLine), '\n'))
+		s.access.Write(append(encode(res), '\n'))
 	})
 }
 
@@ -110,10 +110,24 @@ func (s *server) answerUnknown(mux *http.ServeMux, w http.ResponseWriter, r *htt
 	a.send(w)
 }
 
-// response keeps who makes the request and, for the access log, what the answer was.
+// response keeps who makes the request and what the answer was. As JSON it is the line of the access log, which has the
+// original's keys first.
 type response struct {
-	http.ResponseWriter
-	accessLine
+	http.ResponseWriter `json:"-"`
+
+	Type          string `json:"type"`
+	Time          string `json:"time"`
+	RemoteAddr    string `json:"remote_addr"`
+	URI           string `json:"uri"`
+	Method        string `json:"method"`
+	Proto         string `json:"proto"`
+	ContentLength int64  `json:"content_length"`
+	Tag           string `json:"tag"` // or the channel
+	Host          string `json:"host"`
+	Status        int    `json:"status"`
+	identity
+	IDs        []string `json:"ids,omitempty"`
+	DurationMS float64  `json:"duration_ms"`
 }
 
 func (r *response) WriteHeader(status int) {
@@ -172,23 +186,6 @@ func badPayload(code, format string, args ...any) answer {
 
 func malformed(err error) answer {
 	return answer{status: http.StatusBadRequest, Message: "Request-body is malformed", Detail: err.Error()}
-}
-
-// accessLine has the original's keys first.
-type accessLine struct {
-	Type          string `json:"type"`
-	Time          string `json:"time"`
-	RemoteAddr    string `json:"remote_addr"`
-	URI           string `json:"uri"`
-	Method        string `json:"method"`
-	Proto         string `json:"proto"`
-	ContentLength int64  `json:"content_length"`
-	Tag           string `json:"tag"` // or the channel
-	Host          string `json:"host"`
-	Status        int    `json:"status"`
-	identity
-	IDs        []string `json:"ids,omitempty"`
-	DurationMS float64  `json:"duration_ms"`
 }
 
 // decoder makes a submission of a request's body. Its errors are answers.
