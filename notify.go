@@ -250,7 +250,6 @@ func (s *server) readBody(w http.ResponseWriter, r *http.Request, stranger bool)
 		return nil, done, answer{status: http.StatusUnsupportedMediaType, Message: coding}
 	}
 	reader := http.MaxBytesReader(w, r.Body, bodyLimit)
-	err = &http.MaxBytesError{Limit: bodyLimit}
 	if r.ContentLength <= bodyLimit { // else nothing of it is read
 		body, err = io.ReadAll(io.LimitReader(reader, small))
 	}
@@ -270,7 +269,7 @@ func (s *server) readBody(w http.ResponseWriter, r *http.Request, stranger bool)
 		body = whole.Bytes()
 	}
 	switch {
-	case errors.As(err, new(*http.MaxBytesError)):
+	case r.ContentLength > bodyLimit, errors.As(err, new(*http.MaxBytesError)):
 		tooLarge := fmt.Sprintf("Request-body is larger than %d bytes", bodyLimit)
 		err = answer{status: http.StatusRequestEntityTooLarge, Message: tooLarge}
 	case errors.Is(err, os.ErrDeadlineExceeded):
