@@ -56,7 +56,7 @@ func TestOutcomesInTime(t *testing.T) {
 		}, []string{"a"}, map[string]string{"#a": strings.TrimSpace(strings.Repeat("1 ", 31))}, nil},
 		{"a webhook's pause holds for its lane", func(n int, r recorded) outcome {
 			if r.channel == "#a" && n == 1 {
-				return outcome{class: retry, limited: true, wait: 7 * time.Second}
+				return outcome{class: limited, wait: 7 * time.Second}
 			}
 			return outcome{class: delivered}
 		}, []string{"a", "b"}, map[string]string{"#a": "1 1", "#b": "2"}, []time.Duration{7 * time.Second}},
@@ -100,7 +100,7 @@ func TestTokenPause(t *testing.T) {
 	t.Parallel()
 	inBubble(t, hookAndTags, func(n int, r recorded) outcome {
 		if r.channel == "#bot" && n == 1 {
-			return outcome{class: retry, limited: true, wait: 20 * time.Second}
+			return outcome{class: limited, wait: 20 * time.Second}
 		}
 		return outcome{class: delivered}
 	}, func(t *testing.T, p *inProcess, slack *recorder) {
@@ -172,7 +172,7 @@ func TestSyncTellsTheTruth(t *testing.T) {
 		{"perhaps posted", "a", say(outcome{class: retry, reason: "no answer within 30s", unsure: true}), 502, "",
 			"failed to post message to slack: no answer within 30s"},
 		{"limited", "a",
-			say(outcome{class: retry, reason: "ratelimited", limited: true, wait: 2500 * time.Millisecond}), 429, "3",
+			say(outcome{class: limited, reason: "ratelimited", wait: 2500 * time.Millisecond}), 429, "3",
 			"failed to post message to slack: ratelimited"},
 		{"one of two took it", "ab", func(_ int, r recorded) outcome {
 			if r.channel == "#a" {
@@ -211,8 +211,8 @@ func TestSyncAndPauses(t *testing.T) {
 		status int
 		waits  time.Duration
 	}{
-		{"short pause", outcome{class: retry, limited: true, wait: 9 * time.Second}, 200, 9 * time.Second},
-		{"long pause", outcome{class: retry, limited: true, wait: 11 * time.Second}, 429, 0},
+		{"short pause", outcome{class: limited, wait: 9 * time.Second}, 200, 9 * time.Second},
+		{"long pause", outcome{class: limited, wait: 11 * time.Second}, 429, 0},
 		{"back-off of another", outcome{class: retry, reason: "status 500"}, 200, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -737,10 +737,10 @@ func TestPauseIsNotShortened(t *testing.T) {
 		case n > 1:
 			return outcome{class: delivered}
 		case r.channel == "#bot":
-			return outcome{class: retry, limited: true, wait: time.Minute}
+			return outcome{class: limited, wait: time.Minute}
 		}
 		time.Sleep(time.Second)
-		return outcome{class: retry, limited: true, wait: time.Second}
+		return outcome{class: limited, wait: time.Second}
 	}, func(t *testing.T, p *inProcess, slack *recorder) {
 		start := time.Now()
 		p.do("POST", "/notify", e2e.NotifyBody("bot2", 1, false))
@@ -940,7 +940,7 @@ func TestPauseOutlastsARefusedConnection(t *testing.T) {
 		case n > 1: // the second post to a channel
 			return outcome{class: delivered}
 		case r.channel == "#bot":
-			return outcome{class: retry, limited: true, wait: time.Minute}
+			return outcome{class: limited, wait: time.Minute}
 		}
 		time.Sleep(time.Second)
 		return outcome{class: retry, unreached: true, reason: "connection refused"}

@@ -147,7 +147,7 @@ func TestSendAgainSays(t *testing.T) {
 		slack := &answers{to: map[string]outcome{
 			"#a":   {class: retry, status: 503, reason: "status 503"},
 			"#b":   {class: badContent, status: 400, reason: "invalid_blocks"},
-			"#cdn": {class: retry, limited: true, wait: 15 * time.Minute, reason: "ratelimited"},
+			"#cdn": {class: limited, wait: 15 * time.Minute, reason: "ratelimited"},
 		}}
 		p := newInProcess(t, testConfig(t, hookAndTags+"[[tags]]\ntag='cdn'\nchannel='#cdn'\nslack_token='xoxb-1'\n"+
 			"[[tags]]\ntag='edge'\nchannel='#edge'\nslack_token='xoxb-1'\n"), slack)

@@ -402,10 +402,11 @@ func (s *server) acceptNow(messages []*message) answer {
 		go func() { outs <- s.postNow(m, limit) }()
 	}
 	a := answer{status: http.StatusOK}
-	limited, again := true, true // again: trying again helps, and doubles nothing
+	allLimited, again := true, true // again: trying again helps, and doubles nothing
 	for range messages {
 		o := <-outs
-		limited, again = limited && o.limited, again && o.class == retry && !o.unsure
+		allLimited = allLimited && o.class == limited
+		again = again && (o.class == retry || o.class == limited) && !o.unsure
 		if o.class != delivered {
 			a.status, a.Message = http.StatusBadGateway, "failed to post message to slack: "+o.reason
 			a.retryAfter = max(a.retryAfter, o.wait, time.Second)
@@ -416,7 +417,7 @@ func (s *server) acceptNow(messages []*message) answer {
 	}
 	if !again {
 		a.retryAfter = 0
-	} else if limited {
+	} else if allLimited {
 		a.status = http.StatusTooManyRequests
 	}
 	return a

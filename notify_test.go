@@ -357,7 +357,7 @@ func TestKeyWithSync(t *testing.T) {
 		{"perhaps posted in a moment", outcome{class: retry, reason: "no answer", unsure: true}, 502,
 			"it may have been posted all the same", 1, 502, true},
 		{"not posted", outcome{class: retry, reason: "connection refused"}, 502, "", 2, 200, false},
-		{"limited", outcome{class: retry, limited: true, wait: time.Second}, 429, "", 2, 200, false},
+		{"limited", outcome{class: limited, wait: time.Second}, 429, "", 2, 200, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

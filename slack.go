@@ -38,8 +38,7 @@ const (
 	badDestination       // permanent: the channel will not take it, others may
 	badCredential        // permanent until an operator mends the webhook or the token; the messages are good
 	inBetween            // something between here and Slack answered: an operator has to look; the messages are good
-
-	limited // in the counters alone: it met a rate limit, whatever its class
+	limited              // a rate limit holds for wait, with a token in all its channels
 )
 
 func (c class) String() string {
@@ -51,7 +50,6 @@ type outcome struct {
 	class     class
 	status    int           // of the answer, 0 if there was none
 	reason    string        // one line: Slack's code or the status, and what is explained; never a URL or a token
-	limited   bool          // a rate limit holds for wait, with a token in all its channels
 	wait      time.Duration // at least leastWait, or 0 if no time was named
 	tooMuch   bool          // the post is too large for the receiver, or may be
 	unsure    bool          // the message may have been posted all the same
@@ -217,8 +215,8 @@ func decide(to credential, status int, header http.Header, a said) outcome {
 		o.reason = statusText(status)
 	}
 	switch {
-	case o.limited, status == 429, !known && limitWords.MatchString(explained+a.text):
-		o.class, o.limited = retry, true
+	case o.class == limited, status == 429, !known && limitWords.MatchString(explained+a.text):
+		o.class = limited
 		o.wait = max(o.wait, namedWait(header.Get("Retry-After"), fmt.Sprint(a.fields["retry_after"]),
 			header.Get("X-RateLimit-Reset-After"), header.Get("X-RateLimit-Reset")))
 	case ofSlack && known:
@@ -255,9 +253,9 @@ var meanings = map[outcome]string{
 		missing_scope not_allowed_token_type access_denied accesslimited app_access_restricted
 		team_access_not_granted two_factor_setup_required enterprise_is_restricted method_deprecated
 		deprecated_endpoint unknown_method no_service no_service_id no_team no_active_hooks team_disabled`,
-	{class: retry, unsure: true}:                   "internal_error fatal_error",
-	{class: retry, limited: true}:                  "ratelimited rate_limited",
-	{class: retry, limited: true, wait: quotaWait}: "message_limit_exceeded",
+	{class: retry, unsure: true}:      "internal_error fatal_error",
+	{class: limited}:                  "ratelimited rate_limited",
+	{class: limited, wait: quotaWait}: "message_limit_exceeded",
 }
 
 // code returns Slack's code in a, or what looks like one, and what it means; what is not known is the destination's. A

@@ -925,7 +925,7 @@ func (m *model) post(_ context.Context, _ credential, body []byte) outcome {
 			{class: badContent, tooMuch: true, reason: "too long"},
 			{class: badDestination, reason: "is_archived"}, {class: badCredential, reason: "token_revoked"},
 			{class: inBetween, reason: "a proxy"},
-			{class: retry, limited: true, wait: 3 * time.Second, reason: "rate limited"},
+			{class: limited, wait: 3 * time.Second, reason: "rate limited"},
 			{class: retry, unreached: true, reason: "connection refused"},
 			{class: retry, unsure: true, reason: "timeout"}, {class: retry, broken: true, unsure: true, reason: "EOF"},
 		}[m.fate.IntN(10)]

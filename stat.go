@@ -187,13 +187,9 @@ func (s *stats) posted(messages []*message, attempt int, out outcome, took time.
 	now := moment{time.Now()}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	kind := out.class
-	if out.limited {
-		kind = limited
-	}
 	s.Posts++
-	s.outcomes[kind]++
-	s.RateLimited += int64(number(out.limited))
+	s.outcomes[out.class]++
+	s.RateLimited += int64(number(out.class == limited))
 	s.Retries += int64(number(attempt > 1))
 	s.postTook.observe(took)
 	for _, m := range messages {

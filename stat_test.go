@@ -75,7 +75,7 @@ slack_url = 'http://127.0.0.1:1/gone'
 			case bytes.Contains(body, []byte("#gone")):
 				return outcome{class: retry, unreached: true, reason: "connection refused"}
 			}
-			return outcome{class: retry, limited: true, wait: 15 * time.Minute, reason: "ratelimited"}
+			return outcome{class: limited, wait: 15 * time.Minute, reason: "ratelimited"}
 		}))
 		send := func(tag string, n int) {
 			for range n {
@@ -232,7 +232,7 @@ func TestEveryCounter(t *testing.T) {
 	cfg := testConfig(t, stormConfig+"[[tags]]\ntag = 'more'\n")
 	answers := map[string]outcome{
 		"bad":     {class: badContent, reason: "no_text"},
-		"limited": {class: retry, limited: true, wait: time.Hour, reason: "ratelimited"},
+		"limited": {class: limited, wait: time.Hour, reason: "ratelimited"},
 	}
 	tries := 0
 	slack := posterFunc(func(_ credential, body []byte) outcome {
