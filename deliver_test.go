@@ -325,8 +325,8 @@ func TestJudge(t *testing.T) {
 		{"delivered", outcome{class: delivered}, tried(1), many, fateDelivered, 0, ""},
 		{"delivered, though old", outcome{class: delivered}, tried(1), posted{parts: 1, tooOld: 1},
 			fateDelivered, 0, ""},
-		{"trouble", outcome{class: retry, status: 503}, tried(50), one, later, 0, ""},
-		{"trouble, old", outcome{class: retry, status: 503}, tried(50), posted{parts: 2, tooOld: 1},
+		{"trouble", outcome{class: retry}, tried(50), one, later, 0, ""},
+		{"trouble, old", outcome{class: retry}, tried(50), posted{parts: 2, tooOld: 1},
 			fateDead, 1, "older than max_age: "},
 		{"old, but tried for a moment only", outcome{class: retry}, head{attempts: 3, first: now.Add(-ageAfter)},
 			posted{parts: 1, tooOld: 1}, later, 0, ""},
@@ -410,7 +410,7 @@ func TestTooMuchForTheReceiver(t *testing.T) {
 	t.Parallel()
 	refuse := func(class class, reason string, when bool) outcome {
 		if when {
-			return outcome{class: class, tooMuch: true, status: 422, reason: reason}
+			return outcome{class: class, tooMuch: true, reason: reason}
 		}
 		return outcome{class: delivered}
 	}
@@ -490,7 +490,7 @@ func TestOldButNotTried(t *testing.T) {
 		time.Sleep(10 * 24 * time.Hour)
 		slack := &recorder{script: func(n int, _ recorded) outcome {
 			if n == 1 {
-				return outcome{class: retry, status: 503, reason: "status 503"}
+				return outcome{class: retry, reason: "status 503"}
 			}
 			return outcome{class: delivered}
 		}}
@@ -586,7 +586,7 @@ func TestFairUnderQPS(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newInProcess(t, cfg, posterFunc(func(to credential, _ []byte) outcome {
 			if strings.Contains(to.url.reveal(), "sick") {
-				return outcome{class: badCredential, status: 404, reason: "no_service"}
+				return outcome{class: badCredential, reason: "no_service"}
 			}
 			return outcome{class: delivered}
 		}))

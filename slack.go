@@ -48,7 +48,6 @@ func (c class) String() string {
 // outcome is what became of one post.
 type outcome struct {
 	class     class
-	status    int           // of the answer, 0 if there was none
 	reason    string        // one line: Slack's code or the status, and what is explained; never a URL or a token
 	wait      time.Duration // at least leastWait, or 0 if no time was named
 	tooMuch   bool          // the post is too large for the receiver, or may be
@@ -208,9 +207,9 @@ func decide(to credential, status int, header http.Header, a said) outcome {
 		!bot && (success || a.json || code != "" || ofThePost && !strings.HasPrefix(a.text, "<")))
 	taken := ok == true || !bot && !known && ok != false && a.fields["success"] != false
 	if ofSlack && taken && (bot || success) {
-		return outcome{class: delivered, status: status}
+		return outcome{class: delivered}
 	}
-	o.status, o.reason, o.wait = status, code, max(o.wait, namedWait(header.Get("Retry-After")))
+	o.reason, o.wait = code, max(o.wait, namedWait(header.Get("Retry-After")))
 	if code == "" || !ofSlack {
 		o.reason = statusText(status)
 	}

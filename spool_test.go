@@ -921,7 +921,7 @@ func (m *model) post(_ context.Context, _ credential, body []byte) outcome {
 	out, wait := outcome{class: delivered}, time.Duration(m.fate.IntN(3000))*time.Millisecond
 	if !m.calm && m.fate.IntN(3) == 0 {
 		out = []outcome{
-			{class: retry, reason: "status 500", status: 500}, {class: badContent, reason: "no_text"},
+			{class: retry, reason: "status 500"}, {class: badContent, reason: "no_text"},
 			{class: badContent, tooMuch: true, reason: "too long"},
 			{class: badDestination, reason: "is_archived"}, {class: badCredential, reason: "token_revoked"},
 			{class: inBetween, reason: "a proxy"},

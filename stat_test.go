@@ -71,7 +71,7 @@ slack_url = 'http://127.0.0.1:1/gone'
 		p := newInProcess(t, cfg, posterFunc(func(_ credential, body []byte) outcome {
 			switch {
 			case bytes.Contains(body, []byte("#hook")):
-				return outcome{class: retry, status: 503, reason: "status 503"}
+				return outcome{class: retry, reason: "status 503"}
 			case bytes.Contains(body, []byte("#gone")):
 				return outcome{class: retry, unreached: true, reason: "connection refused"}
 			}
