@@ -75,9 +75,8 @@ func (s *server) handler() http.Handler {
 	route(operatorsHere, "DELETE /messages", s.toAll(drop, "state", "tag"))
 
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		start := time.Now()
 		res := &response{
-			ResponseWriter: w, Type: "accepted-request", Time: start.Format(time.RFC3339Nano), RemoteAddr: r.RemoteAddr,
+			ResponseWriter: w, Type: "accepted-request", Time: time.Now(), RemoteAddr: r.RemoteAddr,
 			Method: r.Method, Proto: r.Proto, ContentLength: r.ContentLength, Status: http.StatusOK,
 		}
 		if u := r.URL; strings.Contains(u.Path, "//") || r.Method == http.MethodPost && strings.HasSuffix(u.Path, "/") {
@@ -92,7 +91,7 @@ func (s *server) handler() http.Handler {
 			return // the page asks every few seconds: that has a line at level debug only
 		}
 		res.URI = cleaned(s.shownURI(r), bodyLimit)
-		res.DurationMS = float64(time.Since(start).Microseconds()) / 1000
+		res.DurationMS = float64(time.Since(res.Time).Microseconds()) / 1000
 		s.access.Write(append(encode(res), '\n'))
 	})
 }
@@ -115,16 +114,16 @@ func (s *server) answerUnknown(mux *http.ServeMux, w http.ResponseWriter, r *htt
 type response struct {
 	http.ResponseWriter `json:"-"`
 
-	Type          string `json:"type"`
-	Time          string `json:"time"`
-	RemoteAddr    string `json:"remote_addr"`
-	URI           string `json:"uri"`
-	Method        string `json:"method"`
-	Proto         string `json:"proto"`
-	ContentLength int64  `json:"content_length"`
-	Tag           string `json:"tag"` // or the channel
-	Host          string `json:"host"`
-	Status        int    `json:"status"`
+	Type          string    `json:"type"`
+	Time          time.Time `json:"time"`
+	RemoteAddr    string    `json:"remote_addr"`
+	URI           string    `json:"uri"`
+	Method        string    `json:"method"`
+	Proto         string    `json:"proto"`
+	ContentLength int64     `json:"content_length"`
+	Tag           string    `json:"tag"` // or the channel
+	Host          string    `json:"host"`
+	Status        int       `json:"status"`
 	identity
 	IDs        []string `json:"ids,omitempty"`
 	DurationMS float64  `json:"duration_ms"`
