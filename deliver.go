@@ -580,12 +580,12 @@ func (d *deliverer) unreadable(t *turn, err error) []ending {
 // post makes one attempt and counts it. Afterwards the messages are without their contents: they may be large.
 func (d *deliverer) post(t *turn) outcome {
 	messages := t.merged.messages
-	to, _, err := d.cfg().lookup(messages[0].route)
+	to, tag, err := d.cfg().lookup(messages[0].route)
 	if err != nil {
 		return outcome{class: badContent, reason: err.Error()}
 	}
 	start := time.Now()
-	payload := t.merged.render(start)
+	payload := t.merged.render(tag, start)
 	if t.head.cut {
 		payload, _ = shorter(payload)
 	}

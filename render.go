@@ -65,7 +65,7 @@ func color(level string) string {
 func render(m *message, t *tag, now time.Time) []byte {
 	g := &merger{}
 	g.add(m, t)
-	return g.render(now)
+	return g.render(t, now)
 }
 
 // sign puts footer in front of the one that attachment has, and returns attachment.
@@ -205,7 +205,6 @@ type part struct {
 	merges     bool            // false: it goes alone
 	same       string          // equal for those that are folded
 	size       int             // characters of text
-	tag        *tag
 	messages   []*message
 }
 
@@ -213,7 +212,7 @@ type part struct {
 // and one attachment.
 func newPart(m *message, t *tag) *part {
 	says := attachment{Color: color(m.Level), Title: m.Title, Text: cut(m.Text, textLimit), MrkdwnIn: []string{"text"}}
-	p := &part{attachment: says, tag: t}
+	p := &part{attachment: says}
 	switch {
 	case m.Payload != nil:
 		p.read(m.fields(t))
@@ -280,13 +279,14 @@ func (g *merger) add(m *message, t *tag) bool {
 	return true
 }
 
-// render returns the post. A message that goes alone looks as if nothing was ever merged, and says if it comes late.
-func (g *merger) render(now time.Time) []byte {
+// render returns the post; t is the tag of its first message. A message that goes alone looks as if nothing was ever
+// merged, and says if it comes late.
+func (g *merger) render(t *tag, now time.Time) []byte {
 	m, first := g.messages[0], g.parts[0]
 	post, late := payload{around: first.around}, lateness(m.acceptedAt(), now)
 	switch alone := len(g.messages) == 1; {
 	case alone && m.Payload != nil:
-		return renderDirect(m.fields(first.tag), late)
+		return renderDirect(m.fields(t), late)
 	case alone && first.plain():
 		post.Text = join(first.Text, "\n", late)
 		return encode(post)
