@@ -7,7 +7,6 @@ package main
 // and those of receivers that speak the same: Mattermost, Rocket.Chat, Discord, Zulip.
 
 import (
-	"bufio"
 	"bytes"
 	"cmp"
 	"context"
@@ -148,15 +147,14 @@ var saidFields = []string{
 
 // readAnswer reads a body until it ends or breaks off. Of long JSON it keeps nothing but what is in said.
 func readAnswer(body io.Reader) (a said) {
-	r := bufio.NewReaderSize(io.LimitReader(body, answerLimit), looked)
-	head, err := r.Peek(looked)
-	a.text, a.broken = strings.TrimLeft(string(head), " \r\n\t\ufeff"), err != nil && err != io.EOF
+	body = io.LimitReader(body, answerLimit)
+	head, err := io.ReadAll(io.LimitReader(body, looked))
+	a.text, a.broken = strings.TrimLeft(string(head), " \r\n\t\ufeff"), err != nil
 	if !strings.HasPrefix(a.text, "{") {
 		return a
 	}
-	r.Discard(len(head) - len(a.text))
+	d := json.NewDecoder(io.MultiReader(strings.NewReader(a.text), body))
 	a.text, a.fields = "", map[string]any{}
-	d := json.NewDecoder(r)
 	_, err = d.Token()
 	for err == nil && d.More() {
 		var value json.RawMessage
