@@ -51,7 +51,7 @@ func (s *server) handler() http.Handler {
 	route(anybody, "POST /services/{tag}/{token...}", s.takes(s.webhook, answer.sendAsWebhook, false))
 	route(anybody, "POST /api/chat.postMessage", s.takes(s.postMessage, answer.sendAsAPI, true))
 	route(anybody, "POST /api/auth.test", s.takes(authTest, answer.sendAsAPI, true))
-	route(anybody, "/api/", unknownMethod)
+	route(anybody, "/api/", func(w http.ResponseWriter, _ *http.Request) { unknownMethod.sendAsAPI(w) })
 	route(anybody, "GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answerTo(nil, 0).send(w) })
 	route(anybody, "GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answerTo(s.ready(), 0).send(w) })
 	route(senders, "GET /check", s.check)
