@@ -291,7 +291,7 @@ func (l *lane) refusal() outcome {
 	if a.failures > 0 {
 		return outcome{class: retry, reason: a.err, wait: wait}
 	}
-	return outcome{class: retry, limited: true, reason: "rate limited", wait: wait}
+	return outcome{class: limited, reason: "rate limited", wait: wait}
 }
 
 // addUrgent puts t into the lane where its message leads.
@@ -580,12 +580,12 @@ func (d *deliverer) unreadable(t *turn, err error) []ending {
 // post makes one attempt and counts it. Afterwards the messages are without their contents: they may be large.
 func (d *deliverer) post(t *turn) outcome {
 	messages := t.merged.messages
-	to, _, err := d.cfg().lookup(messages[0].route)
+	to, tag, err := d.cfg().lookup(messages[0].route)
 	if err != nil {
 		return outcome{class: badContent, reason: err.Error()}
 	}
 	start := time.Now()
-	payload := t.merged.render(start)
+	payload := t.merged.render(tag, start)
 	if t.head.cut {
 		payload, _ = shorter(payload)
 	}
@@ -595,7 +595,7 @@ func (d *deliverer) post(t *turn) outcome {
 	}
 	// Not bound to a request or to SIGTERM: a post that is cut short may have been taken. It ends by postTimeout.
 	out := d.slack.post(context.Background(), to.credential, payload)
-	if out.limited && out.wait == 0 {
+	if out.class == limited && out.wait == 0 {
 		out.wait = unnamedPause(t.head.attempts)
 	}
 	d.stats.posted(messages, t.head.attempts, out, time.Since(start))
@@ -608,7 +608,7 @@ func (d *deliverer) post(t *turn) outcome {
 // learn takes from out what holds for the lane and its account, whichever message was posted.
 func (d *deliverer) learn(t *turn, out outcome) {
 	l, a, now := t.lane, t.lane.account, time.Now()
-	l.turn, l.limited = now.Add(d.cfg().pace()), out.limited
+	l.turn, l.limited = now.Add(d.cfg().pace()), out.class == limited
 	switch {
 	case out.nobody():
 		if a.failures++; a.failures == 1 {
@@ -628,7 +628,7 @@ func (d *deliverer) learn(t *turn, out outcome) {
 		a.earned, a.failures = true, 0
 	}
 	switch until := now.Add(out.wait); {
-	case !out.limited || l.to.credential.token == (secret{}):
+	case out.class != limited || l.to.credential.token == (secret{}):
 		l.turn = latest(l.turn, until)
 	case until.After(a.until):
 		a.until, a.err, a.limited = until, "slack's rate limit, met by "+l.to.name(), true

@@ -56,7 +56,7 @@ func TestOutcomesInTime(t *testing.T) {
 		}, []string{"a"}, map[string]string{"#a": strings.TrimSpace(strings.Repeat("1 ", 31))}, nil},
 		{"a webhook's pause holds for its lane", func(n int, r recorded) outcome {
 			if r.channel == "#a" && n == 1 {
-				return outcome{class: retry, limited: true, wait: 7 * time.Second}
+				return outcome{class: limited, wait: 7 * time.Second}
 			}
 			return outcome{class: delivered}
 		}, []string{"a", "b"}, map[string]string{"#a": "1 1", "#b": "2"}, []time.Duration{7 * time.Second}},
@@ -100,7 +100,7 @@ func TestTokenPause(t *testing.T) {
 	t.Parallel()
 	inBubble(t, hookAndTags, func(n int, r recorded) outcome {
 		if r.channel == "#bot" && n == 1 {
-			return outcome{class: retry, limited: true, wait: 20 * time.Second}
+			return outcome{class: limited, wait: 20 * time.Second}
 		}
 		return outcome{class: delivered}
 	}, func(t *testing.T, p *inProcess, slack *recorder) {
@@ -172,7 +172,7 @@ func TestSyncTellsTheTruth(t *testing.T) {
 		{"perhaps posted", "a", say(outcome{class: retry, reason: "no answer within 30s", unsure: true}), 502, "",
 			"failed to post message to slack: no answer within 30s"},
 		{"limited", "a",
-			say(outcome{class: retry, reason: "ratelimited", limited: true, wait: 2500 * time.Millisecond}), 429, "3",
+			say(outcome{class: limited, reason: "ratelimited", wait: 2500 * time.Millisecond}), 429, "3",
 			"failed to post message to slack: ratelimited"},
 		{"one of two took it", "ab", func(_ int, r recorded) outcome {
 			if r.channel == "#a" {
@@ -211,8 +211,8 @@ func TestSyncAndPauses(t *testing.T) {
 		status int
 		waits  time.Duration
 	}{
-		{"short pause", outcome{class: retry, limited: true, wait: 9 * time.Second}, 200, 9 * time.Second},
-		{"long pause", outcome{class: retry, limited: true, wait: 11 * time.Second}, 429, 0},
+		{"short pause", outcome{class: limited, wait: 9 * time.Second}, 200, 9 * time.Second},
+		{"long pause", outcome{class: limited, wait: 11 * time.Second}, 429, 0},
 		{"back-off of another", outcome{class: retry, reason: "status 500"}, 200, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -325,8 +325,8 @@ func TestJudge(t *testing.T) {
 		{"delivered", outcome{class: delivered}, tried(1), many, fateDelivered, 0, ""},
 		{"delivered, though old", outcome{class: delivered}, tried(1), posted{parts: 1, tooOld: 1},
 			fateDelivered, 0, ""},
-		{"trouble", outcome{class: retry, status: 503}, tried(50), one, later, 0, ""},
-		{"trouble, old", outcome{class: retry, status: 503}, tried(50), posted{parts: 2, tooOld: 1},
+		{"trouble", outcome{class: retry}, tried(50), one, later, 0, ""},
+		{"trouble, old", outcome{class: retry}, tried(50), posted{parts: 2, tooOld: 1},
 			fateDead, 1, "older than max_age: "},
 		{"old, but tried for a moment only", outcome{class: retry}, head{attempts: 3, first: now.Add(-ageAfter)},
 			posted{parts: 1, tooOld: 1}, later, 0, ""},
@@ -410,7 +410,7 @@ func TestTooMuchForTheReceiver(t *testing.T) {
 	t.Parallel()
 	refuse := func(class class, reason string, when bool) outcome {
 		if when {
-			return outcome{class: class, tooMuch: true, status: 422, reason: reason}
+			return outcome{class: class, tooMuch: true, reason: reason}
 		}
 		return outcome{class: delivered}
 	}
@@ -490,7 +490,7 @@ func TestOldButNotTried(t *testing.T) {
 		time.Sleep(10 * 24 * time.Hour)
 		slack := &recorder{script: func(n int, _ recorded) outcome {
 			if n == 1 {
-				return outcome{class: retry, status: 503, reason: "status 503"}
+				return outcome{class: retry, reason: "status 503"}
 			}
 			return outcome{class: delivered}
 		}}
@@ -590,7 +590,7 @@ func TestFairUnderQPS(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newInProcess(t, cfg, posterFunc(func(to credential, _ []byte) outcome {
 			if strings.Contains(to.url.reveal(), "sick") {
-				return outcome{class: badCredential, status: 404, reason: "no_service"}
+				return outcome{class: badCredential, reason: "no_service"}
 			}
 			return outcome{class: delivered}
 		}))
@@ -674,13 +674,13 @@ func TestSyncThatGivesUp(t *testing.T) {
 		if n := given.Load(); n != 99 {
 			t.Errorf("%d gave up, want all but the one that is being posted", n)
 		}
-		p.deliver.mu.Lock()
-		for _, l := range p.deliver.lanes {
-			if len(l.urgent) > 0 || p.deliver.urgent != 0 || l.account.urgent != 0 {
-				t.Errorf("%d posts and %d bytes are kept", len(l.urgent), p.deliver.urgent)
+		p.deliverer.mu.Lock()
+		for _, l := range p.deliverer.lanes {
+			if len(l.urgent) > 0 || p.deliverer.urgent != 0 || l.account.urgent != 0 {
+				t.Errorf("%d posts and %d bytes are kept", len(l.urgent), p.deliverer.urgent)
 			}
 		}
-		p.deliver.mu.Unlock()
+		p.deliverer.mu.Unlock()
 		asked.Wait()
 	})
 }
@@ -718,7 +718,7 @@ func BenchmarkDeliver(b *testing.B) {
 		each(messages, maxPosts, func(i int) {
 			m := &message{ID: newID(), Text: strings.Repeat("x", 200),
 				route: route{tag: fmt.Sprintf("t%d", i%maxPosts)}}
-			if err := p.deliver.store([]*message{m}); err != nil {
+			if err := p.deliverer.store([]*message{m}); err != nil {
 				b.Error(err)
 			}
 		})
@@ -741,10 +741,10 @@ func TestPauseIsNotShortened(t *testing.T) {
 		case n > 1:
 			return outcome{class: delivered}
 		case r.channel == "#bot":
-			return outcome{class: retry, limited: true, wait: time.Minute}
+			return outcome{class: limited, wait: time.Minute}
 		}
 		time.Sleep(time.Second)
-		return outcome{class: retry, limited: true, wait: time.Second}
+		return outcome{class: limited, wait: time.Second}
 	}, func(t *testing.T, p *inProcess, slack *recorder) {
 		start := time.Now()
 		p.do("POST", "/notify", e2e.NotifyBody("bot2", 1, false))
@@ -944,7 +944,7 @@ func TestPauseOutlastsARefusedConnection(t *testing.T) {
 		case n > 1: // the second post to a channel
 			return outcome{class: delivered}
 		case r.channel == "#bot":
-			return outcome{class: retry, limited: true, wait: time.Minute}
+			return outcome{class: limited, wait: time.Minute}
 		}
 		time.Sleep(time.Second)
 		return outcome{class: retry, unreached: true, reason: "connection refused"}

@@ -55,10 +55,8 @@ func asObject(body []byte) (fields object) {
 // authTest is the question whether a token will do: https://docs.slack.dev/reference/methods/auth.test/
 func authTest(*http.Request, []byte) (nothing submission, _ error) { return nothing, nil }
 
-// unknownMethod answers the other methods of the Web API.
-func unknownMethod(w http.ResponseWriter, _ *http.Request) {
-	badPayload("unknown_method", "").sendAsAPI(w)
-}
+// unknownMethod is the answer to the other methods of the Web API.
+var unknownMethod = badPayload("unknown_method", "")
 
 // direct gives a payload its route: to the channel that it names, else to the webhook's own.
 func (s *server) direct(sub submission) (submission, error) {

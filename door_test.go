@@ -336,7 +336,7 @@ func TestStrangersLeaveRoom(t *testing.T) {
 	t.Parallel()
 	p := newInProcess(t, testConfig(t, fmt.Sprintf(doorConfig, "http://127.0.0.1:1")), &recorder{})
 	for range maxLarge / 2 {
-		p.large <- struct{}{}
+		p.bodies <- struct{}{}
 	}
 	body := "token=S3NDER&channel=%23x&text=" + strings.Repeat("x", 2*small)
 	for _, test := range []struct {
@@ -348,8 +348,8 @@ func TestStrangersLeaveRoom(t *testing.T) {
 			t.Errorf("%q: %d %s", test.head, w.Code, w.Body)
 		}
 	}
-	if len(p.large) != maxLarge/2 {
-		t.Errorf("%d tokens are taken", len(p.large))
+	if len(p.bodies) != maxLarge/2 {
+		t.Errorf("%d tokens are taken", len(p.bodies))
 	}
 }
 
@@ -391,7 +391,7 @@ func TestShownURI(t *testing.T) {
 	} {
 		p.out.Reset()
 		w := p.do("POST", uri, `{"text":"x"}`)
-		var line accessLine
+		var line response
 		if err := json.Unmarshal([]byte(p.out.String()), &line); err != nil || line.URI != want ||
 			strings.Contains(w.Body.String(), "KEY") {
 			t.Errorf("%s: %v, shown as %s, want %s; answered %s", uri, err, line.URI, want, w.Body)

@@ -69,8 +69,8 @@ func newInProcess(t testing.TB, cfg *config, slack poster) *inProcess {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.server = &server{spool: sp, stats: st, deliver: d, log: log, access: p.out, hostname: "here",
-		large: make(chan struct{}, maxLarge), lost: func() int64 { return 3 }}
+	p.server = &server{deliverer: d, access: p.out, bodies: make(chan struct{}, maxLarge),
+		lost: func() int64 { return 3 }}
 	p.http = p.handler()
 	ctx, cancel := context.WithCancel(context.Background())
 	go sp.run()
@@ -239,7 +239,7 @@ func each(times, goroutines int, f func(i int)) {
 func (p *inProcess) reload(t *testing.T, toml string) {
 	t.Helper()
 	cfg := testConfig(t, toml)
-	if err := p.deliver.reload(cfg); err != nil {
+	if err := p.deliverer.reload(cfg); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -247,12 +247,12 @@ func (p *inProcess) reload(t *testing.T, toml string) {
 // holdsNothing checks that nothing counts for max_bytes.
 func (p *inProcess) holdsNothing(t *testing.T) {
 	t.Helper()
-	p.deliver.mu.Lock()
-	defer p.deliver.mu.Unlock()
-	if p.deliver.bytes != 0 {
-		t.Errorf("of max_bytes %d is taken", p.deliver.bytes)
+	p.deliverer.mu.Lock()
+	defer p.deliverer.mu.Unlock()
+	if p.deliverer.bytes != 0 {
+		t.Errorf("of max_bytes %d is taken", p.deliverer.bytes)
 	}
-	for to, l := range p.deliver.lanes {
+	for to, l := range p.deliverer.lanes {
 		if l.bytes != 0 {
 			t.Errorf("of max_bytes %d is taken for %v", l.bytes, to.channel)
 		}

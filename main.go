@@ -109,10 +109,7 @@ func serve(opts options, cfg *config, logs *logs) error {
 		return fmt.Errorf("spool.dir: %w", err)
 	}
 	debug.FreeOSMemory() // what reading a long spool took
-	s := &server{
-		deliver: d, spool: sp, stats: d.stats, log: logs.log, access: &logs.access,
-		hostname: hostname(), large: make(chan struct{}, maxLarge), lost: logs.dropped,
-	}
+	s := &server{deliverer: d, access: &logs.access, bodies: make(chan struct{}, maxLarge), lost: logs.dropped}
 	go sp.run()
 	delivering, stopDelivery := context.WithCancel(context.Background())
 	go d.run(delivering)

@@ -72,7 +72,7 @@ func (s *server) view(w, became line, whole bool) (v messageView, err error) {
 	case "dropped":
 		v.DroppedAt = at
 	default:
-		s.deliver.addWaiting(&v, m.route, w.seq)
+		s.addWaiting(&v, m.route, w.seq)
 	}
 	if !whole {
 		v.Text = shortened(v.Text)
@@ -99,7 +99,7 @@ func (l line) state() string {
 func (d *deliverer) addWaiting(v *messageView, r route, seq uint64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	l, at := d.find(r, seq)
+	l, at := d.inLane(r, seq)
 	if l == nil {
 		return
 	}
@@ -113,8 +113,8 @@ func (d *deliverer) addWaiting(v *messageView, r route, seq uint64) {
 	}
 }
 
-// find returns the lane of r, and where in it a message waits; nil if it does not.
-func (d *deliverer) find(r route, seq uint64) (l *lane, at int) {
+// inLane returns the lane of r, and where in it a message waits; nil if it does not.
+func (d *deliverer) inLane(r route, seq uint64) (l *lane, at int) {
 	to, _, _ := d.cfg().lookup(r)
 	if l = d.lanes[to]; l == nil {
 		return nil, 0
@@ -386,7 +386,7 @@ func (s *server) toAll(do action, parameters ...string) http.HandlerFunc {
 func (d *deliverer) dueNow(r route, seq uint64) (did string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	l, at := d.find(r, seq)
+	l, at := d.inLane(r, seq)
 	if l == nil {
 		return "", errGone
 	}
@@ -416,7 +416,7 @@ func (d *deliverer) dueNow(r route, seq uint64) (did string, err error) {
 func (d *deliverer) drop(r route, seq uint64) (did string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	l, at := d.find(r, seq)
+	l, at := d.inLane(r, seq)
 	switch {
 	case l == nil:
 		return "", errGone
@@ -443,7 +443,7 @@ func (s *server) resend(dead []found) (n int, err error) {
 			return 0, err
 		}
 	}
-	err = s.deliver.store(again)
+	err = s.store(again)
 	for _, m := range again {
 		n += number(err == nil && m.seq != 0)
 	}
@@ -457,5 +457,5 @@ func (s *server) dropDead(dead []found) (n int, err error) {
 			ends = append(ends, ending{seq: f.seq, route: parseRoute(string(w.route)), fate: fateDropped})
 		}
 	}
-	return s.deliver.record(ends, s.spool.do)
+	return s.record(ends, s.spool.do)
 }

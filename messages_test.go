@@ -41,8 +41,8 @@ func TestSearch(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		slack := &answers{to: map[string]outcome{
-			"#a": {class: retry, status: 503, reason: "status 503"},
-			"#b": {class: badContent, status: 400, reason: "invalid_blocks"},
+			"#a": {class: retry, reason: "status 503"},
+			"#b": {class: badContent, reason: "invalid_blocks"},
 		}}
 		p := newInProcess(t, testConfig(t, hookAndTags), slack)
 		for i := range 4 {
@@ -145,9 +145,9 @@ func TestSendAgainSays(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		slack := &answers{to: map[string]outcome{
-			"#a":   {class: retry, status: 503, reason: "status 503"},
-			"#b":   {class: badContent, status: 400, reason: "invalid_blocks"},
-			"#cdn": {class: retry, limited: true, wait: 15 * time.Minute, reason: "ratelimited"},
+			"#a":   {class: retry, reason: "status 503"},
+			"#b":   {class: badContent, reason: "invalid_blocks"},
+			"#cdn": {class: limited, wait: 15 * time.Minute, reason: "ratelimited"},
 		}}
 		p := newInProcess(t, testConfig(t, hookAndTags+"[[tags]]\ntag='cdn'\nchannel='#cdn'\nslack_token='xoxb-1'\n"+
 			"[[tags]]\ntag='edge'\nchannel='#edge'\nslack_token='xoxb-1'\n"), slack)

@@ -29,23 +29,17 @@ const (
 	largeWait = 5 * time.Second
 )
 
-// server answers requests. It is built once, in run.
+// server is a deliverer, with its spool and its counters, that answers requests. It is built once, in serve.
 type server struct {
-	deliver  *deliverer
-	spool    *spool
-	stats    *stats
-	log      *slog.Logger
-	access   io.Writer // one line a request
-	hostname string
-	large    chan struct{} // a token for each large body in memory
+	*deliverer
+	access   io.Writer     // one line a request
+	bodies   chan struct{} // a token for each large body in memory
 	looking  sync.Mutex    // held by the request that searches the spool, or reads a message for a list
 	requests expvar.Map    // how many, by route and status
 	answered keyedAnswers
 	lost     func() int64 // log lines that could not be written
 	gc       gcSample
 }
-
-func (s *server) cfg() *config { return s.deliver.cfg() }
 
 // handler is the route table.
 func (s *server) handler() http.Handler {
@@ -57,7 +51,7 @@ func (s *server) handler() http.Handler {
 	route(anybody, "POST /services/{tag}/{token...}", s.takes(s.webhook, answer.sendAsWebhook, false))
 	route(anybody, "POST /api/chat.postMessage", s.takes(s.postMessage, answer.sendAsAPI, true))
 	route(anybody, "POST /api/auth.test", s.takes(authTest, answer.sendAsAPI, true))
-	route(anybody, "/api/", unknownMethod)
+	route(anybody, "/api/", func(w http.ResponseWriter, _ *http.Request) { unknownMethod.sendAsAPI(w) })
 	route(anybody, "GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answerTo(nil, 0).send(w) })
 	route(anybody, "GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answerTo(s.ready(), 0).send(w) })
 	route(senders, "GET /check", s.check)
@@ -71,8 +65,8 @@ func (s *server) handler() http.Handler {
 	route(operators, "GET /ui", toPage)
 	route(operators, "GET /{$}", toPage)
 	route(operators, "/", func(w http.ResponseWriter, r *http.Request) { s.answerUnknown(mux, w, r) })
-	again := action{s.deliver.dueNow, s.resend, "put at the end of its queue"}
-	drop := action{s.deliver.drop, s.dropDead, "dropped"}
+	again := action{s.dueNow, s.resend, "put at the end of its queue"}
+	drop := action{s.drop, s.dropDead, "dropped"}
 	route(operatorsHere, "GET /messages", s.listMessages)
 	route(operatorsHere, "GET /messages/{id}", s.showMessage)
 	route(operatorsHere, "POST /messages/{id}/retry", s.toOne(again))
@@ -81,11 +75,10 @@ func (s *server) handler() http.Handler {
 	route(operatorsHere, "DELETE /messages", s.toAll(drop, "state", "tag"))
 
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		start := time.Now()
-		res := &response{ResponseWriter: w, accessLine: accessLine{
-			Type: "accepted-request", Time: start.Format(time.RFC3339Nano), RemoteAddr: r.RemoteAddr,
+		res := &response{
+			ResponseWriter: w, Type: "accepted-request", Time: time.Now(), RemoteAddr: r.RemoteAddr,
 			Method: r.Method, Proto: r.Proto, ContentLength: r.ContentLength, Status: http.StatusOK,
-		}}
+		}
 		if u := r.URL; strings.Contains(u.Path, "//") || r.Method == http.MethodPost && strings.HasSuffix(u.Path, "/") {
 			u.Path, u.RawPath = path.Clean(u.Path), path.Clean(u.RawPath) // the original's clients post to //notify
 		}
@@ -98,8 +91,8 @@ func (s *server) handler() http.Handler {
 			return // the page asks every few seconds: that has a line at level debug only
 		}
 		res.URI = cleaned(s.shownURI(r), bodyLimit)
-		res.DurationMS = float64(time.Since(start).Microseconds()) / 1000
-		s.access.Write(append(encode(res.accessLine), '\n'))
+		res.DurationMS = float64(time.Since(res.Time).Microseconds()) / 1000
+		s.access.Write(append(encode(res), '\n'))
 	})
 }
 
@@ -116,10 +109,24 @@ func (s *server) answerUnknown(mux *http.ServeMux, w http.ResponseWriter, r *htt
 	a.send(w)
 }
 
-// response keeps who makes the request and, for the access log, what the answer was.
+// response keeps who makes the request and what the answer was. As JSON it is the line of the access log, which has the
+// original's keys first.
 type response struct {
-	http.ResponseWriter
-	accessLine
+	http.ResponseWriter `json:"-"`
+
+	Type          string    `json:"type"`
+	Time          time.Time `json:"time"`
+	RemoteAddr    string    `json:"remote_addr"`
+	URI           string    `json:"uri"`
+	Method        string    `json:"method"`
+	Proto         string    `json:"proto"`
+	ContentLength int64     `json:"content_length"`
+	Tag           string    `json:"tag"` // or the channel
+	Host          string    `json:"host"`
+	Status        int       `json:"status"`
+	identity
+	IDs        []string `json:"ids,omitempty"`
+	DurationMS float64  `json:"duration_ms"`
 }
 
 func (r *response) WriteHeader(status int) {
@@ -180,23 +187,6 @@ func malformed(err error) answer {
 	return answer{status: http.StatusBadRequest, Message: "Request-body is malformed", Detail: err.Error()}
 }
 
-// accessLine has the original's keys first.
-type accessLine struct {
-	Type          string `json:"type"`
-	Time          string `json:"time"`
-	RemoteAddr    string `json:"remote_addr"`
-	URI           string `json:"uri"`
-	Method        string `json:"method"`
-	Proto         string `json:"proto"`
-	ContentLength int64  `json:"content_length"`
-	Tag           string `json:"tag"` // or the channel
-	Host          string `json:"host"`
-	Status        int    `json:"status"`
-	identity
-	IDs        []string `json:"ids,omitempty"`
-	DurationMS float64  `json:"duration_ms"`
-}
-
 // decoder makes a submission of a request's body. Its errors are answers.
 type decoder func(r *http.Request, body []byte) (submission, error)
 
@@ -236,7 +226,7 @@ func (s *server) take(w http.ResponseWriter, r *http.Request, decode decoder, to
 	}
 	sub, err := decode(r, body)
 	address, _, _ := net.SplitHostPort(r.RemoteAddr) // "" for a unix socket: the sender is on this host
-	sub.Host, sub.Sender = cmp.Or(cleaned(sub.Host, nameLimit), address, s.hostname), res.Sender
+	sub.Host, sub.Sender = cmp.Or(cleaned(sub.Host, nameLimit), address, hostname()), res.Sender
 	res.Tag, res.Host = cleaned(sub.to, nameLimit), sub.Host
 	switch {
 	case err != nil, sub.routes == nil: // auth.test: there is no message
@@ -259,19 +249,17 @@ func (s *server) readBody(w http.ResponseWriter, r *http.Request, stranger bool)
 		return nil, done, answer{status: http.StatusUnsupportedMediaType, Message: coding}
 	}
 	reader := http.MaxBytesReader(w, r.Body, bodyLimit)
-	err = &http.MaxBytesError{Limit: bodyLimit}
 	if r.ContentLength <= bodyLimit { // else nothing of it is read
 		body, err = io.ReadAll(io.LimitReader(reader, small))
 	}
 	if len(body) == small {
-		busy := answer{status: http.StatusServiceUnavailable, retryAfter: time.Second}
-		busy.Message = "too many large requests at the same time"
-		if stranger && len(s.large) >= maxLarge/2 {
+		busy := answerTo(errors.New("too many large requests at the same time"), time.Second)
+		if stranger && len(s.bodies) >= maxLarge/2 {
 			return nil, done, busy
 		}
 		select {
-		case s.large <- struct{}{}:
-			done = sync.OnceFunc(func() { <-s.large })
+		case s.bodies <- struct{}{}:
+			done = sync.OnceFunc(func() { <-s.bodies })
 		case <-time.After(largeWait):
 			return nil, done, busy
 		}
@@ -280,7 +268,7 @@ func (s *server) readBody(w http.ResponseWriter, r *http.Request, stranger bool)
 		body = whole.Bytes()
 	}
 	switch {
-	case errors.As(err, new(*http.MaxBytesError)):
+	case r.ContentLength > bodyLimit, errors.As(err, new(*http.MaxBytesError)):
 		tooLarge := fmt.Sprintf("Request-body is larger than %d bytes", bodyLimit)
 		err = answer{status: http.StatusRequestEntityTooLarge, Message: tooLarge}
 	case errors.Is(err, os.ErrDeadlineExceeded):
@@ -354,7 +342,7 @@ func (s *server) accept(key string, sub *submission) answer {
 		case sub.sync:
 			return s.acceptNow(messages)
 		}
-		return s.store(messages)
+		return s.acceptLater(messages)
 	})
 	if a.status == http.StatusOK {
 		a.Message, a.IDs = "ok", ids
@@ -362,17 +350,17 @@ func (s *server) accept(key string, sub *submission) answer {
 	return a
 }
 
-// store answers 200 once messages are on disk.
-func (s *server) store(messages []*message) answer {
+// acceptLater answers 200 once messages are on disk.
+func (s *server) acceptLater(messages []*message) answer {
 	if core := &s.cfg().core; core.qps > 0 && core.maxDelay >= 0 {
-		before := s.deliver.ahead(messages[0].route) + len(messages) - 1
+		before := s.ahead(messages[0].route) + len(messages) - 1
 		delay := time.Duration(before) * time.Second / time.Duration(core.qps)
 		if wait := delay - time.Duration(core.maxDelay)*time.Second; wait > 0 {
 			tooMany := "too many messages wait for slack: qps delays them by more than max_delay_duration"
 			return answer{status: http.StatusTooManyRequests, retryAfter: wait, Message: tooMany}
 		}
 	}
-	if err := s.deliver.store(messages); err != nil {
+	if err := s.store(messages); err != nil {
 		return answerTo(fmt.Errorf("message is not stored: %w", err), 5*time.Second)
 	}
 	return answer{status: http.StatusOK}
@@ -383,7 +371,8 @@ func (s *server) store(messages []*message) answer {
 type keyedAnswers struct {
 	byID sync.Map // by the id of a request's first message: a chan that holds the answer once there is one
 	mu   sync.Mutex
-	kept []string // ids, the oldest first
+	kept [keysKept]string // ids, in a ring
+	next int              // in kept: the oldest
 }
 
 // once does what a request asks for and returns the answer. If another request for id was first, it waits for the
@@ -397,15 +386,11 @@ func (k *keyedAnswers) once(id string, keep bool, do func() answer) (a answer) {
 	a = do()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if keep && a.retryAfter == 0 {
-		k.kept = append(k.kept, id)
-	} else {
-		k.byID.Delete(id)
+	if keep && a.retryAfter == 0 { // then the oldest is forgotten
+		id, k.kept[k.next] = k.kept[k.next], id
+		k.next = (k.next + 1) % keysKept
 	}
-	if len(k.kept) > keysKept {
-		k.byID.Delete(k.kept[0])
-		k.kept = k.kept[1:]
-	}
+	k.byID.Delete(id)
 	return a
 }
 
@@ -413,13 +398,14 @@ func (k *keyedAnswers) once(id string, keep bool, do func() answer) (a answer) {
 func (s *server) acceptNow(messages []*message) answer {
 	outs, limit := make(chan outcome, len(messages)), s.cfg().delayLimit()
 	for _, m := range messages {
-		go func() { outs <- s.deliver.postNow(m, limit) }()
+		go func() { outs <- s.postNow(m, limit) }()
 	}
 	a := answer{status: http.StatusOK}
-	limited, again := true, true // again: trying again helps, and doubles nothing
+	allLimited, again := true, true // again: trying again helps, and doubles nothing
 	for range messages {
 		o := <-outs
-		limited, again = limited && o.limited, again && o.class == retry && !o.unsure
+		allLimited = allLimited && o.class == limited
+		again = again && (o.class == retry || o.class == limited) && !o.unsure
 		if o.class != delivered {
 			a.status, a.Message = http.StatusBadGateway, "failed to post message to slack: "+o.reason
 			a.retryAfter = max(a.retryAfter, o.wait, time.Second)
@@ -430,7 +416,7 @@ func (s *server) acceptNow(messages []*message) answer {
 	}
 	if !again {
 		a.retryAfter = 0
-	} else if limited {
+	} else if allLimited {
 		a.status = http.StatusTooManyRequests
 	}
 	return a

@@ -330,8 +330,8 @@ func TestLargeSyncHoldsNoRoom(t *testing.T) {
 			t.Errorf("%d after %v: %s", w.Code, time.Since(start), w.Body)
 		}
 		posting.Wait()
-		if len(p.large) != 0 {
-			t.Errorf("%d tokens were not given back", len(p.large))
+		if len(p.bodies) != 0 {
+			t.Errorf("%d tokens were not given back", len(p.bodies))
 		}
 	})
 }
@@ -357,7 +357,7 @@ func TestKeyWithSync(t *testing.T) {
 		{"perhaps posted in a moment", outcome{class: retry, reason: "no answer", unsure: true}, 502,
 			"it may have been posted all the same", 1, 502, true},
 		{"not posted", outcome{class: retry, reason: "connection refused"}, 502, "", 2, 200, false},
-		{"limited", outcome{class: retry, limited: true, wait: time.Second}, 429, "", 2, 200, false},
+		{"limited", outcome{class: limited, wait: time.Second}, 429, "", 2, 200, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -27,7 +27,7 @@ func (o options) reloadAt(signals <-chan os.Signal, s *server, logs *logs) {
 		}
 		if err == nil {
 			o.keepFixed(running, cfg, logs)
-			err = s.deliver.reload(cfg)
+			err = s.reload(cfg)
 		}
 		s.stats.locked(func() { s.stats.ReloadRefused = err != nil })
 		if err == nil {

@@ -88,14 +88,14 @@ func TestReloadKeepsPauses(t *testing.T) {
 	} {
 		inBubble(t, hookAndTags, func(n int, _ recorded) outcome {
 			if n == 1 {
-				return outcome{class: retry, limited: true, wait: time.Minute}
+				return outcome{class: limited, wait: time.Minute}
 			}
 			return outcome{class: delivered}
 		}, func(t *testing.T, p *inProcess, slack *recorder) {
 			start := time.Now()
 			slack.script = func(int, recorded) outcome {
 				if time.Since(start) < time.Minute {
-					return outcome{class: retry, limited: true, wait: time.Minute}
+					return outcome{class: limited, wait: time.Minute}
 				}
 				return outcome{class: delivered}
 			}

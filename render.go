@@ -65,16 +65,17 @@ func color(level string) string {
 func render(m *message, t *tag, now time.Time) []byte {
 	g := &merger{}
 	g.add(m, t)
-	return g.render(now)
+	return g.render(t, now)
 }
 
-// sign puts footer in front of the one that attachment has.
-func sign(attachment object, footer string) {
+// sign puts footer in front of the one that attachment has, and returns attachment.
+func sign(attachment object, footer string) object {
 	var given string
 	json.Unmarshal(attachment["footer"], &given)
 	if footer != "" && attachment != nil {
 		attachment["footer"] = encode(join(footer, " · ", given))
 	}
+	return attachment
 }
 
 // believed reports whether a message can have been accepted then. A clock that is not set yet says 1970 or the like.
@@ -199,12 +200,11 @@ func cut(s string, limit int) string {
 // part is one attachment of a post: a message, or the fold of all that say the same.
 type part struct {
 	around
-	attachment        // signed sets its footer
-	own        object // the attachment of a payload, instead
-	merges     bool   // false: it goes alone
-	same       string // equal for those that are folded
-	size       int    // characters of text
-	tag        *tag
+	attachment                 // signed sets its footer
+	own        json.RawMessage // the attachment of a payload, instead
+	merges     bool            // false: it goes alone
+	same       string          // equal for those that are folded
+	size       int             // characters of text
 	messages   []*message
 }
 
@@ -212,43 +212,40 @@ type part struct {
 // and one attachment.
 func newPart(m *message, t *tag) *part {
 	says := attachment{Color: color(m.Level), Title: m.Title, Text: cut(m.Text, textLimit), MrkdwnIn: []string{"text"}}
-	p := &part{attachment: says, tag: t}
+	p := &part{attachment: says}
 	switch {
 	case m.Payload != nil:
-		p.merges = p.read(m.fields(t))
+		p.read(m.fields(t))
 	case t != nil:
 		p.around, p.merges = around{Channel: t.channel, Username: t.username, IconEmoji: t.icon, Parse: t.parse}, true
 	}
 	p.Fallback = cut(join(p.Title, ": ", p.Text), fallbackLimit)
-	p.same = string(encode(p.attachment)) + string(encode(p.own))
-	p.size = utf8.RuneCountInString(p.Title + p.Text)
-	if p.own != nil {
-		p.size += utf8.RuneCount(encode(p.own))
-	}
+	p.same = string(encode(p.attachment)) + string(p.own)
+	p.size = utf8.RuneCountInString(p.Title+p.Text) + utf8.RuneCount(p.own)
 	return p
 }
 
 // plain reports that p, alone, is the text of a post: there a mention notifies.
 func (p *part) plain() bool { return p.Color == "" && p.Title == "" }
 
-func (p *part) read(fields object) bool {
+// read makes p of the fields of a payload, if it merges.
+func (p *part) read(fields object) {
 	maps.DeleteFunc(fields, func(_ string, value json.RawMessage) bool { return string(value) == "null" })
 	d := json.NewDecoder(bytes.NewReader(encode(fields)))
 	d.DisallowUnknownFields()
 	var given payload
 	if d.Decode(&given) != nil || len(given.Attachments) > 1 {
-		return false
+		return
 	}
-	p.around, p.Text = given.around, cut(given.Text, textLimit)
-	if len(given.Attachments) == 0 {
-		return true
+	p.around, p.Text, p.merges = given.around, cut(given.Text, textLimit), true
+	for _, attachment := range given.Attachments {
+		own := asObject(attachment)
+		p.merges = own != nil && (p.Text == "" || own["pretext"] == nil)
+		if p.merges && p.Text != "" {
+			own["pretext"] = encode(p.Text) // Slack shows it above the attachment, as it does a post's text
+		}
+		p.own = encode(own)
 	}
-	p.own = asObject(given.Attachments[0])
-	if p.Text != "" && p.own != nil && p.own["pretext"] == nil {
-		p.own["pretext"] = encode(p.Text) // Slack shows it above the attachment, as it does a post's text
-		return true
-	}
-	return p.Text == "" && p.own != nil
 }
 
 // mentions finds what notifies people if it stands in the text of a post. Its groups are the mention without a label.
@@ -282,13 +279,14 @@ func (g *merger) add(m *message, t *tag) bool {
 	return true
 }
 
-// render returns the post. A message that goes alone looks as if nothing was ever merged, and says if it comes late.
-func (g *merger) render(now time.Time) []byte {
+// render returns the post; t is the tag of its first message. A message that goes alone looks as if nothing was ever
+// merged, and says if it comes late.
+func (g *merger) render(t *tag, now time.Time) []byte {
 	m, first := g.messages[0], g.parts[0]
 	post, late := payload{around: first.around}, lateness(m.acceptedAt(), now)
 	switch alone := len(g.messages) == 1; {
 	case alone && m.Payload != nil:
-		return renderDirect(m.fields(first.tag), late)
+		return renderDirect(m.fields(t), late)
 	case alone && first.plain():
 		post.Text = join(first.Text, "\n", late)
 		return encode(post)
@@ -308,13 +306,11 @@ func (g *merger) render(now time.Time) []byte {
 
 // signed returns the attachment with its footer.
 func (p *part) signed(now time.Time) json.RawMessage {
-	if p.own == nil {
-		p.Footer = p.footer(now)
-		return encode(p.attachment)
+	if p.own != nil {
+		return encode(sign(asObject(p.own), p.footer(now)))
 	}
-	own := maps.Clone(p.own)
-	sign(own, p.footer(now))
-	return encode(own)
+	p.Footer = p.footer(now)
+	return encode(p.attachment)
 }
 
 // footer returns the host of one message, or "×37 from 12 hosts: web-01, web-02, web-03 and 9 more · 03:12:05 to
@@ -327,16 +323,15 @@ func (p *part) footer(now time.Time) string {
 		}
 		return join(host, " · ", lateness(m.acceptedAt(), now))
 	}
-	var hosts []string
+	from := map[string]bool{}
 	var times []time.Time
 	for _, m := range p.messages {
 		if at := m.acceptedAt(); believed(at, now) {
 			times = append(times, at)
 		}
-		hosts = append(hosts, m.Host)
+		from[m.Host] = true
 	}
-	slices.Sort(hosts)
-	hosts = slices.Compact(hosts)
+	hosts := slices.Sorted(maps.Keys(from))
 	noun, more := "hosts", ""
 	if len(hosts) == 1 {
 		noun = "host"

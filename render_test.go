@@ -20,8 +20,8 @@ func merge(t *testing.T, now time.Time, tags *tag, messages ...*message) string 
 			t.Fatalf("%+v does not merge", m)
 		}
 	}
-	post := string(g.render(now))
-	if again := string(g.render(now)); again != post {
+	post := string(g.render(tags, now))
+	if again := string(g.render(tags, now)); again != post {
 		t.Errorf("rendered twice: %s, then %s", post, again)
 	}
 	return post

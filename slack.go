@@ -7,8 +7,8 @@ package main
 // and those of receivers that speak the same: Mattermost, Rocket.Chat, Discord, Zulip.
 
 import (
-	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,8 +37,7 @@ const (
 	badDestination       // permanent: the channel will not take it, others may
 	badCredential        // permanent until an operator mends the webhook or the token; the messages are good
 	inBetween            // something between here and Slack answered: an operator has to look; the messages are good
-
-	limited // in the counters alone: it met a rate limit, whatever its class
+	limited              // a rate limit holds for wait, with a token in all its channels
 )
 
 func (c class) String() string {
@@ -48,9 +47,7 @@ func (c class) String() string {
 // outcome is what became of one post.
 type outcome struct {
 	class     class
-	status    int           // of the answer, 0 if there was none
 	reason    string        // one line: Slack's code or the status, and what is explained; never a URL or a token
-	limited   bool          // a rate limit holds for wait, with a token in all its channels
 	wait      time.Duration // at least leastWait, or 0 if no time was named
 	tooMuch   bool          // the post is too large for the receiver, or may be
 	unsure    bool          // the message may have been posted all the same
@@ -138,7 +135,6 @@ func (s *slackClient) post(ctx context.Context, to credential, payload []byte) o
 // said is what the body of an answer says.
 type said struct {
 	fields map[string]any // at the top of JSON, those of saidFields
-	code   string         // Slack's, or what looks like one
 	json   bool           // it is a JSON object
 	text   string         // the beginning of it, if it is not
 	broken bool           // it broke off
@@ -151,16 +147,14 @@ var saidFields = []string{
 
 // readAnswer reads a body until it ends or breaks off. Of long JSON it keeps nothing but what is in said.
 func readAnswer(body io.Reader) (a said) {
-	r := bufio.NewReaderSize(io.LimitReader(body, answerLimit), looked)
-	head, err := r.Peek(looked)
-	a.text, a.broken = strings.TrimLeft(string(head), " \r\n\t\ufeff"), err != nil && err != io.EOF
+	body = io.LimitReader(body, answerLimit)
+	head, err := io.ReadAll(io.LimitReader(body, looked))
+	a.text, a.broken = strings.TrimLeft(string(head), " \r\n\t\ufeff"), err != nil
 	if !strings.HasPrefix(a.text, "{") {
-		a.code = errorCode(strings.TrimSpace(a.text))
 		return a
 	}
-	r.Discard(len(head) - len(a.text))
+	d := json.NewDecoder(io.MultiReader(strings.NewReader(a.text), body))
 	a.text, a.fields = "", map[string]any{}
-	d := json.NewDecoder(r)
 	_, err = d.Token()
 	for err == nil && d.More() {
 		var value json.RawMessage
@@ -177,13 +171,11 @@ func readAnswer(body io.Reader) (a said) {
 		_, err = d.Token()
 	}
 	a.broken = err != nil && (a.json || !errors.As(err, new(*json.SyntaxError)))
-	text, _ := a.fields["error"].(string)
-	a.code = errorCode(text)
 	return a
 }
 
 // explained returns what the operator should read besides the code. It may repeat a secret.
-func (a said) explained() (all string) {
+func (a said) explained(code string) (all string) {
 	for _, key := range saidFields[3:] {
 		text := ""
 		eachText(a.fields[key], func(part string) string {
@@ -193,7 +185,7 @@ func (a said) explained() (all string) {
 		if text != "" && (key == "needed" || key == "provided") {
 			text = key + " " + text
 		}
-		if text != a.code && !strings.Contains(all, text) {
+		if text != code && !strings.Contains(all, text) {
 			all = join(all, ", ", text)
 		}
 	}
@@ -203,34 +195,25 @@ func (a said) explained() (all string) {
 // limitWords find a rate limit that no code and no status tells of.
 var limitWords = regexp.MustCompile(`(?i)rate[ _]*limit|too[ _]*many[ _]*requests`)
 
-// errorCode returns s if it is a code of Slack's or looks like one, else nothing: a word such as "ok" is none.
-func errorCode(s string) string {
-	_, known := meaningOf(s)
-	if len(s) > 60 || strings.Trim(s, "abcdefghijklmnopqrstuvwxyz_") != "" || !known && !strings.Contains(s, "_") {
-		return ""
-	}
-	return s
-}
-
 // decide says what an answer means: who speaks, then what was said.
 func decide(to credential, status int, header http.Header, a said) outcome {
-	bot, success, ok, explained := to.token != (secret{}), status/100 == 2, a.fields["ok"], a.explained()
-	o, known := meaningOf(a.code)
+	code, o, known := a.code()
+	bot, success, ok, explained := to.token != (secret{}), status/100 == 2, a.fields["ok"], a.explained(code)
 	ofThePost := slices.Contains([]int{400, 413, 422}, status) // so receivers find a post too large
 	// Slack speaks, or a receiver that speaks like it; else it is something in between.
 	ofSlack := status != 407 && status != 511 && (ok == true || ok == false ||
-		!bot && (success || a.json || a.code != "" || ofThePost && !strings.HasPrefix(a.text, "<")))
+		!bot && (success || a.json || code != "" || ofThePost && !strings.HasPrefix(a.text, "<")))
 	taken := ok == true || !bot && !known && ok != false && a.fields["success"] != false
 	if ofSlack && taken && (bot || success) {
-		return outcome{class: delivered, status: status}
+		return outcome{class: delivered}
 	}
-	o.status, o.reason, o.wait = status, a.code, max(o.wait, namedWait(header.Get("Retry-After")))
-	if a.code == "" || !ofSlack {
+	o.reason, o.wait = code, max(o.wait, namedWait(header.Get("Retry-After")))
+	if code == "" || !ofSlack {
 		o.reason = statusText(status)
 	}
 	switch {
-	case o.limited, status == 429, !known && limitWords.MatchString(explained+a.text):
-		o.class, o.limited = retry, true
+	case o.class == limited, status == 429, !known && limitWords.MatchString(explained+a.text):
+		o.class = limited
 		o.wait = max(o.wait, namedWait(header.Get("Retry-After"), fmt.Sprint(a.fields["retry_after"]),
 			header.Get("X-RateLimit-Reset-After"), header.Get("X-RateLimit-Reset")))
 	case ofSlack && known:
@@ -267,19 +250,25 @@ var meanings = map[outcome]string{
 		missing_scope not_allowed_token_type access_denied accesslimited app_access_restricted
 		team_access_not_granted two_factor_setup_required enterprise_is_restricted method_deprecated
 		deprecated_endpoint unknown_method no_service no_service_id no_team no_active_hooks team_disabled`,
-	{class: retry, unsure: true}:                   "internal_error fatal_error",
-	{class: retry, limited: true}:                  "ratelimited rate_limited",
-	{class: retry, limited: true, wait: quotaWait}: "message_limit_exceeded",
+	{class: retry, unsure: true}:      "internal_error fatal_error",
+	{class: limited}:                  "ratelimited rate_limited",
+	{class: limited, wait: quotaWait}: "message_limit_exceeded",
 }
 
-// meaningOf returns what a code means; what is not known is the destination's.
-func meaningOf(code string) (o outcome, known bool) {
+// code returns Slack's code in a, or what looks like one, and what it means; what is not known is the destination's. A
+// word such as "ok" is none.
+func (a said) code() (code string, o outcome, known bool) {
+	code, _ = a.fields["error"].(string)
+	code = cmp.Or(code, strings.TrimSpace(a.text))
 	for meaning, codes := range meanings {
 		if slices.Contains(strings.Fields(codes), code) {
-			return meaning, true
+			return code, meaning, true
 		}
 	}
-	return outcome{class: badDestination}, strings.HasPrefix(code, "restricted_action")
+	if len(code) > 60 || strings.Trim(code, "abcdefghijklmnopqrstuvwxyz_") != "" || !strings.Contains(code, "_") {
+		code = ""
+	}
+	return code, outcome{class: badDestination}, strings.HasPrefix(code, "restricted_action")
 }
 
 // namedWait returns the first of values that says how long to wait, 0 if none does: in seconds, as a date (RFC 9110,

@@ -113,7 +113,7 @@ func TestWriterForgets(t *testing.T) {
 	for i := range 100 {
 		m := &message{ID: newID(), Text: fmt.Sprint(i), route: route{tag: "a"}}
 		written = append(written, weak.Make(m))
-		if err := p.deliver.store([]*message{m}); err != nil {
+		if err := p.deliverer.store([]*message{m}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -942,11 +942,11 @@ func (m *model) post(_ context.Context, _ credential, body []byte) outcome {
 	out, wait := outcome{class: delivered}, time.Duration(m.fate.IntN(3000))*time.Millisecond
 	if !m.calm && m.fate.IntN(3) == 0 {
 		out = []outcome{
-			{class: retry, reason: "status 500", status: 500}, {class: badContent, reason: "no_text"},
+			{class: retry, reason: "status 500"}, {class: badContent, reason: "no_text"},
 			{class: badContent, tooMuch: true, reason: "too long"},
 			{class: badDestination, reason: "is_archived"}, {class: badCredential, reason: "token_revoked"},
 			{class: inBetween, reason: "a proxy"},
-			{class: retry, limited: true, wait: 3 * time.Second, reason: "rate limited"},
+			{class: limited, wait: 3 * time.Second, reason: "rate limited"},
 			{class: retry, unreached: true, reason: "connection refused"},
 			{class: retry, unsure: true, reason: "timeout"}, {class: retry, broken: true, unsure: true, reason: "EOF"},
 		}[m.fate.IntN(10)]

@@ -187,13 +187,9 @@ func (s *stats) posted(messages []*message, attempt int, out outcome, took time.
 	now := moment{time.Now()}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	kind := out.class
-	if out.limited {
-		kind = limited
-	}
 	s.Posts++
-	s.outcomes[kind]++
-	s.RateLimited += int64(number(out.limited))
+	s.outcomes[out.class]++
+	s.RateLimited += int64(number(out.class == limited))
 	s.Retries += int64(number(attempt > 1))
 	s.postTook.observe(took)
 	for _, m := range messages {
@@ -347,7 +343,7 @@ func (s *server) withTags(query url.Values) (*appStat, error) {
 		}
 		st.Tags = insert(st.Tags, n, t, func(a, b *tagStat) int { return cmp.Or(sign*compare(a, b), worseFirst(a, b)) })
 	})
-	s.deliver.explain(st.Tags)
+	s.explain(st.Tags)
 	return st, nil
 }
 
@@ -358,7 +354,7 @@ func (s *server) appStat() *appStat {
 		st.measured = s.stats.measured
 		st.LastHour = [2][]int32{s.stats.accepted.all(), s.stats.delivered.all()}
 	})
-	s.deliver.look(st)
+	s.look(st)
 	st.Damaged, st.SpoolBytes, st.SpoolLimit = s.spool.damaged.Load(), s.spool.bytes.Load(), s.cfg().spool.maxBytes
 	st.Ready, st.LogLinesDropped = s.ready() == nil, s.lost()
 	st.State, st.Sentence = s.sentence(st)
@@ -526,9 +522,9 @@ func (s *server) sentence(st *appStat) (state, sentence string) {
 
 // ready returns why no message can be accepted at this moment, nil while it can.
 func (s *server) ready() error {
-	s.deliver.mu.Lock()
-	defer s.deliver.mu.Unlock()
-	return cmp.Or(s.spool.health(), s.deliver.full(4096)) // a message of ordinary size
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return cmp.Or(s.spool.health(), s.full(4096)) // a message of ordinary size
 }
 
 // ordered is a JSON object: keys and values by turns, which keep their order.

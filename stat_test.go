@@ -71,11 +71,11 @@ slack_url = 'http://127.0.0.1:1/gone'
 		p := newInProcess(t, cfg, posterFunc(func(_ credential, body []byte) outcome {
 			switch {
 			case bytes.Contains(body, []byte("#hook")):
-				return outcome{class: retry, status: 503, reason: "status 503"}
+				return outcome{class: retry, reason: "status 503"}
 			case bytes.Contains(body, []byte("#gone")):
 				return outcome{class: retry, unreached: true, reason: "connection refused"}
 			}
-			return outcome{class: retry, limited: true, wait: 15 * time.Minute, reason: "ratelimited"}
+			return outcome{class: limited, wait: 15 * time.Minute, reason: "ratelimited"}
 		}))
 		send := func(tag string, n int) {
 			for range n {
@@ -129,19 +129,19 @@ func manyWait(t testing.TB, n, size int) *inProcess {
 	p := newInProcess(t, testConfig(t, tagsConfig(n)), posterFunc(func(credential, []byte) outcome {
 		return down(0, recorded{})
 	}))
-	p.deliver.locked(func() { p.deliver.resting++ })
+	p.deliverer.locked(func() { p.deliverer.resting++ })
 	text := strings.Repeat("x", size)
 	for from := 0; from < n; from += 1000 {
 		var messages []*message
 		for i := from; i < min(n, from+1000); i++ {
 			messages = append(messages, &message{ID: newID(), Text: text, route: route{tag: fmt.Sprintf("t%d", i)}})
 		}
-		if err := p.deliver.store(messages); err != nil {
+		if err := p.deliverer.store(messages); err != nil {
 			t.Fatal(err)
 		}
 	}
-	p.deliver.locked(func() {
-		for _, l := range p.deliver.lanes {
+	p.deliverer.locked(func() {
+		for _, l := range p.deliverer.lanes {
 			l.err, l.errSince = "connection refused", time.Now()
 		}
 	})
@@ -232,7 +232,7 @@ func TestEveryCounter(t *testing.T) {
 	cfg := testConfig(t, stormConfig+"[[tags]]\ntag = 'more'\n")
 	answers := map[string]outcome{
 		"bad":     {class: badContent, reason: "no_text"},
-		"limited": {class: retry, limited: true, wait: time.Hour, reason: "ratelimited"},
+		"limited": {class: limited, wait: time.Hour, reason: "ratelimited"},
 	}
 	tries := 0
 	slack := posterFunc(func(_ credential, body []byte) outcome {
@@ -290,9 +290,9 @@ func TestEveryCounter(t *testing.T) {
 	e2e.Poll(t, "it is dead", func() bool { return p.stat(t).Dead > 0 })
 	guarded := *cfg
 	guarded.core.authToken = newSecret("T0KEN")
-	p.deliver.config.Store(&guarded)
+	p.deliverer.config.Store(&guarded)
 	p.do("GET", "/metrics", "")
-	p.deliver.config.Store(cfg)
+	p.deliverer.config.Store(cfg)
 	p.stats.locked(func() { p.stats.ReloadRefused = true })
 
 	st, metrics := p.stat(t), "\n"+p.do("GET", "/metrics", "").Body.String()
