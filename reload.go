@@ -78,7 +78,9 @@ func (d *deliverer) reload(cfg *config) error {
 // rebuild fills the lanes anew, with what the spool holds and as cfg says, and tells found of each message. Back-offs
 // start anew; pauses stay, and so does since when a destination fails.
 func (d *deliverer) rebuild(cfg *config, found func(r route, dead bool)) error {
-	d.stats.expect(cfg)
+	for _, t := range cfg.tags { // they are shown in this order, also while nothing is counted for them
+		d.stats.count(route{tag: t.name, index: t.index}, counts{})
+	}
 	waiting, paused, urgent := map[destination][]waiter{}, map[credential]time.Time{}, []*turn(nil)
 	err := d.spool.each(func(w line, dead bool) {
 		r := parseRoute(string(w.route))

@@ -211,15 +211,6 @@ func (s *stats) waiting() (n int64) {
 	return n
 }
 
-// expect has the tags of cfg counted, in their order.
-func (s *stats) expect(cfg *config) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, t := range cfg.tags {
-		s.of(route{tag: t.name, index: t.index})
-	}
-}
-
 // tags calls f for each tag with what is counted for it. The row is another one after f has returned.
 func (s *stats) tags(cfg *config, f func(row *tagStat)) {
 	s.mu.Lock()
