@@ -177,11 +177,6 @@ func (s *stats) count(r route, d counts) {
 	s.delivered.add(d.Delivered)
 }
 
-// found counts a message that an earlier process left.
-func (s *stats) found(r route, dead bool) {
-	s.count(r, counts{FoundAtStart: 1, Waiting: int64(number(!dead)), Dead: int64(number(dead))})
-}
-
 // posted counts one post of messages, which took so long, and notes what became of it.
 func (s *stats) posted(messages []*message, attempt int, out outcome, took time.Duration) {
 	now := moment{time.Now()}
