@@ -16,12 +16,10 @@ import (
 	"os"
 	"reflect"
 	"runtime"
-	"runtime/debug"
 	"slices"
 	"sort"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -532,29 +530,27 @@ func (o ordered) MarshalJSON() ([]byte, error) {
 
 // gcSample is what the previous call of /stat/go saw.
 type gcSample struct {
-	sync.Mutex
+	guard
 	at     time.Time
-	before debug.GCStats
+	before runtime.MemStats
 }
 
 // statGo has the original's keys, in its order.
 func (s *server) statGo(w http.ResponseWriter, _ *http.Request) {
 	var mem runtime.MemStats
-	var gc debug.GCStats
-	s.gc.Lock()
-	defer s.gc.Unlock()
+	s.gc.mu.Lock()
+	defer s.gc.mu.Unlock()
 	runtime.ReadMemStats(&mem)
-	debug.ReadGCStats(&gc)
-	now, pauses, since := time.Now(), []float64{}, gc.NumGC-s.gc.before.NumGC
-	for _, pause := range gc.Pause[:min(int(since), len(gc.Pause))] { // the newest first
-		pauses = append(pauses, pause.Seconds()*1000)
+	now, pauses, since := time.Now(), []float64{}, mem.NumGC-s.gc.before.NumGC
+	for i := range min(since, 256) { // PauseNs is a ring of so many
+		pauses = append(pauses, float64(mem.PauseNs[(mem.NumGC+255-i)%256])/1e6)
 	}
 	var perSecond, pausePerSecond float64
 	if seconds := now.Sub(s.gc.at).Seconds(); !s.gc.at.IsZero() && seconds > 0 {
 		perSecond = float64(since) / seconds
-		pausePerSecond = (gc.PauseTotal - s.gc.before.PauseTotal).Seconds() * 1000 / seconds
+		pausePerSecond = float64(mem.PauseTotalNs-s.gc.before.PauseTotalNs) / 1e6 / seconds
 	}
-	s.gc.at, s.gc.before = now, gc
+	s.gc.at, s.gc.before = now, mem
 	reply(w, ordered{
 		"time", now.UnixNano(),
 		"go_version", runtime.Version(), "go_os", runtime.GOOS, "go_arch", runtime.GOARCH,
