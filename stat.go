@@ -344,8 +344,8 @@ func (s *server) appStat() *appStat {
 	})
 	s.deliver.look(st)
 	st.Damaged, st.SpoolBytes, st.SpoolLimit = s.spool.damaged.Load(), s.spool.bytes.Load(), s.cfg().spool.maxBytes
-	st.Ready, st.LogLinesDropped = s.ready() == nil, s.lost()
-	st.State, st.Sentence = s.sentence(st)
+	st.State, st.Sentence = st.sentence(s.ready())
+	st.Ready, st.LogLinesDropped = st.State != "full", s.lost()
 	return st
 }
 
@@ -476,11 +476,8 @@ func (t *trouble) says(others int) string {
 }
 
 // sentence says in one how things are: it is the first that an operator reads. The destination with the most at stake
-// comes first.
-func (s *server) sentence(st *appStat) (state, sentence string) {
-	if err := s.ready(); err != nil {
-		return "full", fmt.Sprintf("nothing can be accepted: %v", err)
-	}
+// comes first. full is why nothing can be accepted, nil if something can.
+func (st *appStat) sentence(full error) (state, sentence string) {
 	unnamed := st.ill
 	for _, t := range st.Trouble {
 		if n := &unnamed[number(t.Kind == paused)]; *n > 0 {
@@ -492,6 +489,8 @@ func (s *server) sentence(st *appStat) (state, sentence string) {
 		sentence = join(sentence, "; ", fmt.Sprintf("%d wait, the oldest since %s", st.Waiting, clock(st.oldest)))
 	}
 	switch {
+	case full != nil:
+		return "full", fmt.Sprintf("nothing can be accepted: %v", full)
 	case st.ill[0] > 0:
 		return failing, sentence
 	case st.Dead > 0:
