@@ -367,15 +367,12 @@ type trouble struct {
 	Reason        string `json:"reason"`
 	Since         moment `json:"since"`           // null for a token's pause
 	NextAttemptAt moment `json:"next_attempt_at"` // null if it is due, or being posted
-
-	most int // that waits for one of the destinations
 }
 
 // trouble returns that of l, of no kind if there is none, and whether its whole account has it.
 func (l *lane) trouble(now time.Time) (t trouble, ofAccount bool) {
-	a, n := l.account, len(l.waiting)
-	t = trouble{Channel: shortened(l.to.channel), Destinations: 1, Waiting: n, most: n, Reason: a.err}
-	next := a.until
+	a, next := l.account, l.account.until
+	t = trouble{Channel: shortened(l.to.channel), Destinations: 1, Waiting: len(l.waiting), Reason: a.err}
 	switch {
 	case a.failures > 0:
 		t.Kind, t.Since, ofAccount = unreachable, moment{a.errSince}, true
@@ -395,19 +392,9 @@ func (l *lane) trouble(now time.Time) (t trouble, ofAccount bool) {
 	return t, ofAccount
 }
 
-// with returns the trouble of t, which may be none, and of one more destination.
-func (t trouble) with(one trouble) trouble {
-	if t.most > one.most {
-		one.most, one.Channel = t.most, t.Channel
-	}
-	one.Destinations += t.Destinations
-	one.Waiting += t.Waiting
-	return one
-}
-
 // look fills in how the lanes are. It reads one message from disk.
 func (d *deliverer) look(st *appStat) {
-	oldest, accounts := waiter(math.MaxUint64), map[*account]trouble{}
+	oldest, accounts := waiter(math.MaxUint64), map[*account][]*lane{}
 	var t trouble
 	now, ofAccount := time.Now(), false
 	list := func(t *trouble) {
@@ -426,15 +413,20 @@ func (d *deliverer) look(st *appStat) {
 			oldest = min(oldest, l.waiting[0])
 			switch t, ofAccount = l.trouble(now); {
 			case ofAccount:
-				accounts[l.account] = accounts[l.account].with(t)
+				accounts[l.account] = append(accounts[l.account], l)
 			case t.Kind != "":
 				list(&t)
 			}
 		}
+		for _, lanes := range accounts {
+			t, _ = slices.MaxFunc(lanes, func(a, b *lane) int { return len(a.waiting) - len(b.waiting) }).trouble(now)
+			t.Destinations, t.Waiting = len(lanes), 0
+			for _, l := range lanes {
+				t.Waiting += len(l.waiting)
+			}
+			list(&t)
+		}
 	})
-	for _, t := range accounts {
-		list(&t)
-	}
 	if m, err := d.spool.message(oldest.seq()); err == nil {
 		st.oldest = m.acceptedAt()
 		st.OldestWaitingSeconds = time.Since(st.oldest).Seconds()
