@@ -500,10 +500,9 @@ func (st *appStat) sentence(full error) (state, sentence string) {
 }
 
 // ready returns why no message can be accepted at this moment, nil while it can.
-func (s *server) ready() error {
-	s.deliver.mu.Lock()
-	defer s.deliver.mu.Unlock()
-	return cmp.Or(s.spool.health(), s.deliver.full(4096)) // a message of ordinary size
+func (s *server) ready() (err error) {
+	s.deliver.locked(func() { err = cmp.Or(s.spool.health(), s.deliver.full(4096)) }) // a message of ordinary size
+	return err
 }
 
 // ordered is a JSON object: keys and values by turns, which keep their order.
