@@ -6,7 +6,6 @@ package main
 import (
 	"bufio"
 	"cmp"
-	"encoding/json"
 	"expvar"
 	"fmt"
 	"maps"
@@ -299,7 +298,7 @@ func (s *server) statApp(w http.ResponseWriter, r *http.Request) {
 // debugVars shows the counters and the memory's as expvar does, without the command line.
 func (s *server) debugVars(w http.ResponseWriter, r *http.Request) {
 	st, err := s.withTags(r.URL.Query())
-	reply(w, ordered{"memstats", json.RawMessage(expvar.Get("memstats").String()), "slackboard", st}, err)
+	reply(w, ordered{"memstats", expvar.Get("memstats").(expvar.Func).Value(), "slackboard", st}, err)
 }
 
 // withTags returns the counters with tags: tags=N of them, sort= says which come first (those in trouble), q= and tag=
