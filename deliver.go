@@ -169,7 +169,7 @@ func newDeliverer(cfg *config, slack poster, posts int, sp *spool, st *stats, lo
 	d.changed.L = &d.mu
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d, d.rebuild(cfg, st.found)
+	return d, d.rebuild(cfg, st.count)
 }
 
 // guard is the mutex of what embeds it.

@@ -67,7 +67,7 @@ func (d *deliverer) reload(cfg *config) error {
 	d.wait(func() bool { return d.posting[0] == 0 })
 	d.reloading = true
 	d.wait(func() bool { return d.stores == 0 })
-	err := d.rebuild(cfg, func(route, bool) {})
+	err := d.rebuild(cfg, func(route, counts) {})
 	d.reloading = false
 	d.resting--
 	d.changed.Broadcast()
@@ -75,14 +75,17 @@ func (d *deliverer) reload(cfg *config) error {
 	return err
 }
 
-// rebuild fills the lanes anew, with what the spool holds and as cfg says, and tells found of each message. Back-offs
+// rebuild fills the lanes anew, with what the spool holds and as cfg says, and has found count each message. Back-offs
 // start anew; pauses stay, and so does since when a destination fails.
-func (d *deliverer) rebuild(cfg *config, found func(r route, dead bool)) error {
-	d.stats.expect(cfg)
+func (d *deliverer) rebuild(cfg *config, found func(route, counts)) error {
+	for _, t := range cfg.tags { // they are shown in this order, also while nothing is counted for them
+		d.stats.count(route{tag: t.name, index: t.index}, counts{})
+	}
 	waiting, paused, urgent := map[destination][]waiter{}, map[credential]time.Time{}, []*turn(nil)
 	err := d.spool.each(func(w line, dead bool) {
 		r := parseRoute(string(w.route))
-		if found(r, dead); !dead {
+		found(r, counts{FoundAtStart: 1, Waiting: int64(number(!dead)), Dead: int64(number(dead))})
+		if !dead {
 			to, _, _ := cfg.lookup(r)
 			waiting[to] = append(waiting[to], newWaiter(w.seq, w.size()))
 		}

@@ -6,7 +6,6 @@ package main
 import (
 	"bufio"
 	"cmp"
-	"encoding/json"
 	"expvar"
 	"fmt"
 	"maps"
@@ -16,12 +15,10 @@ import (
 	"os"
 	"reflect"
 	"runtime"
-	"runtime/debug"
 	"slices"
 	"sort"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -177,11 +174,6 @@ func (s *stats) count(r route, d counts) {
 	s.delivered.add(d.Delivered)
 }
 
-// found counts a message that an earlier process left.
-func (s *stats) found(r route, dead bool) {
-	s.count(r, counts{FoundAtStart: 1, Waiting: int64(number(!dead)), Dead: int64(number(dead))})
-}
-
 // posted counts one post of messages, which took so long, and notes what became of it.
 func (s *stats) posted(messages []*message, attempt int, out outcome, took time.Duration) {
 	now := moment{time.Now()}
@@ -205,15 +197,6 @@ func (s *stats) posted(messages []*message, attempt int, out outcome, took time.
 func (s *stats) waiting() (n int64) {
 	s.locked(func() { n = s.Waiting })
 	return n
-}
-
-// expect has the tags of cfg counted, in their order.
-func (s *stats) expect(cfg *config) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, t := range cfg.tags {
-		s.of(route{tag: t.name, index: t.index})
-	}
 }
 
 // tags calls f for each tag with what is counted for it. The row is another one after f has returned.
@@ -311,7 +294,7 @@ func (s *server) statApp(w http.ResponseWriter, r *http.Request) {
 // debugVars shows the counters and the memory's as expvar does, without the command line.
 func (s *server) debugVars(w http.ResponseWriter, r *http.Request) {
 	st, err := s.withTags(r.URL.Query())
-	reply(w, ordered{"memstats", json.RawMessage(expvar.Get("memstats").String()), "slackboard", st}, err)
+	reply(w, ordered{"memstats", expvar.Get("memstats").(expvar.Func).Value(), "slackboard", st}, err)
 }
 
 // withTags returns the counters with tags: tags=N of them, sort= says which come first (those in trouble), q= and tag=
@@ -356,8 +339,8 @@ func (s *server) appStat() *appStat {
 	})
 	s.look(st)
 	st.Damaged, st.SpoolBytes, st.SpoolLimit = s.spool.damaged.Load(), s.spool.bytes.Load(), s.cfg().spool.maxBytes
-	st.Ready, st.LogLinesDropped = s.ready() == nil, s.lost()
-	st.State, st.Sentence = s.sentence(st)
+	st.State, st.Sentence = st.sentence(s.ready())
+	st.Ready, st.LogLinesDropped = st.State != "full", s.lost()
 	return st
 }
 
@@ -379,15 +362,12 @@ type trouble struct {
 	Reason        string `json:"reason"`
 	Since         moment `json:"since"`           // null for a token's pause
 	NextAttemptAt moment `json:"next_attempt_at"` // null if it is due, or being posted
-
-	most int // that waits for one of the destinations
 }
 
 // trouble returns that of l, of no kind if there is none, and whether its whole account has it.
 func (l *lane) trouble(now time.Time) (t trouble, ofAccount bool) {
-	a, n := l.account, len(l.waiting)
-	t = trouble{Channel: shortened(l.to.channel), Destinations: 1, Waiting: n, most: n, Reason: a.err}
-	next := a.until
+	a, next := l.account, l.account.until
+	t = trouble{Channel: shortened(l.to.channel), Destinations: 1, Waiting: len(l.waiting), Reason: a.err}
 	switch {
 	case a.failures > 0:
 		t.Kind, t.Since, ofAccount = unreachable, moment{a.errSince}, true
@@ -407,19 +387,9 @@ func (l *lane) trouble(now time.Time) (t trouble, ofAccount bool) {
 	return t, ofAccount
 }
 
-// with returns the trouble of t, which may be none, and of one more destination.
-func (t trouble) with(one trouble) trouble {
-	if t.most > one.most {
-		one.most, one.Channel = t.most, t.Channel
-	}
-	one.Destinations += t.Destinations
-	one.Waiting += t.Waiting
-	return one
-}
-
 // look fills in how the lanes are. It reads one message from disk.
 func (d *deliverer) look(st *appStat) {
-	oldest, accounts := waiter(math.MaxUint64), map[*account]trouble{}
+	oldest, accounts := waiter(math.MaxUint64), map[*account][]*lane{}
 	var t trouble
 	now, ofAccount := time.Now(), false
 	list := func(t *trouble) {
@@ -438,15 +408,20 @@ func (d *deliverer) look(st *appStat) {
 			oldest = min(oldest, l.waiting[0])
 			switch t, ofAccount = l.trouble(now); {
 			case ofAccount:
-				accounts[l.account] = accounts[l.account].with(t)
+				accounts[l.account] = append(accounts[l.account], l)
 			case t.Kind != "":
 				list(&t)
 			}
 		}
+		for _, lanes := range accounts {
+			t, _ = slices.MaxFunc(lanes, func(a, b *lane) int { return len(a.waiting) - len(b.waiting) }).trouble(now)
+			t.Destinations, t.Waiting = len(lanes), 0
+			for _, l := range lanes {
+				t.Waiting += len(l.waiting)
+			}
+			list(&t)
+		}
 	})
-	for _, t := range accounts {
-		list(&t)
-	}
 	if m, err := d.spool.message(oldest.seq()); err == nil {
 		st.oldest = m.acceptedAt()
 		st.OldestWaitingSeconds = time.Since(st.oldest).Seconds()
@@ -488,11 +463,8 @@ func (t *trouble) says(others int) string {
 }
 
 // sentence says in one how things are: it is the first that an operator reads. The destination with the most at stake
-// comes first.
-func (s *server) sentence(st *appStat) (state, sentence string) {
-	if err := s.ready(); err != nil {
-		return "full", fmt.Sprintf("nothing can be accepted: %v", err)
-	}
+// comes first. full is why nothing can be accepted, nil if something can.
+func (st *appStat) sentence(full error) (state, sentence string) {
 	unnamed := st.ill
 	for _, t := range st.Trouble {
 		if n := &unnamed[number(t.Kind == paused)]; *n > 0 {
@@ -504,6 +476,8 @@ func (s *server) sentence(st *appStat) (state, sentence string) {
 		sentence = join(sentence, "; ", fmt.Sprintf("%d wait, the oldest since %s", st.Waiting, clock(st.oldest)))
 	}
 	switch {
+	case full != nil:
+		return "full", fmt.Sprintf("nothing can be accepted: %v", full)
 	case st.ill[0] > 0:
 		return failing, sentence
 	case st.Dead > 0:
@@ -521,10 +495,9 @@ func (s *server) sentence(st *appStat) (state, sentence string) {
 }
 
 // ready returns why no message can be accepted at this moment, nil while it can.
-func (s *server) ready() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return cmp.Or(s.spool.health(), s.full(4096)) // a message of ordinary size
+func (s *server) ready() (err error) {
+	s.locked(func() { err = cmp.Or(s.spool.health(), s.full(4096)) }) // a message of ordinary size
+	return err
 }
 
 // ordered is a JSON object: keys and values by turns, which keep their order.
@@ -542,29 +515,27 @@ func (o ordered) MarshalJSON() ([]byte, error) {
 
 // gcSample is what the previous call of /stat/go saw.
 type gcSample struct {
-	sync.Mutex
+	guard
 	at     time.Time
-	before debug.GCStats
+	before runtime.MemStats
 }
 
 // statGo has the original's keys, in its order.
 func (s *server) statGo(w http.ResponseWriter, _ *http.Request) {
 	var mem runtime.MemStats
-	var gc debug.GCStats
-	s.gc.Lock()
-	defer s.gc.Unlock()
+	s.gc.mu.Lock()
+	defer s.gc.mu.Unlock()
 	runtime.ReadMemStats(&mem)
-	debug.ReadGCStats(&gc)
-	now, pauses, since := time.Now(), []float64{}, gc.NumGC-s.gc.before.NumGC
-	for _, pause := range gc.Pause[:min(int(since), len(gc.Pause))] { // the newest first
-		pauses = append(pauses, pause.Seconds()*1000)
+	now, pauses, since := time.Now(), []float64{}, mem.NumGC-s.gc.before.NumGC
+	for i := range min(since, 256) { // PauseNs is a ring of so many
+		pauses = append(pauses, float64(mem.PauseNs[(mem.NumGC+255-i)%256])/1e6)
 	}
 	var perSecond, pausePerSecond float64
 	if seconds := now.Sub(s.gc.at).Seconds(); !s.gc.at.IsZero() && seconds > 0 {
 		perSecond = float64(since) / seconds
-		pausePerSecond = (gc.PauseTotal - s.gc.before.PauseTotal).Seconds() * 1000 / seconds
+		pausePerSecond = float64(mem.PauseTotalNs-s.gc.before.PauseTotalNs) / 1e6 / seconds
 	}
-	s.gc.at, s.gc.before = now, gc
+	s.gc.at, s.gc.before = now, mem
 	reply(w, ordered{
 		"time", now.UnixNano(),
 		"go_version", runtime.Version(), "go_os", runtime.GOOS, "go_arch", runtime.GOARCH,

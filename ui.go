@@ -33,7 +33,7 @@ func toPage(w http.ResponseWriter, _ *http.Request) {
 // page serves the files of the built-in page, or of the folder that ui.root names.
 func (s *server) page(w http.ResponseWriter, r *http.Request) {
 	name, root := strings.TrimPrefix(r.URL.Path, "/ui/"), s.cfg().ui.root
-	if name == "" || strings.HasSuffix(name, "/") {
+	if strings.HasSuffix(r.URL.Path, "/") {
 		name += "index.html"
 	}
 	files, _ := fs.Sub(builtIn, "ui")
