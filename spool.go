@@ -312,7 +312,8 @@ func (s *spool) load() error {
 		s.damaged.Add(int64(damaged))
 		s.bytes.Add(seg.size)
 	}
-	if s.newest == 0 {
+	if s.newest == 0 { // the spare segment becomes the first one
+		s.newest, s.oldest, s.segments[1], s.suspect = 1, 1, &segment{}, fs.ErrNotExist
 		return s.makeRoom()
 	}
 	if n := s.damaged.Load(); n > 0 {
@@ -612,15 +613,35 @@ func (s *spool) prepare(again bool) error {
 	return err
 }
 
-// makeRoom sees to a newest segment that can be written, and a spare one behind it.
+// makeRoom sees to a newest segment that can be written, and a spare one behind it. The spare one becomes the newest: in
+// place of one that is suspect, with what is known to be good of that, or behind one that is full.
 func (s *spool) makeRoom() error {
-	err := s.makeSpare()
-	if err == nil && (s.f == nil || s.suspect != nil || s.segments[s.newest].size >= rollAt) {
-		if err = s.takeSpare(); err == nil {
-			err = s.makeSpare()
-		}
+	number, seg, err := s.newest, s.segments[s.newest], s.makeSpare()
+	switch {
+	case err != nil || s.suspect == nil && seg.size < rollAt:
+		return err
+	case s.suspect == nil:
+		number, seg = number+1, &segment{}
 	}
-	return err
+	f, err := s.dir.OpenFile(spareName, os.O_RDWR, 0)
+	if s.spare = false; err != nil {
+		return err
+	}
+	_, err = io.Copy(f, io.NewSectionReader(s.f, 0, seg.size))
+	if err = cmp.Or(err, s.sync(f)); err == nil {
+		err = s.dir.Rename(spareName, fileName(number))
+	}
+	if err != nil {
+		f.Close()
+		return err
+	}
+	s.f.Truncate(s.segments[s.newest].size) // its zeros
+	s.f.Close()
+	s.mu.Lock()
+	s.f, s.newest, s.segments[number] = f, number, seg
+	s.mu.Unlock()
+	s.suspect = s.syncDir() // the name is on disk before anything in it is acknowledged
+	return cmp.Or(s.suspect, s.makeSpare())
 }
 
 // makeSpare makes the next segment, if there is none. What an earlier process left of one is written over: that needs
@@ -645,37 +666,6 @@ func (s *spool) makeSpare() error {
 		s.dir.Remove(spareName)
 	}
 	return err
-}
-
-// takeSpare makes the spare segment the newest: in place of one that is suspect, with what is known to be good of that,
-// else behind one that is full.
-func (s *spool) takeSpare() error {
-	number, good := s.newest+1, int64(0)
-	if s.suspect != nil {
-		number, good = s.newest, s.segments[s.newest].size
-	}
-	f, err := s.dir.OpenFile(spareName, os.O_RDWR, 0)
-	if s.spare = false; err != nil {
-		return err
-	}
-	_, err = io.Copy(f, io.NewSectionReader(s.f, 0, good))
-	if err = cmp.Or(err, s.sync(f)); err == nil {
-		err = s.dir.Rename(spareName, fileName(number))
-	}
-	if err != nil {
-		f.Close()
-		return err
-	}
-	if s.f != nil {
-		s.f.Truncate(s.segments[s.newest].size) // its zeros
-		s.f.Close()
-	}
-	s.mu.Lock()
-	s.f, s.newest, s.oldest = f, number, cmp.Or(s.oldest, number)
-	s.segments[number] = cmp.Or(s.segments[number], &segment{})
-	s.mu.Unlock()
-	s.suspect = s.syncDir() // the name is on disk before anything in it is acknowledged
-	return s.suspect
 }
 
 func (s *spool) syncDir() error {
