@@ -140,6 +140,7 @@ func (seg *segment) liveBytes() int64 {
 
 type spool struct {
 	dir     *os.Root // the folder that was opened, even after another has taken its name
+	folder  *os.File // the same: its sync puts names on disk
 	lock    *os.File
 	log     *slog.Logger
 	sync    func(*os.File) error // syncData
@@ -272,7 +273,10 @@ func openSpool(dir string, log *slog.Logger) (*spool, error) {
 		quit: make(chan struct{}), ended: make(chan struct{}),
 	}
 	s.failed.Store(new(error))
-	s.lock, err = root.OpenFile("lock", os.O_RDWR|os.O_CREATE, 0o600)
+	s.folder, err = root.Open(".")
+	if err == nil {
+		s.lock, err = root.OpenFile("lock", os.O_RDWR|os.O_CREATE, 0o600)
+	}
 	if err == nil && syscall.Flock(int(s.lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
 		err = fmt.Errorf("%s is in use by another process", dir)
 	}
@@ -322,7 +326,7 @@ func (s *spool) load() error {
 	if s.f, err = s.dir.OpenFile(fileName(s.newest), os.O_RDWR, 0); err != nil {
 		return err
 	}
-	s.suspect = cmp.Or(s.sync(s.f), s.syncDir()) // who wrote it may have been killed before that
+	s.suspect = cmp.Or(s.sync(s.f), s.folder.Sync()) // who wrote it may have been killed before that
 	return nil
 }
 
@@ -452,6 +456,7 @@ func (s *spool) run() {
 func (s *spool) closeFiles() {
 	s.f.Close()
 	s.lock.Close()
+	s.folder.Close()
 	s.dir.Close()
 }
 
@@ -640,7 +645,7 @@ func (s *spool) makeRoom() error {
 	s.mu.Lock()
 	s.f, s.newest, s.segments[number] = f, number, seg
 	s.mu.Unlock()
-	s.suspect = s.syncDir() // the name is on disk before anything in it is acknowledged
+	s.suspect = s.folder.Sync() // the name is on disk before anything in it is acknowledged
 	return cmp.Or(s.suspect, s.makeSpare())
 }
 
@@ -666,15 +671,6 @@ func (s *spool) makeSpare() error {
 		s.dir.Remove(spareName)
 	}
 	return err
-}
-
-func (s *spool) syncDir() error {
-	d, err := s.dir.Open(".")
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
 
 // clean removes the oldest segments as long as there is more than has to be kept.
@@ -711,7 +707,7 @@ func (s *spool) removeOldest() error {
 	if err := s.carryForward(); err != nil {
 		return err
 	}
-	err := s.syncDir() // the one before does not come back: it holds what lines in this one have ended
+	err := s.folder.Sync() // the one before does not come back: it holds what lines in this one have ended
 	if err == nil && seg.damaged {
 		err = s.dir.Rename(name, strings.TrimSuffix(name, ".log")+".bad")
 	} else if err == nil {
