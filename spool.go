@@ -808,32 +808,29 @@ func (s *spool) readLine(p place) (l line, err error) {
 
 // read returns the line of a message that waits or is a dead letter, and of the latter its X line, too.
 func (s *spool) read(seq uint64) (w, x line, err error) {
-	for {
-		at, dead := s.where(seq)
-		if at == 0 {
-			return w, x, errGone
-		}
-		if w, err = s.readLine(at); err == nil && w.seq != seq {
-			err = errDamaged
-		}
-		if x = (line{}); err == nil && dead != 0 {
-			if x, err = s.readLine(dead); err == errDamaged {
-				x, err = line{kind: 'X', seq: seq, says: []byte("its reason is damaged")}, nil
-			}
-		}
-		if now, deadNow := s.where(seq); now == at && deadNow == dead {
-			return w, x, err
-		} // else it has just moved
+	at, dead := s.where(seq)
+	if at == 0 {
+		return w, x, errGone
 	}
+	if w, err = s.readLine(at); err == nil && w.seq != seq {
+		err = errDamaged
+	}
+	if err == nil && dead != 0 {
+		if x, err = s.readLine(dead); err == errDamaged {
+			x, err = line{kind: 'X', seq: seq, says: []byte("its reason is damaged")}, nil
+		}
+	}
+	if now, deadNow := s.where(seq); now != at || deadNow != dead {
+		return s.read(seq) // it has just moved
+	}
+	return w, x, err
 }
 
 // message returns one that waits or is a dead letter.
 func (s *spool) message(seq uint64) (*message, error) {
 	w, _, err := s.read(seq)
-	if err != nil {
-		return nil, err
-	}
-	return w.message()
+	m, damaged := w.message()
+	return m, cmp.Or(err, damaged)
 }
 
 // numbers returns those of the segments, the newest first.
