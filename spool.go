@@ -192,8 +192,7 @@ var (
 // appendTo appends the line and its newline to b.
 func (l *line) appendTo(b []byte) []byte {
 	start, route, id := len(b), cmp.Or(string(l.route), "-"), cmp.Or(l.id, "-")
-	b = append(b, "________ ________ "...)
-	b = fmt.Appendf(b, "%c %d %d %d %d %s %s ", l.kind, l.seq, l.replaces, l.at, l.attempts, route, id)
+	b = fmt.Appendf(b, "CHECKSUM ..LENGTH %c %d %d %d %d %s %s ", l.kind, l.seq, l.replaces, l.at, l.attempts, route, id)
 	b = append(b, l.says...) // it may be large: fmt would copy it once more
 	copy(b[start+9:], fmt.Sprintf("%08x", len(b)-start-headerSize))
 	copy(b[start:], fmt.Sprintf("%08x", crc32.Checksum(b[start+9:], castagnoli)))
