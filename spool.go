@@ -259,11 +259,9 @@ func isKeyed(id string) bool { return strings.HasPrefix(id, "k") }
 // openSpool locks dir, which it makes if need be, and reads what an earlier process left. The error names the folder
 // or the file.
 func openSpool(dir string, log *slog.Logger) (*spool, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
+	made := os.MkdirAll(dir, 0o700)
 	root, err := os.OpenRoot(dir)
-	if err != nil {
+	if err = cmp.Or(made, err); err != nil {
 		return nil, err
 	}
 	s := &spool{
