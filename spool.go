@@ -70,7 +70,6 @@ var (
 	errGone    = errors.New("not there any more")
 	errDamaged = errors.New("the line is damaged")
 	errClosed  = errors.New("the spool is closed")
-	errFull    = errors.New("there is no room on the disk")
 )
 
 // place is where a line lies: a segment's number and an offset in it.
@@ -561,7 +560,7 @@ func (s *spool) append(lines []line, limit int64) error {
 		lines[i].lies = newPlace(s.newest, at)
 		b = lines[i].appendTo(b[:0])
 		if at += int64(len(b)); at > limit && !s.spare {
-			return errFull
+			return errors.New("there is no room on the disk")
 		}
 		w.Write(b)
 	}
