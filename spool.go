@@ -874,12 +874,10 @@ func (s *spool) all(ctx context.Context, f func(w, became line)) error {
 			ended[l.seq] = end{string(l.says), l.lies}
 		}
 	}, func(l line) {
-		if l.kind != 'W' {
-			return
-		}
 		d, over := ended[l.seq]
 		w, x := s.where(l.seq)
 		switch {
+		case l.kind != 'W':
 		case over:
 			delete(ended, l.seq)
 			f(l, line{kind: 'D', says: []byte(d.fate), lies: d.lies})
