@@ -191,7 +191,8 @@ var (
 // appendTo appends the line and its newline to b.
 func (l *line) appendTo(b []byte) []byte {
 	start, route, id := len(b), cmp.Or(string(l.route), "-"), cmp.Or(l.id, "-")
-	b = fmt.Appendf(b, "CHECKSUM ..LENGTH %c %d %d %d %d %s %s ", l.kind, l.seq, l.replaces, l.at, l.attempts, route, id)
+	// The kind stands behind blanks, which checksum and length take.
+	b = fmt.Appendf(b, "%*c %d %d %d %d %s %s ", headerSize+1, l.kind, l.seq, l.replaces, l.at, l.attempts, route, id)
 	b = append(b, l.says...) // it may be large: fmt would copy it once more
 	copy(b[start+9:], fmt.Sprintf("%08x", len(b)-start-headerSize))
 	copy(b[start:], fmt.Sprintf("%08x", crc32.Checksum(b[start+9:], castagnoli)))
@@ -614,8 +615,8 @@ func (s *spool) prepare(again bool) error {
 	return err
 }
 
-// makeRoom sees to a newest segment that can be written, and a spare one behind it. The spare one becomes the newest: in
-// place of one that is suspect, with what is known to be good of that, or behind one that is full.
+// makeRoom sees to a newest segment that can be written, and a spare one behind it. The spare one becomes the newest:
+// in place of one that is suspect, with what is known to be good of that, or behind one that is full.
 func (s *spool) makeRoom() error {
 	number, seg, err := s.newest, s.segments[s.newest], s.makeSpare()
 	switch {
