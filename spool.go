@@ -31,7 +31,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -251,7 +250,7 @@ func (l *line) message() (*message, error) {
 // keyedID returns the id of a message to a route, with the client's key: the same for the same ones.
 func keyedID(key string, r route) string {
 	sum := sha256.Sum256([]byte(key + "\x00" + r.String()))
-	return "k" + hex.EncodeToString(sum[:])[:15]
+	return fmt.Sprintf("k%x", sum)[:16]
 }
 
 func isKeyed(id string) bool { return strings.HasPrefix(id, "k") }
