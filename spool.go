@@ -431,14 +431,13 @@ func (s *spool) run() {
 	tick := time.Tick(probeEvery)
 	batch := s.commit(nil, true) // makes the spare
 	for open := true; open; {
-		again := false // what has failed is tried again: at each tick, and at the end
+		again := true // what has failed is tried again: at each tick, and at the end
 		select {
 		case c := <-s.changes:
-			batch = append(batch, c)
+			batch, again = append(batch, c), false
 		case <-tick:
-			again = true
 		case <-s.quit:
-			open, again = false, true
+			open = false
 		}
 		batch = s.commit(s.gather(batch), again)
 		s.clean(again)
