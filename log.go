@@ -5,6 +5,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -112,24 +113,24 @@ func newLogs(stdout, stderr io.Writer, dryRun bool) *logs {
 	return l
 }
 
-// change goes on with the files and the level of cfg. It does not block. An error may leave one of the two changed.
+// change goes on with the files and the level of cfg. It does not block. An error may leave some of it changed.
 func (l *logs) change(cfg *config) error {
-	for _, to := range []struct {
-		log       *logFile
-		key, name string
-	}{{&l.access, "access_log", cfg.log.access}, {&l.errors, "error_log", cfg.log.errors}} {
-		file, err := l.standard[to.name], error(nil)
-		if file == nil { // opened for reading as well: a named pipe needs no reader then, and its reader may go
-			file, err = os.OpenFile(to.name, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o644)
-		}
-		if err != nil {
-			return fmt.Errorf("log.%s: %w", to.key, err)
-		}
-		to.log.change(file)
-	}
 	if l.level.UnmarshalText([]byte(cfg.log.level)) != nil {
 		l.level.Set(levelNotice) // at panic and fatal, nothing but notices is logged
 	}
+	return cmp.Or(l.open(&l.access, "access_log", cfg.log.access), l.open(&l.errors, "error_log", cfg.log.errors))
+}
+
+// open has log go on with the file of that name, which key names.
+func (l *logs) open(log *logFile, key, name string) (err error) {
+	file := l.standard[name]
+	if file == nil { // opened for reading as well: a named pipe needs no reader then, and its reader may go
+		file, err = os.OpenFile(name, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o644)
+	}
+	if err != nil {
+		return fmt.Errorf("log.%s: %w", key, err)
+	}
+	log.change(file)
 	return nil
 }
 

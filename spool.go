@@ -31,7 +31,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -71,7 +70,6 @@ var (
 	errGone    = errors.New("not there any more")
 	errDamaged = errors.New("the line is damaged")
 	errClosed  = errors.New("the spool is closed")
-	errFull    = errors.New("there is no room on the disk")
 )
 
 // place is where a line lies: a segment's number and an offset in it.
@@ -141,6 +139,7 @@ func (seg *segment) liveBytes() int64 {
 
 type spool struct {
 	dir     *os.Root // the folder that was opened, even after another has taken its name
+	folder  *os.File // the same: its sync puts names on disk
 	lock    *os.File
 	log     *slog.Logger
 	sync    func(*os.File) error
@@ -192,8 +191,8 @@ var (
 // appendTo appends the line and its newline to b.
 func (l *line) appendTo(b []byte) []byte {
 	start, route, id := len(b), cmp.Or(string(l.route), "-"), cmp.Or(l.id, "-")
-	b = append(b, "________ ________ "...)
-	b = fmt.Appendf(b, "%c %d %d %d %d %s %s ", l.kind, l.seq, l.replaces, l.at, l.attempts, route, id)
+	// The kind stands behind blanks, which checksum and length take.
+	b = fmt.Appendf(b, "%*c %d %d %d %d %s %s ", headerSize+1, l.kind, l.seq, l.replaces, l.at, l.attempts, route, id)
 	b = append(b, l.says...) // it may be large: fmt would copy it once more
 	copy(b[start+9:], fmt.Sprintf("%08x", len(b)-start-headerSize))
 	copy(b[start:], fmt.Sprintf("%08x", crc32.Checksum(b[start+9:], castagnoli)))
@@ -252,7 +251,7 @@ func (l *line) message() (*message, error) {
 // keyedID returns the id of a message to a route, with the client's key: the same for the same ones.
 func keyedID(key string, r route) string {
 	sum := sha256.Sum256([]byte(key + "\x00" + r.String()))
-	return "k" + hex.EncodeToString(sum[:])[:15]
+	return fmt.Sprintf("k%x", sum)[:16]
 }
 
 func isKeyed(id string) bool { return strings.HasPrefix(id, "k") }
@@ -260,11 +259,9 @@ func isKeyed(id string) bool { return strings.HasPrefix(id, "k") }
 // openSpool locks dir, which it makes if need be, and reads what an earlier process left. It brings files to disk with
 // syncFile. The error names the folder or the file.
 func openSpool(dir string, syncFile func(*os.File) error, log *slog.Logger) (*spool, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
+	made := os.MkdirAll(dir, 0o700)
 	root, err := os.OpenRoot(dir)
-	if err != nil {
+	if err = cmp.Or(made, err); err != nil {
 		return nil, err
 	}
 	s := &spool{
@@ -273,7 +270,10 @@ func openSpool(dir string, syncFile func(*os.File) error, log *slog.Logger) (*sp
 		quit: make(chan struct{}), ended: make(chan struct{}),
 	}
 	s.failed.Store(new(error))
-	s.lock, err = root.OpenFile("lock", os.O_RDWR|os.O_CREATE, 0o600)
+	s.folder, err = root.Open(".")
+	if err == nil {
+		s.lock, err = root.OpenFile("lock", os.O_RDWR|os.O_CREATE, 0o600)
+	}
 	if err == nil && syscall.Flock(int(s.lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
 		err = fmt.Errorf("%s is in use by another process", dir)
 	}
@@ -314,7 +314,8 @@ func (s *spool) load() error {
 		s.damaged.Add(int64(damaged))
 		s.bytes.Add(seg.size)
 	}
-	if s.newest == 0 {
+	if s.newest == 0 { // the spare segment becomes the first one
+		s.newest, s.oldest, s.segments[1], s.suspect = 1, 1, &segment{}, fs.ErrNotExist
 		return s.makeRoom()
 	}
 	if n := s.damaged.Load(); n > 0 {
@@ -323,7 +324,7 @@ func (s *spool) load() error {
 	if s.f, err = s.dir.OpenFile(fileName(s.newest), os.O_RDWR, 0); err != nil {
 		return err
 	}
-	s.suspect = cmp.Or(s.sync(s.f), s.syncDir()) // who wrote it may have been killed before that
+	s.suspect = cmp.Or(s.sync(s.f), s.folder.Sync()) // who wrote it may have been killed before that
 	return nil
 }
 
@@ -437,14 +438,13 @@ func (s *spool) run() {
 	tick := time.Tick(probeEvery)
 	batch := s.commit(nil, true) // makes the spare
 	for open := true; open; {
-		again := false // what has failed is tried again: at each tick, and at the end
+		again := true // what has failed is tried again: at each tick, and at the end
 		select {
 		case c := <-s.changes:
-			batch = append(batch, c)
+			batch, again = append(batch, c), false
 		case <-tick:
-			again = true
 		case <-s.quit:
-			open, again = false, true
+			open = false
 		}
 		batch = s.commit(s.gather(batch), again)
 		s.clean(again)
@@ -458,6 +458,7 @@ func (s *spool) run() {
 func (s *spool) closeFiles() {
 	s.f.Close()
 	s.lock.Close()
+	s.folder.Close()
 	s.dir.Close()
 }
 
@@ -565,7 +566,7 @@ func (s *spool) append(lines []line, limit int64) error {
 		lines[i].lies = newPlace(s.newest, at)
 		b = lines[i].appendTo(b[:0])
 		if at += int64(len(b)); at > limit && !s.spare {
-			return errFull
+			return errors.New("there is no room on the disk")
 		}
 		w.Write(b)
 	}
@@ -619,15 +620,35 @@ func (s *spool) prepare(again bool) error {
 	return err
 }
 
-// makeRoom sees to a newest segment that can be written, and a spare one behind it.
+// makeRoom sees to a newest segment that can be written, and a spare one behind it. The spare one becomes the newest:
+// in place of one that is suspect, with what is known to be good of that, or behind one that is full.
 func (s *spool) makeRoom() error {
-	err := s.makeSpare()
-	if err == nil && (s.f == nil || s.suspect != nil || s.segments[s.newest].size >= rollAt) {
-		if err = s.takeSpare(); err == nil {
-			err = s.makeSpare()
-		}
+	number, seg, err := s.newest, s.segments[s.newest], s.makeSpare()
+	switch {
+	case err != nil || s.suspect == nil && seg.size < rollAt:
+		return err
+	case s.suspect == nil:
+		number, seg = number+1, &segment{}
 	}
-	return err
+	f, err := s.dir.OpenFile(spareName, os.O_RDWR, 0)
+	if s.spare = false; err != nil {
+		return err
+	}
+	_, err = io.Copy(f, io.NewSectionReader(s.f, 0, seg.size))
+	if err = cmp.Or(err, s.sync(f)); err == nil {
+		err = s.dir.Rename(spareName, fileName(number))
+	}
+	if err != nil {
+		f.Close()
+		return err
+	}
+	s.f.Truncate(s.segments[s.newest].size) // its zeros
+	s.f.Close()
+	s.mu.Lock()
+	s.f, s.newest, s.segments[number] = f, number, seg
+	s.mu.Unlock()
+	s.suspect = s.folder.Sync() // the name is on disk before anything in it is acknowledged
+	return cmp.Or(s.suspect, s.makeSpare())
 }
 
 // makeSpare makes the next segment, if there is none. What an earlier process left of one is written over: that needs
@@ -652,46 +673,6 @@ func (s *spool) makeSpare() error {
 		s.dir.Remove(spareName)
 	}
 	return err
-}
-
-// takeSpare makes the spare segment the newest: in place of one that is suspect, with what is known to be good of that,
-// else behind one that is full.
-func (s *spool) takeSpare() error {
-	number, good := s.newest+1, int64(0)
-	if s.suspect != nil {
-		number, good = s.newest, s.segments[s.newest].size
-	}
-	f, err := s.dir.OpenFile(spareName, os.O_RDWR, 0)
-	if s.spare = false; err != nil {
-		return err
-	}
-	_, err = io.Copy(f, io.NewSectionReader(s.f, 0, good))
-	if err = cmp.Or(err, s.sync(f)); err == nil {
-		err = s.dir.Rename(spareName, fileName(number))
-	}
-	if err != nil {
-		f.Close()
-		return err
-	}
-	if s.f != nil {
-		s.f.Truncate(s.segments[s.newest].size) // its zeros
-		s.f.Close()
-	}
-	s.mu.Lock()
-	s.f, s.newest, s.oldest = f, number, cmp.Or(s.oldest, number)
-	s.segments[number] = cmp.Or(s.segments[number], &segment{})
-	s.mu.Unlock()
-	s.suspect = s.syncDir() // the name is on disk before anything in it is acknowledged
-	return s.suspect
-}
-
-func (s *spool) syncDir() error {
-	d, err := s.dir.Open(".")
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
 
 // clean removes the oldest segments as long as there is more than has to be kept.
@@ -728,7 +709,7 @@ func (s *spool) removeOldest() error {
 	if err := s.carryForward(); err != nil {
 		return err
 	}
-	err := s.syncDir() // the one before does not come back: it holds what lines in this one have ended
+	err := s.folder.Sync() // the one before does not come back: it holds what lines in this one have ended
 	if err == nil && seg.damaged {
 		err = s.dir.Rename(name, strings.TrimSuffix(name, ".log")+".bad")
 	} else if err == nil {
@@ -829,32 +810,29 @@ func (s *spool) readLine(p place) (l line, err error) {
 
 // read returns the line of a message that waits or is a dead letter, and of the latter its X line, too.
 func (s *spool) read(seq uint64) (w, x line, err error) {
-	for {
-		at, dead := s.where(seq)
-		if at == 0 {
-			return w, x, errGone
-		}
-		if w, err = s.readLine(at); err == nil && w.seq != seq {
-			err = errDamaged
-		}
-		if x = (line{}); err == nil && dead != 0 {
-			if x, err = s.readLine(dead); err == errDamaged {
-				x, err = line{kind: 'X', seq: seq, says: []byte("its reason is damaged")}, nil
-			}
-		}
-		if now, deadNow := s.where(seq); now == at && deadNow == dead {
-			return w, x, err
-		} // else it has just moved
+	at, dead := s.where(seq)
+	if at == 0 {
+		return w, x, errGone
 	}
+	if w, err = s.readLine(at); err == nil && w.seq != seq {
+		err = errDamaged
+	}
+	if err == nil && dead != 0 {
+		if x, err = s.readLine(dead); err == errDamaged {
+			x, err = line{kind: 'X', seq: seq, says: []byte("its reason is damaged")}, nil
+		}
+	}
+	if now, deadNow := s.where(seq); now != at || deadNow != dead {
+		return s.read(seq) // it has just moved
+	}
+	return w, x, err
 }
 
 // message returns one that waits or is a dead letter.
 func (s *spool) message(seq uint64) (*message, error) {
 	w, _, err := s.read(seq)
-	if err != nil {
-		return nil, err
-	}
-	return w.message()
+	m, damaged := w.message()
+	return m, cmp.Or(err, damaged)
 }
 
 // numbers returns those of the segments, the newest first.
@@ -902,12 +880,10 @@ func (s *spool) all(ctx context.Context, f func(w, became line)) error {
 			ended[l.seq] = end{string(l.says), l.lies}
 		}
 	}, func(l line) {
-		if l.kind != 'W' {
-			return
-		}
 		d, over := ended[l.seq]
 		w, x := s.where(l.seq)
 		switch {
+		case l.kind != 'W':
 		case over:
 			delete(ended, l.seq)
 			f(l, line{kind: 'D', says: []byte(d.fate), lies: d.lies})
