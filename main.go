@@ -44,38 +44,35 @@ import (
 	"time"
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
-
-func run(args []string, stdout, stderr io.Writer) int {
-	opts, text, err := parseFlags(args)
+func main() {
+	opts, text, err := parseFlags(os.Args[1:])
 	switch {
 	case err != nil:
-		fmt.Fprintf(stderr, "slackboard: %v\n", err)
-		return 2
+		fmt.Fprintf(os.Stderr, "slackboard: %v\n", err)
+		os.Exit(2)
 	case text != "":
-		fmt.Fprint(stdout, text)
-		return 0
+		fmt.Print(text)
+		return
 	}
 	cfg, err := loadConfig(opts)
 	switch {
 	case opts.health && cfg != nil: // what is wrong does not matter: who asks need not be able to read the secrets
 		err = askReady(cfg)
 	case err != nil:
-		fmt.Fprintln(stderr, err) // a line for each fault
-		return 1
+		fmt.Fprintln(os.Stderr, err) // a line for each fault
+		os.Exit(1)
 	case opts.check:
 		for _, warning := range cfg.warnings {
-			fmt.Fprintln(stderr, warning)
+			fmt.Fprintln(os.Stderr, warning)
 		}
-		fmt.Fprintf(stdout, "%s: ok\n", cfg.path)
+		fmt.Printf("%s: ok\n", cfg.path)
 	default:
-		err = serve(opts, cfg, newLogs(stdout, stderr, opts.dryRun))
+		err = serve(opts, cfg, newLogs(os.Stdout, os.Stderr, opts.dryRun))
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "slackboard: %v\n", err)
-		return 1
+		fmt.Fprintf(os.Stderr, "slackboard: %v\n", err)
+		os.Exit(1)
 	}
-	return 0
 }
 
 // serve is the server's life, from its logs to its stop. An error is why it could not start or go on.
