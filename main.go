@@ -33,8 +33,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
-	"net"
 	"os"
 	"os/signal"
 	"runtime"
@@ -97,7 +95,15 @@ func serve(opts options, cfg *config, logs *logs) error {
 		cfg.spool.dir, slack = dir, printer{&logs.posts}
 	}
 
-	sp, listeners, err := opts.open(cfg, logs.log)
+	debug.SetGCPercent(25) // of a long spool the index alone is to stay
+	sp, err := openSpool(cfg.spool.dir, logs.log)
+	if err != nil {
+		return fmt.Errorf("spool.dir: %w: set dir in [spool] to a folder that only this server uses and may write", err)
+	}
+	listeners, err := listen(cfg) // the spool's lock keeps out a second start, which would touch our socket
+	if opts.dryRun && errors.Is(err, syscall.EADDRINUSE) {
+		err = fmt.Errorf("%w: choose another one, as with -port 127.0.0.1:0 for any that is free", err)
+	}
 	if err != nil {
 		return err
 	}
@@ -134,20 +140,6 @@ func serve(opts options, cfg *config, logs *logs) error {
 	sp.close()
 	logs.notice("stopped", "waiting", d.stats.waiting())
 	return err
-}
-
-// open opens the spool and, once its lock keeps out a second start that would touch our socket, the port.
-func (o options) open(cfg *config, log *slog.Logger) (sp *spool, listeners []net.Listener, err error) {
-	debug.SetGCPercent(25) // of a long spool the index alone is to stay
-	if sp, err = openSpool(cfg.spool.dir, log); err != nil {
-		return nil, nil, fmt.Errorf("spool.dir: %w: "+
-			"set dir in [spool] to a folder that only this server uses and may write", err)
-	}
-	listeners, err = listen(cfg)
-	if o.dryRun && errors.Is(err, syscall.EADDRINUSE) {
-		err = fmt.Errorf("%w: choose another one, as with -port 127.0.0.1:0 for any that is free", err)
-	}
-	return sp, listeners, err
 }
 
 // attend sees to what comes from outside of HTTP, until stop.
