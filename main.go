@@ -127,7 +127,11 @@ func serve(opts options, cfg *config, logs *logs) error {
 	logs.warn(cfg)
 	tellSystemd("READY=1")
 	go opts.reloadAt(hangUp, s, logs)
-	err = s.attend(stop, served)
+	go s.attend(stop)
+	select {
+	case err = <-served:
+	case <-stop.Done():
+	}
 	cancel() // from here on a second signal ends the process
 
 	tellSystemd("STOPPING=1")
@@ -142,33 +146,26 @@ func serve(opts options, cfg *config, logs *logs) error {
 	return err
 }
 
-// attend sees to what comes from outside of HTTP, until stop.
-func (s *server) attend(stop context.Context, served <-chan error) error {
-	tick := time.Tick(10 * time.Second)
+// attend tells the service manager how things are, and bounds the memory, until stop.
+//
+// The heap may grow by 16 MiB between two collections: it is small, and collecting it less often costs some MB and is a
+// fifth of the work. What waits takes some 40 bytes a message. If requests grow the heap it is collected more often,
+// though not without end: a connection is one or two goroutines and 20 KB.
+func (s *server) attend(stop context.Context) {
 	for {
-		s.limitMemory()
-		select {
-		case err := <-served:
-			return err
-		case <-stop.Done():
-			return nil
-		case <-tick:
-			st := s.appStat()
-			if st.ReloadRefused {
-				st.Sentence = reloadRefused + "; " + st.Sentence
-			}
-			tellSystemd("STATUS=" + st.Sentence)
+		waiting := s.stats.waiting()
+		debug.SetGCPercent(int(100 * 16 << 20 / (4<<20 + 40*waiting)))
+		debug.SetMemoryLimit(80<<20 + 40*waiting + 16<<10*int64(runtime.NumGoroutine()))
+		time.Sleep(10 * time.Second)
+		st := s.appStat()
+		if st.ReloadRefused {
+			st.Sentence = reloadRefused + "; " + st.Sentence
 		}
+		if stop.Err() != nil { // STOPPING=1 was told
+			return
+		}
+		tellSystemd("STATUS=" + st.Sentence)
 	}
-}
-
-// limitMemory lets the heap grow by 16 MiB between two collections: it is small, and collecting it less often costs
-// some MB and is a fifth of the work. What waits takes some 40 bytes a message. If requests grow the heap it is
-// collected more often, though not without end: a connection is one or two goroutines and 20 KB.
-func (s *server) limitMemory() {
-	waiting := s.stats.waiting()
-	debug.SetGCPercent(int(100 * 16 << 20 / (4<<20 + 40*waiting)))
-	debug.SetMemoryLimit(80<<20 + 40*waiting + 16<<10*int64(runtime.NumGoroutine()))
 }
 
 // options are what the command line says.
