@@ -199,7 +199,7 @@ func (s *server) listMessages(w http.ResponseWriter, r *http.Request) {
 		some, totals, err = s.find(r.Context(), q)
 	}
 	if err != nil {
-		reply(w, nil, err)
+		answerTo(err, 5*time.Second).send(w)
 		return
 	}
 	if q.order == "newest" {
@@ -304,26 +304,29 @@ func (s *server) named(r *http.Request) (m, became line, err error) {
 	return all[len(all)-1].read(s.spool)
 }
 
-func (s *server) showMessage(w http.ResponseWriter, r *http.Request) {
-	var v messageView
+func (s *server) showMessage(r *http.Request) (v messageView, err error) {
 	m, became, err := s.named(r)
-	if err == nil {
-		v, err = s.view(m, became, true)
+	if err != nil {
+		return v, err
 	}
-	reply(w, v, err)
+	return s.view(m, became, true)
 }
 
-// reply answers with v, for programs and people, or after an error with the reason.
-func reply(w http.ResponseWriter, v any, err error) {
-	if err != nil {
-		answerTo(err, 5*time.Second).send(w)
-		return
+// shows returns the handler that answers with what get returns, for programs and people, or after an error with the
+// reason.
+func shows[V any](get func(*http.Request) (V, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		v, err := get(r)
+		if err != nil {
+			answerTo(err, 5*time.Second).send(w)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		e := json.NewEncoder(w)
+		e.SetEscapeHTML(false)
+		e.SetIndent("", "  ")
+		e.Encode(v)
 	}
-	w.Header().Set("Content-Type", "application/json")
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	e.Encode(v)
 }
 
 // action is what can be done to messages: to one that waits, which says what it did, and to dead letters, which says to
@@ -336,7 +339,7 @@ type action struct {
 
 // toOne does it to the message that the path names.
 func (s *server) toOne(do action) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
+	return shows(func(r *http.Request) (ordered, error) {
 		m, became, err := s.named(r)
 		n, did := 0, do.did
 		switch {
@@ -350,15 +353,15 @@ func (s *server) toOne(do action) http.HandlerFunc {
 		if n == 0 {
 			err = cmp.Or(err, errGone)
 		}
-		reply(w, ordered{"message", "ok", "count", n, "did", did}, err)
-	}
+		return ordered{"message", "ok", "count", n, "did", did}, err
+	})
 }
 
 // toAll does it to all dead letters that the tag of the query has now, the first accepted first, until the operator
 // goes away or the server stops. One that becomes a dead letter again meanwhile is left alone. The query has nothing
 // but the parameters.
 func (s *server) toAll(do action, parameters ...string) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
+	return shows(func(r *http.Request) (ordered, error) {
 		query, n, all, err := r.URL.Query(), 0, []found(nil), onlyKnown(r, parameters...)
 		tag, state := query.Get("tag"), query.Get("state")
 		if tag == "" || slices.Contains(parameters, "state") && state != "dead" {
@@ -377,8 +380,8 @@ func (s *server) toAll(do action, parameters ...string) http.HandlerFunc {
 		if n > 0 && err != nil {
 			err = fmt.Errorf("after %d: %w", n, err)
 		}
-		reply(w, ordered{"message", "ok", "count", n}, err)
-	}
+		return ordered{"message", "ok", "count", n}, err
+	})
 }
 
 // dueNow ends the back-off of the lane in which a message waits, and says what that means for the message. A pause that

@@ -61,10 +61,10 @@ func (s *server) handler() http.Handler {
 	route(anybody, "GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answerTo(nil, 0).send(w) })
 	route(anybody, "GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answerTo(s.ready(), 0).send(w) })
 	route(senders, "GET /check", s.check)
-	route(operators, "GET /stat/go", s.statGo)
-	route(operators, "GET /stat/app", s.statApp)
+	route(operators, "GET /stat/go", shows(s.statGo))
+	route(operators, "GET /stat/app", shows(s.statApp))
 	route(operators, "GET /metrics", s.metrics)
-	route(operators, "GET /debug/vars", s.debugVars)
+	route(operators, "GET /debug/vars", shows(s.debugVars))
 	route(operators, "GET /config/app", s.configApp)
 	route(operators, "GET /app/config", s.configApp) // its name in 0.6
 	route(operators, "GET /ui/", s.page)
@@ -74,7 +74,7 @@ func (s *server) handler() http.Handler {
 	again := action{s.deliver.dueNow, s.resend, "put at the end of its queue"}
 	drop := action{s.deliver.drop, s.dropDead, "dropped"}
 	route(operatorsHere, "GET /messages", s.listMessages)
-	route(operatorsHere, "GET /messages/{id}", s.showMessage)
+	route(operatorsHere, "GET /messages/{id}", shows(s.showMessage))
 	route(operatorsHere, "POST /messages/{id}/retry", s.toOne(again))
 	route(operatorsHere, "POST /messages/retry", s.toAll(again, "tag"))
 	route(operatorsHere, "DELETE /messages/{id}", s.toOne(drop))
