@@ -46,10 +46,12 @@ type messageView struct {
 	Payload json.RawMessage `json:"payload,omitempty"`
 }
 
-// view returns a message for an operator: the one of w, and what became says became of it (a zero line: it waits). The
-// view of a whole message has the payload.
-func (s *server) view(w, became line, whole bool) (v messageView, err error) {
-	m, err := w.message()
+// view reads a message for an operator. The view of a whole one has the payload. However many lists are written, and
+// however slowly, one message is in memory.
+func (s *server) view(f found, whole bool) (v messageView, err error) {
+	s.looking.Lock()
+	defer s.looking.Unlock()
+	m, became, err := f.read(s.spool)
 	if err != nil {
 		return v, err
 	}
@@ -72,7 +74,7 @@ func (s *server) view(w, became line, whole bool) (v messageView, err error) {
 	case "dropped":
 		v.DroppedAt = at
 	default:
-		s.deliver.addWaiting(&v, m.route, w.seq)
+		s.deliver.addWaiting(&v, m.route, m.seq)
 	}
 	if !whole {
 		v.Text = shortened(v.Text)
@@ -211,7 +213,7 @@ func (s *server) listMessages(w http.ResponseWriter, r *http.Request) {
 	io.WriteString(w, `{"messages": [`)
 	separator := "\n"
 	for _, f := range some {
-		if v, err := s.listed(f); err == nil { // else it has ended or moved meanwhile
+		if v, err := s.view(f, false); err == nil { // else it has ended or moved meanwhile
 			io.WriteString(w, separator)
 			w.Write(encode(v))
 			separator = ",\n"
@@ -220,31 +222,24 @@ func (s *server) listMessages(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(w, "\n], \"total\": %d, \"totals\": %s}\n", totals[q.state], encode(totals))
 }
 
-// listed reads one message for a list. However many lists are written, and however slowly, one message is in memory.
-func (s *server) listed(f found) (v messageView, err error) {
-	s.looking.Lock()
-	defer s.looking.Unlock()
-	m, became, err := f.read(s.spool)
-	if err == nil {
-		v, err = s.view(m, became, false)
-	}
-	return v, err
-}
-
 // found is a message: its number, where its W line lies, and where its D line does (0: it has none).
 type found struct {
 	seq         uint64
 	lies, ended place
 }
 
-func (f found) read(s *spool) (w, became line, err error) {
+// read returns a message, and the line that says what became of it, a zero one if it waits.
+func (f found) read(s *spool) (m *message, became line, err error) {
+	var w line
 	if f.ended == 0 {
-		return s.read(f.seq)
-	}
-	if w, err = s.readLine(f.lies); err == nil {
+		w, became, err = s.read(f.seq)
+	} else if w, err = s.readLine(f.lies); err == nil {
 		became, err = s.readLine(f.ended)
 	}
-	return w, became, err
+	if err == nil {
+		m, err = w.message()
+	}
+	return m, became, err
 }
 
 // find returns all messages that q asks for, the first accepted first, and how many there are in each state. It reads
@@ -295,21 +290,21 @@ func (s *server) matches(q search, w, became line) bool {
 	return strings.Contains(strings.ToLower(text), q.q)
 }
 
-// named returns the message that the path names, and what became of it.
-func (s *server) named(r *http.Request) (m, became line, err error) {
+// named finds the message that the path names.
+func (s *server) named(r *http.Request) (f found, err error) {
 	all, _, err := s.find(r.Context(), search{id: r.PathValue("id"), state: "any"})
 	if len(all) == 0 {
-		return m, became, cmp.Or(err, errGone)
+		return f, cmp.Or(err, errGone)
 	}
-	return all[len(all)-1].read(s.spool)
+	return all[len(all)-1], nil
 }
 
 func (s *server) showMessage(r *http.Request) (v messageView, err error) {
-	m, became, err := s.named(r)
+	f, err := s.named(r)
 	if err != nil {
 		return v, err
 	}
-	return s.view(m, became, true)
+	return s.view(f, true)
 }
 
 // shows returns the handler that answers with what get returns, for programs and people, or after an error with the
@@ -340,15 +335,15 @@ type action struct {
 // toOne does it to the message that the path names.
 func (s *server) toOne(do action) http.HandlerFunc {
 	return shows(func(r *http.Request) (ordered, error) {
-		m, became, err := s.named(r)
-		n, did := 0, do.did
-		switch {
+		f, err := s.named(r)
+		w, x, gone := s.spool.read(f.seq) // gone: also of what was delivered or dropped
+		n, did := 1, do.did
+		switch err = cmp.Or(err, gone); {
 		case err != nil:
-		case became.kind == 0:
-			n = 1
-			did, err = do.waiting(parseRoute(string(m.route)), m.seq)
-		case became.kind == 'X':
-			n, err = do.dead([]found{{seq: m.seq}})
+		case x.kind == 0:
+			did, err = do.waiting(parseRoute(string(w.route)), w.seq)
+		default:
+			n, err = do.dead([]found{f})
 		}
 		if n == 0 {
 			err = cmp.Or(err, errGone)
