@@ -60,11 +60,8 @@ func (s *server) view(f found, whole bool) (v messageView, err error) {
 		ID: m.ID, State: became.state(), Tag: m.route.tag, Channel: to.channel, Host: m.Host, Sender: m.Sender,
 		Level: m.Level, Title: m.Title, Text: m.Text, AcceptedAt: m.acceptedAt().UTC(), Attempts: int(became.attempts),
 	}
-	if m.Payload != nil {
-		var p struct{ Text string }
-		json.Unmarshal(m.Payload, &p)
-		v.Text = cmp.Or(p.Text, string(m.Payload))
-	}
+	json.Unmarshal(asObject(m.Payload)["text"], &v.Text)
+	v.Text = cmp.Or(v.Text, string(m.Payload))
 	at := moment{time.UnixMilli(int64(became.at))}
 	switch v.State {
 	case "dead":
