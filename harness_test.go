@@ -69,7 +69,7 @@ func newInProcess(t testing.TB, cfg *config, slack poster) *inProcess {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.server = &server{spool: sp, stats: st, deliver: d, log: log, access: p.out, hostname: "here",
+	p.server = &server{spool: sp, stats: st, deliver: d, log: log, access: p.out,
 		large: make(chan struct{}, maxLarge), lost: func() int64 { return 3 }}
 	p.http = p.handler()
 	ctx, cancel := context.WithCancel(context.Background())

@@ -114,7 +114,7 @@ func serve(opts options, cfg *config, logs *logs) error {
 	debug.FreeOSMemory() // what reading a long spool took
 	s := &server{
 		deliver: d, spool: sp, stats: d.stats, log: logs.log, access: &logs.access,
-		hostname: hostname(), large: make(chan struct{}, maxLarge), lost: logs.dropped,
+		large: make(chan struct{}, maxLarge), lost: logs.dropped,
 	}
 	go sp.run()
 	delivering, stopDelivery := context.WithCancel(context.Background())

@@ -35,10 +35,9 @@ type server struct {
 	spool    *spool
 	stats    *stats
 	log      *slog.Logger
-	access   io.Writer // one line a request
-	hostname string
+	access   io.Writer     // one line a request
 	large    chan struct{} // a token for each large body in memory
-	looking  sync.Mutex    // held by the request that searches the spool, or reads a message for a list
+	looking  sync.Mutex    // held by the request that searches the spool, or reads a message
 	requests expvar.Map    // how many, by route and status
 	answered keyedAnswers
 	lost     func() int64 // log lines that could not be written
@@ -236,7 +235,7 @@ func (s *server) take(w http.ResponseWriter, r *http.Request, decode decoder, to
 	}
 	sub, err := decode(r, body)
 	address, _, _ := net.SplitHostPort(r.RemoteAddr) // "" for a unix socket: the sender is on this host
-	sub.Host, sub.Sender = cmp.Or(cleaned(sub.Host, nameLimit), address, s.hostname), res.Sender
+	sub.Host, sub.Sender = cmp.Or(cleaned(sub.Host, nameLimit), address, hostname()), res.Sender
 	res.Tag, res.Host = cleaned(sub.to, nameLimit), sub.Host
 	switch {
 	case err != nil, sub.routes == nil: // auth.test: there is no message
