@@ -321,26 +321,25 @@ func shows[V any](get func(*http.Request) (V, error)) http.HandlerFunc {
 	}
 }
 
-// action is what can be done to messages: to one that waits, which says what it did, and to dead letters, which says to
-// how many; those that are none any more are left out.
-type action struct {
-	waiting func(r route, seq uint64) (did string, err error)
-	dead    func([]found) (int, error)
-	did     string // to dead letters
-}
+// toWaiting is what can be done to a message that waits. It says what it did.
+type toWaiting func(r route, seq uint64) (did string, err error)
+
+// toDead is what can be done to dead letters. It says what it did, and to how many: those that are none any more are
+// left out.
+type toDead func([]found) (did string, n int, err error)
 
 // toOne does it to the message that the path names.
-func (s *server) toOne(do action) http.HandlerFunc {
+func (s *server) toOne(waiting toWaiting, dead toDead) http.HandlerFunc {
 	return shows(func(r *http.Request) (ordered, error) {
 		f, err := s.named(r)
 		w, x, gone := s.spool.read(f.seq) // gone: also of what was delivered or dropped
-		n, did := 1, do.did
+		did, n := "", 1
 		switch err = cmp.Or(err, gone); {
 		case err != nil:
 		case x.kind == 0:
-			did, err = do.waiting(parseRoute(string(w.route)), w.seq)
+			did, err = waiting(parseRoute(string(w.route)), w.seq)
 		default:
-			n, err = do.dead([]found{f})
+			did, n, err = dead([]found{f})
 		}
 		if n == 0 {
 			err = cmp.Or(err, errGone)
@@ -352,7 +351,7 @@ func (s *server) toOne(do action) http.HandlerFunc {
 // toAll does it to all dead letters that the tag of the query has now, the first accepted first, until the operator
 // goes away or the server stops. One that becomes a dead letter again meanwhile is left alone. The query has nothing
 // but the parameters.
-func (s *server) toAll(do action, parameters ...string) http.HandlerFunc {
+func (s *server) toAll(dead toDead, parameters ...string) http.HandlerFunc {
 	return shows(func(r *http.Request) (ordered, error) {
 		query, n, all, err := r.URL.Query(), 0, []found(nil), onlyKnown(r, parameters...)
 		tag, state := query.Get("tag"), query.Get("state")
@@ -366,7 +365,7 @@ func (s *server) toAll(do action, parameters ...string) http.HandlerFunc {
 			if err = cmp.Or(err, r.Context().Err()); err != nil {
 				break
 			}
-			done, failed := do.dead(some)
+			_, done, failed := dead(some)
 			n, err = n+done, failed
 		}
 		if n > 0 && err != nil {
@@ -427,7 +426,7 @@ func (d *deliverer) drop(r route, seq uint64) (did string, err error) {
 }
 
 // resend puts dead letters at the end of their lanes.
-func (s *server) resend(dead []found) (n int, err error) {
+func (s *server) resend(dead []found) (did string, n int, err error) {
 	var again []*message
 	for _, f := range dead {
 		switch m, err := s.spool.message(f.seq); {
@@ -435,22 +434,23 @@ func (s *server) resend(dead []found) (n int, err error) {
 			m.Accepted, m.replaces, m.seq = m.acceptedAt().UnixMilli(), m.seq, 0
 			again = append(again, m)
 		case err != errGone && err != errDamaged:
-			return 0, err
+			return "", 0, err
 		}
 	}
 	err = s.deliver.store(again)
 	for _, m := range again {
 		n += number(err == nil && m.seq != 0)
 	}
-	return n, err
+	return "put at the end of its queue", n, err
 }
 
-func (s *server) dropDead(dead []found) (n int, err error) {
+func (s *server) dropDead(dead []found) (did string, n int, err error) {
 	var ends []ending
 	for _, f := range dead {
 		if w, x, err := s.spool.read(f.seq); err == nil && x.kind != 0 {
 			ends = append(ends, ending{seq: f.seq, route: parseRoute(string(w.route)), fate: fateDropped})
 		}
 	}
-	return s.deliver.record(ends, s.spool.do)
+	n, err = s.deliver.record(ends, s.spool.do)
+	return "dropped", n, err
 }

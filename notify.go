@@ -70,14 +70,12 @@ func (s *server) handler() http.Handler {
 	route(operators, "GET /ui", toPage)
 	route(operators, "GET /{$}", toPage)
 	route(operators, "/", func(w http.ResponseWriter, r *http.Request) { s.answerUnknown(mux, w, r) })
-	again := action{s.deliver.dueNow, s.resend, "put at the end of its queue"}
-	drop := action{s.deliver.drop, s.dropDead, "dropped"}
 	route(operatorsHere, "GET /messages", s.listMessages)
 	route(operatorsHere, "GET /messages/{id}", shows(s.showMessage))
-	route(operatorsHere, "POST /messages/{id}/retry", s.toOne(again))
-	route(operatorsHere, "POST /messages/retry", s.toAll(again, "tag"))
-	route(operatorsHere, "DELETE /messages/{id}", s.toOne(drop))
-	route(operatorsHere, "DELETE /messages", s.toAll(drop, "state", "tag"))
+	route(operatorsHere, "POST /messages/{id}/retry", s.toOne(s.deliver.dueNow, s.resend))
+	route(operatorsHere, "POST /messages/retry", s.toAll(s.resend, "tag"))
+	route(operatorsHere, "DELETE /messages/{id}", s.toOne(s.deliver.drop, s.dropDead))
+	route(operatorsHere, "DELETE /messages", s.toAll(s.dropDead, "state", "tag"))
 
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
