@@ -65,7 +65,7 @@ func main() {
 		}
 		fmt.Printf("%s: ok\n", cfg.path)
 	default:
-		err = serve(opts, cfg, newLogs(os.Stdout, os.Stderr, opts.dryRun))
+		err = serve(opts, cfg, newLogs(os.Stdout, os.Stderr))
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "slackboard: %v\n", err)
@@ -76,9 +76,6 @@ func main() {
 // serve is the server's life, from its logs to its stop. An error is why it could not start or go on.
 func serve(opts options, cfg *config, logs *logs) error {
 	defer logs.close()
-	if err := logs.change(cfg); err != nil {
-		return err
-	}
 	stop, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer cancel()
 	hangUp := make(chan os.Signal, 1)
@@ -93,6 +90,10 @@ func serve(opts options, cfg *config, logs *logs) error {
 		}
 		defer os.RemoveAll(dir)
 		cfg.spool.dir, slack = dir, printer{&logs.posts}
+		logs.standard["stdout"] = logs.standard["stderr"] // standard output is for the posts
+	}
+	if err := logs.change(cfg); err != nil {
+		return err
 	}
 
 	debug.SetGCPercent(25) // of a long spool the index alone is to stay
