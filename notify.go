@@ -29,7 +29,7 @@ const (
 	largeWait = 5 * time.Second
 )
 
-// server answers requests. It is built once, in run.
+// server answers requests. It is built once, in serve.
 type server struct {
 	deliver  *deliverer
 	spool    *spool
