@@ -53,19 +53,17 @@ func listen(cfg *config) (listeners []net.Listener, err error) {
 	if listeners != nil {
 		return listeners, nil
 	}
-	var l net.Listener
 	network, address, _ := parsePort(cfg.core.port) // it was checked
-	if network == "unix" {
-		l, err = listenUnix(address, cfg.core.socketMode)
-	} else {
-		l, err = net.Listen(network, address)
-	}
+	l, err := listenAt(network, address, cfg.core.socketMode)
 	return []net.Listener{l}, err
 }
 
-// listenUnix replaces a socket that a dead server left; one of a running server is an error. Two servers that start at
-// the same time take turns, by a lock on the folder: neither removes the socket of the other.
-func listenUnix(path, socketMode string) (net.Listener, error) {
+// listenAt is net.Listen, but replaces a unix socket that a dead server left; one of a running server is an error. Two
+// servers that start at the same time take turns, by a lock on the folder: neither removes the socket of the other.
+func listenAt(network, path, socketMode string) (net.Listener, error) {
+	if network != "unix" {
+		return net.Listen(network, path)
+	}
 	if dir, err := os.Open(filepath.Dir(path)); err == nil {
 		defer dir.Close() // this unlocks it
 		syscall.Flock(int(dir.Fd()), syscall.LOCK_EX)
@@ -80,7 +78,7 @@ func listenUnix(path, socketMode string) (net.Listener, error) {
 	if mode, err := strconv.ParseUint(socketMode, 8, 9); err == nil {
 		defer syscall.Umask(syscall.Umask(0o777 &^ int(mode))) // a chmod would come a moment late
 	}
-	return net.Listen("unix", path)
+	return net.Listen(network, path)
 }
 
 // door is a listener of the server. A new connection is served with the certificate that the configuration has then, if

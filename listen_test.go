@@ -141,7 +141,7 @@ func TestOneListens(t *testing.T) {
 	var all sync.WaitGroup
 	for range 8 {
 		all.Go(func() {
-			if l, err := listenUnix(filepath.Join(dir, "s"), "0600"); err == nil {
+			if l, err := listenAt("unix", filepath.Join(dir, "s"), "0600"); err == nil {
 				opened.Add(1)
 				t.Cleanup(func() { l.Close() })
 			}

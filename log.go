@@ -91,16 +91,13 @@ type logs struct {
 }
 
 // newLogs returns logs that are on standard error until change.
-func newLogs(stdout, stderr io.Writer, dryRun bool) *logs {
+func newLogs(stdout, stderr io.Writer) *logs {
 	type unclosed struct{ io.Writer } // unlike a file
 	l := &logs{standard: map[string]io.Writer{"stdout": unclosed{stdout}, "stderr": unclosed{stderr}}}
 	l.access.room, l.errors.room, l.posts.room = logRoom, logRoom, 1 // a post may be large
 	l.access.change(l.standard["stderr"])
 	l.errors.change(l.standard["stderr"])
 	l.posts.change(l.standard["stdout"])
-	if dryRun { // standard output is for the posts
-		l.standard["stdout"] = l.standard["stderr"]
-	}
 	l.log = slog.New(slog.NewTextHandler(&l.errors, &slog.HandlerOptions{
 		Level: &l.level,
 		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {

@@ -30,7 +30,7 @@ func (g *gate) Write(p []byte) (int, error) {
 func TestLogLosesLines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &gate{open: make(chan struct{})}
-		l := newLogs(&e2e.Buffer{}, g, false)
+		l := newLogs(&e2e.Buffer{}, g)
 		line := strings.Repeat("x", 1023) + "\n"
 		fmt.Fprint(&l.errors, "first\n")
 		synctest.Wait() // it is being written
@@ -59,7 +59,7 @@ func (fullDisk) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
 func TestLogsClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		out, g := &e2e.Buffer{}, &gate{open: make(chan struct{})}
-		l := newLogs(out, g, false)
+		l := newLogs(out, g)
 		fmt.Fprint(&l.posts, "last words\n")
 		l.log.Error("nobody takes this")
 		start := time.Now()
@@ -70,7 +70,7 @@ func TestLogsClose(t *testing.T) {
 		close(g.open)
 
 		start = time.Now()
-		l = newLogs(out, fullDisk{}, false)
+		l = newLogs(out, fullDisk{})
 		l.log.Error("nobody takes this either")
 		l.close()
 		if took := time.Since(start); took != 0 || l.dropped() != 1 {
@@ -83,7 +83,7 @@ func TestLogsClose(t *testing.T) {
 func TestLogChanges(t *testing.T) {
 	dir := t.TempDir()
 	cfg := dryRunConfig()
-	l := newLogs(os.Stdout, os.Stderr, false)
+	l := newLogs(os.Stdout, os.Stderr)
 	for i := range 50 {
 		cfg.log.access = filepath.Join(dir, fmt.Sprint(i))
 		if err := l.change(cfg); err != nil {

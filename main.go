@@ -33,8 +33,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
-	"net"
 	"os"
 	"os/signal"
 	"runtime"
@@ -44,46 +42,40 @@ import (
 	"time"
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
-
-func run(args []string, stdout, stderr io.Writer) int {
-	opts, text, err := parseFlags(args)
+func main() {
+	opts, text, err := parseFlags(os.Args[1:])
 	switch {
 	case err != nil:
-		fmt.Fprintf(stderr, "slackboard: %v\n", err)
-		return 2
+		fmt.Fprintf(os.Stderr, "slackboard: %v\n", err)
+		os.Exit(2)
 	case text != "":
-		fmt.Fprint(stdout, text)
-		return 0
+		fmt.Print(text)
+		return
 	}
 	cfg, err := loadConfig(opts)
 	switch {
 	case opts.health && cfg != nil: // what is wrong does not matter: who asks need not be able to read the secrets
 		err = askReady(cfg)
 	case err != nil:
-		fmt.Fprintln(stderr, err) // a line for each fault
-		return 1
+		fmt.Fprintln(os.Stderr, err) // a line for each fault
+		os.Exit(1)
 	case opts.check:
 		for _, warning := range cfg.warnings {
-			fmt.Fprintln(stderr, warning)
+			fmt.Fprintln(os.Stderr, warning)
 		}
-		fmt.Fprintf(stdout, "%s: ok\n", cfg.path)
+		fmt.Printf("%s: ok\n", cfg.path)
 	default:
-		err = serve(opts, cfg, newLogs(stdout, stderr, opts.dryRun))
+		err = serve(opts, cfg, newLogs(os.Stdout, os.Stderr))
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "slackboard: %v\n", err)
-		return 1
+		fmt.Fprintf(os.Stderr, "slackboard: %v\n", err)
+		os.Exit(1)
 	}
-	return 0
 }
 
 // serve is the server's life, from its logs to its stop. An error is why it could not start or go on.
 func serve(opts options, cfg *config, logs *logs) error {
 	defer logs.close()
-	if err := logs.change(cfg); err != nil {
-		return err
-	}
 	stop, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer cancel()
 	hangUp := make(chan os.Signal, 1)
@@ -98,9 +90,21 @@ func serve(opts options, cfg *config, logs *logs) error {
 		}
 		defer os.RemoveAll(dir)
 		cfg.spool.dir, slack = dir, printer{&logs.posts}
+		logs.standard["stdout"] = logs.standard["stderr"] // standard output is for the posts
+	}
+	if err := logs.change(cfg); err != nil {
+		return err
 	}
 
-	sp, listeners, err := opts.open(cfg, logs.log)
+	debug.SetGCPercent(25) // of a long spool the index alone is to stay
+	sp, err := openSpool(cfg.spool.dir, syncData, logs.log)
+	if err != nil {
+		return fmt.Errorf("spool.dir: %w: set dir in [spool] to a folder that only this server uses and may write", err)
+	}
+	listeners, err := listen(cfg) // the spool's lock keeps out a second start, which would touch our socket
+	if opts.dryRun && errors.Is(err, syscall.EADDRINUSE) {
+		err = fmt.Errorf("%w: choose another one, as with -port 127.0.0.1:0 for any that is free", err)
+	}
 	if err != nil {
 		return err
 	}
@@ -121,7 +125,11 @@ func serve(opts options, cfg *config, logs *logs) error {
 	logs.warn(cfg)
 	tellSystemd("READY=1")
 	go opts.reloadAt(hangUp, s, logs)
-	err = s.attend(stop, served)
+	go s.attend(stop)
+	select {
+	case err = <-served:
+	case <-stop.Done():
+	}
 	cancel() // from here on a second signal ends the process
 
 	tellSystemd("STOPPING=1")
@@ -136,47 +144,26 @@ func serve(opts options, cfg *config, logs *logs) error {
 	return err
 }
 
-// open opens the spool and, once its lock keeps out a second start that would touch our socket, the port.
-func (o options) open(cfg *config, log *slog.Logger) (sp *spool, listeners []net.Listener, err error) {
-	debug.SetGCPercent(25) // of a long spool the index alone is to stay
-	if sp, err = openSpool(cfg.spool.dir, syncData, log); err != nil {
-		return nil, nil, fmt.Errorf("spool.dir: %w: "+
-			"set dir in [spool] to a folder that only this server uses and may write", err)
-	}
-	listeners, err = listen(cfg)
-	if o.dryRun && errors.Is(err, syscall.EADDRINUSE) {
-		err = fmt.Errorf("%w: choose another one, as with -port 127.0.0.1:0 for any that is free", err)
-	}
-	return sp, listeners, err
-}
-
-// attend sees to what comes from outside of HTTP, until stop.
-func (s *server) attend(stop context.Context, served <-chan error) error {
-	tick := time.Tick(10 * time.Second)
+// attend tells the service manager how things are, and bounds the memory, until stop.
+//
+// The heap may grow by 16 MiB between two collections: it is small, and collecting it less often costs some MB and is a
+// fifth of the work. What waits takes some 40 bytes a message. If requests grow the heap it is collected more often,
+// though not without end: a connection is one or two goroutines and 20 KB.
+func (s *server) attend(stop context.Context) {
 	for {
-		s.limitMemory()
-		select {
-		case err := <-served:
-			return err
-		case <-stop.Done():
-			return nil
-		case <-tick:
-			st := s.appStat()
-			if st.ReloadRefused {
-				st.Sentence = reloadRefused + "; " + st.Sentence
-			}
-			tellSystemd("STATUS=" + st.Sentence)
+		waiting := s.stats.waiting()
+		debug.SetGCPercent(int(100 * 16 << 20 / (4<<20 + 40*waiting)))
+		debug.SetMemoryLimit(80<<20 + 40*waiting + 16<<10*int64(runtime.NumGoroutine()))
+		time.Sleep(10 * time.Second)
+		st := s.appStat()
+		if st.ReloadRefused {
+			st.Sentence = reloadRefused + "; " + st.Sentence
 		}
+		if stop.Err() != nil { // STOPPING=1 was told
+			return
+		}
+		tellSystemd("STATUS=" + st.Sentence)
 	}
-}
-
-// limitMemory lets the heap grow by 16 MiB between two collections: it is small, and collecting it less often costs
-// some MB and is a fifth of the work. What waits takes some 40 bytes a message. If requests grow the heap it is
-// collected more often, though not without end: a connection is one or two goroutines and 20 KB.
-func (s *server) limitMemory() {
-	waiting := s.stats.waiting()
-	debug.SetGCPercent(int(100 * 16 << 20 / (4<<20 + 40*waiting)))
-	debug.SetMemoryLimit(80<<20 + 40*waiting + 16<<10*int64(runtime.NumGoroutine()))
 }
 
 // options are what the command line says.

@@ -46,10 +46,12 @@ type messageView struct {
 	Payload json.RawMessage `json:"payload,omitempty"`
 }
 
-// view returns a message for an operator: the one of w, and what became says became of it (a zero line: it waits). The
-// view of a whole message has the payload.
-func (s *server) view(w, became line, whole bool) (v messageView, err error) {
-	m, err := w.message()
+// view reads a message for an operator. The view of a whole one has the payload. However many lists are written, and
+// however slowly, one message is in memory.
+func (s *server) view(f found, whole bool) (v messageView, err error) {
+	s.looking.Lock()
+	defer s.looking.Unlock()
+	m, became, err := f.read(s.spool)
 	if err != nil {
 		return v, err
 	}
@@ -58,11 +60,8 @@ func (s *server) view(w, became line, whole bool) (v messageView, err error) {
 		ID: m.ID, State: became.state(), Tag: m.route.tag, Channel: to.channel, Host: m.Host, Sender: m.Sender,
 		Level: m.Level, Title: m.Title, Text: m.Text, AcceptedAt: m.acceptedAt().UTC(), Attempts: int(became.attempts),
 	}
-	if m.Payload != nil {
-		var p struct{ Text string }
-		json.Unmarshal(m.Payload, &p)
-		v.Text = cmp.Or(p.Text, string(m.Payload))
-	}
+	json.Unmarshal(asObject(m.Payload)["text"], &v.Text)
+	v.Text = cmp.Or(v.Text, string(m.Payload))
 	at := moment{time.UnixMilli(int64(became.at))}
 	switch v.State {
 	case "dead":
@@ -72,7 +71,7 @@ func (s *server) view(w, became line, whole bool) (v messageView, err error) {
 	case "dropped":
 		v.DroppedAt = at
 	default:
-		s.addWaiting(&v, m.route, w.seq)
+		s.addWaiting(&v, m.route, m.seq)
 	}
 	if !whole {
 		v.Text = shortened(v.Text)
@@ -199,7 +198,7 @@ func (s *server) listMessages(w http.ResponseWriter, r *http.Request) {
 		some, totals, err = s.find(r.Context(), q)
 	}
 	if err != nil {
-		reply(w, nil, err)
+		answerTo(err, 5*time.Second).send(w)
 		return
 	}
 	if q.order == "newest" {
@@ -211,7 +210,7 @@ func (s *server) listMessages(w http.ResponseWriter, r *http.Request) {
 	io.WriteString(w, `{"messages": [`)
 	separator := "\n"
 	for _, f := range some {
-		if v, err := s.listed(f); err == nil { // else it has ended or moved meanwhile
+		if v, err := s.view(f, false); err == nil { // else it has ended or moved meanwhile
 			io.WriteString(w, separator)
 			w.Write(encode(v))
 			separator = ",\n"
@@ -220,31 +219,24 @@ func (s *server) listMessages(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(w, "\n], \"total\": %d, \"totals\": %s}\n", totals[q.state], encode(totals))
 }
 
-// listed reads one message for a list. However many lists are written, and however slowly, one message is in memory.
-func (s *server) listed(f found) (v messageView, err error) {
-	s.looking.Lock()
-	defer s.looking.Unlock()
-	m, became, err := f.read(s.spool)
-	if err == nil {
-		v, err = s.view(m, became, false)
-	}
-	return v, err
-}
-
 // found is a message: its number, where its W line lies, and where its D line does (0: it has none).
 type found struct {
 	seq         uint64
 	lies, ended place
 }
 
-func (f found) read(s *spool) (w, became line, err error) {
+// read returns a message, and the line that says what became of it, a zero one if it waits.
+func (f found) read(s *spool) (m *message, became line, err error) {
+	var w line
 	if f.ended == 0 {
-		return s.read(f.seq)
-	}
-	if w, err = s.readLine(f.lies); err == nil {
+		w, became, err = s.read(f.seq)
+	} else if w, err = s.readLine(f.lies); err == nil {
 		became, err = s.readLine(f.ended)
 	}
-	return w, became, err
+	if err == nil {
+		m, err = w.message()
+	}
+	return m, became, err
 }
 
 // find returns all messages that q asks for, the first accepted first, and how many there are in each state. It reads
@@ -295,70 +287,72 @@ func (s *server) matches(q search, w, became line) bool {
 	return strings.Contains(strings.ToLower(text), q.q)
 }
 
-// named returns the message that the path names, and what became of it.
-func (s *server) named(r *http.Request) (m, became line, err error) {
+// named finds the message that the path names.
+func (s *server) named(r *http.Request) (f found, err error) {
 	all, _, err := s.find(r.Context(), search{id: r.PathValue("id"), state: "any"})
 	if len(all) == 0 {
-		return m, became, cmp.Or(err, errGone)
+		return f, cmp.Or(err, errGone)
 	}
-	return all[len(all)-1].read(s.spool)
+	return all[len(all)-1], nil
 }
 
-func (s *server) showMessage(w http.ResponseWriter, r *http.Request) {
-	var v messageView
-	m, became, err := s.named(r)
-	if err == nil {
-		v, err = s.view(m, became, true)
-	}
-	reply(w, v, err)
-}
-
-// reply answers with v, for programs and people, or after an error with the reason.
-func reply(w http.ResponseWriter, v any, err error) {
+func (s *server) showMessage(r *http.Request) (v messageView, err error) {
+	f, err := s.named(r)
 	if err != nil {
-		answerTo(err, 5*time.Second).send(w)
-		return
+		return v, err
 	}
-	w.Header().Set("Content-Type", "application/json")
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	e.Encode(v)
+	return s.view(f, true)
 }
 
-// action is what can be done to messages: to one that waits, which says what it did, and to dead letters, which says to
-// how many; those that are none any more are left out.
-type action struct {
-	waiting func(r route, seq uint64) (did string, err error)
-	dead    func([]found) (int, error)
-	did     string // to dead letters
+// shows returns the handler that answers with what get returns, for programs and people, or after an error with the
+// reason.
+func shows[V any](get func(*http.Request) (V, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		v, err := get(r)
+		if err != nil {
+			answerTo(err, 5*time.Second).send(w)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		e := json.NewEncoder(w)
+		e.SetEscapeHTML(false)
+		e.SetIndent("", "  ")
+		e.Encode(v)
+	}
 }
+
+// toWaiting is what can be done to a message that waits. It says what it did.
+type toWaiting func(r route, seq uint64) (did string, err error)
+
+// toDead is what can be done to dead letters. It says what it did, and to how many: those that are none any more are
+// left out.
+type toDead func([]found) (did string, n int, err error)
 
 // toOne does it to the message that the path names.
-func (s *server) toOne(do action) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		m, became, err := s.named(r)
-		n, did := 0, do.did
-		switch {
+func (s *server) toOne(waiting toWaiting, dead toDead) http.HandlerFunc {
+	return shows(func(r *http.Request) (ordered, error) {
+		f, err := s.named(r)
+		w, x, gone := s.spool.read(f.seq) // gone: also of what was delivered or dropped
+		did, n := "", 1
+		switch err = cmp.Or(err, gone); {
 		case err != nil:
-		case became.kind == 0:
-			n = 1
-			did, err = do.waiting(parseRoute(string(m.route)), m.seq)
-		case became.kind == 'X':
-			n, err = do.dead([]found{{seq: m.seq}})
+		case x.kind == 0:
+			did, err = waiting(parseRoute(string(w.route)), w.seq)
+		default:
+			did, n, err = dead([]found{f})
 		}
 		if n == 0 {
 			err = cmp.Or(err, errGone)
 		}
-		reply(w, ordered{"message", "ok", "count", n, "did", did}, err)
-	}
+		return ordered{"message", "ok", "count", n, "did", did}, err
+	})
 }
 
 // toAll does it to all dead letters that the tag of the query has now, the first accepted first, until the operator
 // goes away or the server stops. One that becomes a dead letter again meanwhile is left alone. The query has nothing
 // but the parameters.
-func (s *server) toAll(do action, parameters ...string) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
+func (s *server) toAll(dead toDead, parameters ...string) http.HandlerFunc {
+	return shows(func(r *http.Request) (ordered, error) {
 		query, n, all, err := r.URL.Query(), 0, []found(nil), onlyKnown(r, parameters...)
 		tag, state := query.Get("tag"), query.Get("state")
 		if tag == "" || slices.Contains(parameters, "state") && state != "dead" {
@@ -371,14 +365,14 @@ func (s *server) toAll(do action, parameters ...string) http.HandlerFunc {
 			if err = cmp.Or(err, r.Context().Err()); err != nil {
 				break
 			}
-			done, failed := do.dead(some)
+			_, done, failed := dead(some)
 			n, err = n+done, failed
 		}
 		if n > 0 && err != nil {
 			err = fmt.Errorf("after %d: %w", n, err)
 		}
-		reply(w, ordered{"message", "ok", "count", n}, err)
-	}
+		return ordered{"message", "ok", "count", n}, err
+	})
 }
 
 // dueNow ends the back-off of the lane in which a message waits, and says what that means for the message. A pause that
@@ -432,7 +426,7 @@ func (d *deliverer) drop(r route, seq uint64) (did string, err error) {
 }
 
 // resend puts dead letters at the end of their lanes.
-func (s *server) resend(dead []found) (n int, err error) {
+func (s *server) resend(dead []found) (did string, n int, err error) {
 	var again []*message
 	for _, f := range dead {
 		switch m, err := s.spool.message(f.seq); {
@@ -440,22 +434,23 @@ func (s *server) resend(dead []found) (n int, err error) {
 			m.Accepted, m.replaces, m.seq = m.acceptedAt().UnixMilli(), m.seq, 0
 			again = append(again, m)
 		case err != errGone && err != errDamaged:
-			return 0, err
+			return "", 0, err
 		}
 	}
 	err = s.store(again)
 	for _, m := range again {
 		n += number(err == nil && m.seq != 0)
 	}
-	return n, err
+	return "put at the end of its queue", n, err
 }
 
-func (s *server) dropDead(dead []found) (n int, err error) {
+func (s *server) dropDead(dead []found) (did string, n int, err error) {
 	var ends []ending
 	for _, f := range dead {
 		if w, x, err := s.spool.read(f.seq); err == nil && x.kind != 0 {
 			ends = append(ends, ending{seq: f.seq, route: parseRoute(string(w.route)), fate: fateDropped})
 		}
 	}
-	return s.record(ends, s.spool.do)
+	n, err = s.record(ends, s.spool.do)
+	return "dropped", n, err
 }

@@ -34,7 +34,7 @@ type server struct {
 	*deliverer
 	access   io.Writer     // one line a request
 	bodies   chan struct{} // a token for each large body in memory
-	looking  sync.Mutex    // held by the request that searches the spool, or reads a message for a list
+	looking  sync.Mutex    // held by the request that searches the spool, or reads a message
 	requests expvar.Map    // how many, by route and status
 	answered keyedAnswers
 	lost     func() int64 // log lines that could not be written
@@ -55,24 +55,22 @@ func (s *server) handler() http.Handler {
 	route(anybody, "GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answerTo(nil, 0).send(w) })
 	route(anybody, "GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answerTo(s.ready(), 0).send(w) })
 	route(senders, "GET /check", s.check)
-	route(operators, "GET /stat/go", s.statGo)
-	route(operators, "GET /stat/app", s.statApp)
+	route(operators, "GET /stat/go", shows(s.statGo))
+	route(operators, "GET /stat/app", shows(s.statApp))
 	route(operators, "GET /metrics", s.metrics)
-	route(operators, "GET /debug/vars", s.debugVars)
+	route(operators, "GET /debug/vars", shows(s.debugVars))
 	route(operators, "GET /config/app", s.configApp)
 	route(operators, "GET /app/config", s.configApp) // its name in 0.6
 	route(operators, "GET /ui/", s.page)
 	route(operators, "GET /ui", toPage)
 	route(operators, "GET /{$}", toPage)
 	route(operators, "/", func(w http.ResponseWriter, r *http.Request) { s.answerUnknown(mux, w, r) })
-	again := action{s.dueNow, s.resend, "put at the end of its queue"}
-	drop := action{s.drop, s.dropDead, "dropped"}
 	route(operatorsHere, "GET /messages", s.listMessages)
-	route(operatorsHere, "GET /messages/{id}", s.showMessage)
-	route(operatorsHere, "POST /messages/{id}/retry", s.toOne(again))
-	route(operatorsHere, "POST /messages/retry", s.toAll(again, "tag"))
-	route(operatorsHere, "DELETE /messages/{id}", s.toOne(drop))
-	route(operatorsHere, "DELETE /messages", s.toAll(drop, "state", "tag"))
+	route(operatorsHere, "GET /messages/{id}", shows(s.showMessage))
+	route(operatorsHere, "POST /messages/{id}/retry", s.toOne(s.dueNow, s.resend))
+	route(operatorsHere, "POST /messages/retry", s.toAll(s.resend, "tag"))
+	route(operatorsHere, "DELETE /messages/{id}", s.toOne(s.drop, s.dropDead))
+	route(operatorsHere, "DELETE /messages", s.toAll(s.dropDead, "state", "tag"))
 
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		res := &response{

@@ -11,7 +11,6 @@ import (
 	"maps"
 	"math"
 	"net/http"
-	"net/url"
 	"os"
 	"reflect"
 	"runtime"
@@ -286,20 +285,16 @@ func insert[T any](list []*T, n int, v *T, compare func(a, b *T) int) []*T {
 // maxTags are shown at most.
 const maxTags = 10_000
 
-func (s *server) statApp(w http.ResponseWriter, r *http.Request) {
-	st, err := s.withTags(r.URL.Query())
-	reply(w, st, err)
-}
-
 // debugVars shows the counters and the memory's as expvar does, without the command line.
-func (s *server) debugVars(w http.ResponseWriter, r *http.Request) {
-	st, err := s.withTags(r.URL.Query())
-	reply(w, ordered{"memstats", expvar.Get("memstats").(expvar.Func).Value(), "slackboard", st}, err)
+func (s *server) debugVars(r *http.Request) (ordered, error) {
+	st, err := s.statApp(r)
+	return ordered{"memstats", expvar.Get("memstats").(expvar.Func).Value(), "slackboard", st}, err
 }
 
-// withTags returns the counters with tags: tags=N of them, sort= says which come first (those in trouble), q= and tag=
+// statApp shows the counters with tags: tags=N of them, sort= says which come first (those in trouble), q= and tag=
 // narrow them.
-func (s *server) withTags(query url.Values) (*appStat, error) {
+func (s *server) statApp(r *http.Request) (*appStat, error) {
+	query := r.URL.Query()
 	n, sign, q, tag := maxTags, 1, strings.ToLower(query.Get("q")), query.Get("tag")
 	if asked, err := strconv.Atoi(query.Get("tags")); err == nil && asked >= 0 {
 		n = min(n, asked)
@@ -521,7 +516,7 @@ type gcSample struct {
 }
 
 // statGo has the original's keys, in its order.
-func (s *server) statGo(w http.ResponseWriter, _ *http.Request) {
+func (s *server) statGo(*http.Request) (ordered, error) {
 	var mem runtime.MemStats
 	s.gc.mu.Lock()
 	defer s.gc.mu.Unlock()
@@ -536,7 +531,7 @@ func (s *server) statGo(w http.ResponseWriter, _ *http.Request) {
 		pausePerSecond = float64(mem.PauseTotalNs-s.gc.before.PauseTotalNs) / 1e6 / seconds
 	}
 	s.gc.at, s.gc.before = now, mem
-	reply(w, ordered{
+	return ordered{
 		"time", now.UnixNano(),
 		"go_version", runtime.Version(), "go_os", runtime.GOOS, "go_arch", runtime.GOARCH,
 		"cpu_num", runtime.NumCPU(), "goroutine_num", runtime.NumGoroutine(), "gomaxprocs", runtime.GOMAXPROCS(0),
@@ -551,7 +546,7 @@ func (s *server) statGo(w http.ResponseWriter, _ *http.Request) {
 		"gc_num", mem.NumGC, "gc_per_second", perSecond,
 		"gc_pause_per_second", pausePerSecond, // ms
 		"gc_pause", pauses, // ms, newest first, since the previous call
-	}, nil)
+	}, nil
 }
 
 // exposition writes metrics in the text format.
