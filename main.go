@@ -6,7 +6,7 @@
 //
 // The files:
 //
-//	main.go     this map; the flags and, in serve, the server's life from start to stop
+//	main.go     this map; the flags and, in run, the server's life from start to stop
 //	config.go   the configuration: keys, defaults, checks, the masked view
 //	toml.go     the reader of the TOML subset that it is written in
 //	listen.go   where the server listens: ports, sockets, TLS, systemd; how many connections it takes; -health
@@ -65,7 +65,7 @@ func main() {
 		}
 		fmt.Printf("%s: ok\n", cfg.path)
 	default:
-		err = serve(opts, cfg, newLogs(os.Stdout, os.Stderr))
+		err = run(opts, cfg, newLogs(os.Stdout, os.Stderr))
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "slackboard: %v\n", err)
@@ -73,8 +73,8 @@ func main() {
 	}
 }
 
-// serve is the server's life, from its logs to its stop. An error is why it could not start or go on.
-func serve(opts options, cfg *config, logs *logs) error {
+// run is the server's life, from its logs to its stop. An error is why it could not start or go on.
+func run(opts options, cfg *config, logs *logs) error {
 	defer logs.close()
 	stop, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer cancel()

@@ -29,7 +29,7 @@ const (
 	largeWait = 5 * time.Second
 )
 
-// server is a deliverer, with its spool and its counters, that answers requests. It is built once, in serve.
+// server is a deliverer, with its spool and its counters, that answers requests. It is built once, in run.
 type server struct {
 	*deliverer
 	access   io.Writer     // one line a request
