@@ -8,7 +8,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net/url"
 	"os"
@@ -20,11 +19,11 @@ import (
 	"unique"
 )
 
-// secret is a webhook URL or a token. However it is printed, it shows as [redacted] (a zero one as nothing).
+// secret is a webhook URL or a token. However it is printed or encoded, it shows as masked (a zero one as nothing).
 // Secrets of the same text are equal, so one can be part of a map's key.
 type secret struct{ text unique.Handle[string] }
 
-const masked = "..." // stands for a secret in what /config/app shows
+const masked = "..." // stands for a secret in all that is shown, such as /config/app
 
 func newSecret(text string) (s secret) {
 	if text != "" {
@@ -41,20 +40,15 @@ func (s secret) reveal() string {
 	return s.text.Value()
 }
 
-// Format shows a secret under every verb of fmt, which logs use, too.
+// Format shows a secret under every verb of fmt.
 func (s secret) Format(f fmt.State, _ rune) {
 	if s != (secret{}) {
-		io.WriteString(f, "[redacted]")
+		fmt.Fprint(f, masked)
 	}
 }
 
-// MarshalJSON shows whether there is a secret.
-func (s secret) MarshalJSON() ([]byte, error) {
-	if s == (secret{}) {
-		return []byte(`""`), nil
-	}
-	return encode(masked), nil
-}
+// MarshalText shows it in JSON and in logs.
+func (s secret) MarshalText() ([]byte, error) { return fmt.Append(nil, s), nil }
 
 // credential says where, and as whom, a message is posted: to a webhook, or with a token to the Web API.
 type credential struct{ url, token secret }
