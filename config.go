@@ -259,16 +259,21 @@ func (l *loader) fault(row int, format string, args ...any) {
 }
 
 func (l *loader) read(lines []tomlLine) {
-	known := map[string]section{}
-	for _, s := range append(l.sections(), (&tag{}).section(), (&sender{}).section()) {
+	known := map[string]section{"[[tags]]": {}, "[[senders]]": {}} // of these, each header begins another one
+	for _, s := range l.sections() {
 		known[s.header] = s
 	}
 	var in section
 	for _, line := range lines {
 		switch s, ok := known[line.header]; {
+		case line.header == "[[tags]]":
+			t := &tag{}
+			l.tags, in = append(l.tags, t), t.section()
+		case line.header == "[[senders]]":
+			s := &sender{}
+			l.senders, in = append(l.senders, s), s.section()
 		case ok:
-			in = l.begin(s)
-			l.row[in.id] = line.row
+			in = s
 		case line.header != "":
 			in = section{header: line.header}
 			headers := slices.Sorted(maps.Keys(known))
@@ -277,6 +282,9 @@ func (l *loader) read(lines []tomlLine) {
 			l.fault(line.row, "key %q is outside of a section: write its [section] above it", line.key)
 		case in.keys != nil: // else it is unknown
 			l.key(in, line)
+		}
+		if line.header != "" {
+			l.row[in.id] = line.row
 		}
 	}
 	for _, s := range l.sections() {
@@ -290,19 +298,6 @@ func (l *loader) read(lines []tomlLine) {
 			}
 		}
 	}
-}
-
-// begin returns the section that a header begins: s or, in a list, a new entry.
-func (l *loader) begin(s section) section {
-	switch s.header {
-	case "[[tags]]":
-		t := &tag{}
-		l.tags, s = append(l.tags, t), t.section()
-	case "[[senders]]":
-		t := &sender{}
-		l.senders, s = append(l.senders, t), t.section()
-	}
-	return s
 }
 
 // key stores the value of a line and checks it. No error shows the value of a secret. A secret that cannot be read is
