@@ -8,7 +8,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net/url"
 	"os"
@@ -20,11 +19,11 @@ import (
 	"unique"
 )
 
-// secret is a webhook URL or a token. However it is printed, it shows as [redacted] (a zero one as nothing).
+// secret is a webhook URL or a token. However it is printed or encoded, it shows as masked (a zero one as nothing).
 // Secrets of the same text are equal, so one can be part of a map's key.
 type secret struct{ text unique.Handle[string] }
 
-const masked = "..." // stands for a secret in what /config/app shows
+const masked = "..." // stands for a secret in all that is shown, such as /config/app
 
 func newSecret(text string) (s secret) {
 	if text != "" {
@@ -41,20 +40,15 @@ func (s secret) reveal() string {
 	return s.text.Value()
 }
 
-// Format shows a secret under every verb of fmt, which logs use, too.
+// Format shows a secret under every verb of fmt.
 func (s secret) Format(f fmt.State, _ rune) {
 	if s != (secret{}) {
-		io.WriteString(f, "[redacted]")
+		fmt.Fprint(f, masked)
 	}
 }
 
-// MarshalJSON shows whether there is a secret.
-func (s secret) MarshalJSON() ([]byte, error) {
-	if s == (secret{}) {
-		return []byte(`""`), nil
-	}
-	return encode(masked), nil
-}
+// MarshalText shows it in JSON and in logs.
+func (s secret) MarshalText() ([]byte, error) { return fmt.Append(nil, s), nil }
 
 // credential says where, and as whom, a message is posted: to a webhook, or with a token to the Web API.
 type credential struct{ url, token secret }
@@ -265,16 +259,21 @@ func (l *loader) fault(row int, format string, args ...any) {
 }
 
 func (l *loader) read(lines []tomlLine) {
-	known := map[string]section{}
-	for _, s := range append(l.sections(), (&tag{}).section(), (&sender{}).section()) {
+	known := map[string]section{"[[tags]]": {}, "[[senders]]": {}} // of these, each header begins another one
+	for _, s := range l.sections() {
 		known[s.header] = s
 	}
 	var in section
 	for _, line := range lines {
 		switch s, ok := known[line.header]; {
+		case line.header == "[[tags]]":
+			t := &tag{}
+			l.tags, in = append(l.tags, t), t.section()
+		case line.header == "[[senders]]":
+			s := &sender{}
+			l.senders, in = append(l.senders, s), s.section()
 		case ok:
-			in = l.begin(s)
-			l.row[in.id] = line.row
+			in = s
 		case line.header != "":
 			in = section{header: line.header}
 			headers := slices.Sorted(maps.Keys(known))
@@ -283,6 +282,9 @@ func (l *loader) read(lines []tomlLine) {
 			l.fault(line.row, "key %q is outside of a section: write its [section] above it", line.key)
 		case in.keys != nil: // else it is unknown
 			l.key(in, line)
+		}
+		if line.header != "" {
+			l.row[in.id] = line.row
 		}
 	}
 	for _, s := range l.sections() {
@@ -296,19 +298,6 @@ func (l *loader) read(lines []tomlLine) {
 			}
 		}
 	}
-}
-
-// begin returns the section that a header begins: s or, in a list, a new entry.
-func (l *loader) begin(s section) section {
-	switch s.header {
-	case "[[tags]]":
-		t := &tag{}
-		l.tags, s = append(l.tags, t), t.section()
-	case "[[senders]]":
-		t := &sender{}
-		l.senders, s = append(l.senders, t), t.section()
-	}
-	return s
 }
 
 // key stores the value of a line and checks it. No error shows the value of a secret. A secret that cannot be read is

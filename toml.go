@@ -33,10 +33,9 @@ const (
 )
 
 var (
-	// tomlForm matches a line. Its groups are a header's [, name and ], then a key and its value.
-	tomlForm = regexp.MustCompile(`^(?:[ \t]*(\[\[?)` + tomlName + `(\]\]?)|` + tomlName + `=` + tomlValue + `)?` +
-		`[ \t]*(?:#.*)?$`)
-	tomlKey = regexp.MustCompile(`^` + tomlName + `=`)
+	// tomlForm matches a line. Its groups are a header's [, name and ], then a key and its value: "" for what is none.
+	tomlForm = regexp.MustCompile(`^(?:[ \t]*(\[\[?)` + tomlName + `(\]\]?)|` + tomlName + `=(?:` +
+		tomlValue + `|.*))?[ \t]*(?:#.*)?$`)
 
 	errTOMLCharacter = errors.New("a control character, or not UTF-8")
 	errTOMLName      = errors.New("wants [NAME], [[NAME]] or NAME = VALUE, and nothing behind it: " +
@@ -49,45 +48,37 @@ var (
 // parseTOML returns what the lines of src say, without empty lines and comments. err, if any, is the first fault, as
 // "ROW: …".
 func parseTOML(src string) (lines []tomlLine, err error) {
+	isControl := func(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f }
 	// A byte order mark is what some editors put in front of UTF-8.
 	for i, text := range strings.Split(strings.TrimPrefix(src, "\ufeff"), "\n") {
-		groups, err := parseTOMLLine(strings.TrimSuffix(text, "\r"))
+		text = strings.TrimSuffix(text, "\r")
+		groups := tomlForm.FindStringSubmatch(text)
+		switch {
+		case !utf8.ValidString(text) || strings.ContainsFunc(text, isControl):
+			err = errTOMLCharacter
+		case groups == nil || len(groups[1]) != len(groups[3]):
+			err = errTOMLName
+		case groups[1]+groups[4] == "":
+			continue
+		case groups[1]+groups[5] == "":
+			err = errTOMLValue
+		}
+		for n := 1; n < len(groups) && err == nil; n++ {
+			switch token := groups[n]; {
+			case strings.HasPrefix(token, "'"):
+				groups[n] = strings.Trim(token, "'")
+			case strings.HasPrefix(token, `"`): // Go has all escapes of TOML
+				if groups[n], err = strconv.Unquote(token); err != nil {
+					err = errTOMLValue // \u or \U with what is no character
+				}
+			}
+		}
 		if err != nil {
 			return nil, fmt.Errorf("%d: %w", i+1, err)
 		}
-		if groups != nil {
-			lines = append(lines, tomlLine{i + 1, strings.Join(groups[:3], ""), groups[3], groups[4]})
-		}
+		lines = append(lines, tomlLine{i + 1, strings.Join(groups[1:4], ""), groups[4], groups[5]})
 	}
 	return lines, nil
-}
-
-// parseTOMLLine returns the groups of tomlForm without their quotes, nil for an empty line or a comment.
-func parseTOMLLine(text string) (groups []string, err error) {
-	match := tomlForm.FindStringSubmatch(text)
-	isControl := func(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f }
-	switch {
-	case !utf8.ValidString(text) || strings.ContainsFunc(text, isControl):
-		return nil, errTOMLCharacter
-	case match == nil && tomlKey.MatchString(text):
-		return nil, errTOMLValue
-	case match == nil || len(match[1]) != len(match[3]):
-		return nil, errTOMLName
-	case match[1]+match[4] == "":
-		return nil, nil
-	}
-	groups = match[1:]
-	for i, token := range groups {
-		switch {
-		case strings.HasPrefix(token, "'"):
-			groups[i] = strings.Trim(token, "'")
-		case strings.HasPrefix(token, `"`): // Go has all escapes of TOML
-			if groups[i], err = strconv.Unquote(token); err != nil {
-				return nil, errTOMLValue // \u or \U with what is no character
-			}
-		}
-	}
-	return groups, nil
 }
 
 // tomlQuote returns v, a string or a pointer to a key's value, as parseTOML reads it back: as JSON, which has the same
