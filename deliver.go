@@ -608,17 +608,17 @@ func (d *deliverer) post(t *turn) outcome {
 // learn takes from out what holds for the lane and its account, whichever message was posted.
 func (d *deliverer) learn(t *turn, out outcome) {
 	l, a, now := t.lane, t.lane.account, time.Now()
-	l.turn, l.limited = now.Add(d.cfg().pace()), out.limited
+	l.turn, l.limited = now.Add(max(d.cfg().pace(), out.wait)), out.limited
 	switch {
 	case out.nobody():
 		if a.failures++; a.failures == 1 {
 			a.errSince = now
 			d.log.Error("slack cannot be reached: all that waits waits together", "to", l.to.name(), "err", out.reason)
 		}
-		a.earned = false
 		if until := now.Add(min(backOff(a.failures), longestProbe)); until.After(a.until) { // else Slack's pause stays
 			a.until, a.err, a.limited = until, out.reason, false
 		}
+		fallthrough
 	case out.unreached:
 		a.earned = false
 	case out.class != inBetween:
@@ -627,10 +627,7 @@ func (d *deliverer) learn(t *turn, out outcome) {
 		}
 		a.earned, a.failures = true, 0
 	}
-	switch until := now.Add(out.wait); {
-	case !out.limited || l.to.credential.token == (secret{}):
-		l.turn = latest(l.turn, until)
-	case until.After(a.until):
+	if until := now.Add(out.wait); out.limited && l.to.credential.token != (secret{}) && until.After(a.until) {
 		a.until, a.err, a.limited = until, "slack's rate limit, met by "+l.to.name(), true
 	}
 }
