@@ -48,6 +48,7 @@ func (w waiter) size() int64                  { return int64(w & (1<<24 - 1)) }
 // lane is the queue of one destination. Its head alone is tried, one post at a time.
 type lane struct {
 	to       destination
+	route    route // that led here, the last one of those
 	account  *account
 	waiting  []waiter // oldest first
 	bytes    int64    // of these, and of what is being stored
@@ -213,27 +214,25 @@ func (d *deliverer) store(messages []*message) (err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.wait(func() bool { return !d.reloading })
-	var lanes []*lane
 	for _, m := range messages {
-		to, _, _ := d.cfg().lookup(m.route) // an unknown tag is not an error here: post makes it a dead letter
-		l := d.lane(to)
-		lanes = append(lanes, l)
+		l := d.lane(m.route)
 		if d.hold(l, m.size()); l.bytes > d.cfg().spool.maxBytes/2 {
-			err = fmt.Errorf("half of the spool waits for %s", to.name())
+			err = fmt.Errorf("half of the spool waits for %s", l.to.name())
 		}
 	}
 	if err = cmp.Or(d.full(0), err); err == nil {
 		err = d.write(&change{add: messages})
 	}
-	for i, m := range messages {
+	for _, m := range messages {
+		l := d.lane(m.route)          // the same: what it holds keeps it, and a reload waits
 		if err != nil || m.seq == 0 { // 0: it was there before
-			d.hold(lanes[i], -m.size())
+			d.hold(l, -m.size())
 		} else {
 			again := int64(number(m.replaces != 0)) // a dead letter that is sent again
 			d.stats.count(m.route, counts{Waiting: 1, Accepted: 1 - again, Dead: -again})
-			lanes[i].insert(newWaiter(m.seq, m.size()))
+			l.insert(newWaiter(m.seq, m.size()))
 		}
-		d.schedule(lanes[i])
+		d.schedule(l)
 	}
 	return err
 }
@@ -296,8 +295,7 @@ func (l *lane) refusal() outcome {
 
 // addUrgent puts t into the lane where its message leads.
 func (d *deliverer) addUrgent(t *turn) {
-	to, _, _ := d.cfg().lookup(t.urgent.route)
-	t.lane = d.lane(to)
+	t.lane = d.lane(t.urgent.route)
 	t.lane.urgent = append(t.lane.urgent, t)
 	t.lane.account.urgent += t.size
 	d.urgent += t.size
@@ -325,9 +323,11 @@ func (d *deliverer) ahead(r route) (n int) {
 	return n
 }
 
-// lane returns the lane of to, a new one where there is none.
-func (d *deliverer) lane(to destination) *lane {
+// lane returns the lane of r, a new one where there is none.
+func (d *deliverer) lane(r route) *lane {
+	to, _, _ := d.cfg().lookup(r) // an unknown tag is not an error here: post makes it a dead letter
 	if l := d.lanes[to]; l != nil {
+		l.route = r
 		return l
 	}
 	a := d.accounts[to.credential]
@@ -336,7 +336,7 @@ func (d *deliverer) lane(to destination) *lane {
 		a.timer = d.after(time.Hour, func() { d.join(a); d.begin() })
 		d.accounts[to.credential] = a
 	}
-	l := &lane{to: to, account: a, turn: d.firstTurn}
+	l := &lane{to: to, route: r, account: a, turn: d.firstTurn}
 	l.timer = d.after(time.Hour, func() { d.schedule(l) })
 	d.lanes[to] = l
 	return l
@@ -571,7 +571,7 @@ func (d *deliverer) unreadable(t *turn, err error) []ending {
 		d.postpone(t.lane, outcome{class: inBetween, reason: "reading the spool: " + err.Error()})
 		return nil
 	}
-	lost := ending{seq: t.heads[0].seq(), route: d.cfg().routeTo(t.lane.to), fate: fateDamaged}
+	lost := ending{seq: t.heads[0].seq(), route: t.lane.route, fate: fateDamaged}
 	d.log.Error("a line of the spool is damaged: the message is lost", "to", t.lane.to.name(), "number", lost.seq)
 	t.lane.head = head{}
 	return []ending{lost}

@@ -4,7 +4,6 @@ package main
 
 import (
 	"fmt"
-	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -79,51 +78,50 @@ func (d *deliverer) reload(cfg *config) error {
 // start anew; pauses stay, and so does since when a destination fails.
 func (d *deliverer) rebuild(cfg *config, found func(r route, dead bool)) error {
 	d.stats.expect(cfg)
-	waiting, paused, urgent := map[destination][]waiter{}, map[credential]time.Time{}, []*turn(nil)
-	err := d.spool.each(func(w line, dead bool) {
-		r := parseRoute(string(w.route))
-		if found(r, dead); !dead {
-			to, _, _ := cfg.lookup(r)
-			waiting[to] = append(waiting[to], newWaiter(w.seq, w.size()))
+	var read []waiter
+	waiting, paused, urgent := map[route][]waiter{}, map[credential]time.Time{}, []*turn(nil)
+	err := d.spool.each(func(l line, dead bool) {
+		r, w := parseRoute(string(l.route)), newWaiter(l.seq, l.size())
+		if found(r, dead); dead {
+			return
+		}
+		waiting[r] = append(waiting[r], w)
+		if len(d.lanes) > 0 { // not at the start
+			read = append(read, w)
 		}
 	})
 	if err != nil {
 		return err
 	}
-	var read []waiter
-	if len(d.lanes) > 0 { // not at the start
-		read = slices.Concat(slices.Collect(maps.Values(waiting))...)
-		slices.Sort(read)
-	}
+	slices.Sort(read)
 	d.config.Store(cfg)
 	d.spool.history.Store(cfg.spool.historyBytes)
 	d.ring, d.bytes, d.urgent, d.firstTurn = nil, 0, 0, time.Now().Add(cfg.pace())
 	for to, l := range d.lanes {
-		for _, w := range l.waiting {
-			if _, ok := slices.BinarySearch(read, w); !ok { // it is damaged, and its lane finds out
-				waiting[to] = append(waiting[to], w)
-			}
-		}
+		l.waiting = slices.DeleteFunc(l.waiting, func(w waiter) bool {
+			_, ok := slices.BinarySearch(read, w)
+			return ok // else it is damaged, and its lane finds out
+		})
 		paused[to.credential] = latest(l.turn, paused[to.credential])
 		urgent = append(urgent, l.urgent...)
-		l.waiting, l.urgent, l.bytes, l.head, l.awake = nil, nil, 0, head{}, false
+		l.urgent, l.bytes, l.head, l.awake = nil, 0, head{}, false
 		l.account.line, l.account.urgent, l.account.inRing = [4][]*lane{}, 0, false
 	}
-	for to, found := range waiting {
-		if d.lanes[to] == nil { // a webhook's pause holds for its other channels, too
-			d.lane(to).turn = latest(d.firstTurn, paused[to.credential])
+	for r, found := range waiting {
+		if to, _, _ := cfg.lookup(r); d.lanes[to] == nil { // a webhook's pause holds for its other channels, too
+			d.lane(r).turn = latest(d.firstTurn, paused[to.credential])
 		}
-		slices.Sort(found)
-		l := d.lane(to)
-		l.waiting = found
-		for _, w := range found {
-			d.hold(l, w.size())
-		}
+		l := d.lane(r)
+		l.waiting = append(found, l.waiting...)
 	}
 	for _, t := range urgent {
 		d.addUrgent(t)
 	}
 	for _, l := range d.lanes {
+		slices.Sort(l.waiting)
+		for _, w := range l.waiting {
+			d.hold(l, w.size())
+		}
 		d.schedule(l)
 	}
 	return nil
