@@ -100,7 +100,7 @@ func (d *deliverer) addWaiting(v *messageView, r route, seq uint64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	l, at := d.find(r, seq)
-	if l == nil {
+	if at < 0 {
 		return
 	}
 	t, _ := l.trouble(time.Now())
@@ -113,19 +113,14 @@ func (d *deliverer) addWaiting(v *messageView, r route, seq uint64) {
 	}
 }
 
-// find returns the lane of r, and where in it a message waits; nil if it does not.
+// find returns the lane of r, and where in it a message waits; -1 if it does not.
 func (d *deliverer) find(r route, seq uint64) (l *lane, at int) {
 	to, _, _ := d.cfg().lookup(r)
-	if l = d.lanes[to]; l == nil {
-		return nil, 0
-	}
+	l = cmp.Or(d.lanes[to], &lane{})
 	at, _ = slices.BinarySearch(l.waiting, newWaiter(seq, 0))
 	// they are not quite in order behind messages that were posted together
 	if at == len(l.waiting) || l.waiting[at].seq() != seq {
 		at = slices.IndexFunc(l.waiting, func(w waiter) bool { return w.seq() == seq })
-	}
-	if at < 0 {
-		return nil, 0
 	}
 	return l, at
 }
@@ -387,7 +382,7 @@ func (d *deliverer) dueNow(r route, seq uint64) (did string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	l, at := d.find(r, seq)
-	if l == nil {
+	if at < 0 {
 		return "", errGone
 	}
 	posting := at < l.posting
@@ -418,7 +413,7 @@ func (d *deliverer) drop(r route, seq uint64) (did string, err error) {
 	defer d.mu.Unlock()
 	l, at := d.find(r, seq)
 	switch {
-	case l == nil:
+	case at < 0:
 		return "", errGone
 	case at < l.posting:
 		return "", answer{status: http.StatusConflict, retryAfter: time.Second, Message: "it is " + beingPosted}
