@@ -326,19 +326,18 @@ func (d *deliverer) ahead(r route) (n int) {
 // lane returns the lane of r, a new one where there is none.
 func (d *deliverer) lane(r route) *lane {
 	to, _, _ := d.cfg().lookup(r) // an unknown tag is not an error here: post makes it a dead letter
-	if l := d.lanes[to]; l != nil {
-		l.route = r
-		return l
-	}
-	a := d.accounts[to.credential]
+	a, l := d.accounts[to.credential], d.lanes[to]
 	if a == nil {
 		a = &account{}
 		a.timer = d.after(time.Hour, func() { d.join(a); d.begin() })
 		d.accounts[to.credential] = a
 	}
-	l := &lane{to: to, route: r, account: a, turn: d.firstTurn}
-	l.timer = d.after(time.Hour, func() { d.schedule(l) })
-	d.lanes[to] = l
+	if l == nil {
+		l = &lane{to: to, account: a, turn: d.firstTurn}
+		l.timer = d.after(time.Hour, func() { d.schedule(l) })
+		d.lanes[to] = l
+	}
+	l.route = r
 	return l
 }
 

@@ -385,7 +385,6 @@ func (d *deliverer) dueNow(r route, seq uint64) (did string, err error) {
 	if at < 0 {
 		return "", errGone
 	}
-	posting := at < l.posting
 	if l.head.retryAt = (time.Time{}); !l.account.limited {
 		l.account.until = time.Time{}
 	}
@@ -393,11 +392,10 @@ func (d *deliverer) dueNow(r route, seq uint64) (did string, err error) {
 	if l.account.until.After(time.Now()) {
 		reason = l.account.err
 	}
-	d.schedule(l)
-	d.join(l.account)
-	d.begin()
+	l.timer.Reset(0) // both may have slept
+	l.account.timer.Reset(0)
 	switch {
-	case posting:
+	case at < l.posting:
 		return "is " + beingPosted, nil
 	case time.Until(next) > d.cfg().pace():
 		return fmt.Sprintf("waits for a pause until %s: %s", clock(next), reason), nil
