@@ -375,15 +375,13 @@ func number(b bool) int {
 
 // join puts a into the ring, if it has lanes in line, once it may post.
 func (d *deliverer) join(a *account) {
-	if a.inRing || len(a.line[0])+len(a.line[1])+len(a.line[2])+len(a.line[3]) == 0 {
-		return
-	}
-	if wait := time.Until(a.until); wait > 0 {
+	switch wait := time.Until(a.until); {
+	case a.inRing, len(a.line[0])+len(a.line[1])+len(a.line[2])+len(a.line[3]) == 0:
+	case wait > 0:
 		a.timer.Reset(wait)
-		return
+	default:
+		d.ring, a.inRing = append(d.ring, a), true
 	}
-	a.inRing = true
-	d.ring = append(d.ring, a)
 }
 
 // begin gives turns to lanes that stand in line, account by account, while there is room.
