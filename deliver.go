@@ -152,7 +152,7 @@ type deliverer struct {
 	large     [2]int64   // bytes of large posts in flight; in the second those of a rank that is not the best
 	stores    int        // so many changes are being written: a reload waits for them
 	reloading bool       // no store begins
-	resting   int        // no turn begins while somebody wants that: the start, qps, a reload, the stop
+	resting   int        // no turn begins while somebody wants that: qps, a reload, the stop
 	firstTurn time.Time  // of all lanes: before a restart, the last post may have been a moment ago
 }
 
@@ -160,17 +160,15 @@ type deliverer struct {
 // turn lasts.
 func (d *deliverer) cfg() *config { return d.config.Load() }
 
-// newDeliverer returns one for what waits in sp, with so many posts in flight at most. It delivers from run on.
+// newDeliverer returns one that delivers what waits in sp, with so many posts in flight at most.
 func newDeliverer(cfg *config, slack poster, posts int, sp *spool, st *stats, log *slog.Logger) (*deliverer, error) {
 	d := &deliverer{
-		slack: slack, posts: posts, spool: sp, stats: st, log: log, resting: 1,
+		slack: slack, posts: posts, spool: sp, stats: st, log: log,
 		lanes: map[destination]*lane{}, accounts: map[credential]*account{},
 		reads: make(chan struct{}, maxReaders), ended: make(chan struct{}),
 	}
 	d.changed.L = &d.mu
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d, d.rebuild(cfg, st.found)
+	return d, d.reload(cfg, st.found)
 }
 
 // guard is the mutex of what embeds it.
@@ -187,18 +185,16 @@ func (d *deliverer) after(wait time.Duration, f func()) *time.Timer {
 	return time.AfterFunc(wait, func() { d.locked(f) })
 }
 
-// run delivers until ctx ends and all turns have: 30 s later at most where the disk works. What a disk that fails
-// cannot record by then is posted once more after the next start.
-func (d *deliverer) run(ctx context.Context) {
-	defer close(d.ended)
-	d.locked(func() { d.resting--; d.begin() })
-	<-ctx.Done()
-	d.locked(func() {
-		late := false
-		d.resting++
-		d.after(postTimeout+time.Second, func() { late = true; d.changed.Broadcast() })
-		d.wait(func() bool { return late || d.posting[0] == 0 })
-	})
+// stop ends delivery: it returns once all turns have ended, 30 s later at most where the disk works. What a disk that
+// fails cannot record by then is posted once more after the next start.
+func (d *deliverer) stop() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	late := false
+	d.resting++
+	d.after(postTimeout+time.Second, func() { late = true; d.changed.Broadcast() })
+	d.wait(func() bool { return late || d.posting[0] == 0 })
+	close(d.ended)
 }
 
 // wait returns once ok is true. The caller holds mu.

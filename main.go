@@ -114,8 +114,6 @@ func serve(opts options, cfg *config, logs *logs) error {
 		hostname: hostname(), large: make(chan struct{}, maxLarge), lost: logs.dropped,
 	}
 	go sp.run()
-	delivering, stopDelivery := context.WithCancel(context.Background())
-	go d.run(delivering)
 	web, served := newWebServer(s, connections, stop), make(chan error, len(listeners))
 	for _, l := range listeners {
 		go func() { served <- web.Serve(&door{l, s.cfg, s.log}) }()
@@ -132,8 +130,7 @@ func serve(opts options, cfg *config, logs *logs) error {
 	enough, done := context.WithTimeout(context.Background(), postTimeout)
 	defer done()
 	web.Shutdown(enough) // takes no new requests, and answers those in hand
-	stopDelivery()
-	<-d.ended // the posts in flight, and what became of them is on disk
+	d.stop()             // the posts in flight, and what became of them is on disk
 	sp.close()
 	logs.notice("stopped", "waiting", d.stats.waiting())
 	return err

@@ -26,7 +26,7 @@ func (o options) reloadAt(signals <-chan os.Signal, s *server, logs *logs) {
 		}
 		if err == nil {
 			o.keepFixed(running, cfg, logs)
-			err = s.deliver.reload(cfg)
+			err = s.deliver.reload(cfg, func(route, bool) {})
 		}
 		s.stats.locked(func() { s.stats.ReloadRefused = err != nil })
 		if err == nil {
@@ -56,17 +56,17 @@ func (o options) keepFixed(running, cfg *config, logs *logs) {
 	keep("spool.dir", running.spool.dir, &cfg.spool.dir)
 }
 
-// reload changes over to cfg. Delivery pauses until no post is in flight, no message is half stored, and what became of
-// all is on disk: 30 s at most where the disk works. So a turn sees one configuration, and no message is in two lanes.
-// After an error nothing has changed.
-func (d *deliverer) reload(cfg *config) error {
+// reload changes over to cfg, from none at the start, and tells found of each message. Delivery pauses until no post is
+// in flight, no message is half stored, and what became of all is on disk: 30 s at most where the disk works. So a turn
+// sees one configuration, and no message is in two lanes. After an error nothing has changed.
+func (d *deliverer) reload(cfg *config, found func(r route, dead bool)) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.resting++
 	d.wait(func() bool { return d.posting[0] == 0 })
 	d.reloading = true
 	d.wait(func() bool { return d.stores == 0 })
-	err := d.rebuild(cfg, func(route, bool) {})
+	err := d.rebuild(cfg, found)
 	d.reloading = false
 	d.resting--
 	d.changed.Broadcast()
@@ -74,8 +74,8 @@ func (d *deliverer) reload(cfg *config) error {
 	return err
 }
 
-// rebuild fills the lanes anew, with what the spool holds and as cfg says, and tells found of each message. Back-offs
-// start anew; pauses stay, and so does since when a destination fails.
+// rebuild fills the lanes anew, with what the spool holds and as cfg says. Back-offs start anew; pauses stay, and so
+// does since when a destination fails.
 func (d *deliverer) rebuild(cfg *config, found func(r route, dead bool)) error {
 	d.stats.expect(cfg)
 	var read []waiter
