@@ -112,7 +112,7 @@ func (d *deliverer) rebuild(cfg *config, found func(r route, dead bool)) error {
 			d.lane(r).turn = latest(d.firstTurn, paused[to.credential])
 		}
 		l := d.lane(r)
-		l.waiting = append(found, l.waiting...)
+		l.waiting = append(l.waiting, found...)
 	}
 	for _, t := range urgent {
 		d.addUrgent(t)
