@@ -206,16 +206,6 @@ func (c *config) lookup(r route) (destination, *tag, error) {
 	return destination{}, nil, fmt.Errorf("tag %s is not configured", r.tag)
 }
 
-// routeTo returns a route that leads to to.
-func (c *config) routeTo(to destination) route {
-	for _, t := range c.tags {
-		if to == (destination{t.credential, t.channel}) {
-			return route{tag: t.name, index: t.index}
-		}
-	}
-	return route{channel: to.channel}
-}
-
 // notFound says that there is no such tag, and which is the nearest.
 func (c *config) notFound(name string) string {
 	return join("tag:"+name+" is not found", ": the nearest is ", nearest(name, slices.Sorted(maps.Keys(c.byTag))))

@@ -48,6 +48,7 @@ func (w waiter) size() int64                  { return int64(w & (1<<24 - 1)) }
 // lane is the queue of one destination. Its head alone is tried, one post at a time.
 type lane struct {
 	to       destination
+	route    route // that led here, the last one of those
 	account  *account
 	waiting  []waiter // oldest first
 	bytes    int64    // of these, and of what is being stored
@@ -151,7 +152,7 @@ type deliverer struct {
 	large     [2]int64   // bytes of large posts in flight; in the second those of a rank that is not the best
 	stores    int        // so many changes are being written: a reload waits for them
 	reloading bool       // no store begins
-	resting   int        // no turn begins while somebody wants that: the start, qps, a reload, the stop
+	resting   int        // no turn begins while somebody wants that: qps, a reload, the stop
 	firstTurn time.Time  // of all lanes: before a restart, the last post may have been a moment ago
 }
 
@@ -159,17 +160,15 @@ type deliverer struct {
 // turn lasts.
 func (d *deliverer) cfg() *config { return d.config.Load() }
 
-// newDeliverer returns one for what waits in sp, with so many posts in flight at most. It delivers from run on.
+// newDeliverer returns one that delivers what waits in sp, with so many posts in flight at most.
 func newDeliverer(cfg *config, slack poster, posts int, sp *spool, st *stats, log *slog.Logger) (*deliverer, error) {
 	d := &deliverer{
-		slack: slack, posts: posts, spool: sp, stats: st, log: log, resting: 1,
+		slack: slack, posts: posts, spool: sp, stats: st, log: log,
 		lanes: map[destination]*lane{}, accounts: map[credential]*account{},
 		reads: make(chan struct{}, maxReaders), ended: make(chan struct{}),
 	}
 	d.changed.L = &d.mu
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d, d.rebuild(cfg, st.count)
+	return d, d.reload(cfg, st.count)
 }
 
 // guard is the mutex of what embeds it.
@@ -186,18 +185,16 @@ func (d *deliverer) after(wait time.Duration, f func()) *time.Timer {
 	return time.AfterFunc(wait, func() { d.locked(f) })
 }
 
-// run delivers until ctx ends and all turns have: 30 s later at most where the disk works. What a disk that fails
-// cannot record by then is posted once more after the next start.
-func (d *deliverer) run(ctx context.Context) {
-	defer close(d.ended)
-	d.locked(func() { d.resting--; d.begin() })
-	<-ctx.Done()
-	d.locked(func() {
-		late := false
-		d.resting++
-		d.after(postTimeout+time.Second, func() { late = true; d.changed.Broadcast() })
-		d.wait(func() bool { return late || d.posting[0] == 0 })
-	})
+// stop ends delivery: it returns once all turns have ended, 30 s later at most where the disk works. What a disk that
+// fails cannot record by then is posted once more after the next start.
+func (d *deliverer) stop() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	late := false
+	d.resting++
+	d.after(postTimeout+time.Second, func() { late = true; d.changed.Broadcast() })
+	d.wait(func() bool { return late || d.posting[0] == 0 })
+	close(d.ended)
 }
 
 // wait returns once ok is true. The caller holds mu.
@@ -213,27 +210,25 @@ func (d *deliverer) store(messages []*message) (err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.wait(func() bool { return !d.reloading })
-	var lanes []*lane
 	for _, m := range messages {
-		to, _, _ := d.cfg().lookup(m.route) // an unknown tag is not an error here: post makes it a dead letter
-		l := d.lane(to)
-		lanes = append(lanes, l)
+		l := d.lane(m.route)
 		if d.hold(l, m.size()); l.bytes > d.cfg().spool.maxBytes/2 {
-			err = fmt.Errorf("half of the spool waits for %s", to.name())
+			err = fmt.Errorf("half of the spool waits for %s", l.to.name())
 		}
 	}
 	if err = cmp.Or(d.full(0), err); err == nil {
 		err = d.write(&change{add: messages})
 	}
-	for i, m := range messages {
+	for _, m := range messages {
+		l := d.lane(m.route)          // the same: what it holds keeps it, and a reload waits
 		if err != nil || m.seq == 0 { // 0: it was there before
-			d.hold(lanes[i], -m.size())
+			d.hold(l, -m.size())
 		} else {
 			again := int64(number(m.replaces != 0)) // a dead letter that is sent again
 			d.stats.count(m.route, counts{Waiting: 1, Accepted: 1 - again, Dead: -again})
-			lanes[i].insert(newWaiter(m.seq, m.size()))
+			l.insert(newWaiter(m.seq, m.size()))
 		}
-		d.schedule(lanes[i])
+		d.schedule(l)
 	}
 	return err
 }
@@ -296,8 +291,7 @@ func (l *lane) refusal() outcome {
 
 // addUrgent puts t into the lane where its message leads.
 func (d *deliverer) addUrgent(t *turn) {
-	to, _, _ := d.cfg().lookup(t.urgent.route)
-	t.lane = d.lane(to)
+	t.lane = d.lane(t.urgent.route)
 	t.lane.urgent = append(t.lane.urgent, t)
 	t.lane.account.urgent += t.size
 	d.urgent += t.size
@@ -325,20 +319,21 @@ func (d *deliverer) ahead(r route) (n int) {
 	return n
 }
 
-// lane returns the lane of to, a new one where there is none.
-func (d *deliverer) lane(to destination) *lane {
-	if l := d.lanes[to]; l != nil {
-		return l
-	}
-	a := d.accounts[to.credential]
+// lane returns the lane of r, a new one where there is none.
+func (d *deliverer) lane(r route) *lane {
+	to, _, _ := d.cfg().lookup(r) // an unknown tag is not an error here: post makes it a dead letter
+	a, l := d.accounts[to.credential], d.lanes[to]
 	if a == nil {
 		a = &account{}
 		a.timer = d.after(time.Hour, func() { d.join(a); d.begin() })
 		d.accounts[to.credential] = a
 	}
-	l := &lane{to: to, account: a, turn: d.firstTurn}
-	l.timer = d.after(time.Hour, func() { d.schedule(l) })
-	d.lanes[to] = l
+	if l == nil {
+		l = &lane{to: to, account: a, turn: d.firstTurn}
+		l.timer = d.after(time.Hour, func() { d.schedule(l) })
+		d.lanes[to] = l
+	}
+	l.route = r
 	return l
 }
 
@@ -376,15 +371,13 @@ func number(b bool) int {
 
 // join puts a into the ring, if it has lanes in line, once it may post.
 func (d *deliverer) join(a *account) {
-	if a.inRing || len(a.line[0])+len(a.line[1])+len(a.line[2])+len(a.line[3]) == 0 {
-		return
-	}
-	if wait := time.Until(a.until); wait > 0 {
+	switch wait := time.Until(a.until); {
+	case a.inRing, len(a.line[0])+len(a.line[1])+len(a.line[2])+len(a.line[3]) == 0:
+	case wait > 0:
 		a.timer.Reset(wait)
-		return
+	default:
+		d.ring, a.inRing = append(d.ring, a), true
 	}
-	a.inRing = true
-	d.ring = append(d.ring, a)
 }
 
 // begin gives turns to lanes that stand in line, account by account, while there is room.
@@ -571,7 +564,7 @@ func (d *deliverer) unreadable(t *turn, err error) []ending {
 		d.postpone(t.lane, outcome{class: inBetween, reason: "reading the spool: " + err.Error()})
 		return nil
 	}
-	lost := ending{seq: t.heads[0].seq(), route: d.cfg().routeTo(t.lane.to), fate: fateDamaged}
+	lost := ending{seq: t.heads[0].seq(), route: t.lane.route, fate: fateDamaged}
 	d.log.Error("a line of the spool is damaged: the message is lost", "to", t.lane.to.name(), "number", lost.seq)
 	t.lane.head = head{}
 	return []ending{lost}
@@ -608,17 +601,17 @@ func (d *deliverer) post(t *turn) outcome {
 // learn takes from out what holds for the lane and its account, whichever message was posted.
 func (d *deliverer) learn(t *turn, out outcome) {
 	l, a, now := t.lane, t.lane.account, time.Now()
-	l.turn, l.limited = now.Add(d.cfg().pace()), out.class == limited
+	l.turn, l.limited = now.Add(max(d.cfg().pace(), out.wait)), out.class == limited
 	switch {
 	case out.nobody():
 		if a.failures++; a.failures == 1 {
 			a.errSince = now
 			d.log.Error("slack cannot be reached: all that waits waits together", "to", l.to.name(), "err", out.reason)
 		}
-		a.earned = false
 		if until := now.Add(min(backOff(a.failures), longestProbe)); until.After(a.until) { // else Slack's pause stays
 			a.until, a.err, a.limited = until, out.reason, false
 		}
+		fallthrough
 	case out.unreached:
 		a.earned = false
 	case out.class != inBetween:
@@ -627,10 +620,7 @@ func (d *deliverer) learn(t *turn, out outcome) {
 		}
 		a.earned, a.failures = true, 0
 	}
-	switch until := now.Add(out.wait); {
-	case out.class != limited || l.to.credential.token == (secret{}):
-		l.turn = latest(l.turn, until)
-	case until.After(a.until):
+	if until := now.Add(out.wait); l.limited && l.to.credential.token != (secret{}) && until.After(a.until) {
 		a.until, a.err, a.limited = until, "slack's rate limit, met by "+l.to.name(), true
 	}
 }

@@ -72,12 +72,9 @@ func newInProcess(t testing.TB, cfg *config, slack poster) *inProcess {
 	p.server = &server{deliverer: d, access: p.out, bodies: make(chan struct{}, maxLarge),
 		lost: func() int64 { return 3 }}
 	p.http = p.handler()
-	ctx, cancel := context.WithCancel(context.Background())
 	go sp.run()
-	go d.run(ctx)
 	p.stop = sync.OnceFunc(func() {
-		cancel()
-		<-d.ended
+		d.stop()
 		sp.close()
 	})
 	t.Cleanup(p.stop)
@@ -239,7 +236,7 @@ func each(times, goroutines int, f func(i int)) {
 func (p *inProcess) reload(t *testing.T, toml string) {
 	t.Helper()
 	cfg := testConfig(t, toml)
-	if err := p.deliverer.reload(cfg); err != nil {
+	if err := p.deliverer.reload(cfg, func(route, counts) {}); err != nil {
 		t.Fatal(err)
 	}
 }

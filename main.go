@@ -115,8 +115,6 @@ func run(opts options, cfg *config, logs *logs) error {
 	debug.FreeOSMemory() // what reading a long spool took
 	s := &server{deliverer: d, access: &logs.access, bodies: make(chan struct{}, maxLarge), lost: logs.dropped}
 	go sp.run()
-	delivering, stopDelivery := context.WithCancel(context.Background())
-	go d.run(delivering)
 	web, served := newWebServer(s, connections, stop), make(chan error, len(listeners))
 	for _, l := range listeners {
 		go func() { served <- web.Serve(&door{l, s.cfg, s.log}) }()
@@ -137,8 +135,7 @@ func run(opts options, cfg *config, logs *logs) error {
 	enough, done := context.WithTimeout(context.Background(), postTimeout)
 	defer done()
 	web.Shutdown(enough) // takes no new requests, and answers those in hand
-	stopDelivery()
-	<-d.ended // the posts in flight, and what became of them is on disk
+	d.stop()             // the posts in flight, and what became of them is on disk
 	sp.close()
 	logs.notice("stopped", "waiting", d.stats.waiting())
 	return err

@@ -99,7 +99,7 @@ func (d *deliverer) addWaiting(v *messageView, r route, seq uint64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	l, at := d.inLane(r, seq)
-	if l == nil {
+	if at < 0 {
 		return
 	}
 	t, _ := l.trouble(time.Now())
@@ -112,19 +112,14 @@ func (d *deliverer) addWaiting(v *messageView, r route, seq uint64) {
 	}
 }
 
-// inLane returns the lane of r, and where in it a message waits; nil if it does not.
+// inLane returns the lane of r, and where in it a message waits; -1 if it does not.
 func (d *deliverer) inLane(r route, seq uint64) (l *lane, at int) {
 	to, _, _ := d.cfg().lookup(r)
-	if l = d.lanes[to]; l == nil {
-		return nil, 0
-	}
+	l = cmp.Or(d.lanes[to], &lane{})
 	at, _ = slices.BinarySearch(l.waiting, newWaiter(seq, 0))
 	// they are not quite in order behind messages that were posted together
 	if at == len(l.waiting) || l.waiting[at].seq() != seq {
 		at = slices.IndexFunc(l.waiting, func(w waiter) bool { return w.seq() == seq })
-	}
-	if at < 0 {
-		return nil, 0
 	}
 	return l, at
 }
@@ -381,10 +376,9 @@ func (d *deliverer) dueNow(r route, seq uint64) (did string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	l, at := d.inLane(r, seq)
-	if l == nil {
+	if at < 0 {
 		return "", errGone
 	}
-	posting := at < l.posting
 	if l.head.retryAt = (time.Time{}); !l.account.limited {
 		l.account.until = time.Time{}
 	}
@@ -392,11 +386,10 @@ func (d *deliverer) dueNow(r route, seq uint64) (did string, err error) {
 	if l.account.until.After(time.Now()) {
 		reason = l.account.err
 	}
-	d.schedule(l)
-	d.join(l.account)
-	d.begin()
+	l.timer.Reset(0) // both may have slept
+	l.account.timer.Reset(0)
 	switch {
-	case posting:
+	case at < l.posting:
 		return "is " + beingPosted, nil
 	case time.Until(next) > d.cfg().pace():
 		return fmt.Sprintf("waits for a pause until %s: %s", clock(next), reason), nil
@@ -412,7 +405,7 @@ func (d *deliverer) drop(r route, seq uint64) (did string, err error) {
 	defer d.mu.Unlock()
 	l, at := d.inLane(r, seq)
 	switch {
-	case l == nil:
+	case at < 0:
 		return "", errGone
 	case at < l.posting:
 		return "", answer{status: http.StatusConflict, retryAfter: time.Second, Message: "it is " + beingPosted}

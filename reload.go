@@ -4,7 +4,6 @@ package main
 
 import (
 	"fmt"
-	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -27,7 +26,7 @@ func (o options) reloadAt(signals <-chan os.Signal, s *server, logs *logs) {
 		}
 		if err == nil {
 			o.keepFixed(running, cfg, logs)
-			err = s.reload(cfg)
+			err = s.reload(cfg, func(route, counts) {})
 		}
 		s.stats.locked(func() { s.stats.ReloadRefused = err != nil })
 		if err == nil {
@@ -57,17 +56,17 @@ func (o options) keepFixed(running, cfg *config, logs *logs) {
 	keep("spool.dir", running.spool.dir, &cfg.spool.dir)
 }
 
-// reload changes over to cfg. Delivery pauses until no post is in flight, no message is half stored, and what became of
-// all is on disk: 30 s at most where the disk works. So a turn sees one configuration, and no message is in two lanes.
-// After an error nothing has changed.
-func (d *deliverer) reload(cfg *config) error {
+// reload changes over to cfg, from none at the start, and has found count each message. Delivery pauses until no post is
+// in flight, no message is half stored, and what became of all is on disk: 30 s at most where the disk works. So a turn
+// sees one configuration, and no message is in two lanes. After an error nothing has changed.
+func (d *deliverer) reload(cfg *config, found func(route, counts)) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.resting++
 	d.wait(func() bool { return d.posting[0] == 0 })
 	d.reloading = true
 	d.wait(func() bool { return d.stores == 0 })
-	err := d.rebuild(cfg, func(route, counts) {})
+	err := d.rebuild(cfg, found)
 	d.reloading = false
 	d.resting--
 	d.changed.Broadcast()
@@ -75,58 +74,57 @@ func (d *deliverer) reload(cfg *config) error {
 	return err
 }
 
-// rebuild fills the lanes anew, with what the spool holds and as cfg says, and has found count each message. Back-offs
-// start anew; pauses stay, and so does since when a destination fails.
+// rebuild fills the lanes anew, with what the spool holds and as cfg says. Back-offs start anew; pauses stay, and so
+// does since when a destination fails.
 func (d *deliverer) rebuild(cfg *config, found func(route, counts)) error {
 	for _, t := range cfg.tags { // they are shown in this order, also while nothing is counted for them
 		d.stats.count(route{tag: t.name, index: t.index}, counts{})
 	}
-	waiting, paused, urgent := map[destination][]waiter{}, map[credential]time.Time{}, []*turn(nil)
-	err := d.spool.each(func(w line, dead bool) {
-		r := parseRoute(string(w.route))
+	var read []waiter
+	waiting, paused, urgent := map[route][]waiter{}, map[credential]time.Time{}, []*turn(nil)
+	err := d.spool.each(func(l line, dead bool) {
+		r, w := parseRoute(string(l.route)), newWaiter(l.seq, l.size())
 		found(r, counts{FoundAtStart: 1, Waiting: int64(number(!dead)), Dead: int64(number(dead))})
-		if !dead {
-			to, _, _ := cfg.lookup(r)
-			waiting[to] = append(waiting[to], newWaiter(w.seq, w.size()))
+		if dead {
+			return
+		}
+		waiting[r] = append(waiting[r], w)
+		if len(d.lanes) > 0 { // not at the start
+			read = append(read, w)
 		}
 	})
 	if err != nil {
 		return err
 	}
-	var read []waiter
-	if len(d.lanes) > 0 { // not at the start
-		read = slices.Concat(slices.Collect(maps.Values(waiting))...)
-		slices.Sort(read)
-	}
+	slices.Sort(read)
 	d.config.Store(cfg)
 	d.spool.history.Store(cfg.spool.historyBytes)
 	d.ring, d.bytes, d.urgent, d.firstTurn = nil, 0, 0, time.Now().Add(cfg.pace())
 	for to, l := range d.lanes {
-		for _, w := range l.waiting {
-			if _, ok := slices.BinarySearch(read, w); !ok { // it is damaged, and its lane finds out
-				waiting[to] = append(waiting[to], w)
-			}
-		}
+		l.waiting = slices.DeleteFunc(l.waiting, func(w waiter) bool {
+			_, ok := slices.BinarySearch(read, w)
+			return ok // else it is damaged, and its lane finds out
+		})
 		paused[to.credential] = latest(l.turn, paused[to.credential])
 		urgent = append(urgent, l.urgent...)
-		l.waiting, l.urgent, l.bytes, l.head, l.awake = nil, nil, 0, head{}, false
+		l.urgent, l.bytes, l.head, l.awake = nil, 0, head{}, false
 		l.account.line, l.account.urgent, l.account.inRing = [4][]*lane{}, 0, false
 	}
-	for to, found := range waiting {
-		if d.lanes[to] == nil { // a webhook's pause holds for its other channels, too
-			d.lane(to).turn = latest(d.firstTurn, paused[to.credential])
+	for r, found := range waiting {
+		if to, _, _ := cfg.lookup(r); d.lanes[to] == nil { // a webhook's pause holds for its other channels, too
+			d.lane(r).turn = latest(d.firstTurn, paused[to.credential])
 		}
-		slices.Sort(found)
-		l := d.lane(to)
-		l.waiting = found
-		for _, w := range found {
-			d.hold(l, w.size())
-		}
+		l := d.lane(r)
+		l.waiting = append(l.waiting, found...)
 	}
 	for _, t := range urgent {
 		d.addUrgent(t)
 	}
 	for _, l := range d.lanes {
+		slices.Sort(l.waiting)
+		for _, w := range l.waiting {
+			d.hold(l, w.size())
+		}
 		d.schedule(l)
 	}
 	return nil
