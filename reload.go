@@ -56,9 +56,9 @@ func (o options) keepFixed(running, cfg *config, logs *logs) {
 	keep("spool.dir", running.spool.dir, &cfg.spool.dir)
 }
 
-// reload changes over to cfg, from none at the start, and has found count each message. Delivery pauses until no post is
-// in flight, no message is half stored, and what became of all is on disk: 30 s at most where the disk works. So a turn
-// sees one configuration, and no message is in two lanes. After an error nothing has changed.
+// reload changes over to cfg, from none at the start, and has found count each message. Delivery pauses until no post
+// is in flight, no message is half stored, and what became of all is on disk: 30 s at most where the disk works. So a
+// turn sees one configuration, and no message is in two lanes. After an error nothing has changed.
 func (d *deliverer) reload(cfg *config, found func(route, counts)) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
