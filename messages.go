@@ -51,7 +51,7 @@ type messageView struct {
 func (s *server) view(f found, whole bool) (v messageView, err error) {
 	s.looking.Lock()
 	defer s.looking.Unlock()
-	m, became, err := f.read(s.spool)
+	m, became, err := s.spool.read(f)
 	if err != nil {
 		return v, err
 	}
@@ -79,19 +79,6 @@ func (s *server) view(f found, whole bool) (v messageView, err error) {
 		v.Payload = render(m, t, cmp.Or(v.DeliveredAt.Time, time.Now()))
 	}
 	return v, nil
-}
-
-// state says what became of the message whose last line is l, a zero one if it has but its W line.
-func (l line) state() string {
-	switch {
-	case l.kind == 0:
-		return "waiting"
-	case l.kind == 'X':
-		return "dead"
-	case string(l.says) == fateDelivered:
-		return "delivered"
-	}
-	return "dropped"
 }
 
 // addWaiting adds to v what the lane knows of a message that waits in it.
@@ -219,26 +206,6 @@ func (s *server) listMessages(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(w, "\n], \"total\": %d, \"totals\": %s}\n", totals[q.state], encode(totals))
 }
 
-// found is a message: its number, where its W line lies, and where its D line does (0: it has none).
-type found struct {
-	seq         uint64
-	lies, ended place
-}
-
-// read returns a message, and the line that says what became of it, a zero one if it waits.
-func (f found) read(s *spool) (m *message, became line, err error) {
-	var w line
-	if f.ended == 0 {
-		w, became, err = s.read(f.seq)
-	} else if w, err = s.readLine(f.lies); err == nil {
-		became, err = s.readLine(f.ended)
-	}
-	if err == nil {
-		m, err = w.message()
-	}
-	return m, became, err
-}
-
 // find returns all messages that q asks for, the first accepted first, and how many there are in each state. It reads
 // the log, for one request at a time, and keeps nothing but numbers: a million may wait.
 func (s *server) find(ctx context.Context, q search) (all []found, totals map[string]int, err error) {
@@ -247,15 +214,14 @@ func (s *server) find(ctx context.Context, q search) (all []found, totals map[st
 	untilFound, enough := context.WithCancel(ctx)
 	defer enough()
 	totals = map[string]int{"waiting": 0, "dead": 0, "delivered": 0, "dropped": 0, "any": 0}
-	err = s.spool.all(untilFound, func(w, became line) {
-		if !s.matches(q, w, became) {
+	err = s.spool.all(untilFound, func(m found, w line, state string) {
+		if !s.matches(q, w, state) {
 			return
 		}
-		state := became.state()
 		totals[state]++
 		totals["any"]++
 		if q.state == state || q.state == "any" {
-			all = append(all, found{w.seq, w.lies, became.lies})
+			all = append(all, m)
 		}
 		if q.id != "" {
 			enough() // after this segment
@@ -266,7 +232,7 @@ func (s *server) find(ctx context.Context, q search) (all []found, totals map[st
 }
 
 // matches tells whether q looks for a message, whatever its state.
-func (s *server) matches(q search, w, became line) bool {
+func (s *server) matches(q search, w line, state string) bool {
 	if q.id != "" && q.id != w.id || q.tag != "" && q.tag != parseRoute(string(w.route)).tag {
 		return false
 	}
@@ -278,8 +244,8 @@ func (s *server) matches(q search, w, became line) bool {
 		return false
 	}
 	var x line
-	if became.kind == 'X' {
-		_, x, _ = s.spool.read(w.seq)
+	if state == "dead" {
+		_, x, _ = s.spool.read(found{seq: w.seq})
 	}
 	to, _, _ := s.cfg().lookup(m.route)
 	text := strings.Join([]string{m.ID, m.route.tag, m.route.channel, to.channel, m.Host, m.Sender, m.Title, m.Text,
@@ -332,12 +298,12 @@ type toDead func([]found) (did string, n int, err error)
 func (s *server) toOne(waiting toWaiting, dead toDead) http.HandlerFunc {
 	return shows(func(r *http.Request) (ordered, error) {
 		f, err := s.named(r)
-		w, x, gone := s.spool.read(f.seq) // gone: also of what was delivered or dropped
+		m, x, gone := s.spool.read(found{seq: f.seq}) // gone: also of what was delivered or dropped
 		did, n := "", 1
 		switch err = cmp.Or(err, gone); {
 		case err != nil:
 		case x.kind == 0:
-			did, err = waiting(parseRoute(string(w.route)), w.seq)
+			did, err = waiting(m.route, m.seq)
 		default:
 			did, n, err = dead([]found{f})
 		}
@@ -429,7 +395,7 @@ func (d *deliverer) drop(r route, seq uint64) (did string, err error) {
 func (s *server) resend(dead []found) (did string, n int, err error) {
 	var again []*message
 	for _, f := range dead {
-		switch m, err := s.spool.message(f.seq); {
+		switch m, _, err := s.spool.read(f); {
 		case err == nil:
 			m.Accepted, m.replaces, m.seq = m.acceptedAt().UnixMilli(), m.seq, 0
 			again = append(again, m)
@@ -447,8 +413,8 @@ func (s *server) resend(dead []found) (did string, n int, err error) {
 func (s *server) dropDead(dead []found) (did string, n int, err error) {
 	var ends []ending
 	for _, f := range dead {
-		if w, x, err := s.spool.read(f.seq); err == nil && x.kind != 0 {
-			ends = append(ends, ending{seq: f.seq, route: parseRoute(string(w.route)), fate: fateDropped})
+		if m, x, err := s.spool.read(f); err == nil && x.kind != 0 {
+			ends = append(ends, ending{seq: f.seq, route: m.route, fate: fateDropped})
 		}
 	}
 	n, err = s.record(ends, s.spool.do)

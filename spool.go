@@ -248,6 +248,19 @@ func (l *line) message() (*message, error) {
 	return m, nil
 }
 
+// state says what became of the message whose last line is l, a zero one if it has but its W line.
+func (l line) state() string {
+	switch {
+	case l.kind == 0:
+		return "waiting"
+	case l.kind == 'X':
+		return "dead"
+	case string(l.says) == fateDelivered:
+		return "delivered"
+	}
+	return "dropped"
+}
+
 // keyedID returns the id of a message to a route, with the client's key: the same for the same ones.
 func keyedID(key string, r route) string {
 	sum := sha256.Sum256([]byte(key + "\x00" + r.String()))
@@ -801,38 +814,44 @@ func (s *spool) readLine(p place) (l line, err error) {
 		b = make([]byte, lineLength(b))
 		_, err = f.ReadAt(b, p.offset())
 	}
-	l, _ = parseLine(b)
-	if l.lies = p; err == io.EOF || err == nil && l.kind == 0 {
+	if l, _ = parseLine(b); err == io.EOF || err == nil && l.kind == 0 {
 		err = errDamaged
 	}
 	return l, err
 }
 
-// read returns the line of a message that waits or is a dead letter, and of the latter its X line, too.
-func (s *spool) read(seq uint64) (w, x line, err error) {
-	at, dead := s.where(seq)
-	if at == 0 {
-		return w, x, errGone
-	}
-	if w, err = s.readLine(at); err == nil && w.seq != seq {
-		err = errDamaged
-	}
-	if err == nil && dead != 0 {
-		if x, err = s.readLine(dead); err == errDamaged {
-			x, err = line{kind: 'X', seq: seq, says: []byte("its reason is damaged")}, nil
-		}
-	}
-	if now, deadNow := s.where(seq); now != at || deadNow != dead {
-		return s.read(seq) // it has just moved
-	}
-	return w, x, err
+// found is a message that the log knows: its number and, once it is done, where its W line and its D line lie.
+type found struct {
+	seq         uint64
+	lies, ended place
 }
 
-// message returns one that waits or is a dead letter.
-func (s *spool) message(seq uint64) (*message, error) {
-	w, _, err := s.read(seq)
-	m, damaged := w.message()
-	return m, cmp.Or(err, damaged)
+// read returns a message, and the line that says what became of it: its D line, the X line of a dead letter, a zero one
+// if it waits.
+func (s *spool) read(f found) (m *message, became line, err error) {
+	at, last := f.lies, f.ended
+	if last == 0 {
+		at, last = s.where(f.seq)
+	}
+	if at == 0 {
+		return nil, became, errGone
+	}
+	w, err := s.readLine(at)
+	if err == nil && w.seq != f.seq {
+		err = errDamaged
+	}
+	if err == nil && last != 0 {
+		if became, err = s.readLine(last); err == errDamaged && f.ended == 0 {
+			became, err = line{kind: 'X', seq: f.seq, says: []byte("its reason is damaged")}, nil
+		}
+	}
+	if now, deadNow := s.where(f.seq); f.ended == 0 && (now != at || deadNow != last) {
+		return s.read(f) // it has just moved
+	}
+	if err == nil {
+		m, err = w.message()
+	}
+	return m, became, err
 }
 
 // numbers returns those of the segments, the newest first.
@@ -866,18 +885,17 @@ func (s *spool) each(f func(w line, dead bool)) error {
 	})
 }
 
-// all calls f for every message that the log knows, those of the newest segment first, with its W line and what became
-// of it: the kind, fate and place of its D line, the kind of its X line, or a zero line. What changes meanwhile may be
-// missed. f must not keep parts of the W line.
-func (s *spool) all(ctx context.Context, f func(w, became line)) error {
+// all calls f for every message that the log knows, those of the newest segment first, with its W line and its state.
+// What changes meanwhile may be missed. f must not keep parts of the W line.
+func (s *spool) all(ctx context.Context, f func(m found, w line, state string)) error {
 	type end struct {
-		fate string
-		lies place
+		state string
+		lies  place
 	}
 	ended := map[uint64]end{} // whose W lines were not met yet: they are in the same segment or an older one
 	return s.walkAll(ctx, func(l line) {
 		if l.kind == 'D' {
-			ended[l.seq] = end{string(l.says), l.lies}
+			ended[l.seq] = end{l.state(), l.lies}
 		}
 	}, func(l line) {
 		d, over := ended[l.seq]
@@ -886,11 +904,11 @@ func (s *spool) all(ctx context.Context, f func(w, became line)) error {
 		case l.kind != 'W':
 		case over:
 			delete(ended, l.seq)
-			f(l, line{kind: 'D', says: []byte(d.fate), lies: d.lies})
+			f(found{l.seq, l.lies, d.lies}, l, d.state)
 		case w == l.lies && x != 0:
-			f(l, line{kind: 'X'})
+			f(found{seq: l.seq}, l, "dead")
 		case w == l.lies:
-			f(l, line{})
+			f(found{seq: l.seq}, l, "waiting")
 		}
 	})
 }

@@ -587,7 +587,7 @@ func TestDeadLetterHalfCarried(t *testing.T) {
 		s.pass(t, 1)
 		e2e.Poll(t, "the old ones are cleaned", func() bool { return slices.Equal(s.numbers(), []uint64{9}) })
 		for seq, attempts := range []int{1: 4, 2: 2} {
-			_, x, err := s.read(uint64(seq))
+			_, x, err := s.read(found{seq: uint64(seq)})
 			if seq > 0 && (err != nil || x.kind != 'X' || int(x.attempts) != attempts) {
 				t.Errorf("dead letter %d: %+v, %v", seq, x, err)
 			}
@@ -632,9 +632,9 @@ func TestDamageBeforeCleaning(t *testing.T) {
 		t.Fatal("nothing is cleaned: this shows nothing")
 	}
 	for i, want := range []error{nil, errDamaged, nil, errDamaged, nil} {
-		w, x, err := s.read(numbers[i])
-		if err != want || err == nil && (w.seq != numbers[i] || i == 4 && string(x.says) != "its reason is damaged") {
-			t.Errorf("message %d: %+v %+v, %v", i, w, x, err)
+		m, x, err := s.read(found{seq: numbers[i]})
+		if err != want || err == nil && (m.seq != numbers[i] || i == 4 && string(x.says) != "its reason is damaged") {
+			t.Errorf("message %d: %+v %+v, %v", i, m, x, err)
 		}
 		s.end(fateDamaged, numbers[i])
 	}
@@ -1358,7 +1358,7 @@ func (p *powerCuts) fate(seq uint64) string {
 // check compares what is found after a cut with what was acknowledged before it.
 func (p *powerCuts) check(cut int) {
 	for seq, fate := range p.fates {
-		w, x, err := p.s.read(seq)
+		m, x, err := p.s.read(found{seq: seq})
 		is := fateDelivered
 		switch {
 		case err == nil && x.kind == 0:
@@ -1371,9 +1371,9 @@ func (p *powerCuts) check(cut int) {
 		if fate == fateDropped {
 			fate = fateDelivered
 		}
-		if fate != "?" && is != fate || err == nil && w.id != p.ids[seq] {
-			p.t.Errorf("cut %d: message %d, id %s, is acknowledged as %q; it is %q, id %s", cut, seq, p.ids[seq], fate,
-				is, w.id)
+		if fate != "?" && is != fate || err == nil && m.ID != p.ids[seq] {
+			p.t.Errorf("cut %d: message %d, id %s, is acknowledged as %q; it is %q: %+v", cut, seq, p.ids[seq], fate,
+				is, m)
 		}
 		p.fates[seq] = is
 		if is == fateDelivered {
@@ -1575,7 +1575,7 @@ func TestFullDiskBehindADeadDestination(t *testing.T) {
 			return s.bytes.Load() < 2*segmentSize
 		})
 		for _, seq := range dead {
-			if _, _, err := s.read(seq); err != nil {
+			if _, _, err := s.read(found{seq: seq}); err != nil {
 				t.Errorf("message %d: %v", seq, err)
 			}
 		}
@@ -1645,9 +1645,8 @@ func TestDocumentedLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer sp.closeFiles()
-	err = sp.all(t.Context(), func(w, became line) {
-		got += fmt.Sprintf("%d %d %s, ", w.seq, w.replaces,
-			became.state())
+	err = sp.all(t.Context(), func(_ found, w line, state string) {
+		got += fmt.Sprintf("%d %d %s, ", w.seq, w.replaces, state)
 	})
 	if want := "1 0 delivered, 3 2 waiting, "; err != nil || got != want || sp.damaged.Load() != 0 {
 		t.Errorf("got %q, %v, %d damaged lines; want %q", got, err, sp.damaged.Load(), want)
