@@ -211,10 +211,9 @@ func (s *server) listMessages(w http.ResponseWriter, r *http.Request) {
 func (s *server) find(ctx context.Context, q search) (all []found, totals map[string]int, err error) {
 	s.looking.Lock()
 	defer s.looking.Unlock()
-	untilFound, enough := context.WithCancel(ctx)
-	defer enough()
 	totals = map[string]int{"waiting": 0, "dead": 0, "delivered": 0, "dropped": 0, "any": 0}
-	err = s.spool.all(untilFound, func(m found, w line, state string) {
+	enough := func() bool { return ctx.Err() != nil || q.id != "" && all != nil }
+	err = s.spool.all(true, enough, func(m found, w line, state string) {
 		if !s.matches(q, w, state) {
 			return
 		}
@@ -222,9 +221,6 @@ func (s *server) find(ctx context.Context, q search) (all []found, totals map[st
 		totals["any"]++
 		if q.state == state || q.state == "any" {
 			all = append(all, m)
-		}
-		if q.id != "" {
-			enough() // after this segment
 		}
 	})
 	slices.SortFunc(all, func(a, b found) int { return cmp.Compare(a.seq, b.seq) })

@@ -75,16 +75,16 @@ func (d *deliverer) reload(cfg *config) error {
 	return err
 }
 
-// rebuild fills the lanes anew, with what the spool holds and as cfg says, and has found count each message. Back-offs
+// rebuild fills the lanes anew, with what the spool holds and as cfg says, and has count note each message. Back-offs
 // start anew; pauses stay, and so does since when a destination fails.
-func (d *deliverer) rebuild(cfg *config, found func(route, counts)) error {
+func (d *deliverer) rebuild(cfg *config, count func(route, counts)) error {
 	for _, t := range cfg.tags { // they are shown in this order, also while nothing is counted for them
 		d.stats.count(route{tag: t.name, index: t.index}, counts{})
 	}
 	waiting, paused, urgent := map[destination][]waiter{}, map[credential]time.Time{}, []*turn(nil)
-	err := d.spool.each(func(w line, dead bool) {
-		r := parseRoute(string(w.route))
-		found(r, counts{FoundAtStart: 1, Waiting: int64(number(!dead)), Dead: int64(number(dead))})
+	err := d.spool.all(false, func() bool { return false }, func(_ found, w line, state string) {
+		r, dead := parseRoute(string(w.route)), state == "dead"
+		count(r, counts{FoundAtStart: 1, Waiting: int64(number(!dead)), Dead: int64(number(dead))})
 		if !dead {
 			to, _, _ := cfg.lookup(r)
 			waiting[to] = append(waiting[to], newWaiter(w.seq, w.size()))

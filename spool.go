@@ -29,7 +29,6 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
-	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -153,7 +152,7 @@ type spool struct {
 	none     segment
 	keys     map[string]uint64 // ids made of idempotency keys: at least the newest keysKept, with their numbers
 
-	still sync.RWMutex // held by walkAll: nothing is carried forward meanwhile
+	still sync.RWMutex // held by all: nothing is carried forward meanwhile
 
 	// Owned by run:
 	newest, oldest uint64
@@ -861,54 +860,44 @@ func (s *spool) numbers() []uint64 {
 	return slices.SortedFunc(maps.Keys(s.segments), func(a, b uint64) int { return cmp.Compare(b, a) })
 }
 
-// walkAll calls each of fs for every line of a segment, from the newest segment back, until ctx ends: that is no error.
-// Nothing is carried forward meanwhile.
-func (s *spool) walkAll(ctx context.Context, fs ...func(line)) error {
-	s.still.RLock()
-	defer s.still.RUnlock()
-	for _, number := range s.numbers() {
-		for _, f := range fs {
-			if _, _, _, err := s.walk(number, f); err != nil || ctx.Err() != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// each calls f for every message that waits or is a dead letter, in no order. What changes meanwhile may be missed.
-func (s *spool) each(f func(w line, dead bool)) error {
-	return s.walkAll(context.Background(), func(l line) {
-		if w, x := s.where(l.seq); l.kind == 'W' && w == l.lies {
-			f(l, x != 0)
-		}
-	})
-}
-
-// all calls f for every message that the log knows, those of the newest segment first, with its W line and its state.
-// What changes meanwhile may be missed. f must not keep parts of the W line.
-func (s *spool) all(ctx context.Context, f func(m found, w line, state string)) error {
+// all calls f for every message that waits or is a dead letter and, with history, for all others that the log knows:
+// those of the newest segment first, with its W line and its state. It asks after each segment whether that is enough.
+// What changes meanwhile may be missed; nothing is carried forward. f must not keep parts of the W line.
+func (s *spool) all(history bool, enough func() bool, f func(m found, w line, state string)) (err error) {
 	type end struct {
 		state string
 		lies  place
 	}
 	ended := map[uint64]end{} // whose W lines were not met yet: they are in the same segment or an older one
-	return s.walkAll(ctx, func(l line) {
-		if l.kind == 'D' {
-			ended[l.seq] = end{l.state(), l.lies}
+	s.still.RLock()
+	defer s.still.RUnlock()
+	for _, number := range s.numbers() {
+		if history {
+			_, _, _, err = s.walk(number, func(l line) {
+				if l.kind == 'D' {
+					ended[l.seq] = end{l.state(), l.lies}
+				}
+			})
 		}
-	}, func(l line) {
-		d, over := ended[l.seq]
-		w, x := s.where(l.seq)
-		switch {
-		case l.kind != 'W':
-		case over:
-			delete(ended, l.seq)
-			f(found{l.seq, l.lies, d.lies}, l, d.state)
-		case w == l.lies && x != 0:
-			f(found{seq: l.seq}, l, "dead")
-		case w == l.lies:
-			f(found{seq: l.seq}, l, "waiting")
+		if err == nil {
+			_, _, _, err = s.walk(number, func(l line) {
+				d, over := ended[l.seq]
+				w, x := s.where(l.seq)
+				switch {
+				case l.kind != 'W':
+				case over:
+					delete(ended, l.seq)
+					f(found{l.seq, l.lies, d.lies}, l, d.state)
+				case w == l.lies && x != 0:
+					f(found{seq: l.seq}, l, "dead")
+				case w == l.lies:
+					f(found{seq: l.seq}, l, "waiting")
+				}
+			})
 		}
-	})
+		if err != nil || enough() {
+			return err
+		}
+	}
+	return nil
 }

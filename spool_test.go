@@ -552,7 +552,7 @@ func TestEachWhileCleaning(t *testing.T) {
 	want := s.add(t, 100, 1000)
 	s.pass(t, 45) // it does not take much more until the first segment has to go
 	var got []uint64
-	err := s.each(func(w line, _ bool) {
+	err := s.all(false, func() bool { return false }, func(_ found, w line, _ string) {
 		if !slices.Contains(want, w.seq) {
 			return
 		}
@@ -664,7 +664,9 @@ func TestEachBit(t *testing.T) {
 		os.WriteFile(filepath.Join(dir, "00000001.log"), []byte(log), 0o600)
 		s := openAlone(t, dir)
 		defer s.closeFiles()
-		s.each(func(w line, dead bool) { all += fmt.Sprintf("%d %s %v\n", w.seq, w.says, dead) })
+		s.all(false, func() bool { return false }, func(_ found, w line, state string) {
+			all += fmt.Sprintf("%d %s %s\n", w.seq, w.says, state)
+		})
 		return fmt.Sprint(all, s.keys), s.damaged.Load()
 	}
 	whole, _ := holds(strings.Join(lines, ""))
@@ -1645,7 +1647,7 @@ func TestDocumentedLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer sp.closeFiles()
-	err = sp.all(t.Context(), func(_ found, w line, state string) {
+	err = sp.all(true, func() bool { return false }, func(_ found, w line, state string) {
 		got += fmt.Sprintf("%d %d %s, ", w.seq, w.replaces, state)
 	})
 	if want := "1 0 delivered, 3 2 waiting, "; err != nil || got != want || sp.damaged.Load() != 0 {
