@@ -847,10 +847,8 @@ func (s *spool) read(f found) (m *message, became line, err error) {
 	if now, deadNow := s.where(f.seq); f.ended == 0 && (now != at || deadNow != last) {
 		return s.read(f) // it has just moved
 	}
-	if err == nil {
-		m, err = w.message()
-	}
-	return m, became, err
+	m, damaged := w.message()
+	return m, became, cmp.Or(err, damaged)
 }
 
 // numbers returns those of the segments, the newest first.
