@@ -217,10 +217,10 @@ func (s *server) find(ctx context.Context, q search) (all []found, totals map[st
 		if !s.matches(q, w, state) {
 			return
 		}
-		totals[state]++
-		totals["any"]++
-		if q.state == state || q.state == "any" {
-			all = append(all, m)
+		for _, of := range []string{state, "any"} {
+			if totals[of]++; q.state == of {
+				all = append(all, m)
+			}
 		}
 	})
 	slices.SortFunc(all, func(a, b found) int { return cmp.Compare(a.seq, b.seq) })
@@ -258,12 +258,10 @@ func (s *server) named(r *http.Request) (f found, err error) {
 	return all[len(all)-1], nil
 }
 
-func (s *server) showMessage(r *http.Request) (v messageView, err error) {
+func (s *server) showMessage(r *http.Request) (messageView, error) {
 	f, err := s.named(r)
-	if err != nil {
-		return v, err
-	}
-	return s.view(f, true)
+	v, gone := s.view(f, true)
+	return v, cmp.Or(err, gone)
 }
 
 // shows returns the handler that answers with what get returns, for programs and people, or after an error with the
@@ -301,10 +299,9 @@ func (s *server) toOne(waiting toWaiting, dead toDead) http.HandlerFunc {
 		case x.kind == 0:
 			did, err = waiting(m.route, m.seq)
 		default:
-			did, n, err = dead([]found{f})
-		}
-		if n == 0 {
-			err = cmp.Or(err, errGone)
+			if did, n, err = dead([]found{f}); n == 0 {
+				err = cmp.Or(err, errGone)
+			}
 		}
 		return ordered{"message", "ok", "count", n, "did", did}, err
 	})
