@@ -71,7 +71,7 @@ func (s *server) view(f found, whole bool) (v messageView, err error) {
 	case "dropped":
 		v.DroppedAt = at
 	default:
-		s.addWaiting(&v, m.route, m.seq)
+		s.inLane(m, v.addWaiting)
 	}
 	if !whole {
 		v.Text = shortened(v.Text)
@@ -81,14 +81,11 @@ func (s *server) view(f found, whole bool) (v messageView, err error) {
 	return v, nil
 }
 
-// addWaiting adds to v what the lane knows of a message that waits in it.
-func (d *deliverer) addWaiting(v *messageView, r route, seq uint64) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	l, at := d.inLane(r, seq)
-	if l == nil {
-		return
-	}
+// toWaiting is what can be done to a message that waits, the at-th of l, while mu is held. It says what it did.
+type toWaiting func(m *message, l *lane, at int) (did string, err error)
+
+// addWaiting adds to v what the lane knows of the message. It does nothing to that.
+func (v *messageView) addWaiting(_ *message, l *lane, at int) (did string, err error) {
 	t, _ := l.trouble(time.Now())
 	v.Before, v.Trouble, v.Error = at, t.Kind, t.Reason
 	if at < max(1, l.head.group) {
@@ -97,23 +94,24 @@ func (d *deliverer) addWaiting(v *messageView, r route, seq uint64) {
 	if at >= l.posting {
 		v.NextAttemptAt = moment{latest(l.nextTurn(), time.Now())}
 	}
+	return "", nil
 }
 
-// inLane returns the lane of r, and where in it a message waits; nil if it does not.
-func (d *deliverer) inLane(r route, seq uint64) (l *lane, at int) {
-	to, _, _ := d.cfg().lookup(r)
-	if l = d.lanes[to]; l == nil {
-		return nil, 0
-	}
-	at, _ = slices.BinarySearch(l.waiting, newWaiter(seq, 0))
+// inLane does it to m in the lane where that waits.
+func (d *deliverer) inLane(m *message, do toWaiting) (did string, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	to, _, _ := d.cfg().lookup(m.route)
+	l := cmp.Or(d.lanes[to], &lane{})
+	at, _ := slices.BinarySearch(l.waiting, newWaiter(m.seq, 0))
 	// they are not quite in order behind messages that were posted together
-	if at == len(l.waiting) || l.waiting[at].seq() != seq {
-		at = slices.IndexFunc(l.waiting, func(w waiter) bool { return w.seq() == seq })
+	if at == len(l.waiting) || l.waiting[at].seq() != m.seq {
+		at = slices.IndexFunc(l.waiting, func(w waiter) bool { return w.seq() == m.seq })
 	}
 	if at < 0 {
-		return nil, 0
+		return "", errGone
 	}
-	return l, at
+	return do(m, l, at)
 }
 
 // nextTurn returns when l may have its next turn.
@@ -281,9 +279,6 @@ func shows[V any](get func(*http.Request) (V, error)) http.HandlerFunc {
 	}
 }
 
-// toWaiting is what can be done to a message that waits. It says what it did.
-type toWaiting func(r route, seq uint64) (did string, err error)
-
 // toDead is what can be done to dead letters. It says what it did, and to how many: those that are none any more are
 // left out.
 type toDead func([]found) (did string, n int, err error)
@@ -297,7 +292,7 @@ func (s *server) toOne(waiting toWaiting, dead toDead) http.HandlerFunc {
 		switch err = cmp.Or(err, gone); {
 		case err != nil:
 		case x.kind == 0:
-			did, err = waiting(m.route, m.seq)
+			did, err = s.inLane(m, waiting)
 		default:
 			if did, n, err = dead([]found{f}); n == 0 {
 				err = cmp.Or(err, errGone)
@@ -334,15 +329,9 @@ func (s *server) toAll(dead toDead, parameters ...string) http.HandlerFunc {
 	})
 }
 
-// dueNow ends the back-off of the lane in which a message waits, and says what that means for the message. A pause that
-// Slack asked for stays.
-func (d *deliverer) dueNow(r route, seq uint64) (did string, err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	l, at := d.inLane(r, seq)
-	if l == nil {
-		return "", errGone
-	}
+// dueNow ends the back-off of a message's lane, and says what that means for the message. A pause that Slack asked for
+// stays.
+func (d *deliverer) dueNow(_ *message, l *lane, at int) (did string, err error) {
 	posting := at < l.posting
 	if l.head.retryAt = (time.Time{}); !l.account.limited {
 		l.account.until = time.Time{}
@@ -366,13 +355,8 @@ func (d *deliverer) dueNow(r route, seq uint64) (did string, err error) {
 }
 
 // drop takes a waiting message out of its lane and off the disk.
-func (d *deliverer) drop(r route, seq uint64) (did string, err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	l, at := d.inLane(r, seq)
+func (d *deliverer) drop(m *message, l *lane, at int) (did string, err error) {
 	switch {
-	case l == nil:
-		return "", errGone
 	case at < l.posting:
 		return "", answer{status: http.StatusConflict, retryAfter: time.Second, Message: "it is " + beingPosted}
 	case at < max(l.head.group, 1):
@@ -380,7 +364,7 @@ func (d *deliverer) drop(r route, seq uint64) (did string, err error) {
 	}
 	d.remove(l, at, 1)
 	d.schedule(l)
-	_, err = d.record([]ending{{seq: seq, route: r, fate: fateDropped}}, d.write)
+	_, err = d.record([]ending{{seq: m.seq, route: m.route, fate: fateDropped}}, d.write)
 	return "dropped", err
 }
 
