@@ -544,9 +544,8 @@ func (s *spool) stage(lines []line, c *change, ended map[uint64]bool) []line {
 		lines = append(lines, l)
 	}
 	for _, m := range c.add {
-		_, known := s.keys[m.ID]
 		twin := isKeyed(m.ID) && slices.ContainsFunc(lines, func(l line) bool { return l.id == m.ID })
-		if m.replaces == 0 && (known || twin) || m.replaces != 0 && gone(m.replaces) {
+		if m.replaces == 0 && (s.keys[m.ID] != 0 || twin) || m.replaces != 0 && gone(m.replaces) {
 			continue
 		}
 		ended[m.replaces] = true
