@@ -601,7 +601,8 @@ func TestDamagedLastLine(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	e2e.WriteInto(t, dir, fileName(1), e2e.SpoolLine(`W 1 0 5 0 tag:a/0 i1 {"text":"1"}`)+
-		e2e.SpoolLine(`D 1 0 5 1 - - delivered`)+strings.Replace(e2e.SpoolLine(`W 2 0 5 0 tag:a/0 i2 {}`), "i2", "i3", 1))
+		e2e.SpoolLine(`D 1 0 5 1 - - delivered`)+
+		strings.Replace(e2e.SpoolLine(`W 2 0 5 0 tag:a/0 i2 {}`), "i2", "i3", 1))
 	e2e.WriteInto(t, dir, fileName(2), e2e.SpoolLine(`W 3 0 5 0 tag:a/0 i3 {"text":"3"}`))
 	s := openRunning(t, dir)
 	defer s.close()
