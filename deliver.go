@@ -547,7 +547,7 @@ func (d *deliverer) gather(t *turn) error {
 	d.reads <- struct{}{}
 	defer func() { <-d.reads }()
 	for i, w := range t.heads {
-		m, err := d.spool.message(w.seq())
+		m, _, err := d.spool.read(found{seq: w.seq()})
 		if size += w.size(); err != nil || i > 0 && size > bodyLimit {
 			return err
 		}

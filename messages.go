@@ -51,7 +51,7 @@ type messageView struct {
 func (s *server) view(f found, whole bool) (v messageView, err error) {
 	s.looking.Lock()
 	defer s.looking.Unlock()
-	m, became, err := f.read(s.spool)
+	m, became, err := s.spool.read(f)
 	if err != nil {
 		return v, err
 	}
@@ -71,7 +71,7 @@ func (s *server) view(f found, whole bool) (v messageView, err error) {
 	case "dropped":
 		v.DroppedAt = at
 	default:
-		s.addWaiting(&v, m.route, m.seq)
+		s.inLane(m, v.addWaiting)
 	}
 	if !whole {
 		v.Text = shortened(v.Text)
@@ -81,27 +81,11 @@ func (s *server) view(f found, whole bool) (v messageView, err error) {
 	return v, nil
 }
 
-// state says what became of the message whose last line is l, a zero one if it has but its W line.
-func (l line) state() string {
-	switch {
-	case l.kind == 0:
-		return "waiting"
-	case l.kind == 'X':
-		return "dead"
-	case string(l.says) == fateDelivered:
-		return "delivered"
-	}
-	return "dropped"
-}
+// toWaiting is what can be done to a message that waits, the at-th of l, while mu is held. It says what it did.
+type toWaiting func(m *message, l *lane, at int) (did string, err error)
 
-// addWaiting adds to v what the lane knows of a message that waits in it.
-func (d *deliverer) addWaiting(v *messageView, r route, seq uint64) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	l, at := d.inLane(r, seq)
-	if at < 0 {
-		return
-	}
+// addWaiting adds to v what the lane knows of the message. It does nothing to that.
+func (v *messageView) addWaiting(_ *message, l *lane, at int) (did string, err error) {
 	t, _ := l.trouble(time.Now())
 	v.Before, v.Trouble, v.Error = at, t.Kind, t.Reason
 	if at < max(1, l.head.group) {
@@ -110,18 +94,24 @@ func (d *deliverer) addWaiting(v *messageView, r route, seq uint64) {
 	if at >= l.posting {
 		v.NextAttemptAt = moment{latest(l.nextTurn(), time.Now())}
 	}
+	return "", nil
 }
 
-// inLane returns the lane of r, and where in it a message waits; -1 if it does not.
-func (d *deliverer) inLane(r route, seq uint64) (l *lane, at int) {
-	to, _, _ := d.cfg().lookup(r)
-	l = cmp.Or(d.lanes[to], &lane{})
-	at, _ = slices.BinarySearch(l.waiting, newWaiter(seq, 0))
+// inLane does it to m in the lane where that waits.
+func (d *deliverer) inLane(m *message, do toWaiting) (did string, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	to, _, _ := d.cfg().lookup(m.route)
+	l := cmp.Or(d.lanes[to], &lane{})
+	at, _ := slices.BinarySearch(l.waiting, newWaiter(m.seq, 0))
 	// they are not quite in order behind messages that were posted together
-	if at == len(l.waiting) || l.waiting[at].seq() != seq {
-		at = slices.IndexFunc(l.waiting, func(w waiter) bool { return w.seq() == seq })
+	if at == len(l.waiting) || l.waiting[at].seq() != m.seq {
+		at = slices.IndexFunc(l.waiting, func(w waiter) bool { return w.seq() == m.seq })
 	}
-	return l, at
+	if at < 0 {
+		return "", errGone
+	}
+	return do(m, l, at)
 }
 
 // nextTurn returns when l may have its next turn.
@@ -214,46 +204,21 @@ func (s *server) listMessages(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(w, "\n], \"total\": %d, \"totals\": %s}\n", totals[q.state], encode(totals))
 }
 
-// found is a message: its number, where its W line lies, and where its D line does (0: it has none).
-type found struct {
-	seq         uint64
-	lies, ended place
-}
-
-// read returns a message, and the line that says what became of it, a zero one if it waits.
-func (f found) read(s *spool) (m *message, became line, err error) {
-	var w line
-	if f.ended == 0 {
-		w, became, err = s.read(f.seq)
-	} else if w, err = s.readLine(f.lies); err == nil {
-		became, err = s.readLine(f.ended)
-	}
-	if err == nil {
-		m, err = w.message()
-	}
-	return m, became, err
-}
-
 // find returns all messages that q asks for, the first accepted first, and how many there are in each state. It reads
 // the log, for one request at a time, and keeps nothing but numbers: a million may wait.
 func (s *server) find(ctx context.Context, q search) (all []found, totals map[string]int, err error) {
 	s.looking.Lock()
 	defer s.looking.Unlock()
-	untilFound, enough := context.WithCancel(ctx)
-	defer enough()
 	totals = map[string]int{"waiting": 0, "dead": 0, "delivered": 0, "dropped": 0, "any": 0}
-	err = s.spool.all(untilFound, func(w, became line) {
-		if !s.matches(q, w, became) {
+	enough := func() bool { return ctx.Err() != nil || q.id != "" && all != nil }
+	err = s.spool.all(true, enough, func(m found, w line, state string) {
+		if !s.matches(q, w, state) {
 			return
 		}
-		state := became.state()
-		totals[state]++
-		totals["any"]++
-		if q.state == state || q.state == "any" {
-			all = append(all, found{w.seq, w.lies, became.lies})
-		}
-		if q.id != "" {
-			enough() // after this segment
+		for _, of := range []string{state, "any"} {
+			if totals[of]++; q.state == of {
+				all = append(all, m)
+			}
 		}
 	})
 	slices.SortFunc(all, func(a, b found) int { return cmp.Compare(a.seq, b.seq) })
@@ -261,7 +226,7 @@ func (s *server) find(ctx context.Context, q search) (all []found, totals map[st
 }
 
 // matches tells whether q looks for a message, whatever its state.
-func (s *server) matches(q search, w, became line) bool {
+func (s *server) matches(q search, w line, state string) bool {
 	if q.id != "" && q.id != w.id || q.tag != "" && q.tag != parseRoute(string(w.route)).tag {
 		return false
 	}
@@ -273,8 +238,8 @@ func (s *server) matches(q search, w, became line) bool {
 		return false
 	}
 	var x line
-	if became.kind == 'X' {
-		_, x, _ = s.spool.read(w.seq)
+	if state == "dead" {
+		_, x, _ = s.spool.read(found{seq: w.seq})
 	}
 	to, _, _ := s.cfg().lookup(m.route)
 	text := strings.Join([]string{m.ID, m.route.tag, m.route.channel, to.channel, m.Host, m.Sender, m.Title, m.Text,
@@ -291,12 +256,10 @@ func (s *server) named(r *http.Request) (f found, err error) {
 	return all[len(all)-1], nil
 }
 
-func (s *server) showMessage(r *http.Request) (v messageView, err error) {
+func (s *server) showMessage(r *http.Request) (messageView, error) {
 	f, err := s.named(r)
-	if err != nil {
-		return v, err
-	}
-	return s.view(f, true)
+	v, gone := s.view(f, true)
+	return v, cmp.Or(err, gone)
 }
 
 // shows returns the handler that answers with what get returns, for programs and people, or after an error with the
@@ -316,9 +279,6 @@ func shows[V any](get func(*http.Request) (V, error)) http.HandlerFunc {
 	}
 }
 
-// toWaiting is what can be done to a message that waits. It says what it did.
-type toWaiting func(r route, seq uint64) (did string, err error)
-
 // toDead is what can be done to dead letters. It says what it did, and to how many: those that are none any more are
 // left out.
 type toDead func([]found) (did string, n int, err error)
@@ -327,17 +287,16 @@ type toDead func([]found) (did string, n int, err error)
 func (s *server) toOne(waiting toWaiting, dead toDead) http.HandlerFunc {
 	return shows(func(r *http.Request) (ordered, error) {
 		f, err := s.named(r)
-		w, x, gone := s.spool.read(f.seq) // gone: also of what was delivered or dropped
+		m, x, gone := s.spool.read(found{seq: f.seq}) // gone: also of what was delivered or dropped
 		did, n := "", 1
 		switch err = cmp.Or(err, gone); {
 		case err != nil:
 		case x.kind == 0:
-			did, err = waiting(parseRoute(string(w.route)), w.seq)
+			did, err = s.inLane(m, waiting)
 		default:
-			did, n, err = dead([]found{f})
-		}
-		if n == 0 {
-			err = cmp.Or(err, errGone)
+			if did, n, err = dead([]found{f}); n == 0 {
+				err = cmp.Or(err, errGone)
+			}
 		}
 		return ordered{"message", "ok", "count", n, "did", did}, err
 	})
@@ -370,15 +329,9 @@ func (s *server) toAll(dead toDead, parameters ...string) http.HandlerFunc {
 	})
 }
 
-// dueNow ends the back-off of the lane in which a message waits, and says what that means for the message. A pause that
-// Slack asked for stays.
-func (d *deliverer) dueNow(r route, seq uint64) (did string, err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	l, at := d.inLane(r, seq)
-	if at < 0 {
-		return "", errGone
-	}
+// dueNow ends the back-off of a message's lane, and says what that means for the message. A pause that Slack asked for
+// stays.
+func (d *deliverer) dueNow(_ *message, l *lane, at int) (did string, err error) {
 	if l.head.retryAt = (time.Time{}); !l.account.limited {
 		l.account.until = time.Time{}
 	}
@@ -400,13 +353,8 @@ func (d *deliverer) dueNow(r route, seq uint64) (did string, err error) {
 }
 
 // drop takes a waiting message out of its lane and off the disk.
-func (d *deliverer) drop(r route, seq uint64) (did string, err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	l, at := d.inLane(r, seq)
+func (d *deliverer) drop(m *message, l *lane, at int) (did string, err error) {
 	switch {
-	case at < 0:
-		return "", errGone
 	case at < l.posting:
 		return "", answer{status: http.StatusConflict, retryAfter: time.Second, Message: "it is " + beingPosted}
 	case at < max(l.head.group, 1):
@@ -414,7 +362,7 @@ func (d *deliverer) drop(r route, seq uint64) (did string, err error) {
 	}
 	d.remove(l, at, 1)
 	d.schedule(l)
-	_, err = d.record([]ending{{seq: seq, route: r, fate: fateDropped}}, d.write)
+	_, err = d.record([]ending{{seq: m.seq, route: m.route, fate: fateDropped}}, d.write)
 	return "dropped", err
 }
 
@@ -422,7 +370,7 @@ func (d *deliverer) drop(r route, seq uint64) (did string, err error) {
 func (s *server) resend(dead []found) (did string, n int, err error) {
 	var again []*message
 	for _, f := range dead {
-		switch m, err := s.spool.message(f.seq); {
+		switch m, _, err := s.spool.read(f); {
 		case err == nil:
 			m.Accepted, m.replaces, m.seq = m.acceptedAt().UnixMilli(), m.seq, 0
 			again = append(again, m)
@@ -440,8 +388,8 @@ func (s *server) resend(dead []found) (did string, n int, err error) {
 func (s *server) dropDead(dead []found) (did string, n int, err error) {
 	var ends []ending
 	for _, f := range dead {
-		if w, x, err := s.spool.read(f.seq); err == nil && x.kind != 0 {
-			ends = append(ends, ending{seq: f.seq, route: parseRoute(string(w.route)), fate: fateDropped})
+		if m, x, err := s.spool.read(f); err == nil && x.kind != 0 {
+			ends = append(ends, ending{seq: f.seq, route: m.route, fate: fateDropped})
 		}
 	}
 	n, err = s.record(ends, s.spool.do)

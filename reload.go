@@ -56,17 +56,17 @@ func (o options) keepFixed(running, cfg *config, logs *logs) {
 	keep("spool.dir", running.spool.dir, &cfg.spool.dir)
 }
 
-// reload changes over to cfg, from none at the start, and has found count each message. Delivery pauses until no post
+// reload changes over to cfg, from none at the start, and has count note each message. Delivery pauses until no post
 // is in flight, no message is half stored, and what became of all is on disk: 30 s at most where the disk works. So a
 // turn sees one configuration, and no message is in two lanes. After an error nothing has changed.
-func (d *deliverer) reload(cfg *config, found func(route, counts)) error {
+func (d *deliverer) reload(cfg *config, count func(route, counts)) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.resting++
 	d.wait(func() bool { return d.posting[0] == 0 })
 	d.reloading = true
 	d.wait(func() bool { return d.stores == 0 })
-	err := d.rebuild(cfg, found)
+	err := d.rebuild(cfg, count)
 	d.reloading = false
 	d.resting--
 	d.changed.Broadcast()
@@ -76,15 +76,15 @@ func (d *deliverer) reload(cfg *config, found func(route, counts)) error {
 
 // rebuild fills the lanes anew, with what the spool holds and as cfg says. Back-offs start anew; pauses stay, and so
 // does since when a destination fails.
-func (d *deliverer) rebuild(cfg *config, found func(route, counts)) error {
+func (d *deliverer) rebuild(cfg *config, count func(route, counts)) error {
 	for _, t := range cfg.tags { // they are shown in this order, also while nothing is counted for them
 		d.stats.count(route{tag: t.name, index: t.index}, counts{})
 	}
 	var read []waiter
 	waiting, paused, urgent := map[route][]waiter{}, map[credential]time.Time{}, []*turn(nil)
-	err := d.spool.each(func(l line, dead bool) {
-		r, w := parseRoute(string(l.route)), newWaiter(l.seq, l.size())
-		found(r, counts{FoundAtStart: 1, Waiting: int64(number(!dead)), Dead: int64(number(dead))})
+	err := d.spool.all(false, func() bool { return false }, func(_ found, l line, state string) {
+		r, w, dead := parseRoute(string(l.route)), newWaiter(l.seq, l.size()), state == "dead"
+		count(r, counts{FoundAtStart: 1, Waiting: int64(number(!dead)), Dead: int64(number(dead))})
 		if dead {
 			return
 		}

@@ -29,7 +29,6 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
-	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -153,7 +152,7 @@ type spool struct {
 	none     segment
 	keys     map[string]uint64 // ids made of idempotency keys: at least the newest keysKept, with their numbers
 
-	still sync.RWMutex // held by walkAll: nothing is carried forward meanwhile
+	still sync.RWMutex // held by all: nothing is carried forward meanwhile
 
 	// Owned by run:
 	newest, oldest uint64
@@ -246,6 +245,19 @@ func (l *line) message() (*message, error) {
 		return nil, errDamaged
 	}
 	return m, nil
+}
+
+// state says what became of the message whose last line is l, a zero one if it has but its W line.
+func (l line) state() string {
+	switch {
+	case l.kind == 0:
+		return "waiting"
+	case l.kind == 'X':
+		return "dead"
+	case string(l.says) == fateDelivered:
+		return "delivered"
+	}
+	return "dropped"
 }
 
 // keyedID returns the id of a message to a route, with the client's key: the same for the same ones.
@@ -532,9 +544,8 @@ func (s *spool) stage(lines []line, c *change, ended map[uint64]bool) []line {
 		lines = append(lines, l)
 	}
 	for _, m := range c.add {
-		_, known := s.keys[m.ID]
 		twin := isKeyed(m.ID) && slices.ContainsFunc(lines, func(l line) bool { return l.id == m.ID })
-		if m.replaces == 0 && (known || twin) || m.replaces != 0 && gone(m.replaces) {
+		if m.replaces == 0 && (s.keys[m.ID] != 0 || twin) || m.replaces != 0 && gone(m.replaces) {
 			continue
 		}
 		ended[m.replaces] = true
@@ -801,38 +812,42 @@ func (s *spool) readLine(p place) (l line, err error) {
 		b = make([]byte, lineLength(b))
 		_, err = f.ReadAt(b, p.offset())
 	}
-	l, _ = parseLine(b)
-	if l.lies = p; err == io.EOF || err == nil && l.kind == 0 {
+	if l, _ = parseLine(b); err == io.EOF || err == nil && l.kind == 0 {
 		err = errDamaged
 	}
 	return l, err
 }
 
-// read returns the line of a message that waits or is a dead letter, and of the latter its X line, too.
-func (s *spool) read(seq uint64) (w, x line, err error) {
-	at, dead := s.where(seq)
-	if at == 0 {
-		return w, x, errGone
-	}
-	if w, err = s.readLine(at); err == nil && w.seq != seq {
-		err = errDamaged
-	}
-	if err == nil && dead != 0 {
-		if x, err = s.readLine(dead); err == errDamaged {
-			x, err = line{kind: 'X', seq: seq, says: []byte("its reason is damaged")}, nil
-		}
-	}
-	if now, deadNow := s.where(seq); now != at || deadNow != dead {
-		return s.read(seq) // it has just moved
-	}
-	return w, x, err
+// found is a message that the log knows: its number and, once it is done, where its W line and its D line lie.
+type found struct {
+	seq         uint64
+	lies, ended place
 }
 
-// message returns one that waits or is a dead letter.
-func (s *spool) message(seq uint64) (*message, error) {
-	w, _, err := s.read(seq)
+// read returns a message, and the line that says what became of it: its D line, the X line of a dead letter, a zero one
+// if it waits.
+func (s *spool) read(f found) (m *message, became line, err error) {
+	at, last := f.lies, f.ended
+	if last == 0 {
+		at, last = s.where(f.seq)
+	}
+	if at == 0 {
+		return nil, became, errGone
+	}
+	w, err := s.readLine(at)
+	if err == nil && w.seq != f.seq {
+		err = errDamaged
+	}
+	if err == nil && last != 0 {
+		if became, err = s.readLine(last); err == errDamaged && f.ended == 0 {
+			became, err = line{kind: 'X', seq: f.seq, says: []byte("its reason is damaged")}, nil
+		}
+	}
+	if now, deadNow := s.where(f.seq); f.ended == 0 && (now != at || deadNow != last) {
+		return s.read(f) // it has just moved
+	}
 	m, damaged := w.message()
-	return m, cmp.Or(err, damaged)
+	return m, became, cmp.Or(err, damaged)
 }
 
 // numbers returns those of the segments, the newest first.
@@ -842,55 +857,44 @@ func (s *spool) numbers() []uint64 {
 	return slices.SortedFunc(maps.Keys(s.segments), func(a, b uint64) int { return cmp.Compare(b, a) })
 }
 
-// walkAll calls each of fs for every line of a segment, from the newest segment back, until ctx ends: that is no error.
-// Nothing is carried forward meanwhile.
-func (s *spool) walkAll(ctx context.Context, fs ...func(line)) error {
+// all calls f for every message that waits or is a dead letter and, with history, for all others that the log knows:
+// those of the newest segment first, with its W line and its state. It asks after each segment whether that is enough.
+// What changes meanwhile may be missed; nothing is carried forward. f must not keep parts of the W line.
+func (s *spool) all(history bool, enough func() bool, f func(m found, w line, state string)) (err error) {
+	type end struct {
+		state string
+		lies  place
+	}
+	ended := map[uint64]end{} // whose W lines were not met yet: they are in the same segment or an older one
 	s.still.RLock()
 	defer s.still.RUnlock()
 	for _, number := range s.numbers() {
-		for _, f := range fs {
-			if _, _, _, err := s.walk(number, f); err != nil || ctx.Err() != nil {
-				return err
-			}
+		if history {
+			_, _, _, err = s.walk(number, func(l line) {
+				if l.kind == 'D' {
+					ended[l.seq] = end{l.state(), l.lies}
+				}
+			})
+		}
+		if err == nil {
+			_, _, _, err = s.walk(number, func(l line) {
+				d, over := ended[l.seq]
+				w, x := s.where(l.seq)
+				switch {
+				case l.kind != 'W':
+				case over:
+					delete(ended, l.seq)
+					f(found{l.seq, l.lies, d.lies}, l, d.state)
+				case w == l.lies && x != 0:
+					f(found{seq: l.seq}, l, "dead")
+				case w == l.lies:
+					f(found{seq: l.seq}, l, "waiting")
+				}
+			})
+		}
+		if err != nil || enough() {
+			return err
 		}
 	}
 	return nil
-}
-
-// each calls f for every message that waits or is a dead letter, in no order. What changes meanwhile may be missed.
-func (s *spool) each(f func(w line, dead bool)) error {
-	return s.walkAll(context.Background(), func(l line) {
-		if w, x := s.where(l.seq); l.kind == 'W' && w == l.lies {
-			f(l, x != 0)
-		}
-	})
-}
-
-// all calls f for every message that the log knows, those of the newest segment first, with its W line and what became
-// of it: the kind, fate and place of its D line, the kind of its X line, or a zero line. What changes meanwhile may be
-// missed. f must not keep parts of the W line.
-func (s *spool) all(ctx context.Context, f func(w, became line)) error {
-	type end struct {
-		fate string
-		lies place
-	}
-	ended := map[uint64]end{} // whose W lines were not met yet: they are in the same segment or an older one
-	return s.walkAll(ctx, func(l line) {
-		if l.kind == 'D' {
-			ended[l.seq] = end{string(l.says), l.lies}
-		}
-	}, func(l line) {
-		d, over := ended[l.seq]
-		w, x := s.where(l.seq)
-		switch {
-		case l.kind != 'W':
-		case over:
-			delete(ended, l.seq)
-			f(l, line{kind: 'D', says: []byte(d.fate), lies: d.lies})
-		case w == l.lies && x != 0:
-			f(l, line{kind: 'X'})
-		case w == l.lies:
-			f(l, line{})
-		}
-	})
 }

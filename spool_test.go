@@ -552,7 +552,7 @@ func TestEachWhileCleaning(t *testing.T) {
 	want := s.add(t, 100, 1000)
 	s.pass(t, 45) // it does not take much more until the first segment has to go
 	var got []uint64
-	err := s.each(func(w line, _ bool) {
+	err := s.all(false, func() bool { return false }, func(_ found, w line, _ string) {
 		if !slices.Contains(want, w.seq) {
 			return
 		}
@@ -587,7 +587,7 @@ func TestDeadLetterHalfCarried(t *testing.T) {
 		s.pass(t, 1)
 		e2e.Poll(t, "the old ones are cleaned", func() bool { return slices.Equal(s.numbers(), []uint64{9}) })
 		for seq, attempts := range []int{1: 4, 2: 2} {
-			_, x, err := s.read(uint64(seq))
+			_, x, err := s.read(found{seq: uint64(seq)})
 			if seq > 0 && (err != nil || x.kind != 'X' || int(x.attempts) != attempts) {
 				t.Errorf("dead letter %d: %+v, %v", seq, x, err)
 			}
@@ -633,9 +633,9 @@ func TestDamageBeforeCleaning(t *testing.T) {
 		t.Fatal("nothing is cleaned: this shows nothing")
 	}
 	for i, want := range []error{nil, errDamaged, nil, errDamaged, nil} {
-		w, x, err := s.read(numbers[i])
-		if err != want || err == nil && (w.seq != numbers[i] || i == 4 && string(x.says) != "its reason is damaged") {
-			t.Errorf("message %d: %+v %+v, %v", i, w, x, err)
+		m, x, err := s.read(found{seq: numbers[i]})
+		if err != want || err == nil && (m.seq != numbers[i] || i == 4 && string(x.says) != "its reason is damaged") {
+			t.Errorf("message %d: %+v %+v, %v", i, m, x, err)
 		}
 		s.end(fateDamaged, numbers[i])
 	}
@@ -665,7 +665,9 @@ func TestEachBit(t *testing.T) {
 		os.WriteFile(filepath.Join(dir, "00000001.log"), []byte(log), 0o600)
 		s := openAlone(t, dir)
 		defer s.closeFiles()
-		s.each(func(w line, dead bool) { all += fmt.Sprintf("%d %s %v\n", w.seq, w.says, dead) })
+		s.all(false, func() bool { return false }, func(_ found, w line, state string) {
+			all += fmt.Sprintf("%d %s %s\n", w.seq, w.says, state)
+		})
 		return fmt.Sprint(all, s.keys), s.damaged.Load()
 	}
 	whole, _ := holds(strings.Join(lines, ""))
@@ -1359,7 +1361,7 @@ func (p *powerCuts) fate(seq uint64) string {
 // check compares what is found after a cut with what was acknowledged before it.
 func (p *powerCuts) check(cut int) {
 	for seq, fate := range p.fates {
-		w, x, err := p.s.read(seq)
+		m, x, err := p.s.read(found{seq: seq})
 		is := fateDelivered
 		switch {
 		case err == nil && x.kind == 0:
@@ -1372,9 +1374,9 @@ func (p *powerCuts) check(cut int) {
 		if fate == fateDropped {
 			fate = fateDelivered
 		}
-		if fate != "?" && is != fate || err == nil && w.id != p.ids[seq] {
-			p.t.Errorf("cut %d: message %d, id %s, is acknowledged as %q; it is %q, id %s", cut, seq, p.ids[seq], fate,
-				is, w.id)
+		if fate != "?" && is != fate || err == nil && m.ID != p.ids[seq] {
+			p.t.Errorf("cut %d: message %d, id %s, is acknowledged as %q; it is %q: %+v", cut, seq, p.ids[seq], fate,
+				is, m)
 		}
 		p.fates[seq] = is
 		if is == fateDelivered {
@@ -1576,7 +1578,7 @@ func TestFullDiskBehindADeadDestination(t *testing.T) {
 			return s.bytes.Load() < 2*segmentSize
 		})
 		for _, seq := range dead {
-			if _, _, err := s.read(seq); err != nil {
+			if _, _, err := s.read(found{seq: seq}); err != nil {
 				t.Errorf("message %d: %v", seq, err)
 			}
 		}
@@ -1646,9 +1648,8 @@ func TestDocumentedLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer sp.closeFiles()
-	err = sp.all(t.Context(), func(w, became line) {
-		got += fmt.Sprintf("%d %d %s, ", w.seq, w.replaces,
-			became.state())
+	err = sp.all(true, func() bool { return false }, func(_ found, w line, state string) {
+		got += fmt.Sprintf("%d %d %s, ", w.seq, w.replaces, state)
 	})
 	if want := "1 0 delivered, 3 2 waiting, "; err != nil || got != want || sp.damaged.Load() != 0 {
 		t.Errorf("got %q, %v, %d damaged lines; want %q", got, err, sp.damaged.Load(), want)

@@ -417,7 +417,7 @@ func (d *deliverer) look(st *appStat) {
 			list(&t)
 		}
 	})
-	if m, err := d.spool.message(oldest.seq()); err == nil {
+	if m, _, err := d.spool.read(found{seq: oldest.seq()}); err == nil {
 		st.oldest = m.acceptedAt()
 		st.OldestWaitingSeconds = time.Since(st.oldest).Seconds()
 	}
