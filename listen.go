@@ -4,6 +4,7 @@ package main
 // -health, which asks there.
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -26,10 +27,8 @@ func parsePort(port string) (network, address string, err error) {
 	if path, ok := strings.CutPrefix(port, "unix:"); ok && path != "" {
 		return "unix", path, nil
 	}
-	host, number, err := net.SplitHostPort(port)
-	if err != nil { // PORT alone
-		host, number = "", port
-	}
+	host, number, _ := net.SplitHostPort(port)
+	number = cmp.Or(number, port) // PORT alone
 	if _, err := strconv.ParseUint(number, 10, 16); err != nil {
 		return "", "", fmt.Errorf("%q is not PORT, HOST:PORT or unix:/path, with a PORT from 0 to 65535", port)
 	}
