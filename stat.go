@@ -251,7 +251,7 @@ type tagStat struct {
 
 // tagOrders are the values of sort=; with - in front, the other way round.
 var tagOrders = map[string]func(a, b *tagStat) int{
-	"trouble":      worseFirst,
+	"trouble":      func(a, b *tagStat) int { return cmp.Or(b.rank()-a.rank(), cmp.Compare(b.Waiting, a.Waiting)) },
 	"tag":          func(a, b *tagStat) int { return cmp.Compare(a.Tag, b.Tag) },
 	"channel":      func(a, b *tagStat) int { return cmp.Compare(a.Channel, b.Channel) },
 	"waiting":      func(a, b *tagStat) int { return cmp.Compare(a.Waiting, b.Waiting) },
@@ -259,11 +259,6 @@ var tagOrders = map[string]func(a, b *tagStat) int{
 	"last_hour":    func(a, b *tagStat) int { return cmp.Compare(a.LastHour, b.LastHour) },
 	"last_error":   func(a, b *tagStat) int { return cmp.Compare(a.LastError, b.LastError) },
 	"delivered_at": func(a, b *tagStat) int { return a.DeliveredAt.Compare(b.DeliveredAt.Time) },
-}
-
-// worseFirst orders tags for those who look for what is wrong.
-func worseFirst(a, b *tagStat) int {
-	return cmp.Or(cmp.Compare(b.rank(), a.rank()), cmp.Compare(b.Waiting, a.Waiting))
 }
 
 // rank is the higher the more is wrong: what waits behind an error counts most, then dead letters.
@@ -303,7 +298,7 @@ func (s *server) statApp(r *http.Request) (*appStat, error) {
 	if reversed {
 		sign = -1
 	}
-	compare := tagOrders[by]
+	compare, worseFirst := tagOrders[by], tagOrders["trouble"]
 	if compare == nil {
 		orders := slices.Sorted(maps.Keys(tagOrders))
 		return nil, badRequest("sort=%s: it has to be one of %s", by, strings.Join(orders, ", "))
