@@ -39,8 +39,12 @@ func parsePort(port string) (network, address string, err error) {
 // sd_listen_fds(3).
 func listen(cfg *config) (listeners []net.Listener, err error) {
 	n, _ := strconv.Atoi(os.Getenv("LISTEN_FDS"))
-	forUs := os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid())
-	for fd := 3; forUs && fd < 3+n; fd++ {
+	if n < 1 || os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) { // there are none, or not for us
+		network, address, _ := parsePort(cfg.core.port) // it was checked
+		l, err := listenAt(network, address, cfg.core.socketMode)
+		return []net.Listener{l}, err
+	}
+	for fd := 3; fd < 3+n; fd++ {
 		f := os.NewFile(uintptr(fd), "socket")
 		l, err := net.FileListener(f) // a duplicate
 		f.Close()
@@ -49,12 +53,7 @@ func listen(cfg *config) (listeners []net.Listener, err error) {
 		}
 		listeners = append(listeners, l)
 	}
-	if listeners != nil {
-		return listeners, nil
-	}
-	network, address, _ := parsePort(cfg.core.port) // it was checked
-	l, err := listenAt(network, address, cfg.core.socketMode)
-	return []net.Listener{l}, err
+	return listeners, nil
 }
 
 // listenAt is net.Listen, but replaces a unix socket that a dead server left; one of a running server is an error. Two
