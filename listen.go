@@ -4,6 +4,7 @@ package main
 // -health, which asks there.
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -26,10 +27,8 @@ func parsePort(port string) (network, address string, err error) {
 	if path, ok := strings.CutPrefix(port, "unix:"); ok && path != "" {
 		return "unix", path, nil
 	}
-	host, number, err := net.SplitHostPort(port)
-	if err != nil { // PORT alone
-		host, number = "", port
-	}
+	host, number, _ := net.SplitHostPort(port)
+	number = cmp.Or(number, port) // PORT alone
 	if _, err := strconv.ParseUint(number, 10, 16); err != nil {
 		return "", "", fmt.Errorf("%q is not PORT, HOST:PORT or unix:/path, with a PORT from 0 to 65535", port)
 	}
@@ -40,8 +39,12 @@ func parsePort(port string) (network, address string, err error) {
 // sd_listen_fds(3).
 func listen(cfg *config) (listeners []net.Listener, err error) {
 	n, _ := strconv.Atoi(os.Getenv("LISTEN_FDS"))
-	forUs := os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid())
-	for fd := 3; forUs && fd < 3+n; fd++ {
+	if n < 1 || os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) { // there are none, or not for us
+		network, address, _ := parsePort(cfg.core.port) // it was checked
+		l, err := listenAt(network, address, cfg.core.socketMode)
+		return []net.Listener{l}, err
+	}
+	for fd := 3; fd < 3+n; fd++ {
 		f := os.NewFile(uintptr(fd), "socket")
 		l, err := net.FileListener(f) // a duplicate
 		f.Close()
@@ -50,12 +53,7 @@ func listen(cfg *config) (listeners []net.Listener, err error) {
 		}
 		listeners = append(listeners, l)
 	}
-	if listeners != nil {
-		return listeners, nil
-	}
-	network, address, _ := parsePort(cfg.core.port) // it was checked
-	l, err := listenAt(network, address, cfg.core.socketMode)
-	return []net.Listener{l}, err
+	return listeners, nil
 }
 
 // listenAt is net.Listen, but replaces a unix socket that a dead server left; one of a running server is an error. Two
@@ -176,9 +174,8 @@ func askReady(cfg *config) error {
 	if err != nil {
 		return err
 	}
-	transport, scheme := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, network, address)
-	}}, "http"
+	dial := func(context.Context, string, string) (net.Conn, error) { return net.Dial(network, address) }
+	transport, scheme := &http.Transport{DialContext: dial}, "http"
 	if cfg.tls != nil { // the name in the certificate is not known; nothing secret is sent
 		transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: true, Certificates: cfg.tls.Certificates}
 		scheme = "https"

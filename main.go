@@ -152,7 +152,7 @@ func (s *server) attend(stop context.Context) {
 		debug.SetGCPercent(int(100 * 16 << 20 / (4<<20 + 40*waiting)))
 		debug.SetMemoryLimit(80<<20 + 40*waiting + 16<<10*int64(runtime.NumGoroutine()))
 		time.Sleep(10 * time.Second)
-		st := s.appStat()
+		st := s.fill(&appStat{})
 		if st.ReloadRefused {
 			st.Sentence = reloadRefused + "; " + st.Sentence
 		}

@@ -251,7 +251,7 @@ type tagStat struct {
 
 // tagOrders are the values of sort=; with - in front, the other way round.
 var tagOrders = map[string]func(a, b *tagStat) int{
-	"trouble":      worseFirst,
+	"trouble":      func(a, b *tagStat) int { return cmp.Or(b.rank()-a.rank(), cmp.Compare(b.Waiting, a.Waiting)) },
 	"tag":          func(a, b *tagStat) int { return cmp.Compare(a.Tag, b.Tag) },
 	"channel":      func(a, b *tagStat) int { return cmp.Compare(a.Channel, b.Channel) },
 	"waiting":      func(a, b *tagStat) int { return cmp.Compare(a.Waiting, b.Waiting) },
@@ -259,11 +259,6 @@ var tagOrders = map[string]func(a, b *tagStat) int{
 	"last_hour":    func(a, b *tagStat) int { return cmp.Compare(a.LastHour, b.LastHour) },
 	"last_error":   func(a, b *tagStat) int { return cmp.Compare(a.LastError, b.LastError) },
 	"delivered_at": func(a, b *tagStat) int { return a.DeliveredAt.Compare(b.DeliveredAt.Time) },
-}
-
-// worseFirst orders tags for those who look for what is wrong.
-func worseFirst(a, b *tagStat) int {
-	return cmp.Or(cmp.Compare(b.rank(), a.rank()), cmp.Compare(b.Waiting, a.Waiting))
 }
 
 // rank is the higher the more is wrong: what waits behind an error counts most, then dead letters.
@@ -303,12 +298,12 @@ func (s *server) statApp(r *http.Request) (*appStat, error) {
 	if reversed {
 		sign = -1
 	}
-	compare := tagOrders[by]
+	compare, worseFirst := tagOrders[by], tagOrders["trouble"]
 	if compare == nil {
 		orders := slices.Sorted(maps.Keys(tagOrders))
 		return nil, badRequest("sort=%s: it has to be one of %s", by, strings.Join(orders, ", "))
 	}
-	st := s.appStat()
+	st := &appStat{Trouble: []*trouble{}, Tags: []*tagStat{}}
 	s.stats.tags(s.cfg(), func(t *tagStat) {
 		st.TagsTotal++
 		if tag != "" && t.Tag != tag ||
@@ -321,13 +316,11 @@ func (s *server) statApp(r *http.Request) (*appStat, error) {
 		}
 		st.Tags = insert(st.Tags, n, t, func(a, b *tagStat) int { return cmp.Or(sign*compare(a, b), worseFirst(a, b)) })
 	})
-	s.explain(st.Tags)
-	return st, nil
+	return s.fill(st), nil
 }
 
-// appStat returns the answer of /stat/app without the tags.
-func (s *server) appStat() *appStat {
-	st := &appStat{Trouble: []*trouble{}, Tags: []*tagStat{}, Version: build()}
+// fill fills in all that st says besides its tags, and of these how their destinations are.
+func (s *server) fill(st *appStat) *appStat {
 	s.stats.locked(func() {
 		st.measured = s.stats.measured
 		st.LastHour = [2][]int32{s.stats.accepted.all(), s.stats.delivered.all()}
@@ -335,7 +328,7 @@ func (s *server) appStat() *appStat {
 	s.look(st)
 	st.Damaged, st.SpoolBytes, st.SpoolLimit = s.spool.damaged.Load(), s.spool.bytes.Load(), s.cfg().spool.maxBytes
 	st.State, st.Sentence = st.sentence(s.ready())
-	st.Ready, st.LogLinesDropped = st.State != "full", s.lost()
+	st.Ready, st.LogLinesDropped, st.Version = st.State != "full", s.lost(), build()
 	return st
 }
 
@@ -382,7 +375,7 @@ func (l *lane) trouble(now time.Time) (t trouble, ofAccount bool) {
 	return t, ofAccount
 }
 
-// look fills in how the lanes are. It reads one message from disk.
+// look fills in how the lanes are, and what keeps those of the tags waiting, or would. It reads one message from disk.
 func (d *deliverer) look(st *appStat) {
 	oldest, accounts := waiter(math.MaxUint64), map[*account][]*lane{}
 	var t trouble
@@ -416,21 +409,15 @@ func (d *deliverer) look(st *appStat) {
 			}
 			list(&t)
 		}
+		for _, row := range st.Tags {
+			idle := &lane{account: cmp.Or(d.accounts[row.to.credential], &account{})}
+			t, _ = cmp.Or(d.lanes[row.to], idle).trouble(now)
+			row.Trouble, row.Reason, row.NextAttemptAt = t.Kind, t.Reason, t.NextAttemptAt
+		}
 	})
 	if m, _, err := d.spool.read(found{seq: oldest.seq()}); err == nil {
 		st.oldest = m.acceptedAt()
 		st.OldestWaitingSeconds = time.Since(st.oldest).Seconds()
-	}
-}
-
-// explain adds to each tag what keeps its destination's messages waiting, or would.
-func (d *deliverer) explain(tags []*tagStat) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, row := range tags {
-		idle := &lane{account: cmp.Or(d.accounts[row.to.credential], &account{})}
-		t, _ := cmp.Or(d.lanes[row.to], idle).trouble(time.Now())
-		row.Trouble, row.Reason, row.NextAttemptAt = t.Kind, t.Reason, t.NextAttemptAt
 	}
 }
 
@@ -590,7 +577,7 @@ func (e exposition) histogram(name, help string, h histogram) {
 
 func (s *server) metrics(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-	e, st := exposition{bufio.NewWriter(w)}, s.appStat()
+	e, st := exposition{bufio.NewWriter(w)}, s.fill(&appStat{})
 	defer e.Flush()
 	values := reflect.ValueOf(st.numbers)
 	table(st.numbers, func(i int, name, help string) { e.value(name, help, values.Field(i).Interface()) })
