@@ -137,7 +137,7 @@ func run(opts options, cfg *config, logs *logs) error {
 	web.Shutdown(enough) // takes no new requests, and answers those in hand
 	d.stop()             // the posts in flight, and what became of them is on disk
 	sp.close()
-	logs.notice("stopped", "waiting", d.stats.waiting())
+	logs.notice("stopped", "waiting", s.fill(&appStat{}).Waiting)
 	return err
 }
 
@@ -147,17 +147,12 @@ func run(opts options, cfg *config, logs *logs) error {
 // fifth of the work. What waits takes some 40 bytes a message. If requests grow the heap it is collected more often,
 // though not without end: a connection is one or two goroutines and 20 KB.
 func (s *server) attend(stop context.Context) {
-	for {
-		waiting := s.stats.waiting()
-		debug.SetGCPercent(int(100 * 16 << 20 / (4<<20 + 40*waiting)))
-		debug.SetMemoryLimit(80<<20 + 40*waiting + 16<<10*int64(runtime.NumGoroutine()))
-		time.Sleep(10 * time.Second)
+	for ; stop.Err() == nil; time.Sleep(10 * time.Second) {
 		st := s.fill(&appStat{})
+		debug.SetGCPercent(int(100 * 16 << 20 / (4<<20 + 40*st.Waiting)))
+		debug.SetMemoryLimit(80<<20 + 40*st.Waiting + 16<<10*int64(runtime.NumGoroutine()))
 		if st.ReloadRefused {
 			st.Sentence = reloadRefused + "; " + st.Sentence
-		}
-		if stop.Err() != nil { // STOPPING=1 was told
-			return
 		}
 		tellSystemd("STATUS=" + st.Sentence)
 	}

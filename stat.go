@@ -193,11 +193,6 @@ func (s *stats) posted(messages []*message, attempt int, out outcome, took time.
 	}
 }
 
-func (s *stats) waiting() (n int64) {
-	s.locked(func() { n = s.Waiting })
-	return n
-}
-
 // tags calls f for each tag with what is counted for it. The row is another one after f has returned.
 func (s *stats) tags(cfg *config, f func(row *tagStat)) {
 	s.mu.Lock()

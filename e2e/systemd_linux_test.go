@@ -98,6 +98,7 @@ func TestTellsSystemd(t *testing.T) {
 	cmd.Dir, cmd.Env = t.TempDir(), append(os.Environ(), "NOTIFY_SOCKET="+manager.Socket)
 	s := StartServerIn(t, cmd)
 	manager.Next(`^READY=1$`)
+	manager.Next(`^STATUS=nothing waits; nothing was delivered since the start$`)
 	if status, _ := s.Request("POST", "/notify", NotifyBody("general", 1, false)); status != 200 {
 		t.Errorf("not served after READY: %d", status)
 	}
