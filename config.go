@@ -153,31 +153,23 @@ func (c *config) sections() []section {
 		{"[ui]", &c.ui, []key{{"root", &c.ui.root, "", nil}}},
 	}
 	for _, t := range c.tags {
-		all = append(all, t.section())
+		all = append(all, section{"[[tags]]", t, []key{
+			{"tag", &t.name, required, notEmpty},
+			{"channel", &t.channel, "#random", nil},
+			{"username", &t.username, "slackboard", nil},
+			{"icon_emoji", &t.icon, ":clipboard:", nil},
+			{"parse", &t.parse, "full", nil},
+			{"slack_url", &t.slackURL, "", checkURL},
+			{"slack_token", &t.token, "", isToken},
+		}})
 	}
 	for _, s := range c.senders {
-		all = append(all, s.section())
+		all = append(all, section{"[[senders]]", s, []key{
+			{"name", &s.name, required, isName},
+			{"token", &s.token, required, isToken},
+		}})
 	}
 	return all
-}
-
-func (t *tag) section() section {
-	return section{"[[tags]]", t, []key{
-		{"tag", &t.name, required, notEmpty},
-		{"channel", &t.channel, "#random", nil},
-		{"username", &t.username, "slackboard", nil},
-		{"icon_emoji", &t.icon, ":clipboard:", nil},
-		{"parse", &t.parse, "full", nil},
-		{"slack_url", &t.slackURL, "", checkURL},
-		{"slack_token", &t.token, "", isToken},
-	}}
-}
-
-func (s *sender) section() section {
-	return section{"[[senders]]", s, []key{
-		{"name", &s.name, required, isName},
-		{"token", &s.token, required, isToken},
-	}}
 }
 
 // dryRunTOML is the configuration of a dry run without a file.
@@ -249,21 +241,23 @@ func (l *loader) fault(row int, format string, args ...any) {
 }
 
 func (l *loader) read(lines []tomlLine) {
-	known := map[string]section{"[[tags]]": {}, "[[senders]]": {}} // of these, each header begins another one
-	for _, s := range l.sections() {
-		known[s.header] = s
+	for _, line := range lines {
+		switch line.header {
+		case "[[tags]]":
+			l.tags = append(l.tags, &tag{})
+		case "[[senders]]":
+			l.senders = append(l.senders, &sender{})
+		}
+	}
+	all, known := l.sections(), map[string][]section{"[[tags]]": nil, "[[senders]]": nil}
+	for _, s := range all {
+		known[s.header] = append(known[s.header], s)
 	}
 	var in section
 	for _, line := range lines {
-		switch s, ok := known[line.header]; {
-		case line.header == "[[tags]]":
-			t := &tag{}
-			l.tags, in = append(l.tags, t), t.section()
-		case line.header == "[[senders]]":
-			s := &sender{}
-			l.senders, in = append(l.senders, s), s.section()
-		case ok:
-			in = s
+		switch next, ok := known[line.header]; {
+		case ok: // each header of a list begins the next one of its entries
+			in, known[line.header] = next[0], append(next[1:], next[0])
 		case line.header != "":
 			in = section{header: line.header}
 			headers := slices.Sorted(maps.Keys(known))
@@ -277,7 +271,7 @@ func (l *loader) read(lines []tomlLine) {
 			l.row[in.id] = line.row
 		}
 	}
-	for _, s := range l.sections() {
+	for _, s := range all {
 		for _, k := range s.keys {
 			switch {
 			case l.row[k.to] > 0:
