@@ -90,10 +90,9 @@ type config struct {
 }
 
 type tag struct {
-	name, channel, username, icon, parse string
-	slackURL, token                      secret
-	credential                           credential // its own, else that of [core]
-	index                                int        // among those of its name
+	name, username, icon, parse string
+	slackURL, token             secret
+	destination                 // with its own credential, else that of [core]
 }
 
 // sender may post with its token, and nothing else. Two of one name let its token change without a gap.
@@ -192,8 +191,7 @@ func (c *config) lookup(r route) (destination, *tag, error) {
 		return destination{c.credential, r.channel}, nil, nil
 	}
 	if entries := c.byTag[r.tag]; r.index < len(entries) {
-		t := entries[r.index]
-		return destination{t.credential, t.channel}, t, nil
+		return entries[r.index].destination, entries[r.index], nil
 	}
 	return destination{}, nil, fmt.Errorf("tag %s is not configured", r.tag)
 }
@@ -425,7 +423,6 @@ func (l *loader) destinations() {
 	}
 	for _, t := range l.tags {
 		t.credential = cmp.Or(l.credentialOf(t.token, t.slackURL), l.credential)
-		t.index = len(l.byTag[t.name])
 		l.byTag[t.name] = append(l.byTag[t.name], t)
 		if t.credential == (credential{}) {
 			l.fault(l.row[t], "tag %q has no destination: set slack_url or slack_token for it, or in [core]", t.name)

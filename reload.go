@@ -78,7 +78,7 @@ func (d *deliverer) reload(cfg *config, count func(route, counts)) error {
 // does since when a destination fails.
 func (d *deliverer) rebuild(cfg *config, count func(route, counts)) error {
 	for _, t := range cfg.tags { // they are shown in this order, also while nothing is counted for them
-		d.stats.count(route{tag: t.name, index: t.index}, counts{})
+		d.stats.count(route{tag: t.name, index: slices.Index(cfg.byTag[t.name], t)}, counts{})
 	}
 	var read []waiter
 	waiting, paused, urgent := map[route][]waiter{}, map[credential]time.Time{}, []*turn(nil)

@@ -29,7 +29,7 @@ func merge(t *testing.T, now time.Time, tags *tag, messages ...*message) string 
 
 // A mention in plain text, which notifies where it is posted alone, does in a merged post as well.
 func TestMentionsInMergedPosts(t *testing.T) {
-	ops := &tag{channel: "#ops", username: "u", parse: "full"}
+	ops := &tag{destination: destination{channel: "#ops"}, username: "u", parse: "full"}
 	quiet := &message{Text: "quiet"}
 	for text, want := range map[string]string{
 		"@channel: copy failed":                          "@channel",
@@ -71,7 +71,7 @@ func TestMentionsInMergedPosts(t *testing.T) {
 // A time that cannot be true is not shown: a clock may have been wrong when a message was accepted.
 func TestTimesThatCannotBe(t *testing.T) {
 	now := time.Date(2026, 11, 23, 3, 12, 30, 0, time.UTC)
-	ops := &tag{channel: "#ops"}
+	ops := &tag{destination: destination{channel: "#ops"}}
 	at := func(at time.Time) *message { return &message{Text: "x", Host: "h", Accepted: at.UnixMilli()} }
 	for _, wrong := range []time.Time{time.Unix(5, 0), time.Date(2023, 12, 31, 0, 0, 0, 0, time.UTC),
 		now.Add(24 * time.Hour)} {
@@ -112,7 +112,8 @@ func TestLevels(t *testing.T) {
 		"info": "#00ff00", "ok": "#00ff00", "warn": "#ffdd00", "WARN": "#ffdd00", "Warning": "#ffdd00",
 		"crit": "#ff0000", "CRITICAL": "#ff0000", "error": "#ff0000", "message": "", "panic": "", "": "",
 	} {
-		got := string(render(&message{Text: "x", Level: level}, &tag{channel: "#c"}, time.Now()))
+		to := &tag{destination: destination{channel: "#c"}}
+		got := string(render(&message{Text: "x", Level: level}, to, time.Now()))
 		if strings.Contains(got, `"attachments"`) != (want != "") || !strings.Contains(got, want) {
 			t.Errorf("%q: got %s, want %q", level, got, want)
 		}
@@ -121,8 +122,8 @@ func TestLevels(t *testing.T) {
 
 // A payload that is posted as it came: nothing is added to it, but what its tag says.
 func TestPlainPayload(t *testing.T) {
-	ops := &tag{channel: "#ops", username: "ops", icon: ":o:", parse: "full"}
-	bare := &tag{channel: "#ops"}
+	ops := &tag{destination: destination{channel: "#ops"}, username: "ops", icon: ":o:", parse: "full"}
+	bare := &tag{destination: destination{channel: "#ops"}}
 	for _, test := range []struct {
 		tag           *tag
 		payload, want string
