@@ -37,9 +37,6 @@ var (
 	tomlForm = regexp.MustCompile(`^(?:[ \t]*(\[\[?)` + tomlName + `(\]\]?)|` + tomlName + `=(?:` +
 		tomlValue + `|.*))?[ \t]*(?:#.*)?$`)
 
-	errTOMLCharacter = errors.New("a control character, or not UTF-8")
-	errTOMLName      = errors.New("wants [NAME], [[NAME]] or NAME = VALUE, and nothing behind it: " +
-		"dotted keys, nested tables and multi-line strings are not supported")
 	errTOMLValue = errors.New(`wants a value, and nothing behind it: a "string" or 'string' (in straight quotes, ` +
 		`with no escapes but \b \t \n \f \r \" \\ \uXXXX \UXXXXXXXX), a decimal integer, true or false; ` +
 		"arrays, inline tables, multi-line strings, floats, dates, times and other number bases are not supported")
@@ -55,9 +52,10 @@ func parseTOML(src string) (lines []tomlLine, err error) {
 		groups := tomlForm.FindStringSubmatch(text)
 		switch {
 		case !utf8.ValidString(text) || strings.ContainsFunc(text, isControl):
-			err = errTOMLCharacter
+			err = errors.New("a control character, or not UTF-8")
 		case groups == nil || len(groups[1]) != len(groups[3]):
-			err = errTOMLName
+			err = errors.New("wants [NAME], [[NAME]] or NAME = VALUE, and nothing behind it: " +
+				"dotted keys, nested tables and multi-line strings are not supported")
 		case groups[1]+groups[4] == "":
 			continue
 		case groups[1]+groups[5] == "":
