@@ -27,12 +27,10 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"runtime"
@@ -227,20 +225,4 @@ func build() string {
 		}
 	}
 	return text
-}
-
-// printer is a Slack for dry runs: it prints every post, one JSON line each. Its output must not block. If that has no
-// room for a post, the post is tried again.
-type printer struct{ out io.Writer }
-
-func (p printer) post(_ context.Context, _ credential, payload []byte) outcome {
-	if _, err := fmt.Fprintf(p.out, "%s\n", payload); err != nil {
-		return outcome{class: retry, reason: "standard output: " + err.Error()}
-	}
-	return outcome{class: delivered}
-}
-
-func hostname() string {
-	name, _ := os.Hostname()
-	return cmp.Or(name, "localhost")
 }

@@ -237,6 +237,12 @@ func (s *server) take(w http.ResponseWriter, r *http.Request, decode decoder, to
 	return s.accept(r.Header.Get("Idempotency-Key"), &sub)
 }
 
+// hostname is the sender of what comes from this host.
+func hostname() string {
+	name, _ := os.Hostname()
+	return cmp.Or(name, "localhost")
+}
+
 // readBody returns the body of r: valid UTF-8, at most bodyLimit bytes. Its errors are answers. done gives back the
 // token that a large body holds. A stranger has not shown who asks yet: half of these tokens are not for strangers.
 func (s *server) readBody(w http.ResponseWriter, r *http.Request, stranger bool) (body []byte, done func(), err error) {

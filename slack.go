@@ -60,6 +60,17 @@ type poster interface {
 	post(ctx context.Context, to credential, payload []byte) outcome
 }
 
+// printer is a Slack for dry runs: it prints every post, one JSON line each. Its output must not block. If that has no
+// room for a post, the post is tried again.
+type printer struct{ out io.Writer }
+
+func (p printer) post(_ context.Context, _ credential, payload []byte) outcome {
+	if _, err := fmt.Fprintf(p.out, "%s\n", payload); err != nil {
+		return outcome{class: retry, reason: "standard output: " + err.Error()}
+	}
+	return outcome{class: delivered}
+}
+
 const (
 	postTimeout = 30 * time.Second // a shorter one doubles messages that Slack took late
 	answerLimit = 8 << 20          // bytes of an answer: Slack says the whole message twice, a character in up to 12
