@@ -25,7 +25,9 @@ func (o options) reloadAt(signals <-chan os.Signal, s *server, logs *logs) {
 			err = logs.change(cfg)
 		}
 		if err == nil {
-			o.keepFixed(running, cfg, logs)
+			o.keepFixed(logs, "core.port", running.core.port, &cfg.core.port)
+			o.keepFixed(logs, "core.socket_mode", running.core.socketMode, &cfg.core.socketMode)
+			o.keepFixed(logs, "spool.dir", running.spool.dir, &cfg.spool.dir)
 			err = s.reload(cfg, func(route, counts) {})
 		}
 		s.stats.locked(func() { s.stats.ReloadRefused = err != nil })
@@ -43,17 +45,12 @@ func (o options) reloadAt(signals <-chan os.Signal, s *server, logs *logs) {
 	}
 }
 
-// keepFixed puts into cfg what cannot change while the server runs.
-func (o options) keepFixed(running, cfg *config, logs *logs) {
-	keep := func(key, old string, now *string) {
-		if *now != old && !o.dryRun {
-			logs.notice(key+" has changed: that needs a restart, until then the old one stays", "old", old, "new", *now)
-		}
-		*now = old
+// keepFixed puts the old value of a key that cannot change while the server runs in the place of what it is now.
+func (o options) keepFixed(logs *logs, key, old string, now *string) {
+	if *now != old && !o.dryRun {
+		logs.notice(key+" has changed: that needs a restart, until then the old one stays", "old", old, "new", *now)
 	}
-	keep("core.port", running.core.port, &cfg.core.port)
-	keep("core.socket_mode", running.core.socketMode, &cfg.core.socketMode)
-	keep("spool.dir", running.spool.dir, &cfg.spool.dir)
+	*now = old
 }
 
 // reload changes over to cfg, from none at the start, and has count note each message. Delivery pauses until no post
