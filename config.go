@@ -15,7 +15,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 	"unique"
 )
 
@@ -477,22 +476,6 @@ func checkURL(text string) error {
 		return isURL("") // the error says what is wanted
 	}
 	return isURL(text)
-}
-
-// pace returns the least time between two posts to one destination.
-func (c *config) pace() time.Duration {
-	if c.core.channelRate == 0 {
-		return 0
-	}
-	return time.Second / time.Duration(c.core.channelRate)
-}
-
-// delayLimit returns how long qps may delay a message that is sent with sync=true.
-func (c *config) delayLimit() time.Duration {
-	if c.core.maxDelay < 0 {
-		return 10 * time.Second
-	}
-	return time.Duration(c.core.maxDelay) * time.Second
 }
 
 // masked returns the configuration as TOML, defaults included, with each secret as "...".

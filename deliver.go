@@ -171,6 +171,22 @@ func newDeliverer(cfg *config, slack poster, posts int, sp *spool, st *stats, lo
 	return d, d.reload(cfg, st.count)
 }
 
+// pace returns the least time between two posts to one destination.
+func (c *config) pace() time.Duration {
+	if c.core.channelRate == 0 {
+		return 0
+	}
+	return time.Second / time.Duration(c.core.channelRate)
+}
+
+// delayLimit returns how long qps may delay a message that is sent with sync=true.
+func (c *config) delayLimit() time.Duration {
+	if c.core.maxDelay < 0 {
+		return 10 * time.Second
+	}
+	return time.Duration(c.core.maxDelay) * time.Second
+}
+
 // guard is the mutex of what embeds it.
 type guard struct{ mu sync.Mutex }
 
