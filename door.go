@@ -16,24 +16,23 @@ import (
 
 // webhook decodes what is posted to an incoming webhook, for the tag in the path: a payload, alone or as the field
 // payload of a form. https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks/
-func (s *server) webhook(r *http.Request, body []byte) (sub submission, err error) {
-	sub.routes = s.cfg().routes(r.PathValue("tag"))
-	if sub.routes == nil { // the log must not show what stands there: it may be a token in the wrong place
-		return sub, answer{status: http.StatusNotFound, code: "no_service"}
+func (s *server) webhook(r *http.Request, body []byte) (m message, err error) {
+	m.route.tag, m.Plain = r.PathValue("tag"), true
+	if s.cfg().byTag[m.route.tag] == nil { // the log must not show it: it may be a token in the wrong place
+		return message{}, answer{status: http.StatusNotFound, code: "no_service"}
 	}
 	if isForm(body) {
 		body = asObject(asJSON(body))["payload"]
 	}
-	sub.to, sub.Plain = r.PathValue("tag"), true
-	sub.Payload = without(body, "token", "channel") // the tag has a channel
-	_, err = checkPayload(sub.Payload)
-	return sub, err
+	m.Payload = without(body, "token", "channel") // the tag has a channel
+	_, err = checkPayload(m.Payload)
+	return m, err
 }
 
 // postMessage decodes a message for a channel: https://docs.slack.dev/reference/methods/chat.postMessage/
-func (s *server) postMessage(_ *http.Request, body []byte) (sub submission, err error) {
-	sub.Payload, sub.Plain = without(asJSON(body), "token"), true
-	return s.direct(sub)
+func (s *server) postMessage(_ *http.Request, body []byte) (m message, err error) {
+	m.Payload, m.Plain = without(asJSON(body), "token"), true
+	return s.direct(m)
 }
 
 // without returns a JSON object without some of its keys, null if it is not an object. A token must not get into the
@@ -52,15 +51,16 @@ func asObject(body []byte) (fields object) {
 	return fields
 }
 
-// authTest is the question whether a token will do: https://docs.slack.dev/reference/methods/auth.test/
-func authTest(*http.Request, []byte) (nothing submission, _ error) { return nothing, nil }
+// authTest is the question whether a token will do: https://docs.slack.dev/reference/methods/auth.test/ There is no
+// message: it ends with an answer, as after an error.
+func authTest(*http.Request, []byte) (nothing message, _ error) { return nothing, answerTo(nil, 0) }
 
 // unknownMethod is the answer to the other methods of the Web API.
 var unknownMethod = badPayload("unknown_method", "")
 
 // direct gives a payload its route: to the channel that it names, else to the webhook's own.
-func (s *server) direct(sub submission) (submission, error) {
-	channel, err := checkPayload(sub.Payload)
+func (s *server) direct(m message) (message, error) {
+	channel, err := checkPayload(m.Payload)
 	switch {
 	case err != nil:
 	case s.cfg().credential == (credential{}):
@@ -68,8 +68,8 @@ func (s *server) direct(sub submission) (submission, error) {
 	case channel == "" && s.cfg().core.token != (secret{}):
 		err = badPayload("channel_not_found", "payload.channel is missing")
 	}
-	sub.to, sub.routes = channel, []route{{channel: channel}}
-	return sub, err
+	m.route.channel = channel
+	return m, err
 }
 
 // checkPayload returns the channel that a payload names. It refuses what Slack would refuse: only now can the sender be
