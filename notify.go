@@ -285,7 +285,7 @@ func (s *server) notify(r *http.Request, body []byte) (m message, err error) {
 	m.Host, m.sync = req.Host, req.Sync
 	if r.URL.Path == "/notify-directly" {
 		m.Payload = req.Payload
-		return s.direct(m)
+		return s.checked(m)
 	}
 	m.Text, m.Level, m.Title = req.Text, cleaned(req.Level, nameLimit), cleaned(req.Title, titleLimit)
 	m.route.tag = cleaned(req.Tag, nameLimit)
@@ -304,7 +304,7 @@ func (s *server) notify(r *http.Request, body []byte) (m message, err error) {
 func (s *server) check(w http.ResponseWriter, r *http.Request) {
 	tag, channel, err := r.URL.Query().Get("tag"), r.URL.Query().Get("channel"), error(nil)
 	if tag == "" {
-		_, err = s.direct(message{Payload: encode(ordered{"channel", channel, "text", "?"})})
+		_, err = s.checked(message{Payload: encode(ordered{"channel", channel, "text", "?"})})
 	} else if s.cfg().byTag[tag] == nil {
 		err = answer{status: http.StatusNotFound, Message: s.cfg().notFound(tag)}
 	}
