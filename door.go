@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -35,12 +36,12 @@ func (s *server) postMessage(_ *http.Request, body []byte) (m message, _ error) 
 }
 
 // without returns a JSON object without some of its keys, null if it is not an object. A token must not get into the
-// spool.
+// spool, in upper or lower case: take finds Token, too.
 func without(body []byte, keys ...string) json.RawMessage {
 	fields := asObject(body)
-	for _, key := range keys {
-		delete(fields, key)
-	}
+	maps.DeleteFunc(fields, func(key string, _ json.RawMessage) bool {
+		return slices.Contains(keys, strings.ToLower(key))
+	})
 	return encode(fields)
 }
 
