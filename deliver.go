@@ -733,7 +733,8 @@ func (d *deliverer) reportDead(l *lane, m *message, reason string) {
 	text := fmt.Sprintf("A message for %s could not be delivered: %s. It is kept as dead letter %s: GET "+
 		"/messages/%[3]s shows it, POST /messages/%[3]s/retry sends it again, and GET /messages?state=dead lists all.",
 		cmp.Or(m.route.tag, m.route.channel), reason, m.ID)
-	for _, to := range d.cfg().routes(tag) {
+	for i := range d.cfg().byTag[tag] {
+		to := route{tag: tag, index: i}
 		go d.store([]*message{{ID: newID(), Host: hostname(), Level: "warn", Text: text, route: to}})
 	}
 }

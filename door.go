@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -16,33 +17,31 @@ import (
 
 // webhook decodes what is posted to an incoming webhook, for the tag in the path: a payload, alone or as the field
 // payload of a form. https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks/
-func (s *server) webhook(r *http.Request, body []byte) (sub submission, err error) {
-	sub.routes = s.cfg().routes(r.PathValue("tag"))
-	if sub.routes == nil { // the log must not show what stands there: it may be a token in the wrong place
-		return sub, answer{status: http.StatusNotFound, code: "no_service"}
+func (s *server) webhook(r *http.Request, body []byte) (m message, _ error) {
+	m.route.tag, m.Plain = r.PathValue("tag"), true
+	if s.cfg().byTag[m.route.tag] == nil { // the log must not show it: it may be a token in the wrong place
+		return message{}, answer{status: http.StatusNotFound, code: "no_service"}
 	}
 	if isForm(body) {
 		body = asObject(asJSON(body))["payload"]
 	}
-	sub.to, sub.Plain = r.PathValue("tag"), true
-	sub.Payload = without(body, "token", "channel") // the tag has a channel
-	_, err = checkPayload(sub.Payload)
-	return sub, err
+	m.Payload = without(body, "token", "channel") // the tag has a channel
+	return s.checked(m)
 }
 
 // postMessage decodes a message for a channel: https://docs.slack.dev/reference/methods/chat.postMessage/
-func (s *server) postMessage(_ *http.Request, body []byte) (sub submission, err error) {
-	sub.Payload, sub.Plain = without(asJSON(body), "token"), true
-	return s.direct(sub)
+func (s *server) postMessage(_ *http.Request, body []byte) (m message, _ error) {
+	m.Payload, m.Plain = without(asJSON(body), "token"), true
+	return s.checked(m)
 }
 
 // without returns a JSON object without some of its keys, null if it is not an object. A token must not get into the
-// spool.
+// spool, in upper or lower case: take finds Token, too.
 func without(body []byte, keys ...string) json.RawMessage {
 	fields := asObject(body)
-	for _, key := range keys {
-		delete(fields, key)
-	}
+	maps.DeleteFunc(fields, func(key string, _ json.RawMessage) bool {
+		return slices.Contains(keys, strings.ToLower(key))
+	})
 	return encode(fields)
 }
 
@@ -52,31 +51,18 @@ func asObject(body []byte) (fields object) {
 	return fields
 }
 
-// authTest is the question whether a token will do: https://docs.slack.dev/reference/methods/auth.test/
-func authTest(*http.Request, []byte) (nothing submission, _ error) { return nothing, nil }
+// authTest is the question whether a token will do: https://docs.slack.dev/reference/methods/auth.test/ There is no
+// message: it ends with an answer, as after an error.
+func authTest(*http.Request, []byte) (nothing message, _ error) { return nothing, answerTo(nil, 0) }
 
 // unknownMethod is the answer to the other methods of the Web API.
 var unknownMethod = badPayload("unknown_method", "")
 
-// direct gives a payload its route: to the channel that it names, else to the webhook's own.
-func (s *server) direct(sub submission) (submission, error) {
-	channel, err := checkPayload(sub.Payload)
-	switch {
-	case err != nil:
-	case s.cfg().credential == (credential{}):
-		err = badPayload("channel_not_found", "/notify-directly needs slack_url or slack_token in [core]")
-	case channel == "" && s.cfg().core.token != (secret{}):
-		err = badPayload("channel_not_found", "payload.channel is missing")
-	}
-	sub.to, sub.routes = channel, []route{{channel: channel}}
-	return sub, err
-}
-
-// checkPayload returns the channel that a payload names. It refuses what Slack would refuse: only now can the sender be
-// told.
-func checkPayload(payload []byte) (channel string, err error) {
-	fields := asObject(payload)
-	var text, markdown string
+// checked returns m with its route, if it has no tag: to the channel that its payload names, else to the webhook's own.
+// It refuses what Slack would refuse: only now can the sender be told.
+func (s *server) checked(m message) (_ message, err error) {
+	fields := asObject(m.Payload)
+	var channel, text, markdown string
 	var blocks, attachments []json.RawMessage
 	read := func(key string, into any, kind, code string) {
 		if value := fields[key]; err == nil && value != nil && json.Unmarshal(value, into) != nil {
@@ -90,7 +76,7 @@ func checkPayload(payload []byte) (channel string, err error) {
 	read("attachments", &attachments, "an array", "invalid_attachments")
 	switch {
 	case err != nil:
-		return "", err
+		return m, err
 	case fields == nil:
 		err = badPayload("invalid_payload", "payload is missing, or not a JSON object")
 	case len(channel) > nameLimit || strings.ContainsFunc(channel, endsLine):
@@ -98,8 +84,14 @@ func checkPayload(payload []byte) (channel string, err error) {
 			"payload.channel is longer than %d bytes or has a control character in it", nameLimit)
 	case strings.TrimSpace(text+markdown) == "" && len(blocks)+len(attachments) == 0:
 		err = badPayload("no_text", "payload has neither text nor blocks nor attachments")
+	case m.route.tag != "": // that has a credential and a channel
+	case s.cfg().credential == (credential{}):
+		err = badPayload("channel_not_found", "/notify-directly needs slack_url or slack_token in [core]")
+	case channel == "" && s.cfg().core.token != (secret{}):
+		err = badPayload("channel_not_found", "payload.channel is missing")
 	}
-	return channel, err
+	m.route.channel = channel
+	return m, err
 }
 
 const formFields = 100 // at most: each takes memory

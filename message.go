@@ -34,6 +34,7 @@ type message struct {
 	seq      uint64 // its number in the spool
 	queued   int64  // Unix ms: when it was put into the spool, the last time
 	replaces uint64 // the number of the dead letter that it was
+	sync     bool   // it is posted once, now
 	body     []byte // its JSON, once it was encoded: shared by all destinations of a tag
 }
 
@@ -79,14 +80,6 @@ type route struct {
 	tag     string
 	index   int
 	channel string
-}
-
-// routes returns the ways to all entries of a tag, none if there is no such tag.
-func (c *config) routes(tag string) (routes []route) {
-	for i := range c.byTag[tag] {
-		routes = append(routes, route{tag: tag, index: i})
-	}
-	return routes
 }
 
 // String returns the route as it stands in a record, "tag:NAME/0" or "to:#channel": it holds no blank and no newline.

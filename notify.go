@@ -185,16 +185,9 @@ func malformed(err error) answer {
 	return answer{status: http.StatusBadRequest, Message: "Request-body is malformed", Detail: err.Error()}
 }
 
-// decoder makes a submission of a request's body. Its errors are answers.
-type decoder func(r *http.Request, body []byte) (submission, error)
-
-// submission is a message, and all the routes that it takes.
-type submission struct {
-	message
-	to     string // the tag or the channel, for the access log
-	routes []route
-	sync   bool
-}
+// decoder makes a message of a request's body: its route is that to a channel, or to the first entry of its tag. Its
+// errors are answers.
+type decoder func(r *http.Request, body []byte) (message, error)
 
 // takes returns the handler of a way in: decode reads the body, send writes the answer. With tokenInBody, the token may
 // be in the body.
@@ -222,19 +215,19 @@ func (s *server) take(w http.ResponseWriter, r *http.Request, decode decoder, to
 			return s.unauthorized(w)
 		}
 	}
-	sub, err := decode(r, body)
+	m, err := decode(r, body)
 	address, _, _ := net.SplitHostPort(r.RemoteAddr) // "" for a unix socket: the sender is on this host
-	sub.Host, sub.Sender = cmp.Or(cleaned(sub.Host, nameLimit), address, hostname()), res.Sender
-	res.Tag, res.Host = cleaned(sub.to, nameLimit), sub.Host
+	m.Host, m.Sender = cmp.Or(cleaned(m.Host, nameLimit), address, hostname()), res.Sender
+	res.Tag, res.Host = cleaned(cmp.Or(m.route.tag, m.route.channel), nameLimit), m.Host
 	switch {
-	case err != nil, sub.routes == nil: // auth.test: there is no message
+	case err != nil:
 		return answerTo(err, 0)
-	case sub.sync: // its post, or another request's with the same key, may take long
+	case m.sync: // its post, or another request's with the same key, may take long
 		done()
 		longest := s.cfg().delayLimit() + postTimeout + 10*time.Second
 		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(longest))
 	}
-	return s.accept(r.Header.Get("Idempotency-Key"), &sub)
+	return s.accept(r.Header.Get("Idempotency-Key"), &m)
 }
 
 // hostname is the sender of what comes from this host.
@@ -286,64 +279,65 @@ func (s *server) readBody(w http.ResponseWriter, r *http.Request, stranger bool)
 
 // notify decodes the original's requests: a message for a tag or, directly, a payload for Slack. It does not look at
 // the Content-Type: curl -d and fluentd send JSON as a form.
-func (s *server) notify(r *http.Request, body []byte) (sub submission, err error) {
+func (s *server) notify(r *http.Request, body []byte) (m message, err error) {
 	var req struct {
 		Tag, Host, Text, Level, Title string
 		Payload                       json.RawMessage
 		Sync                          bool
 	}
 	if err := json.Unmarshal(asJSON(body), &req); err != nil {
-		return sub, malformed(err)
+		return m, malformed(err)
 	}
-	sub.Host, sub.sync = req.Host, req.Sync
+	m.Host, m.sync = req.Host, req.Sync
 	if r.URL.Path == "/notify-directly" {
-		sub.Payload = req.Payload
-		return s.direct(sub)
+		m.Payload = req.Payload
+		return s.checked(m)
 	}
-	sub.Text, sub.Level, sub.Title = req.Text, cleaned(req.Level, nameLimit), cleaned(req.Title, titleLimit)
-	sub.to = cleaned(req.Tag, nameLimit)
-	sub.routes = s.cfg().routes(sub.to)
+	m.Text, m.Level, m.Title = req.Text, cleaned(req.Level, nameLimit), cleaned(req.Title, titleLimit)
+	m.route.tag = cleaned(req.Tag, nameLimit)
 	switch {
-	case sub.to == "":
+	case m.route.tag == "":
 		err = badRequest("tag is missing")
-	case sub.routes == nil:
-		err = badRequest("%s", s.cfg().notFound(sub.to))
+	case s.cfg().byTag[m.route.tag] == nil:
+		err = badRequest("%s", s.cfg().notFound(m.route.tag))
 	case strings.TrimSpace(req.Text+req.Title) == "":
 		err = badRequest("text is missing")
 	}
-	return sub, err
+	return m, err
 }
 
 // check answers whether a message for a tag or, without one, for a channel would be accepted now.
 func (s *server) check(w http.ResponseWriter, r *http.Request) {
 	tag, channel, err := r.URL.Query().Get("tag"), r.URL.Query().Get("channel"), error(nil)
 	if tag == "" {
-		_, err = s.direct(submission{message: message{Payload: encode(ordered{"channel", channel, "text", "?"})}})
+		_, err = s.checked(message{Payload: encode(ordered{"channel", channel, "text", "?"})})
 	} else if s.cfg().byTag[tag] == nil {
 		err = answer{status: http.StatusNotFound, Message: s.cfg().notFound(tag)}
 	}
 	answerTo(cmp.Or(s.ready(), err), 0).send(w)
 }
 
-// accept stores a message for all its routes or, with sync, posts it now and answers what became of it. The answer to a
-// key that was seen before is the same as the first time.
-func (s *server) accept(key string, sub *submission) answer {
-	sub.queued = time.Now().UnixMilli()
-	sub.encoded() // once for all destinations: it may be large
-	messages, ids := make([]*message, len(sub.routes)), make([]string, len(sub.routes))
-	for i, to := range sub.routes {
-		m := sub.message
-		m.ID, m.route = newID(), to
+// accept stores a message for all entries of its tag or, with sync, posts it now and answers what became of it. The
+// answer to a key that was seen before is the same as the first time.
+func (s *server) accept(key string, m *message) answer {
+	m.queued = time.Now().UnixMilli()
+	m.encoded() // once for all destinations: it may be large
+	// A channel has no entries, and a tag has none any more if a reload has just taken it away.
+	entries := max(1, len(s.cfg().byTag[m.route.tag]))
+	messages, ids := make([]*message, entries), make([]string, entries)
+	for i := range entries {
+		one := *m
+		one.ID, one.route.index = newID(), i
 		if key != "" {
-			m.ID = keyedID(key, to)
+			one.ID = keyedID(key, one.route)
 		}
-		messages[i], ids[i] = &m, m.ID
+		messages[i], ids[i] = &one, one.ID
 	}
-	a := s.answered.once(ids[0], key != "" && sub.sync, func() answer {
+	a := s.answered.once(ids[0], key != "" && m.sync, func() answer {
 		switch {
 		case key != "" && s.spool.seen(messages):
 			return answer{status: http.StatusOK}
-		case sub.sync:
+		case m.sync:
 			return s.acceptNow(messages)
 		}
 		return s.acceptLater(messages)
