@@ -205,7 +205,7 @@ func (s *stats) tags(cfg *config, f func(row *tagStat)) {
 		}
 		t = cmp.Or(t, &tag{}) // a channel has no settings
 		row = tagStat{Tag: st.route.tag, Channel: to.channel, Username: t.username, Icon: t.icon, Parse: t.parse,
-			routeStats: *st, to: to}
+			routeStats: *st}
 		f(&row)
 	}
 }
@@ -240,8 +240,6 @@ type tagStat struct {
 	Trouble       string `json:"trouble"`
 	Reason        string `json:"reason"`
 	NextAttemptAt moment `json:"next_attempt_at"`
-
-	to destination
 }
 
 // tagOrders are the values of sort=; with - in front, the other way round.
@@ -405,8 +403,9 @@ func (d *deliverer) look(st *appStat) {
 			list(&t)
 		}
 		for _, row := range st.Tags {
-			idle := &lane{account: cmp.Or(d.accounts[row.to.credential], &account{})}
-			t, _ = cmp.Or(d.lanes[row.to], idle).trouble(now)
+			to, _, _ := d.cfg().lookup(row.route)
+			idle := &lane{account: cmp.Or(d.accounts[to.credential], &account{})}
+			t, _ = cmp.Or(d.lanes[to], idle).trouble(now)
 			row.Trouble, row.Reason, row.NextAttemptAt = t.Kind, t.Reason, t.NextAttemptAt
 		}
 	})
