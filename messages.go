@@ -7,7 +7,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -192,12 +191,11 @@ func (s *server) listMessages(w http.ResponseWriter, r *http.Request) {
 	some = some[min(q.offset, len(some)):]
 	some = slices.Clone(some[:min(q.limit, len(some))]) // the others need not stay while it is written
 	w.Header().Set("Content-Type", "application/json")
-	io.WriteString(w, `{"messages": [`)
+	fmt.Fprint(w, `{"messages": [`)
 	separator := "\n"
 	for _, f := range some {
 		if v, err := s.view(f, false); err == nil { // else it has ended or moved meanwhile
-			io.WriteString(w, separator)
-			w.Write(encode(v))
+			fmt.Fprintf(w, "%s%s", separator, encode(v))
 			separator = ",\n"
 		}
 	}
