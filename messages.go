@@ -314,11 +314,10 @@ func (s *server) toAll(dead toDead, parameters ...string) http.HandlerFunc {
 			all, _, err = s.find(r.Context(), search{state: "dead", tag: tag})
 		}
 		for some := range slices.Chunk(all, atOnce) {
-			if err = cmp.Or(err, r.Context().Err()); err != nil {
-				break
+			if err = cmp.Or(err, r.Context().Err()); err == nil {
+				_, done, failed := dead(some)
+				n, err = n+done, failed
 			}
-			_, done, failed := dead(some)
-			n, err = n+done, failed
 		}
 		if n > 0 && err != nil {
 			err = fmt.Errorf("after %d: %w", n, err)
