@@ -608,25 +608,22 @@ var escaped = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
 
 // tagMetrics writes what is counted for each tag. A tag may have several entries.
 func (s *server) tagMetrics(e exposition) {
-	type sum struct {
-		counts
-		label string
-	}
-	cfg := s.cfg()
-	sums, index := make([]sum, 0, len(cfg.byTag)+1), make(map[string]int, len(cfg.byTag)+1)
-	s.stats.tags(cfg, func(t *tagStat) {
+	n := len(s.cfg().byTag) + 1
+	labels, sums, index := make([]string, 0, n), make([]counts, 0, n), make(map[string]int, n)
+	s.stats.tags(s.cfg(), func(t *tagStat) {
 		i, ok := index[t.Tag]
 		if !ok {
 			i = len(sums)
-			index[t.Tag], sums = i, append(sums, sum{label: `{tag="` + escaped.Replace(t.Tag) + `"} `})
+			index[t.Tag], sums = i, append(sums, counts{})
+			labels = append(labels, `{tag="`+escaped.Replace(t.Tag)+`"} `)
 		}
 		sums[i].add(t.counts)
 	})
 	table(counts{}, func(field int, name, help string) {
 		e.head(name, help)
-		for i := range sums {
-			n := reflect.ValueOf(&sums[i].counts).Elem().Field(field).Int()
-			line := append(append(e.AvailableBuffer(), name...), sums[i].label...)
+		for i, label := range labels {
+			n := reflect.ValueOf(&sums[i]).Elem().Field(field).Int()
+			line := append(append(e.AvailableBuffer(), name...), label...)
 			e.Write(append(strconv.AppendInt(line, n, 10), '\n'))
 		}
 	})
