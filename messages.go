@@ -7,7 +7,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -192,12 +191,11 @@ func (s *server) listMessages(w http.ResponseWriter, r *http.Request) {
 	some = some[min(q.offset, len(some)):]
 	some = slices.Clone(some[:min(q.limit, len(some))]) // the others need not stay while it is written
 	w.Header().Set("Content-Type", "application/json")
-	io.WriteString(w, `{"messages": [`)
+	fmt.Fprint(w, `{"messages": [`)
 	separator := "\n"
 	for _, f := range some {
 		if v, err := s.view(f, false); err == nil { // else it has ended or moved meanwhile
-			io.WriteString(w, separator)
-			w.Write(encode(v))
+			fmt.Fprintf(w, "%s%s", separator, encode(v))
 			separator = ",\n"
 		}
 	}
@@ -316,11 +314,10 @@ func (s *server) toAll(dead toDead, parameters ...string) http.HandlerFunc {
 			all, _, err = s.find(r.Context(), search{state: "dead", tag: tag})
 		}
 		for some := range slices.Chunk(all, atOnce) {
-			if err = cmp.Or(err, r.Context().Err()); err != nil {
-				break
+			if err = cmp.Or(err, r.Context().Err()); err == nil {
+				_, done, failed := dead(some)
+				n, err = n+done, failed
 			}
-			_, done, failed := dead(some)
-			n, err = n+done, failed
 		}
 		if n > 0 && err != nil {
 			err = fmt.Errorf("after %d: %w", n, err)

@@ -205,7 +205,7 @@ func (s *stats) tags(cfg *config, f func(row *tagStat)) {
 		}
 		t = cmp.Or(t, &tag{}) // a channel has no settings
 		row = tagStat{Tag: st.route.tag, Channel: to.channel, Username: t.username, Icon: t.icon, Parse: t.parse,
-			routeStats: *st, to: to}
+			routeStats: *st}
 		f(&row)
 	}
 }
@@ -240,8 +240,6 @@ type tagStat struct {
 	Trouble       string `json:"trouble"`
 	Reason        string `json:"reason"`
 	NextAttemptAt moment `json:"next_attempt_at"`
-
-	to destination
 }
 
 // tagOrders are the values of sort=; with - in front, the other way round.
@@ -405,8 +403,9 @@ func (d *deliverer) look(st *appStat) {
 			list(&t)
 		}
 		for _, row := range st.Tags {
-			idle := &lane{account: cmp.Or(d.accounts[row.to.credential], &account{})}
-			t, _ = cmp.Or(d.lanes[row.to], idle).trouble(now)
+			to, _, _ := d.cfg().lookup(row.route)
+			idle := &lane{account: cmp.Or(d.accounts[to.credential], &account{})}
+			t, _ = cmp.Or(d.lanes[to], idle).trouble(now)
 			row.Trouble, row.Reason, row.NextAttemptAt = t.Kind, t.Reason, t.NextAttemptAt
 		}
 	})
@@ -609,25 +608,22 @@ var escaped = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
 
 // tagMetrics writes what is counted for each tag. A tag may have several entries.
 func (s *server) tagMetrics(e exposition) {
-	type sum struct {
-		counts
-		label string
-	}
-	cfg := s.cfg()
-	sums, index := make([]sum, 0, len(cfg.byTag)+1), make(map[string]int, len(cfg.byTag)+1)
-	s.stats.tags(cfg, func(t *tagStat) {
+	n := len(s.cfg().byTag) + 1
+	labels, sums, index := make([]string, 0, n), make([]counts, 0, n), make(map[string]int, n)
+	s.stats.tags(s.cfg(), func(t *tagStat) {
 		i, ok := index[t.Tag]
 		if !ok {
 			i = len(sums)
-			index[t.Tag], sums = i, append(sums, sum{label: `{tag="` + escaped.Replace(t.Tag) + `"} `})
+			index[t.Tag], sums = i, append(sums, counts{})
+			labels = append(labels, `{tag="`+escaped.Replace(t.Tag)+`"} `)
 		}
 		sums[i].add(t.counts)
 	})
 	table(counts{}, func(field int, name, help string) {
 		e.head(name, help)
-		for i := range sums {
-			n := reflect.ValueOf(&sums[i].counts).Elem().Field(field).Int()
-			line := append(append(e.AvailableBuffer(), name...), sums[i].label...)
+		for i, label := range labels {
+			n := reflect.ValueOf(&sums[i]).Elem().Field(field).Int()
+			line := append(append(e.AvailableBuffer(), name...), label...)
 			e.Write(append(strconv.AppendInt(line, n, 10), '\n'))
 		}
 	})
