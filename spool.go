@@ -145,7 +145,7 @@ type spool struct {
 	history atomic.Int64 // bytes of the log that are kept for look-ups after all in them is done
 	changes chan *change // to run
 
-	mu       sync.Mutex
+	guard
 	live     places // W lines of what waits or is a dead letter
 	dead     places // X lines of the dead letters
 	segments map[uint64]*segment
@@ -359,9 +359,8 @@ func (s *spool) walk(segment uint64, f func(line)) (end int64, damaged int, torn
 		return 0, 0, false, err
 	}
 	defer file.Close()
-	s.mu.Lock()
-	size := s.segments[segment].size // behind it lies what was never written, or is being written
-	s.mu.Unlock()
+	var size int64 // behind it lies what was never written, or is being written
+	s.locked(func() { size = s.segments[segment].size })
 	at, bad, lineBegins, lines := int64(0), 0, true, bufio.NewScanner(io.LimitReader(file, size))
 	lines.Buffer(make([]byte, len(zeros)), 2*lineLimit) // it grows with them
 	lines.Split(func(b []byte, atEOF bool) (n int, token []byte, err error) {
@@ -655,9 +654,7 @@ func (s *spool) makeRoom() error {
 	}
 	s.f.Truncate(s.segments[s.newest].size) // its zeros
 	s.f.Close()
-	s.mu.Lock()
-	s.f, s.newest, s.segments[number] = f, number, seg
-	s.mu.Unlock()
+	s.locked(func() { s.f, s.newest, s.segments[number] = f, number, seg })
 	s.suspect = s.folder.Sync() // the name is on disk before anything in it is acknowledged
 	return cmp.Or(s.suspect, s.makeSpare())
 }
@@ -730,10 +727,8 @@ func (s *spool) removeOldest() error {
 		return err
 	}
 	s.bytes.Add(-seg.size)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.segments, s.oldest)
-	s.oldest = slices.Min(slices.Collect(maps.Keys(s.segments)))
+	s.locked(func() { delete(s.segments, s.oldest) })
+	s.oldest = slices.Min(s.numbers())
 	return nil
 }
 
@@ -792,9 +787,8 @@ func (s *spool) health() error { return *s.failed.Load() }
 
 // where returns where the W line of a message lies that waits or is a dead letter, and the X line of the latter.
 func (s *spool) where(seq uint64) (w, x place) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.live.at(seq), s.dead.at(seq)
+	s.locked(func() { w, x = s.live.at(seq), s.dead.at(seq) })
+	return w, x
 }
 
 // readLine reads the line at p. errDamaged is for what was read and is no line; any other error says nothing about it.
