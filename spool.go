@@ -68,7 +68,6 @@ const (
 var (
 	errGone    = errors.New("not there any more")
 	errDamaged = errors.New("the line is damaged")
-	errClosed  = errors.New("the spool is closed")
 )
 
 // place is where a line lies: a segment's number and an offset in it.
@@ -432,14 +431,18 @@ func (s *spool) forget(seq uint64) {
 // segmentOf returns the segment that p lies in, one that counts for nothing where there is none.
 func (s *spool) segmentOf(p place) *segment { return cmp.Or(s.segments[p.segment()], &s.none) }
 
-// do has the writer make c, and returns when that is on disk: nil, or why nothing of it is.
+// do has the writer make c, and returns when that is on disk: nil, or why nothing of it is. What ends messages is asked
+// for until then.
 func (s *spool) do(c *change) error {
-	c.done = make(chan error, 1)
-	select {
-	case s.changes <- c:
-		return <-c.done
-	case <-s.ended:
-		return errClosed
+	for c.done = make(chan error, 1); ; time.Sleep(probeEvery) {
+		select {
+		case s.changes <- c:
+			if err := <-c.done; err == nil || c.add != nil {
+				return err
+			}
+		case <-s.ended:
+			return errors.New("the spool is closed")
+		}
 	}
 }
 
@@ -447,9 +450,9 @@ func (s *spool) do(c *change) error {
 func (s *spool) run() {
 	defer close(s.ended)
 	tick := time.Tick(probeEvery)
-	batch := s.commit(nil, true) // makes the spare
+	s.commit(nil, true) // makes the spare
 	for open := true; open; {
-		again := true // what has failed is tried again: at each tick, and at the end
+		batch, again := []*change(nil), true // what has failed is tried again: at each tick, and at the end
 		select {
 		case c := <-s.changes:
 			batch, again = append(batch, c), false
@@ -457,11 +460,8 @@ func (s *spool) run() {
 		case <-s.quit:
 			open = false
 		}
-		batch = s.commit(s.gather(batch), again)
+		s.commit(s.gather(batch), again)
 		s.clean(again)
-	}
-	for _, c := range batch {
-		c.done <- errClosed
 	}
 	s.closeFiles()
 }
@@ -497,8 +497,8 @@ func (s *spool) gather(batch []*change) []*change {
 	return batch
 }
 
-// commit writes a batch, then answers it. It returns what ends messages and could not be written.
-func (s *spool) commit(batch []*change, again bool) (kept []*change) {
+// commit writes a batch, then answers it.
+func (s *spool) commit(batch []*change, again bool) {
 	full, lines, ended := s.prepare(again), []line(nil), map[uint64]bool{}
 	for _, c := range batch {
 		if full == nil || c.add == nil {
@@ -508,18 +508,14 @@ func (s *spool) commit(batch []*change, again bool) (kept []*change) {
 	err := s.append(lines, segmentSize) // beyond that, the disk may be full
 	failed := cmp.Or(full, err)
 	for _, c := range batch {
-		switch {
-		case c.add != nil:
+		if c.add != nil {
 			c.done <- failed
-		case err != nil:
-			kept = append(kept, c)
-		default:
-			c.done <- nil
+		} else {
+			c.done <- err
 		}
 	}
 	s.report(cmp.Or(failed, s.cleanErr))
 	s.failed.Store(&failed)
-	return kept
 }
 
 // stage adds the lines of c. What has ended before, or by this batch, is left out, and so is a message whose key is
