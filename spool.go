@@ -497,7 +497,7 @@ func (s *spool) gather(batch []*change) []*change {
 	return batch
 }
 
-// commit writes a batch, then answers it.
+// commit writes a batch, then answers it. It logs an error when that begins or changes, and its end.
 func (s *spool) commit(batch []*change, again bool) {
 	full, lines, ended := s.prepare(again), []line(nil), map[uint64]bool{}
 	for _, c := range batch {
@@ -514,7 +514,15 @@ func (s *spool) commit(batch []*change, again bool) {
 			c.done <- err
 		}
 	}
-	s.report(cmp.Or(failed, s.cleanErr))
+	trouble := cmp.Or(failed, s.cleanErr)
+	switch {
+	case fmt.Sprint(trouble) == fmt.Sprint(s.trouble):
+	case trouble == nil:
+		s.log.Error("the spool works again", "dir", s.dir.Name())
+	default:
+		s.log.Error("the spool does not work", "dir", s.dir.Name(), "err", trouble)
+	}
+	s.trouble = trouble
 	s.failed.Store(&failed)
 }
 
@@ -593,18 +601,6 @@ func (s *spool) append(lines []line, limit int64) error {
 	s.bytes.Add(at - seg.size)
 	seg.size = at
 	return nil
-}
-
-// report logs an error when it begins or changes, and its end.
-func (s *spool) report(err error) {
-	if fmt.Sprint(err) == fmt.Sprint(s.trouble) {
-		return
-	}
-	if s.trouble = err; err != nil {
-		s.log.Error("the spool does not work", "dir", s.dir.Name(), "err", err)
-	} else {
-		s.log.Error("the spool works again", "dir", s.dir.Name())
-	}
 }
 
 // prepare sees to the folder, which has to be the one that was opened: else what is written reaches nobody. Then,
