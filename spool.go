@@ -68,7 +68,6 @@ const (
 var (
 	errGone    = errors.New("not there any more")
 	errDamaged = errors.New("the line is damaged")
-	errClosed  = errors.New("the spool is closed")
 )
 
 // place is where a line lies: a segment's number and an offset in it.
@@ -145,7 +144,7 @@ type spool struct {
 	history atomic.Int64 // bytes of the log that are kept for look-ups after all in them is done
 	changes chan *change // to run
 
-	mu       sync.Mutex
+	guard
 	live     places // W lines of what waits or is a dead letter
 	dead     places // X lines of the dead letters
 	segments map[uint64]*segment
@@ -359,9 +358,8 @@ func (s *spool) walk(segment uint64, f func(line)) (end int64, damaged int, torn
 		return 0, 0, false, err
 	}
 	defer file.Close()
-	s.mu.Lock()
-	size := s.segments[segment].size // behind it lies what was never written, or is being written
-	s.mu.Unlock()
+	var size int64 // behind it lies what was never written, or is being written
+	s.locked(func() { size = s.segments[segment].size })
 	at, bad, lineBegins, lines := int64(0), 0, true, bufio.NewScanner(io.LimitReader(file, size))
 	lines.Buffer(make([]byte, len(zeros)), 2*lineLimit) // it grows with them
 	lines.Split(func(b []byte, atEOF bool) (n int, token []byte, err error) {
@@ -433,14 +431,18 @@ func (s *spool) forget(seq uint64) {
 // segmentOf returns the segment that p lies in, one that counts for nothing where there is none.
 func (s *spool) segmentOf(p place) *segment { return cmp.Or(s.segments[p.segment()], &s.none) }
 
-// do has the writer make c, and returns when that is on disk: nil, or why nothing of it is.
+// do has the writer make c, and returns when that is on disk: nil, or why nothing of it is. What ends messages is asked
+// for until then.
 func (s *spool) do(c *change) error {
-	c.done = make(chan error, 1)
-	select {
-	case s.changes <- c:
-		return <-c.done
-	case <-s.ended:
-		return errClosed
+	for c.done = make(chan error, 1); ; time.Sleep(probeEvery) {
+		select {
+		case s.changes <- c:
+			if err := <-c.done; err == nil || c.add != nil {
+				return err
+			}
+		case <-s.ended:
+			return errors.New("the spool is closed")
+		}
 	}
 }
 
@@ -448,9 +450,9 @@ func (s *spool) do(c *change) error {
 func (s *spool) run() {
 	defer close(s.ended)
 	tick := time.Tick(probeEvery)
-	batch := s.commit(nil, true) // makes the spare
+	s.commit(nil, true) // makes the spare
 	for open := true; open; {
-		again := true // what has failed is tried again: at each tick, and at the end
+		batch, again := []*change(nil), true // what has failed is tried again: at each tick, and at the end
 		select {
 		case c := <-s.changes:
 			batch, again = append(batch, c), false
@@ -458,11 +460,8 @@ func (s *spool) run() {
 		case <-s.quit:
 			open = false
 		}
-		batch = s.commit(s.gather(batch), again)
+		s.commit(s.gather(batch), again)
 		s.clean(again)
-	}
-	for _, c := range batch {
-		c.done <- errClosed
 	}
 	s.closeFiles()
 }
@@ -498,8 +497,8 @@ func (s *spool) gather(batch []*change) []*change {
 	return batch
 }
 
-// commit writes a batch, then answers it. It returns what ends messages and could not be written.
-func (s *spool) commit(batch []*change, again bool) (kept []*change) {
+// commit writes a batch, then answers it. It logs an error when that begins or changes, and its end.
+func (s *spool) commit(batch []*change, again bool) {
 	full, lines, ended := s.prepare(again), []line(nil), map[uint64]bool{}
 	for _, c := range batch {
 		if full == nil || c.add == nil {
@@ -509,18 +508,22 @@ func (s *spool) commit(batch []*change, again bool) (kept []*change) {
 	err := s.append(lines, segmentSize) // beyond that, the disk may be full
 	failed := cmp.Or(full, err)
 	for _, c := range batch {
-		switch {
-		case c.add != nil:
+		if c.add != nil {
 			c.done <- failed
-		case err != nil:
-			kept = append(kept, c)
-		default:
-			c.done <- nil
+		} else {
+			c.done <- err
 		}
 	}
-	s.report(cmp.Or(failed, s.cleanErr))
+	trouble := cmp.Or(failed, s.cleanErr)
+	switch {
+	case fmt.Sprint(trouble) == fmt.Sprint(s.trouble):
+	case trouble == nil:
+		s.log.Error("the spool works again", "dir", s.dir.Name())
+	default:
+		s.log.Error("the spool does not work", "dir", s.dir.Name(), "err", trouble)
+	}
+	s.trouble = trouble
 	s.failed.Store(&failed)
-	return kept
 }
 
 // stage adds the lines of c. What has ended before, or by this batch, is left out, and so is a message whose key is
@@ -600,18 +603,6 @@ func (s *spool) append(lines []line, limit int64) error {
 	return nil
 }
 
-// report logs an error when it begins or changes, and its end.
-func (s *spool) report(err error) {
-	if fmt.Sprint(err) == fmt.Sprint(s.trouble) {
-		return
-	}
-	if s.trouble = err; err != nil {
-		s.log.Error("the spool does not work", "dir", s.dir.Name(), "err", err)
-	} else {
-		s.log.Error("the spool works again", "dir", s.dir.Name())
-	}
-}
-
 // prepare sees to the folder, which has to be the one that was opened: else what is written reaches nobody. Then,
 // unless that has failed since the last tick, it sees to room in it. It returns why nothing can be added.
 func (s *spool) prepare(again bool) error {
@@ -655,9 +646,7 @@ func (s *spool) makeRoom() error {
 	}
 	s.f.Truncate(s.segments[s.newest].size) // its zeros
 	s.f.Close()
-	s.mu.Lock()
-	s.f, s.newest, s.segments[number] = f, number, seg
-	s.mu.Unlock()
+	s.locked(func() { s.f, s.newest, s.segments[number] = f, number, seg })
 	s.suspect = s.folder.Sync() // the name is on disk before anything in it is acknowledged
 	return cmp.Or(s.suspect, s.makeSpare())
 }
@@ -730,10 +719,8 @@ func (s *spool) removeOldest() error {
 		return err
 	}
 	s.bytes.Add(-seg.size)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.segments, s.oldest)
-	s.oldest = slices.Min(slices.Collect(maps.Keys(s.segments)))
+	s.locked(func() { delete(s.segments, s.oldest) })
+	s.oldest = slices.Min(s.numbers())
 	return nil
 }
 
@@ -792,9 +779,8 @@ func (s *spool) health() error { return *s.failed.Load() }
 
 // where returns where the W line of a message lies that waits or is a dead letter, and the X line of the latter.
 func (s *spool) where(seq uint64) (w, x place) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.live.at(seq), s.dead.at(seq)
+	s.locked(func() { w, x = s.live.at(seq), s.dead.at(seq) })
+	return w, x
 }
 
 // readLine reads the line at p. errDamaged is for what was read and is no line; any other error says nothing about it.
