@@ -126,7 +126,8 @@ func TestDoor(t *testing.T) {
 		{"a token in JSON", "POST /api/chat.postMessage HTTP/1.1\n\n" + `{"token":"S3NDER","channel":"#x","text":"hi"}`,
 			doc, `{"ok":true,"channel":"#x"}`, []string{`{"channel":"#x","text":"hi"}`}},
 		{"a token in JSON, in capitals", "POST /api/chat.postMessage HTTP/1.1\n\n" +
-			`{"Token":"S3NDER","TOKEN":"S3NDER","channel":"#x","text":"hi"}`, doc, `{"ok":true,"channel":"#x"}`, []string{`{"channel":"#x","text":"hi"}`}},
+			`{"Token":"S3NDER","TOKEN":"S3NDER","channel":"#x","text":"hi"}`,
+			doc, `{"ok":true,"channel":"#x"}`, []string{`{"channel":"#x","text":"hi"}`}},
 		{"GitLab", "POST /services/ops/S3NDER HTTP/1.1\nContent-Type: application/x-www-form-urlencoded\n\n" + gitlab,
 			text, "ok",
 			[]string{`{"channel":"#ops","username":"GitLab","icon_url":"https://gitlab/i.png","text":"pushed to ` +
