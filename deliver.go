@@ -48,7 +48,7 @@ func (w waiter) size() int64                  { return int64(w & (1<<24 - 1)) }
 // lane is the queue of one destination. Its head alone is tried, one post at a time.
 type lane struct {
 	to       destination
-	route    route // that led here, the last one of those
+	route    route // of the last message for it: a damaged message is counted for this route
 	account  *account
 	waiting  []waiter // oldest first
 	bytes    int64    // of these, and of what is being stored
@@ -236,7 +236,7 @@ func (d *deliverer) store(messages []*message) (err error) {
 		err = d.write(&change{add: messages})
 	}
 	for _, m := range messages {
-		l := d.lane(m.route)          // the same: what it holds keeps it, and a reload waits
+		l := d.lane(m.route)          // the same lane: it holds bytes of m, and a reload waits
 		if err != nil || m.seq == 0 { // 0: it was there before
 			d.hold(l, -m.size())
 		} else {

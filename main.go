@@ -31,6 +31,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/http"
 	"os"
 	"os/signal"
 	"runtime"
@@ -127,16 +128,21 @@ func run(opts options, cfg *config, logs *logs) error {
 	case <-stop.Done():
 	}
 	cancel() // from here on a second signal ends the process
+	s.drain(web, logs)
+	return err
+}
 
+// drain ends the server: requests in hand are answered and posts in flight end, each within 30 s where the disk works,
+// and what became of them is on disk.
+func (s *server) drain(web *http.Server, logs *logs) {
 	tellSystemd("STOPPING=1")
 	logs.notice("stopping")
 	enough, done := context.WithTimeout(context.Background(), postTimeout)
 	defer done()
-	web.Shutdown(enough) // takes no new requests, and answers those in hand
-	d.stop()             // the posts in flight, and what became of them is on disk
-	sp.close()
+	web.Shutdown(enough) // takes no new requests
+	s.stop()
+	s.spool.close()
 	logs.notice("stopped", "waiting", s.fill(&appStat{}).Waiting)
-	return err
 }
 
 // attend tells the service manager how things are, and bounds the memory, until stop.
