@@ -53,12 +53,10 @@ const (
 	hostsNamed    = 3      // of those that sent what is folded
 )
 
-// color returns that of a level, written in any of the usual ways; "" for a level that has none.
-func color(level string) string {
-	const green, yellow, red = "#00ff00", "#ffdd00", "#ff0000"
-	return map[string]string{
-		"info": green, "ok": green, "warn": yellow, "warning": yellow, "crit": red, "critical": red, "error": red,
-	}[strings.ToLower(level)]
+// colors are those of the levels, written in any of the usual ways: green, yellow and red.
+var colors = map[string]string{
+	"info": "#00ff00", "ok": "#00ff00", "warn": "#ffdd00", "warning": "#ffdd00",
+	"crit": "#ff0000", "critical": "#ff0000", "error": "#ff0000",
 }
 
 // render returns the post for m alone: with t's settings, or as m's own payload says.
@@ -211,8 +209,8 @@ type part struct {
 // newPart returns the part for m. A message goes alone if its tag is gone, or if it is a payload with more than text
 // and one attachment.
 func newPart(m *message, t *tag) *part {
-	says := attachment{Color: color(m.Level), Title: m.Title, Text: cut(m.Text, textLimit), MrkdwnIn: []string{"text"}}
-	p := &part{attachment: says}
+	p := &part{attachment: attachment{Title: m.Title, Text: cut(m.Text, textLimit), MrkdwnIn: []string{"text"}}}
+	p.Color = colors[strings.ToLower(m.Level)]
 	switch {
 	case m.Payload != nil:
 		p.read(m.fields(t))
