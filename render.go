@@ -289,16 +289,14 @@ func (g *merger) render(t *tag, now time.Time) []byte {
 		post.Text = join(first.Text, "\n", late)
 		return encode(post)
 	}
-	var called []string
 	for _, p := range g.parts {
 		post.Attachments = append(post.Attachments, p.signed(now))
 		for _, groups := range mentions.FindAllStringSubmatch(p.Text, -1) {
-			if mention := strings.Join(groups[1:], ""); p.plain() && !slices.Contains(called, mention) {
-				called = append(called, mention)
+			if mention := strings.Join(groups[1:], ""); p.plain() && !strings.Contains(post.Text, mention) {
+				post.Text = join(post.Text, " ", mention)
 			}
 		}
 	}
-	post.Text = strings.Join(called, " ")
 	return encode(post)
 }
 
