@@ -209,15 +209,29 @@ type part struct {
 // newPart returns the part for m. A message goes alone if its tag is gone, or if it is a payload with more than text
 // and one attachment.
 func newPart(m *message, t *tag) *part {
-	p := &part{attachment: attachment{Title: m.Title, Text: cut(m.Text, textLimit), MrkdwnIn: []string{"text"}}}
-	p.Color = colors[strings.ToLower(m.Level)]
+	given, err := payload{Text: m.Text}, errGone // if the tag is
 	switch {
 	case m.Payload != nil:
-		p.read(m.fields(t))
+		fields := m.fields(t)
+		maps.DeleteFunc(fields, func(_ string, value json.RawMessage) bool { return string(value) == "null" })
+		d := json.NewDecoder(bytes.NewReader(encode(fields)))
+		d.DisallowUnknownFields()
+		err = d.Decode(&given)
 	case t != nil:
-		p.around, p.merges = around{Channel: t.channel, Username: t.username, IconEmoji: t.icon, Parse: t.parse}, true
+		given.around, err = around{Channel: t.channel, Username: t.username, IconEmoji: t.icon, Parse: t.parse}, nil
 	}
+	p := &part{around: given.around, merges: err == nil && len(given.Attachments) < 2}
+	p.attachment = attachment{Title: m.Title, Text: cut(given.Text, textLimit), MrkdwnIn: []string{"text"}}
+	p.Color = colors[strings.ToLower(m.Level)]
 	p.Fallback = cut(join(p.Title, ": ", p.Text), fallbackLimit)
+	if p.merges && len(given.Attachments) > 0 {
+		own := asObject(given.Attachments[0])
+		p.merges = own != nil && (p.Text == "" || own["pretext"] == nil)
+		if p.merges && p.Text != "" {
+			own["pretext"] = encode(p.Text) // Slack shows it above the attachment, as it does a post's text
+		}
+		p.own = encode(own)
+	}
 	p.same = string(encode(p.attachment)) + string(p.own)
 	p.size = utf8.RuneCountInString(p.Title+p.Text) + utf8.RuneCount(p.own)
 	return p
@@ -225,26 +239,6 @@ func newPart(m *message, t *tag) *part {
 
 // plain reports that p, alone, is the text of a post: there a mention notifies.
 func (p *part) plain() bool { return p.Color == "" && p.Title == "" }
-
-// read makes p of the fields of a payload, if it merges.
-func (p *part) read(fields object) {
-	maps.DeleteFunc(fields, func(_ string, value json.RawMessage) bool { return string(value) == "null" })
-	d := json.NewDecoder(bytes.NewReader(encode(fields)))
-	d.DisallowUnknownFields()
-	var given payload
-	if d.Decode(&given) != nil || len(given.Attachments) > 1 {
-		return
-	}
-	p.around, p.Text, p.merges = given.around, cut(given.Text, textLimit), true
-	for _, attachment := range given.Attachments {
-		own := asObject(attachment)
-		p.merges = own != nil && (p.Text == "" || own["pretext"] == nil)
-		if p.merges && p.Text != "" {
-			own["pretext"] = encode(p.Text) // Slack shows it above the attachment, as it does a post's text
-		}
-		p.own = encode(own)
-	}
-}
 
 // mentions finds what notifies people if it stands in the text of a post. Its groups are the mention without a label.
 var mentions = regexp.MustCompile(`(<(?:@[A-Z0-9]+|!subteam\^[A-Z0-9]+|!channel|!here|!everyone))(?:\|[^<>]*)?(>)` +
