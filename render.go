@@ -198,7 +198,7 @@ func cut(s string, limit int) string {
 // part is one attachment of a post: a message, or the fold of all that say the same.
 type part struct {
 	around
-	attachment                 // signed sets its footer
+	attachment                 // render sets its footer
 	own        json.RawMessage // the attachment of a payload, instead
 	merges     bool            // false: it goes alone
 	same       string          // equal for those that are folded
@@ -284,7 +284,12 @@ func (g *merger) render(t *tag, now time.Time) []byte {
 		return encode(post)
 	}
 	for _, p := range g.parts {
-		post.Attachments = append(post.Attachments, p.signed(now))
+		p.Footer = p.footer(now)
+		signed := encode(p.attachment)
+		if p.own != nil {
+			signed = encode(sign(asObject(p.own), p.Footer))
+		}
+		post.Attachments = append(post.Attachments, signed)
 		for _, groups := range mentions.FindAllStringSubmatch(p.Text, -1) {
 			if mention := strings.Join(groups[1:], ""); p.plain() && !strings.Contains(post.Text, mention) {
 				post.Text = join(post.Text, " ", mention)
@@ -292,15 +297,6 @@ func (g *merger) render(t *tag, now time.Time) []byte {
 		}
 	}
 	return encode(post)
-}
-
-// signed returns the attachment with its footer.
-func (p *part) signed(now time.Time) json.RawMessage {
-	if p.own != nil {
-		return encode(sign(asObject(p.own), p.footer(now)))
-	}
-	p.Footer = p.footer(now)
-	return encode(p.attachment)
 }
 
 // footer returns the host of one message, or "×37 from 12 hosts: web-01, web-02, web-03 and 9 more · 03:12:05 to
