@@ -202,7 +202,6 @@ type part struct {
 	own        json.RawMessage // the attachment of a payload, instead
 	merges     bool            // false: it goes alone
 	same       string          // equal for those that are folded
-	size       int             // characters of text
 	messages   []*message
 }
 
@@ -233,7 +232,6 @@ func newPart(m *message, t *tag) *part {
 		p.own = encode(own)
 	}
 	p.same = string(encode(p.attachment)) + string(p.own)
-	p.size = utf8.RuneCountInString(p.Title+p.Text) + utf8.RuneCount(p.own)
 	return p
 }
 
@@ -249,7 +247,7 @@ type merger struct {
 	limit    int // parts
 	messages []*message
 	parts    []*part
-	size     int
+	size     int // characters of text
 }
 
 // add returns false for a message that does not fit: the post is complete without it.
@@ -258,13 +256,14 @@ func (g *merger) add(m *message, t *tag) bool {
 	if len(g.parts) > 0 && !(g.parts[0].merges && p.merges && p.around == g.parts[0].around) {
 		return false
 	}
+	size := g.size + utf8.RuneCountInString(p.Title+p.Text) + utf8.RuneCount(p.own)
 	switch i, n := slices.IndexFunc(g.parts, func(q *part) bool { return q.same == p.same }), len(g.parts); {
 	case i >= 0:
 		p = g.parts[i]
-	case n > 0 && (n >= g.limit || g.size+p.size > mergedLimit):
+	case n > 0 && (n >= g.limit || size > mergedLimit):
 		return false
 	default:
-		g.parts, g.size = append(g.parts, p), g.size+p.size
+		g.parts, g.size = append(g.parts, p), size
 	}
 	p.messages = append(p.messages, m)
 	g.messages = append(g.messages, m)
