@@ -317,15 +317,14 @@ func (p *part) footer(now time.Time) string {
 		from[m.Host] = true
 	}
 	hosts := slices.Sorted(maps.Keys(from))
-	noun, more := "hosts", ""
+	noun, named := "hosts", strings.Join(hosts[:min(len(hosts), hostsNamed)], ", ")
 	if len(hosts) == 1 {
 		noun = "host"
 	}
 	if n := len(hosts) - hostsNamed; n > 0 {
-		more = fmt.Sprintf(" and %d more", n)
+		named += fmt.Sprintf(" and %d more", n)
 	}
-	named := strings.Join(hosts[:min(len(hosts), hostsNamed)], ", ")
-	footer := fmt.Sprintf("×%d from %d %s: %s%s", len(p.messages), len(hosts), noun, named, more)
+	footer := fmt.Sprintf("×%d from %d %s: %s", len(p.messages), len(hosts), noun, named)
 	if len(times) == 0 {
 		return footer
 	}
