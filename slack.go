@@ -215,14 +215,13 @@ func decide(to credential, status int, header http.Header, a said) outcome {
 	ofSlack := status != 407 && status != 511 && (ok == true || ok == false ||
 		!bot && (success || a.json || code != "" || ofThePost && !strings.HasPrefix(a.text, "<")))
 	taken := ok == true || !bot && !known && ok != false && a.fields["success"] != false
-	if ofSlack && taken && (bot || success) {
-		return outcome{class: delivered}
-	}
 	o.reason, o.wait = code, max(o.wait, namedWait(header.Get("Retry-After")))
 	if code == "" || !ofSlack {
 		o.reason = statusText(status)
 	}
 	switch {
+	case ofSlack && taken && (bot || success):
+		return outcome{class: delivered}
 	case o.class == limited, status == 429, !known && limitWords.MatchString(explained+a.text):
 		o.class = limited
 		o.wait = max(o.wait, namedWait(header.Get("Retry-After"), fmt.Sprint(a.fields["retry_after"]),
