@@ -218,6 +218,9 @@ func loadConfig(o options) (*config, error) {
 	l := &loader{config: &config{path: o.file}, row: map[any]int{}}
 	l.read(lines)
 	l.readTLS()
+	if info, err := os.Stat(l.ui.root); l.ui.root != "" && (err != nil || !info.IsDir()) {
+		l.warnings = append(l.warnings, "ui.root: "+l.ui.root+" is no folder: the built-in page serves")
+	}
 	l.core.port = cmp.Or(o.port, l.core.port)
 	if o.dryRun {
 		l.core.slackURL = cmp.Or(l.core.slackURL, newSecret("http://127.0.0.1/")) // it is never called
