@@ -3,15 +3,11 @@ package main
 // The page: built in, or the folder named by ui.root.
 
 import (
-	"bytes"
-	"crypto/sha256"
 	"embed"
 	"fmt"
 	"io/fs"
 	"net/http"
 	"os"
-	"strings"
-	"time"
 )
 
 //go:embed ui
@@ -32,23 +28,14 @@ func toPage(w http.ResponseWriter, _ *http.Request) {
 
 // page serves the files of the built-in page, or of the folder that ui.root names.
 func (s *server) page(w http.ResponseWriter, r *http.Request) {
-	name, root := strings.TrimPrefix(r.URL.Path, "/ui/"), s.cfg().ui.root
-	if strings.HasSuffix(r.URL.Path, "/") {
-		name += "index.html"
-	}
 	files, _ := fs.Sub(builtIn, "ui")
-	if info, err := os.Stat(root); err == nil && info.IsDir() {
-		files = os.DirFS(root)
-	} else {
-		w.Header().Set("Content-Security-Policy", pagePolicy)
-	}
-	content, err := fs.ReadFile(files, name)
-	if err != nil {
-		answer{status: http.StatusNotFound, Message: "there is nothing at " + r.URL.Path}.send(w)
-		return
-	}
 	w.Header().Set("Referrer-Policy", "no-referrer")
 	w.Header().Set("Cache-Control", "no-cache")
-	w.Header().Set("ETag", fmt.Sprintf(`"%x"`, sha256.Sum256(content)))
-	http.ServeContent(w, r, name, time.Time{}, bytes.NewReader(content))
+	if info, err := os.Stat(s.cfg().ui.root); err == nil && info.IsDir() {
+		files = os.DirFS(s.cfg().ui.root)
+	} else {
+		w.Header().Set("Content-Security-Policy", pagePolicy)
+		w.Header().Set("ETag", fmt.Sprintf(`"%x"`, s.stats.StartedAt.UnixNano())) // what is built in has no date
+	}
+	http.StripPrefix("/ui/", http.FileServerFS(files)).ServeHTTP(w, r)
 }
