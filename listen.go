@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -70,7 +69,7 @@ func listenAt(network, path, socketMode string) (net.Listener, error) {
 	info, missing := os.Lstat(path) // a file of another kind refuses the connection, too
 	if err == nil {
 		conn.Close()
-	} else if errors.Is(err, syscall.ECONNREFUSED) && missing == nil && info.Mode().Type() == fs.ModeSocket {
+	} else if errors.Is(err, syscall.ECONNREFUSED) && missing == nil && info.Mode().Type() == os.ModeSocket {
 		os.Remove(path)
 	}
 	if mode, err := strconv.ParseUint(socketMode, 8, 9); err == nil {

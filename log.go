@@ -5,7 +5,6 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -115,7 +114,7 @@ func (l *logs) change(cfg *config) error {
 	if l.level.UnmarshalText([]byte(cfg.log.level)) != nil {
 		l.level.Set(levelNotice) // at panic and fatal, nothing but notices is logged
 	}
-	return cmp.Or(l.open(&l.access, "access_log", cfg.log.access), l.open(&l.errors, "error_log", cfg.log.errors))
+	return errors.Join(l.open(&l.access, "access_log", cfg.log.access), l.open(&l.errors, "error_log", cfg.log.errors))
 }
 
 // open has log go on with the file of that name, which key names.

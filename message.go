@@ -5,7 +5,6 @@ package main
 import (
 	"cmp"
 	"encoding/json"
-	"fmt"
 	"math/rand/v2"
 	"net/url"
 	"strconv"
@@ -72,7 +71,7 @@ func cleaned(s string, limit int) string {
 }
 
 // newID returns an id that no other message has. It is no secret.
-func newID() string { return fmt.Sprintf("%016x", rand.Uint64()) }
+func newID() string { return strconv.FormatUint(rand.Uint64(), 16) }
 
 // route says where a message goes: to the index-th entry of a tag's name, or to a channel. Channel and credential are
 // looked up when it is delivered.

@@ -38,9 +38,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
-	"math"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -317,7 +315,7 @@ func (s *spool) load() error {
 			s.damaged.Add(1)
 			s.segments[s.newest].damaged = true
 		}
-		seg, damaged := &segment{size: math.MaxInt64}, 0
+		seg, damaged := &segment{size: 1 << 32}, 0 // offsets have 32 bits
 		s.segments[number], s.newest, s.oldest = seg, number, cmp.Or(s.oldest, number)
 		if seg.size, damaged, torn, err = s.walk(number, s.apply); err != nil {
 			return err
@@ -342,8 +340,8 @@ func (s *spool) load() error {
 // earlierFormat is the error for a file of an earlier format of the spool. The lines of the first one begin with a
 // status and a checksum.
 func (s *spool) earlierFormat(name string) error {
-	return fmt.Errorf("%s is of an earlier format: let the version that wrote it deliver what waits",
-		filepath.Join(s.dir.Name(), name))
+	return fmt.Errorf("%s/%s is of an earlier format: let the version that wrote it deliver what waits",
+		s.dir.Name(), name)
 }
 
 func fileName(segment uint64) string { return fmt.Sprintf("%08d.log", segment) }
