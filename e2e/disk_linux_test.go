@@ -60,7 +60,7 @@ func TestFullDiskAndKilled(t *testing.T) {
 	t.Parallel()
 	NeedsLong(t)
 	c := newFullDisk(t)
-	for range 5 {
+	for range 3 {
 		c.down.Store(true)
 		p := c.start()
 		c.load(p, full, p.Kill)

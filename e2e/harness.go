@@ -12,6 +12,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
+	"flag"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -56,6 +57,7 @@ func Main(m *testing.M) {
 	}
 	folder = dir
 	adoptOrphans()
+	flag.Set("test.parallel", "4") // unless go test is given another: many tests wait for a disk or a clock
 	code := m.Run()
 	if left := endLeftovers(); len(left) > 0 {
 		fmt.Fprintf(os.Stderr, "the tests left processes behind:\n%s\n", strings.Join(left, "\n"))

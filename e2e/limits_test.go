@@ -604,9 +604,9 @@ func TestManySyncRequestsGiveUp(t *testing.T) {
 	r.reload(strings.Replace(toml, "[core]\n", "[core]\nmax_delay_duration = 0\n", 1))
 	text := strings.Repeat("x", 15_000)
 	var asked sync.WaitGroup
-	for range 200 {
+	for range 400 {
 		asked.Go(func() {
-			for range 55 {
+			for range 28 {
 				status, _, answer := b.post("/notify-directly", `{"sync":true,"payload":{"channel":"#x","text":"`+
 					text+`"}}`)
 				if status == 502 { // it was posted, and hung
