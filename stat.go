@@ -43,6 +43,10 @@ type numbers struct {
 
 	StartedAt   time.Time `json:"started_at"`
 	DeliveredAt moment    `json:"delivered_at"` // the last message
+
+	outcomes [limited + 1]int64 // posts to Slack by class, all attempts
+	postTook histogram          // of a post
+	delay    histogram          // from acceptance to delivery
 }
 
 // counts are of messages, in all and by tag. What came in is equal to what is gone and what is here.
@@ -74,18 +78,10 @@ func (m moment) MarshalJSON() ([]byte, error) {
 	return m.UTC().MarshalJSON()
 }
 
-// measured is what /metrics shows of the whole server.
-type measured struct {
-	numbers
-	outcomes [limited + 1]int64 // posts to Slack by class, all attempts
-	postTook histogram          // of a post
-	delay    histogram          // from acceptance to delivery
-}
-
 // stats are the server's counters.
 type stats struct {
 	guard
-	measured
+	numbers
 	routes              map[route]*routeStats
 	inOrder             []*routeStats
 	channels            int // of routes: they lead to a channel, not to a tag
@@ -212,7 +208,7 @@ func (s *stats) tags(cfg *config, f func(row *tagStat)) {
 
 // appStat is the answer of /stat/app.
 type appStat struct {
-	measured
+	numbers
 	State        string     `json:"state"` // ok, waiting, paused, dead, failing or full
 	Sentence     string     `json:"sentence"`
 	Trouble      []*trouble `json:"trouble"` // the worst 100, most at stake first
@@ -315,7 +311,7 @@ func (s *server) statApp(r *http.Request) (*appStat, error) {
 // fill fills in all that st says besides its tags, and of these how their destinations are.
 func (s *server) fill(st *appStat) *appStat {
 	s.stats.locked(func() {
-		st.measured = s.stats.measured
+		st.numbers = s.stats.numbers
 		st.LastHour = [2][]int32{s.stats.accepted.all(), s.stats.delivered.all()}
 	})
 	s.look(st)
