@@ -85,7 +85,7 @@ type toWaiting func(m *message, l *lane, at int) (did string, err error)
 
 // addWaiting adds to v what the lane knows of the message. It does nothing to that.
 func (v *messageView) addWaiting(_ *message, l *lane, at int) (did string, err error) {
-	t, _ := l.trouble(time.Now())
+	t := l.trouble(time.Now())
 	v.Before, v.Trouble, v.Error = at, t.Kind, t.Reason
 	if at < max(1, l.head.group) {
 		v.Attempts = l.head.attempts

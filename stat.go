@@ -341,34 +341,33 @@ type trouble struct {
 	NextAttemptAt moment `json:"next_attempt_at"` // null if it is due, or being posted
 }
 
-// trouble returns that of l, of no kind if there is none, and whether its whole account has it.
-func (l *lane) trouble(now time.Time) (t trouble, ofAccount bool) {
+// trouble returns that of l, of no kind if there is none.
+func (l *lane) trouble(now time.Time) trouble {
 	a, next := l.account, l.account.until
-	t = trouble{Channel: shortened(l.to.channel), Destinations: 1, Waiting: len(l.waiting), Reason: a.err}
+	t := trouble{Channel: shortened(l.to.channel), Destinations: 1, Waiting: len(l.waiting), Reason: a.err}
 	switch {
 	case a.failures > 0:
-		t.Kind, t.Since, ofAccount = unreachable, moment{a.errSince}, true
+		t.Kind, t.Since = unreachable, moment{a.errSince}
 	case a.limited && a.until.After(now) && (l.err == "" || l.limited):
-		t.Kind, ofAccount = paused, true
+		t.Kind = paused
 	case l.err != "":
 		t.Kind, t.Reason, t.Since, next = failing, l.err, moment{l.errSince}, l.nextTurn()
 		if l.limited {
 			t.Kind = paused
 		}
 	default:
-		return trouble{}, false
+		return trouble{}
 	}
 	if t.Reason = shortened(t.Reason); next.After(now) {
 		t.NextAttemptAt = moment{next}
 	}
-	return t, ofAccount
+	return t
 }
 
 // look fills in how the lanes are, and what keeps those of the tags waiting, or would. It reads one message from disk.
 func (d *deliverer) look(st *appStat) {
-	oldest, accounts := waiter(math.MaxUint64), map[*account][]*lane{}
-	var t trouble
-	now, ofAccount := time.Now(), false
+	oldest, accounts, now := waiter(math.MaxUint64), map[*account][]*lane{}, time.Now()
+	var t trouble // one for all lanes: its address is passed on
 	list := func(t *trouble) {
 		st.TroubleTotal++
 		st.ill[number(t.Kind == paused)] += t.Destinations
@@ -383,15 +382,15 @@ func (d *deliverer) look(st *appStat) {
 				continue
 			}
 			oldest = min(oldest, l.waiting[0])
-			switch t, ofAccount = l.trouble(now); {
-			case ofAccount:
+			switch t = l.trouble(now); {
+			case t.Kind == unreachable, t.Kind == paused && t.Since.IsZero(): // the whole account has it
 				accounts[l.account] = append(accounts[l.account], l)
 			case t.Kind != "":
 				list(&t)
 			}
 		}
 		for _, lanes := range accounts {
-			t, _ = slices.MaxFunc(lanes, func(a, b *lane) int { return len(a.waiting) - len(b.waiting) }).trouble(now)
+			t = slices.MaxFunc(lanes, func(a, b *lane) int { return len(a.waiting) - len(b.waiting) }).trouble(now)
 			t.Destinations, t.Waiting = len(lanes), 0
 			for _, l := range lanes {
 				t.Waiting += len(l.waiting)
@@ -401,7 +400,7 @@ func (d *deliverer) look(st *appStat) {
 		for _, row := range st.Tags {
 			to, _, _ := d.cfg().lookup(row.route)
 			idle := &lane{account: cmp.Or(d.accounts[to.credential], &account{})}
-			t, _ = cmp.Or(d.lanes[to], idle).trouble(now)
+			t = cmp.Or(d.lanes[to], idle).trouble(now)
 			row.Trouble, row.Reason, row.NextAttemptAt = t.Kind, t.Reason, t.NextAttemptAt
 		}
 	})
