@@ -15,7 +15,6 @@ import (
 	"reflect"
 	"runtime"
 	"slices"
-	"sort"
 	"strconv"
 	"strings"
 	"time"
@@ -258,11 +257,11 @@ func (t *tagStat) rank() int {
 
 // insert puts a copy of v in its place in list, behind its equals, of which the first n are kept.
 func insert[T any](list []*T, n int, v *T, compare func(a, b *T) int) []*T {
-	if len(list) == n && (n == 0 || compare(v, list[n-1]) >= 0) {
-		return list
+	at, _ := slices.BinarySearchFunc(list, v, func(a, b *T) int { return cmp.Or(compare(a, b), -1) })
+	if at < n {
+		kept := *v
+		list = slices.Insert(list, at, &kept)
 	}
-	at, kept := sort.Search(len(list), func(i int) bool { return compare(v, list[i]) < 0 }), *v
-	list = slices.Insert(list, at, &kept)
 	return list[:min(n, len(list))]
 }
 
