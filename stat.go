@@ -59,12 +59,10 @@ type counts struct {
 }
 
 func (c *counts) add(d counts) {
-	c.Accepted += d.Accepted
-	c.FoundAtStart += d.FoundAtStart
-	c.Delivered += d.Delivered
-	c.Dropped += d.Dropped
-	c.Waiting += d.Waiting
-	c.Dead += d.Dead
+	sums, more := reflect.ValueOf(c).Elem(), reflect.ValueOf(d)
+	for i := range sums.NumField() {
+		sums.Field(i).SetInt(sums.Field(i).Int() + more.Field(i).Int())
+	}
 }
 
 // moment is a time that is null in JSON if it is zero.
