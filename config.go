@@ -258,6 +258,7 @@ func (l *loader) read(lines []tomlLine) {
 		switch next, ok := known[line.header]; {
 		case ok: // each header of a list begins the next one of its entries
 			in, known[line.header] = next[0], append(next[1:], next[0])
+			l.row[in.id] = line.row
 		case line.header != "":
 			in = section{header: line.header}
 			headers := slices.Sorted(maps.Keys(known))
@@ -267,17 +268,12 @@ func (l *loader) read(lines []tomlLine) {
 		case in.keys != nil: // else it is unknown
 			l.key(in, line)
 		}
-		if line.header != "" {
-			l.row[in.id] = line.row
-		}
 	}
 	for _, s := range all {
 		for _, k := range s.keys {
-			switch {
-			case l.row[k.to] > 0:
-			case k.preset == required:
+			if _, isSet := l.row[k.to]; !isSet && k.preset == required {
 				l.fault(l.row[s.id], "this %s has no %s", s.header, k.name)
-			default:
+			} else if !isSet {
 				k.store(k.preset)
 			}
 		}
