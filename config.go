@@ -408,12 +408,8 @@ func (l *loader) readTLS() {
 func (l *loader) destinations() {
 	l.byTag = map[string][]*tag{}
 	l.credential = l.credentialOf(l.core.token, l.core.slackURL)
-	reports := func(t *tag) bool { return t.name == l.core.reportTag }
 	if len(l.tags) == 0 && l.credential == (credential{}) {
 		l.fault(l.row[&l.core], "there is no destination: set slack_url or slack_token in [core]")
-	}
-	if l.core.reportTag != "" && !slices.ContainsFunc(l.tags, reports) {
-		l.fault(l.row[&l.core.reportTag], "report_tag: there is no tag %q", l.core.reportTag)
 	}
 	if l.open() && l.core.tlsClientCA == "" && !local.MatchString(l.core.port) {
 		l.warnings = append(l.warnings, "anybody who reaches this server may post: "+
@@ -428,6 +424,9 @@ func (l *loader) destinations() {
 		if t.credential.token != (secret{}) && t.channel == "" {
 			l.fault(l.row[&t.channel], "tag %q has no channel: a slack_token needs one", t.name)
 		}
+	}
+	if l.core.reportTag != "" && l.byTag[l.core.reportTag] == nil {
+		l.fault(l.row[&l.core.reportTag], "report_tag: there is no tag %q", l.core.reportTag)
 	}
 }
 
