@@ -24,6 +24,8 @@ type secret struct{ text unique.Handle[string] }
 
 const masked = "..." // stands for a secret in all that is shown, such as /config/app
 
+var noText = unique.Make("") // of a zero secret
+
 func newSecret(text string) (s secret) {
 	if text != "" {
 		s.text = unique.Make(text)
@@ -32,12 +34,7 @@ func newSecret(text string) (s secret) {
 }
 
 // reveal returns the text: for the request to Slack, and for nothing that a person may see.
-func (s secret) reveal() string {
-	if s == (secret{}) {
-		return ""
-	}
-	return s.text.Value()
-}
+func (s secret) reveal() string { return cmp.Or(s.text, noText).Value() }
 
 // Format shows a secret under every verb of fmt.
 func (s secret) Format(f fmt.State, _ rune) {
