@@ -30,7 +30,7 @@ type logFile struct {
 	lost atomic.Int64 // lines that could not be written
 
 	mu    sync.Mutex
-	to    io.Writer
+	to    io.WriteCloser
 	lines chan []byte   // wait for to; nil if there is none
 	ended chan struct{} // closed when all of them are written
 }
@@ -50,7 +50,7 @@ func (l *logFile) Write(line []byte) (int, error) {
 
 // change goes on with another file, or with none. The file before is closed once the lines that wait for it are
 // written. change does not wait for that; it closes ended.
-func (l *logFile) change(to io.Writer) (ended <-chan struct{}) {
+func (l *logFile) change(to io.WriteCloser) (ended <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.lines != nil {
@@ -68,31 +68,33 @@ func (l *logFile) change(to io.Writer) (ended <-chan struct{}) {
 }
 
 // run writes each line with a write of its own: the lines of several processes that write to one pipe do not mix.
-func (l *logFile) run(to io.Writer, lines <-chan []byte, ended chan<- struct{}) {
+func (l *logFile) run(to io.WriteCloser, lines <-chan []byte, ended chan<- struct{}) {
 	defer close(ended)
+	defer to.Close()
 	for line := range lines {
 		if _, err := to.Write(line); err != nil {
 			l.lost.Add(1)
 		}
 	}
-	if f, ok := to.(*os.File); ok {
-		f.Close()
-	}
 }
+
+// unclosed is standard output or error: it stays open when a log goes on with another file.
+type unclosed struct{ io.Writer }
+
+func (unclosed) Close() error { return nil }
 
 // logs are where the server writes what it does.
 type logs struct {
 	access, errors logFile
 	posts          logFile // of a dry run: standard output
 	level          slog.LevelVar
-	log            *slog.Logger         // to errors
-	standard       map[string]io.Writer // what "stdout" and "stderr" are
+	log            *slog.Logger              // to errors
+	standard       map[string]io.WriteCloser // what "stdout" and "stderr" are
 }
 
 // newLogs returns logs that are on standard error until change.
 func newLogs(stdout, stderr io.Writer) *logs {
-	type unclosed struct{ io.Writer } // unlike a file
-	l := &logs{standard: map[string]io.Writer{"stdout": unclosed{stdout}, "stderr": unclosed{stderr}}}
+	l := &logs{standard: map[string]io.WriteCloser{"stdout": unclosed{stdout}, "stderr": unclosed{stderr}}}
 	l.access.room, l.errors.room, l.posts.room = logRoom, logRoom, 1 // a post may be large
 	l.access.change(l.standard["stderr"])
 	l.errors.change(l.standard["stderr"])

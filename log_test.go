@@ -119,7 +119,7 @@ func TestPrinterWithoutRoom(t *testing.T) {
 		g := &gate{open: make(chan struct{})}
 		defer close(g.open)
 		out := &logFile{room: 1}
-		out.change(g)
+		out.change(unclosed{g})
 		defer out.change(nil)
 		for i, want := range []class{delivered, delivered, retry} { // the first is being written, the second waits
 			if o := (printer{out}).post(t.Context(), credential{}, []byte("{}")); o.class != want {
