@@ -125,9 +125,9 @@ func (c *config) sections() []section {
 			{"tls_cert", &c.core.tlsCert, "", nil},
 			{"tls_key", &c.core.tlsKey, "", nil},
 			{"tls_client_ca", &c.core.tlsClientCA, "", nil},
-			{"slack_url", &c.core.slackURL, "", checkURL},
+			{"slack_url", &c.core.slackURL, "", isURL},
 			{"slack_token", &c.core.token, "", isToken},
-			{"slack_api_url", &c.core.apiURL, "https://slack.com/api/", checkURL},
+			{"slack_api_url", &c.core.apiURL, "https://slack.com/api/", isURL},
 			{"qps", &c.core.qps, "0", between(0, 1_000_000)},
 			{"max_delay_duration", &c.core.maxDelay, "-1", between(-1, 86_400)},
 			{"channel_rate", &c.core.channelRate, "1", between(0, 1000)},
@@ -154,7 +154,7 @@ func (c *config) sections() []section {
 			{"username", &t.username, "slackboard", nil},
 			{"icon_emoji", &t.icon, ":clipboard:", nil},
 			{"parse", &t.parse, "full", nil},
-			{"slack_url", &t.slackURL, "", checkURL},
+			{"slack_url", &t.slackURL, "", isURL},
 			{"slack_token", &t.token, "", isToken},
 		}})
 	}
@@ -437,40 +437,40 @@ var (
 	isName   = like(printable+`{1,64}`, "1 to 64 characters of ASCII without blanks and quotes")
 	isToken  = like(printable+`*\w`+printable+`*`, "a token: ASCII without blanks and quotes, and not \"...\"")
 	local    = regexp.MustCompile(`^(unix|127\.[0-9.]+|localhost|\[::1\]):`) // a port that other hosts cannot reach
-	isURL    = like(`https?://`+printable+`+`, "a URL like https://HOST/PATH: ASCII without blanks and quotes")
+	urlForm  = regexp.MustCompile(`^https?://` + printable + `+$`)
+
+	// An example's "https://hooks.slack.com/services/…" is no URL here.
+	isURL = wants("a URL like https://HOST/PATH: ASCII without blanks and quotes", func(text string) bool {
+		u, err := url.Parse(text)
+		return err == nil && u.Hostname() != "" && urlForm.MatchString(text)
+	})
 )
 
-// like returns the check for values of a form.
-func like(form, want string) func(string) error {
-	whole := regexp.MustCompile("^(?:" + form + ")$")
+// wants returns the check for values that are ok.
+func wants(what string, ok func(string) bool) func(string) error {
 	return func(text string) error {
-		if !whole.MatchString(text) {
-			return errors.New("wants " + want)
+		if !ok(text) {
+			return errors.New("wants " + what)
 		}
 		return nil
 	}
 }
 
+// like returns the check for values of a form.
+func like(form, want string) func(string) error {
+	return wants(want, regexp.MustCompile("^(?:"+form+")$").MatchString)
+}
+
 func between(least, most int64) func(string) error {
-	return func(text string) error {
-		if n, err := strconv.ParseInt(text, 0, 64); err != nil || n < least || n > most {
-			return fmt.Errorf("wants an integer from %d to %d", least, most)
-		}
-		return nil
-	}
+	return wants(fmt.Sprintf("an integer from %d to %d", least, most), func(text string) bool {
+		n, err := strconv.ParseInt(text, 0, 64)
+		return err == nil && least <= n && n <= most
+	})
 }
 
 func checkPort(text string) error {
 	_, _, err := parsePort(text)
 	return err
-}
-
-// checkURL refuses what is not a URL, and an example's "https://hooks.slack.com/services/…".
-func checkURL(text string) error {
-	if u, err := url.Parse(text); err != nil || u.Hostname() == "" {
-		return isURL("") // the error says what is wanted
-	}
-	return isURL(text)
 }
 
 // masked returns the configuration as TOML, defaults included, with each secret as "...".

@@ -115,7 +115,7 @@ func (s *slackClient) post(ctx context.Context, to credential, payload []byte) o
 		GetConn:              func(string) { begun.Store(false) }, // again, when an idle connection has ended meanwhile
 		WroteHeaders:         func() { begun.Store(true) },
 		GotFirstResponseByte: func() { answered.Store(true) },
-	}), http.MethodPost, to.url.reveal(), bytes.NewReader(payload)) // checkURL has parsed it: there is no error
+	}), http.MethodPost, to.url.reveal(), bytes.NewReader(payload)) // isURL has parsed it: there is no error
 	bot := to.token != (secret{})
 	req.Header = http.Header{"Content-Type": {"application/json"}, "User-Agent": {"slackboard"}}
 	if bot {
