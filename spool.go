@@ -375,9 +375,8 @@ func (s *spool) walk(segment uint64, f func(line)) (end int64, damaged int, torn
 			end, damaged, bad, torn, lineBegins = at+int64(n), damaged+bad, 0, false, true
 			f(l)
 		default:
-			if n = len(b); !bytes.HasPrefix(zeros, b) { // one byte, or all of a hole or what was never written
-				n = max(1, n-len(bytes.TrimLeft(b, "\x00")))
-			}
+			// one byte, or all of a hole or what was never written
+			n = max(1, len(b)-len(bytes.TrimLeft(b, "\x00")))
 			torn = torn || b[0] != 0
 			bad += number(lineBegins)
 			lineBegins = b[n-1] == '\n'
