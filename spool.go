@@ -146,7 +146,6 @@ type spool struct {
 	live     places // W lines of what waits or is a dead letter
 	dead     places // X lines of the dead letters
 	segments map[uint64]*segment
-	none     segment
 	keys     map[string]uint64 // ids made of idempotency keys: at least the newest keysKept, with their numbers
 
 	still sync.RWMutex // held by all: nothing is carried forward meanwhile
@@ -273,17 +272,15 @@ func openSpool(dir string, syncFile func(*os.File) error, log *slog.Logger) (*sp
 	if err = cmp.Or(made, err); err != nil {
 		return nil, err
 	}
+	folder, err := root.Open(".")
+	lock, failed := root.OpenFile("lock", os.O_RDWR|os.O_CREATE, 0o600)
 	s := &spool{
-		dir: root, log: log, sync: syncFile, changes: make(chan *change), w: bufio.NewWriterSize(nil, batchBytes),
+		dir: root, folder: folder, lock: lock, log: log, sync: syncFile, w: bufio.NewWriterSize(nil, batchBytes),
 		live: places{}, dead: places{}, segments: map[uint64]*segment{}, keys: map[string]uint64{},
-		quit: make(chan struct{}), ended: make(chan struct{}),
+		changes: make(chan *change), quit: make(chan struct{}), ended: make(chan struct{}),
 	}
 	s.failed.Store(new(error))
-	s.folder, err = root.Open(".")
-	if err == nil {
-		s.lock, err = root.OpenFile("lock", os.O_RDWR|os.O_CREATE, 0o600)
-	}
-	if err == nil && syscall.Flock(int(s.lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
+	if err = cmp.Or(err, failed); err == nil && syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
 		err = fmt.Errorf("%s is in use by another process", dir)
 	}
 	if err == nil {
@@ -330,11 +327,10 @@ func (s *spool) load() error {
 	if n := s.damaged.Load(); n > 0 {
 		s.log.Error("the spool has damaged lines: their files are kept as *.bad", "lines", n, "dir", s.dir.Name())
 	}
-	if s.f, err = s.dir.OpenFile(fileName(s.newest), os.O_RDWR, 0); err != nil {
-		return err
+	if s.f, err = s.dir.OpenFile(fileName(s.newest), os.O_RDWR, 0); err == nil {
+		s.suspect = cmp.Or(s.sync(s.f), s.folder.Sync()) // who wrote it may have been killed before that
 	}
-	s.suspect = cmp.Or(s.sync(s.f), s.folder.Sync()) // who wrote it may have been killed before that
-	return nil
+	return err
 }
 
 // earlierFormat is the error for a file of an earlier format of the spool. The lines of the first one begin with a
@@ -426,7 +422,7 @@ func (s *spool) forget(seq uint64) {
 }
 
 // segmentOf returns the segment that p lies in, one that counts for nothing where there is none.
-func (s *spool) segmentOf(p place) *segment { return cmp.Or(s.segments[p.segment()], &s.none) }
+func (s *spool) segmentOf(p place) *segment { return cmp.Or(s.segments[p.segment()], new(segment)) }
 
 // do has the writer make c, and returns when that is on disk: nil, or why nothing of it is. What ends messages is asked
 // for until then.
