@@ -776,8 +776,9 @@ func (s *spool) where(seq uint64) (w, x place) {
 	return w, x
 }
 
-// readLine reads the line at p. errDamaged is for what was read and is no line; any other error says nothing about it.
-func (s *spool) readLine(p place) (l line, err error) {
+// readLine reads the line at p, which is about message seq. errDamaged is for what was read and is not that line; any
+// other error says nothing about it.
+func (s *spool) readLine(p place, seq uint64) (l line, err error) {
 	f, err := s.dir.Open(fileName(p.segment()))
 	if errors.Is(err, fs.ErrNotExist) && !slices.Contains(s.numbers(), p.segment()) {
 		return l, errDamaged // when its segment was removed, else it would have been carried forward
@@ -791,7 +792,7 @@ func (s *spool) readLine(p place) (l line, err error) {
 		b = make([]byte, lineLength(b))
 		_, err = f.ReadAt(b, p.offset())
 	}
-	if l, _ = parseLine(b); err == io.EOF || err == nil && l.kind == 0 {
+	if l, _ = parseLine(b); err == io.EOF || err == nil && l.seq != seq {
 		err = errDamaged
 	}
 	return l, err
@@ -813,12 +814,9 @@ func (s *spool) read(f found) (m *message, became line, err error) {
 	if at == 0 {
 		return nil, became, errGone
 	}
-	w, err := s.readLine(at)
-	if err == nil && w.seq != f.seq {
-		err = errDamaged
-	}
+	w, err := s.readLine(at, f.seq)
 	if err == nil && last != 0 {
-		if became, err = s.readLine(last); err == errDamaged && f.ended == 0 {
+		if became, err = s.readLine(last, f.seq); err == errDamaged && f.ended == 0 {
 			became, err = line{kind: 'X', seq: f.seq, says: []byte("its reason is damaged")}, nil
 		}
 	}
