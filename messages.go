@@ -231,10 +231,7 @@ func (s *server) matches(q search, w line, state string) bool {
 	if q.q == "" {
 		return true
 	}
-	m, err := w.message()
-	if err != nil {
-		return false
-	}
+	m, _ := w.message() // a damaged one is found by what could be read
 	var x line
 	if state == "dead" {
 		_, x, _ = s.spool.read(found{seq: w.seq})

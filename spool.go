@@ -234,13 +234,13 @@ func (l *line) size() int64 { return lineSize(len(l.route), len(l.id), len(l.say
 
 func lineSize(route, id, body int) int64 { return int64(64 + route + id + body) }
 
-// message decodes a W line.
-func (l *line) message() (*message, error) {
-	m := &message{ID: l.id, route: parseRoute(string(l.route)), seq: l.seq, queued: int64(l.at)}
+// message decodes a W line. With an error, the message has what could be read.
+func (l *line) message() (m *message, err error) {
+	m = &message{ID: l.id, route: parseRoute(string(l.route)), seq: l.seq, queued: int64(l.at)}
 	if json.Unmarshal(l.says, m) != nil {
-		return nil, errDamaged
+		err = errDamaged
 	}
-	return m, nil
+	return m, err
 }
 
 // state says what became of the message whose last line is l, a zero one if it has but its W line.
@@ -522,9 +522,7 @@ func (s *spool) commit(batch []*change, again bool) {
 // stage adds the lines of c. What has ended before, or by this batch, is left out, and so is a message whose key is
 // known.
 func (s *spool) stage(lines []line, c *change, ended map[uint64]bool) []line {
-	gone := func(seq uint64) bool {
-		return s.live.at(seq) == 0 || ended[seq]
-	}
+	gone := func(seq uint64) bool { return s.live.at(seq) == 0 || ended[seq] }
 	now := uint64(time.Now().UnixMilli())
 	for i := range c.end {
 		e := &c.end[i]
