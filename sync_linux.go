@@ -9,12 +9,11 @@ import (
 
 // syncData returns once the data of f would survive a power cut: fdatasync(2) writes no times, only what reading needs.
 func syncData(f *os.File) error {
-	for {
-		err := syscall.Fdatasync(int(f.Fd()))
-		if err != syscall.EINTR {
-			return os.NewSyscallError("fdatasync", err)
-		}
+	err := error(syscall.EINTR)
+	for err == syscall.EINTR {
+		err = syscall.Fdatasync(int(f.Fd()))
 	}
+	return os.NewSyscallError("fdatasync", err)
 }
 
 // monotonicTime returns CLOCK_MONOTONIC of clock_gettime(2), which the time package does not show.
