@@ -536,7 +536,7 @@ func (d *deliverer) postUrgent(t *turn) {
 	d.locked(func() { d.learn(t, out) })
 	if out.class == delivered {
 		d.stats.count(t.urgent.route, counts{Accepted: 1, Delivered: 1})
-		defer d.spool.do(&change{add: t.merged.messages, over: true}) // so that it is found as what was delivered
+		defer d.spool.do(&change{add: t.merged.messages}) // so that it is found as what was delivered
 	}
 	t.done <- out
 }

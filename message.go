@@ -33,7 +33,7 @@ type message struct {
 	seq      uint64 // its number in the spool
 	queued   int64  // Unix ms: when it was put into the spool, the last time
 	replaces uint64 // the number of the dead letter that it was
-	sync     bool   // it is posted once, now
+	sync     bool   // it is posted once, now: in the spool it is one that was delivered
 	body     []byte // its JSON, once it was encoded: shared by all destinations of a tag
 }
 

@@ -115,8 +115,9 @@ type ending struct {
 
 // change is what one caller wants written, all of it or, after an error, nothing.
 type change struct {
-	add  []*message // gets a number; none where its key is known, or the dead letter that it replaces is gone
-	over bool       // what is added was delivered already: it goes into the history
+	// add gets a number; none where its key is known, or the dead letter that it replaces is gone. What was posted with
+	// sync goes into the history.
+	add  []*message
 	end  []ending   // alone: an error of the disk is tried again until it passes
 	done chan error // the answer
 }
@@ -547,7 +548,7 @@ func (s *spool) stage(lines []line, c *change, ended map[uint64]bool) []line {
 		m.seq, m.queued = s.seq, int64(now)
 		lines = append(lines, line{kind: 'W', seq: m.seq, replaces: m.replaces, at: now,
 			route: []byte(m.route.String()), id: m.ID, says: m.encoded()})
-		if c.over {
+		if m.sync {
 			lines = append(lines, line{kind: 'D', seq: m.seq, at: now, attempts: 1, says: []byte(fateDelivered)})
 		}
 	}

@@ -788,8 +788,8 @@ func TestHistory(t *testing.T) {
 
 		most, big := int64(0), strings.Repeat("x", 1_000_000)
 		for range 60 {
-			m := &message{ID: newID(), Text: big, route: route{tag: "a"}} // straight to disk: it is large
-			p.spool.do(&change{add: []*message{m}, over: true})
+			m := &message{ID: newID(), Text: big, route: route{tag: "a"}, sync: true} // straight to disk: it is large
+			p.spool.do(&change{add: []*message{m}})
 			time.Sleep(time.Second)
 			most = max(most, p.spool.bytes.Load())
 		}
