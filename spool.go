@@ -407,9 +407,8 @@ func (s *spool) apply(l line) {
 		s.forget(l.seq)
 	}
 	if isKeyed(l.id) && l.seq >= s.keys[l.id] {
-		if s.keys[l.id] = l.seq; len(s.keys) >= 2*keysKept {
-			numbers := slices.Sorted(maps.Values(s.keys))
-			oldest := numbers[len(numbers)-keysKept]
+		if s.keys[l.id] = l.seq; len(s.keys) >= 2*keysKept { // then half of them are forgotten
+			oldest := slices.Sorted(maps.Values(s.keys))[keysKept]
 			maps.DeleteFunc(s.keys, func(_ string, seq uint64) bool { return seq < oldest })
 		}
 	}
