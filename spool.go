@@ -851,23 +851,21 @@ func (s *spool) all(history bool, enough func() bool, f func(m found, w line, st
 				}
 			})
 		}
-		if err == nil {
-			_, _, _, err = s.walk(number, func(l line) {
-				d, over := ended[l.seq]
-				w, x := s.where(l.seq)
-				switch {
-				case l.kind != 'W':
-				case over:
-					delete(ended, l.seq)
-					f(found{l.seq, l.lies, d.lies}, l, d.state)
-				case w == l.lies && x != 0:
-					f(found{seq: l.seq}, l, "dead")
-				case w == l.lies:
-					f(found{seq: l.seq}, l, "waiting")
-				}
-			})
-		}
-		if err != nil || enough() {
+		_, _, _, failed := s.walk(number, func(l line) {
+			d, over := ended[l.seq]
+			w, x := s.where(l.seq)
+			switch {
+			case l.kind != 'W':
+			case over:
+				delete(ended, l.seq)
+				f(found{l.seq, l.lies, d.lies}, l, d.state)
+			case w == l.lies && x != 0:
+				f(found{seq: l.seq}, l, "dead")
+			case w == l.lies:
+				f(found{seq: l.seq}, l, "waiting")
+			}
+		})
+		if err = cmp.Or(err, failed); err != nil || enough() {
 			return err
 		}
 	}
