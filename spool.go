@@ -289,9 +289,8 @@ func openSpool(dir string, syncFile func(*os.File) error, log *slog.Logger) (*sp
 	}
 	if err != nil {
 		s.closeFiles()
-		return nil, err
 	}
-	return s, nil
+	return s, err
 }
 
 // load replays the log.
