@@ -574,11 +574,7 @@ func (s *spool) append(lines []line, limit int64) error {
 		}
 		w.Write(b)
 	}
-	err := w.Flush() // it knows of errors before it, too
-	if err == nil {
-		err = s.sync(s.f)
-	}
-	if err != nil {
+	if err := cmp.Or(w.Flush(), s.sync(s.f)); err != nil { // Flush knows of errors before it, too
 		s.suspect = err
 		s.f.Truncate(seg.size) // so that what is refused now is not found by a start before the file is renewed
 		return err
