@@ -489,23 +489,22 @@ func (s *spool) gather(batch []*change) []*change {
 	return batch
 }
 
-// commit writes a batch, then answers it. It logs an error when that begins or changes, and its end.
+// commit writes a batch, then answers it; what cannot be added is refused at once. It logs an error when that begins or
+// changes, and its end.
 func (s *spool) commit(batch []*change, again bool) {
-	full, lines, ended := s.prepare(again), []line(nil), map[uint64]bool{}
+	full, lines, ended, staged := s.prepare(again), []line(nil), map[uint64]bool{}, []*change(nil)
 	for _, c := range batch {
-		if full == nil || c.add == nil {
-			lines = s.stage(lines, c, ended)
+		if full != nil && c.add != nil {
+			c.done <- full
+			continue
 		}
+		lines, staged = s.stage(lines, c, ended), append(staged, c)
 	}
 	err := s.append(lines, segmentSize) // beyond that, the disk may be full
-	failed := cmp.Or(full, err)
-	for _, c := range batch {
-		if c.add != nil {
-			c.done <- failed
-		} else {
-			c.done <- err
-		}
+	for _, c := range staged {
+		c.done <- err
 	}
+	failed := cmp.Or(full, err)
 	trouble := cmp.Or(failed, s.cleanErr)
 	switch {
 	case fmt.Sprint(trouble) == fmt.Sprint(s.trouble):
