@@ -362,7 +362,7 @@ func (d *deliverer) drop(m *message, l *lane, at int) (did string, err error) {
 
 // resend puts dead letters at the end of their lanes.
 func (s *server) resend(dead []found) (did string, n int, err error) {
-	var again []*message
+	again := []*message{} // not nil: the spool must not take nothing for something to write until it can
 	for _, f := range dead {
 		switch m, _, err := s.spool.read(f); {
 		case err == nil:

@@ -1616,6 +1616,15 @@ func TestDiskFails(t *testing.T) {
 		if tries > before {
 			t.Errorf("tried %d times more for 50 requests", tries-before)
 		}
+		again := make(chan error, 1)
+		go func() {
+			_, _, err := p.resend([]found{{seq: 99}}) // of two operators, the other one was first
+			again <- err
+		}()
+		time.Sleep(10 * time.Second)
+		if len(again) == 0 {
+			t.Error("sending again what is gone waits for the disk")
+		}
 		if got := slack.texts("#a"); got != "0 0" {
 			t.Errorf("posted %q, want 0 twice", got)
 		}

@@ -28,12 +28,11 @@ func toPage(w http.ResponseWriter, _ *http.Request) {
 
 // page serves the files of the built-in page, or of the folder that ui.root names.
 func (s *server) page(w http.ResponseWriter, r *http.Request) {
-	files, _ := fs.Sub(builtIn, "ui")
+	files := os.DirFS(s.cfg().ui.root)
 	w.Header().Set("Referrer-Policy", "no-referrer")
 	w.Header().Set("Cache-Control", "no-cache")
-	if info, err := os.Stat(s.cfg().ui.root); err == nil && info.IsDir() {
-		files = os.DirFS(s.cfg().ui.root)
-	} else {
+	if _, err := fs.Stat(files, "."); err != nil { // there is no such folder, or none is named
+		files, _ = fs.Sub(builtIn, "ui")
 		w.Header().Set("Content-Security-Policy", pagePolicy)
 		w.Header().Set("ETag", fmt.Sprintf(`"%x"`, s.stats.StartedAt.UnixNano())) // what is built in has no date
 	}
