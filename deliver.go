@@ -12,7 +12,6 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -602,8 +601,7 @@ func (d *deliverer) post(t *turn) outcome {
 	for _, m := range messages {
 		m.Text, m.Payload = "", nil
 	}
-	// Not bound to a request or to SIGTERM: a post that is cut short may have been taken. It ends by postTimeout.
-	out := d.slack.post(context.Background(), to.credential, payload)
+	out := d.slack(to.credential, payload)
 	if out.class == limited && out.wait == 0 {
 		out.wait = unnamedPause(t.head.attempts)
 	}

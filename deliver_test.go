@@ -713,7 +713,7 @@ func BenchmarkDeliver(b *testing.B) {
 		client := newSlackClient(maxPosts)
 		p := newInProcess(b, testConfig(b, tagsConfig(maxPosts)), posterFunc(func(_ credential, body []byte) outcome {
 			<-open
-			return client.post(context.Background(), credential{url: newSecret(receiver)}, body)
+			return client.post(credential{url: newSecret(receiver)}, body)
 		}))
 		each(messages, maxPosts, func(i int) {
 			m := &message{ID: newID(), Text: strings.Repeat("x", 200),
@@ -900,7 +900,7 @@ func TestMergedPostStaysTogether(t *testing.T) {
 			var post stormPost
 			json.Unmarshal(body, &post)
 			sizes = append(sizes, len(post.texts()))
-			return slack.post(t.Context(), to, body)
+			return slack.post(to, body)
 		}))
 		for i := range 5 {
 			p.send(t, fmt.Sprintf(`{"tag":"a","text":"%d"}`, i))

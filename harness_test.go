@@ -4,7 +4,6 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -45,7 +44,12 @@ type inProcess struct {
 	stop func()
 }
 
-func newInProcess(t testing.TB, cfg *config, slack poster) *inProcess {
+// aSlack is what a server in process posts to.
+type aSlack interface {
+	post(to credential, body []byte) outcome
+}
+
+func newInProcess(t testing.TB, cfg *config, slack aSlack) *inProcess {
 	t.Helper()
 	p := &inProcess{logs: &e2e.Buffer{}, out: &e2e.Buffer{}}
 	log := slog.New(slog.NewTextHandler(p.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -65,7 +69,7 @@ func newInProcess(t testing.TB, cfg *config, slack poster) *inProcess {
 		t.Fatal(err)
 	}
 	st := newStats()
-	d, err := newDeliverer(cfg, slack, maxPosts, sp, st, log)
+	d, err := newDeliverer(cfg, slack.post, maxPosts, sp, st, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +127,7 @@ type recorded struct {
 	text    string
 }
 
-func (s *recorder) post(_ context.Context, to credential, body []byte) outcome {
+func (s *recorder) post(to credential, body []byte) outcome {
 	var p struct{ Channel, Text string }
 	if json.Unmarshal(body, &p); !json.Valid(body) { // a text may be no string: it goes through as it came
 		panic(fmt.Sprintf("posted %q", body))
@@ -270,7 +274,7 @@ func (p *inProcess) notifyWith(t *testing.T, key, tag string, n int) []string {
 }
 
 // restart ends p and returns a server on the same spool.
-func (p *inProcess) restart(t *testing.T, toml string, slack poster) *inProcess {
+func (p *inProcess) restart(t *testing.T, toml string, slack aSlack) *inProcess {
 	t.Helper()
 	p.stop()
 	cfg := testConfig(t, toml)
@@ -335,7 +339,7 @@ type stormPost struct {
 	Attachments []struct{ Color, Title, Text, Footer, Fallback, Pretext string }
 }
 
-func (s *storm) post(_ context.Context, _ credential, body []byte) outcome {
+func (s *storm) post(_ credential, body []byte) outcome {
 	p := stormPost{at: time.Now(), body: string(body)}
 	if err := json.Unmarshal(body, &p); err != nil {
 		panic(err)
@@ -400,4 +404,4 @@ func (s *storm) gaps(t *testing.T) {
 
 type posterFunc func(to credential, body []byte) outcome
 
-func (f posterFunc) post(_ context.Context, to credential, body []byte) outcome { return f(to, body) }
+func (f posterFunc) post(to credential, body []byte) outcome { return f(to, body) }

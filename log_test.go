@@ -122,7 +122,7 @@ func TestPrinterWithoutRoom(t *testing.T) {
 		out.change(unclosed{g})
 		defer out.change(nil)
 		for i, want := range []class{delivered, delivered, retry} { // the first is being written, the second waits
-			if o := (printer{out}).post(t.Context(), credential{}, []byte("{}")); o.class != want {
+			if o := (printer{out}).post(credential{}, []byte("{}")); o.class != want {
 				t.Errorf("post %d: %+v", i, o)
 			}
 			synctest.Wait()

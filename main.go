@@ -81,14 +81,14 @@ func run(opts options, cfg *config, logs *logs) error {
 	signal.Notify(hangUp, syscall.SIGHUP)
 	signal.Ignore(syscall.SIGPIPE) // standard output and error may lose their reader
 	connections, posts := limits()
-	var slack poster = newSlackClient(posts)
+	slack := newSlackClient(posts).post
 	if opts.dryRun {
 		dir, err := os.MkdirTemp("", "slackboard-dry-run")
 		if err != nil {
 			return err
 		}
 		defer os.RemoveAll(dir)
-		cfg.spool.dir, slack = dir, printer{&logs.posts}
+		cfg.spool.dir, slack = dir, printer{&logs.posts}.post
 		logs.standard["stdout"] = logs.standard["stderr"] // standard output is for the posts
 	}
 	if err := logs.change(cfg); err != nil {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -453,7 +452,7 @@ type answers struct {
 	to map[string]outcome
 }
 
-func (a *answers) post(_ context.Context, _ credential, body []byte) outcome {
+func (a *answers) post(_ credential, body []byte) outcome {
 	a.Lock()
 	defer a.Unlock()
 	var p payload

@@ -681,7 +681,7 @@ func TestCheckAnswers(t *testing.T) {
 		if test.maxBytes != 0 {
 			cfg.spool.maxBytes = test.maxBytes
 		}
-		p := newInProcess(t, cfg, nil)
+		p := newInProcess(t, cfg, &recorder{})
 		if w := p.do("GET", test.path, ""); w.Code != test.status || !strings.Contains(w.Body.String(), test.want) {
 			t.Errorf("%s: %d %s, want %d %s", test.name, w.Code, w.Body, test.status, test.want)
 		}

@@ -55,16 +55,14 @@ type outcome struct {
 	unreached bool          // nobody answered
 }
 
-// poster makes one post and says what became of it. slackClient is the one in earnest.
-type poster interface {
-	post(ctx context.Context, to credential, payload []byte) outcome
-}
+// poster makes one post and says what became of it. That of slackClient is the one in earnest.
+type poster func(to credential, payload []byte) outcome
 
 // printer is a Slack for dry runs: it prints every post, one JSON line each. Its output must not block. If that has no
 // room for a post, the post is tried again.
 type printer struct{ out io.Writer }
 
-func (p printer) post(_ context.Context, _ credential, payload []byte) outcome {
+func (p printer) post(_ credential, payload []byte) outcome {
 	if _, err := fmt.Fprintf(p.out, "%s\n", payload); err != nil {
 		return outcome{class: retry, reason: "standard output: " + err.Error()}
 	}
@@ -107,8 +105,9 @@ func statusText(status int) string {
 	return strings.TrimSpace(fmt.Sprintf("status %d %s", status, http.StatusText(status)))
 }
 
-func (s *slackClient) post(ctx context.Context, to credential, payload []byte) outcome {
-	ctx, cancel := context.WithCancel(ctx)
+// post is not bound to a request or to SIGTERM: a post that is cut short may have been taken. It ends by postTimeout.
+func (s *slackClient) post(to credential, payload []byte) outcome {
+	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	var begun, answered atomic.Bool
 	req, _ := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -234,7 +233,7 @@ func TestAnswers(t *testing.T) {
 	for token, rows := range map[secret][]row{{}: webhook, newSecret("xoxb-1"): token} {
 		for i, row := range rows {
 			posts.Go(func() {
-				got := client.post(t.Context(), credential{newSecret(fmt.Sprintf("%s/%d", slack.URL, i)), token},
+				got := client.post(credential{newSecret(fmt.Sprintf("%s/%d", slack.URL, i)), token},
 					[]byte("{}"))
 				want := row.want
 				want.reason = row.reason
@@ -365,7 +364,7 @@ func TestConnectionIsReused(t *testing.T) {
 	})
 	client := newSlackClient(maxPosts)
 	for range 9 {
-		client.post(t.Context(), credential{url: newSecret(slack.URL)}, []byte("{}"))
+		client.post(credential{url: newSecret(slack.URL)}, []byte("{}"))
 	}
 	for _, d := range slack.Deliveries() {
 		if d.Remote != slack.Deliveries()[0].Remote {
@@ -398,7 +397,7 @@ func TestUnsure(t *testing.T) {
 	to := credential{url: newSecret("http://" + l.Addr().String() + "/services/SECRETPATH")}
 	for _, how := range []string{"", "HTTP/1.1 200", "POST /services/SECRETPATH HTTP/1.1\r\n\r\n"} {
 		broken <- how
-		out := client.post(t.Context(), to, []byte("{}"))
+		out := client.post(to, []byte("{}"))
 		if out.class != retry || !out.unsure || out.unreached != (how == "") || strings.Contains(out.reason, "SECRET") {
 			t.Errorf("after %q: got %+v, want an unsure retry", how, out)
 		}
@@ -409,7 +408,7 @@ func TestUnsure(t *testing.T) {
 		"refused": to, "no such host": {url: newSecret("http://no-such-host.invalid/x")},
 		"no TLS": {url: newSecret(strings.Replace(plain.URL, "http:", "https:", 1))},
 	} {
-		if out := client.post(t.Context(), to, []byte("{}")); out.class != retry || out.unsure || !out.unreached ||
+		if out := client.post(to, []byte("{}")); out.class != retry || out.unsure || !out.unreached ||
 			strings.Contains(out.reason, "SECRET") {
 			t.Errorf("%s: got %+v, want a sure retry that reached nobody", what, out)
 		}
@@ -428,7 +427,7 @@ func TestProxyRefuses(t *testing.T) {
 		client.client.Transport.(*http.Transport).Proxy = func(*http.Request) (*url.URL, error) {
 			return url.Parse(proxy.URL)
 		}
-		got := client.post(t.Context(), credential{url: newSecret("https://hooks.invalid/x")},
+		got := client.post(credential{url: newSecret("https://hooks.invalid/x")},
 			[]byte("{}"))
 		if got != want {
 			t.Errorf("%d: got %+v, want %+v", status, got, want)
@@ -440,7 +439,7 @@ func TestRedirectIsNotFollowed(t *testing.T) {
 	elsewhere := e2e.NewFakeSlack(t, nil)
 	slack := e2e.NewFakeSlack(t, nil)
 	slack.Config.Handler = http.RedirectHandler(elsewhere.URL, http.StatusTemporaryRedirect)
-	out := newSlackClient(maxPosts).post(t.Context(), credential{url: newSecret(slack.URL)}, []byte("{}"))
+	out := newSlackClient(maxPosts).post(credential{url: newSecret(slack.URL)}, []byte("{}"))
 	if out.class != badCredential || len(elsewhere.Deliveries()) != 0 {
 		t.Errorf("got %+v and %d posts elsewhere", out, len(elsewhere.Deliveries()))
 	}
@@ -533,7 +532,7 @@ func panicText(f func()) (text string) {
 
 func TestPrinter(t *testing.T) {
 	var out strings.Builder
-	o := (&printer{out: &out}).post(context.Background(), credential{},
+	o := (&printer{out: &out}).post(credential{},
 		[]byte(`{"text":"x"}`))
 	if o.class != delivered || out.String() != "{\"text\":\"x\"}\n" {
 		t.Errorf("got %+v, %q", o, out.String())

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -936,7 +935,7 @@ type modelPost struct {
 	channel       string
 }
 
-func (m *model) post(_ context.Context, _ credential, body []byte) outcome {
+func (m *model) post(_ credential, body []byte) outcome {
 	var p stormPost
 	if err := json.Unmarshal(body, &p); err != nil {
 		panic(err)
