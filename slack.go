@@ -177,9 +177,8 @@ func readAnswer(body io.Reader) (a said) {
 			a.fields[name] = v
 		}
 	}
-	if err == nil {
-		_, err = d.Token()
-	}
+	_, end := d.Token()
+	err = cmp.Or(err, end)
 	a.broken = err != nil && (a.json || !errors.As(err, new(*json.SyntaxError)))
 	return a
 }
