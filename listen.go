@@ -61,10 +61,9 @@ func listenAt(network, path, socketMode string) (net.Listener, error) {
 	if network != "unix" {
 		return net.Listen(network, path)
 	}
-	if dir, err := os.Open(filepath.Dir(path)); err == nil {
-		defer dir.Close() // this unlocks it
-		syscall.Flock(int(dir.Fd()), syscall.LOCK_EX)
-	}
+	dir, _ := os.Open(filepath.Dir(path)) // nil, if it cannot be read: then nothing is locked
+	defer dir.Close()                     // this unlocks it
+	syscall.Flock(int(dir.Fd()), syscall.LOCK_EX)
 	conn, err := net.Dial("unix", path)
 	info, missing := os.Lstat(path) // a file of another kind refuses the connection, too
 	if err == nil {
