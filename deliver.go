@@ -137,8 +137,8 @@ type deliverer struct {
 	stats *stats
 	log   *slog.Logger
 
-	reads, ended chan struct{} // reads holds a token for each turn that reads
-	config       atomic.Pointer[config]
+	reads  chan struct{} // a token for each turn that reads
+	config atomic.Pointer[config]
 
 	guard
 	changed   sync.Cond // of mu: a post or a store has ended, or a reload
@@ -163,8 +163,7 @@ func (d *deliverer) cfg() *config { return d.config.Load() }
 func newDeliverer(cfg *config, slack poster, posts int, sp *spool, st *stats, log *slog.Logger) (*deliverer, error) {
 	d := &deliverer{
 		slack: slack, posts: posts, spool: sp, stats: st, log: log,
-		lanes: map[destination]*lane{}, accounts: map[credential]*account{},
-		reads: make(chan struct{}, maxReaders), ended: make(chan struct{}),
+		lanes: map[destination]*lane{}, accounts: map[credential]*account{}, reads: make(chan struct{}, maxReaders),
 	}
 	d.changed.L = &d.mu
 	return d, d.reload(cfg, st.count)
@@ -201,7 +200,7 @@ func (d *deliverer) after(wait time.Duration, f func()) *time.Timer {
 }
 
 // stop ends delivery: it returns once all turns have ended, 30 s later at most where the disk works. What a disk that
-// fails cannot record by then is posted once more after the next start.
+// fails cannot record by then is posted once more after the next start. Senders that wait for a turn are answered.
 func (d *deliverer) stop() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -209,7 +208,11 @@ func (d *deliverer) stop() {
 	d.resting++
 	d.after(postTimeout+time.Second, func() { late = true; d.changed.Broadcast() })
 	d.wait(func() bool { return late || d.posting[0] == 0 })
-	close(d.ended)
+	for _, l := range d.lanes {
+		for len(l.urgent) > 0 {
+			d.giveUp(l.urgent[0])
+		}
+	}
 }
 
 // wait returns once ok is true. The caller holds mu.
@@ -271,28 +274,24 @@ func (d *deliverer) full(more int64) error {
 // is that of a rate limit, or of what keeps its account from posting, and nothing was posted.
 func (d *deliverer) postNow(m *message, limit time.Duration) outcome {
 	t := &turn{urgent: m, size: m.size(), head: head{attempts: 1}, done: make(chan outcome, 1)}
-	giveUp := func() {
-		if i := slices.Index(t.lane.urgent, t); i >= 0 { // else it is being posted
-			d.takeUrgent(t.lane, i)
-			t.done <- t.lane.refusal()
-		}
-	}
 	d.locked(func() {
 		d.addUrgent(t)
 		tooMuch := d.urgent > urgentBytes || t.lane.account.urgent > max(t.size, urgentBytes/4)
 		if tooMuch || t.lane.refusal().wait > limit {
-			giveUp()
+			d.giveUp(t)
 		}
 		d.schedule(t.lane)
 	})
-	select {
-	case out := <-t.done:
-		return out
-	case <-time.After(max(limit, time.Second)): // a post in flight may be ahead
-	case <-d.ended:
-	}
-	d.locked(giveUp)
+	defer d.after(max(limit, time.Second), func() { d.giveUp(t) }).Stop() // a post in flight may be ahead
 	return <-t.done
+}
+
+// giveUp answers the sender of an urgent turn, unless its message is being posted.
+func (d *deliverer) giveUp(t *turn) {
+	if i := slices.Index(t.lane.urgent, t); i >= 0 {
+		d.takeUrgent(t.lane, i)
+		t.done <- t.lane.refusal()
+	}
 }
 
 // refusal is the outcome of a post that does not get its turn in l: why, and how long it would have to wait for it.
