@@ -80,13 +80,14 @@ type account struct {
 	line     [4][]*lane // by kind: those that are due, the one that is so longest first
 	posting  [ranks]int // posts in flight of this rank or a worse one
 	urgent   int64      // bytes of sync posts that wait
-	earned   bool       // Slack has answered for it, and nothing has been without an answer since
+	turn     time.Time  // no post of a new lane before: the latest turn of its lanes at the last reload
 	until    time.Time  // no post before
 	err      string     // why
-	limited  bool       // it is a rate limit
 	failures int        // to connect, in a row
 	errSince time.Time  // when these began
 	timer    *time.Timer
+	limited  bool // until is that of a rate limit
+	earned   bool // Slack has answered for it, and nothing has been without an answer since
 	inRing   bool
 }
 
@@ -343,7 +344,7 @@ func (d *deliverer) lane(r route) *lane {
 		d.accounts[to.credential] = a
 	}
 	if l == nil {
-		l = &lane{to: to, account: a, turn: d.firstTurn}
+		l = &lane{to: to, account: a, turn: latest(d.firstTurn, a.turn)}
 		l.timer = d.after(time.Hour, func() { d.schedule(l) })
 		d.lanes[to] = l
 	}

@@ -78,7 +78,7 @@ func (d *deliverer) rebuild(cfg *config, count func(route, counts)) error {
 		d.stats.count(route{tag: t.name, index: slices.Index(cfg.byTag[t.name], t)}, counts{})
 	}
 	var read []waiter
-	waiting, paused, urgent := map[route][]waiter{}, map[credential]time.Time{}, []*turn(nil)
+	waiting, urgent := map[route][]waiter{}, []*turn(nil)
 	err := d.spool.all(false, func() bool { return false }, func(_ found, l line, state string) {
 		r, w, dead := parseRoute(string(l.route)), newWaiter(l.seq, l.size()), state == "dead"
 		count(r, counts{FoundAtStart: 1, Waiting: int64(number(!dead)), Dead: int64(number(dead))})
@@ -97,20 +97,17 @@ func (d *deliverer) rebuild(cfg *config, count func(route, counts)) error {
 	d.config.Store(cfg)
 	d.spool.history.Store(cfg.spool.historyBytes)
 	d.ring, d.bytes, d.urgent, d.firstTurn = nil, 0, 0, time.Now().Add(cfg.pace())
-	for to, l := range d.lanes {
+	for _, l := range d.lanes {
 		l.waiting = slices.DeleteFunc(l.waiting, func(w waiter) bool {
 			_, ok := slices.BinarySearch(read, w)
 			return ok // else it is damaged, and its lane finds out
 		})
-		paused[to.credential] = latest(l.turn, paused[to.credential])
+		l.account.turn = latest(l.account.turn, l.turn) // a webhook's pause holds for its other channels, too
 		urgent = append(urgent, l.urgent...)
 		l.urgent, l.bytes, l.head, l.awake = nil, 0, head{}, false
 		l.account.line, l.account.urgent, l.account.inRing = [4][]*lane{}, 0, false
 	}
 	for r, found := range waiting {
-		if to, _, _ := cfg.lookup(r); d.lanes[to] == nil { // a webhook's pause holds for its other channels, too
-			d.lane(r).turn = latest(d.firstTurn, paused[to.credential])
-		}
 		l := d.lane(r)
 		l.waiting = append(l.waiting, found...)
 	}
