@@ -732,8 +732,7 @@ func (d *deliverer) reportDead(l *lane, m *message, reason string) {
 		"/messages/%[3]s shows it, POST /messages/%[3]s/retry sends it again, and GET /messages?state=dead lists all.",
 		cmp.Or(m.route.tag, m.route.channel), reason, m.ID)
 	for i := range d.cfg().byTag[tag] {
-		to := route{tag: tag, index: i}
-		go d.store([]*message{{ID: newID(), Host: hostname(), Level: "warn", Text: text, route: to}})
+		go d.store([]*message{{ID: newID(), Host: hostname(), Level: "warn", Text: text, route: route{tag, i, ""}}})
 	}
 }
 
