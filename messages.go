@@ -113,11 +113,8 @@ func (d *deliverer) inLane(m *message, do toWaiting) (did string, err error) {
 	return do(m, l, at)
 }
 
-// nextTurn returns when l may have its next turn.
-func (l *lane) nextTurn() time.Time {
-	_, at := l.next()
-	return latest(at, l.account.until)
-}
+// nextTurn returns when l may next post what waits.
+func (l *lane) nextTurn() time.Time { return latest(l.turn, l.head.retryAt, l.account.until) }
 
 // shortened returns the first bytes of s.
 func shortened(s string) string {
