@@ -36,12 +36,14 @@ type around struct {
 
 // attachment carries what plain text cannot: a color, a title, the sender's host.
 type attachment struct {
-	Fallback string   `json:"fallback"` // what notifications and old clients show
-	Color    string   `json:"color,omitempty"`
-	Title    string   `json:"title,omitempty"`
-	Text     string   `json:"text,omitempty"`
-	Footer   string   `json:"footer,omitempty"`
-	MrkdwnIn []string `json:"mrkdwn_in"` // without it, the text's *bold* and `code` are not formatted
+	Fallback string    `json:"fallback"` // what notifications and old clients show
+	Color    string    `json:"color,omitempty"`
+	Title    string    `json:"title,omitempty"`
+	Text     string    `json:"text,omitempty"`
+	Footer   string    `json:"footer,omitempty"`
+	MrkdwnIn [1]string `json:"mrkdwn_in"` // without it, the text's *bold* and `code` are not formatted
+
+	own string // JSON: the attachment of a payload, which is posted instead
 }
 
 const (
@@ -198,10 +200,8 @@ func cut(s string, limit int) string {
 // part is one attachment of a post: a message, or the fold of all that say the same.
 type part struct {
 	around
-	attachment                 // render sets its footer
-	own        json.RawMessage // the attachment of a payload, instead
-	merges     bool            // false: it goes alone
-	same       string          // equal for those that are folded
+	attachment      // equal for messages that are folded; render sets its footer
+	merges     bool // false: it goes alone
 	messages   []*message
 }
 
@@ -220,7 +220,7 @@ func newPart(m *message, t *tag) *part {
 		given.around, err = around{Channel: t.channel, Username: t.username, IconEmoji: t.icon, Parse: t.parse}, nil
 	}
 	p := &part{around: given.around, merges: err == nil && len(given.Attachments) < 2}
-	p.attachment = attachment{Title: m.Title, Text: cut(given.Text, textLimit), MrkdwnIn: []string{"text"}}
+	p.attachment = attachment{Title: m.Title, Text: cut(given.Text, textLimit), MrkdwnIn: [1]string{"text"}}
 	p.Color = colors[strings.ToLower(m.Level)]
 	p.Fallback = cut(join(p.Title, ": ", p.Text), fallbackLimit)
 	if p.merges && len(given.Attachments) > 0 {
@@ -229,9 +229,8 @@ func newPart(m *message, t *tag) *part {
 		if p.merges && p.Text != "" {
 			own["pretext"] = encode(p.Text) // Slack shows it above the attachment, as it does a post's text
 		}
-		p.own = encode(own)
+		p.own = string(encode(own))
 	}
-	p.same = string(encode(p.attachment)) + string(p.own)
 	return p
 }
 
@@ -252,12 +251,12 @@ type merger struct {
 
 // add returns false for a message that does not fit: the post is complete without it.
 func (g *merger) add(m *message, t *tag) bool {
-	p := newPart(m, t)
-	if len(g.parts) > 0 && !(g.parts[0].merges && p.merges && p.around == g.parts[0].around) {
+	p, n := newPart(m, t), len(g.parts)
+	if n > 0 && !(g.parts[0].merges && p.merges && p.around == g.parts[0].around) {
 		return false
 	}
-	size := g.size + utf8.RuneCountInString(p.Title+p.Text) + utf8.RuneCount(p.own)
-	switch i, n := slices.IndexFunc(g.parts, func(q *part) bool { return q.same == p.same }), len(g.parts); {
+	size := g.size + utf8.RuneCountInString(p.Title+p.Text+p.own)
+	switch i := slices.IndexFunc(g.parts, func(q *part) bool { return q.attachment == p.attachment }); {
 	case i >= 0:
 		p = g.parts[i]
 	case n > 0 && (n >= g.limit || size > mergedLimit):
@@ -285,8 +284,8 @@ func (g *merger) render(t *tag, now time.Time) []byte {
 	for _, p := range g.parts {
 		p.Footer = p.footer(now)
 		signed := encode(p.attachment)
-		if p.own != nil {
-			signed = encode(sign(asObject(p.own), p.Footer))
+		if p.own != "" {
+			signed = encode(sign(asObject([]byte(p.own)), p.Footer))
 		}
 		post.Attachments = append(post.Attachments, signed)
 		for _, groups := range mentions.FindAllStringSubmatch(p.Text, -1) {
@@ -303,7 +302,7 @@ func (g *merger) render(t *tag, now time.Time) []byte {
 func (p *part) footer(now time.Time) string {
 	if m := p.messages[0]; len(p.messages) == 1 {
 		host := m.Host
-		if p.own != nil { // it is not a part of a payload
+		if p.own != "" { // it is not a part of a payload
 			host = ""
 		}
 		return join(host, " · ", lateness(m.acceptedAt(), now))
