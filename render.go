@@ -112,13 +112,12 @@ func join(a, sep, b string) string {
 // and without those that are "". A payload that is posted as it came gets the channel of its tag t, if it has one, and
 // t's name and icon if it has none of its own.
 func (m *message) fields(t *tag) object {
-	p := asObject(m.Payload) // was checked when it was accepted
-	fill := map[string]string{"username": "slackboard", "icon_emoji": ":clipboard:", "parse": "full"}
-	if m.Plain {
-		fill = nil
-	}
-	if m.Plain && t != nil {
-		p["channel"], fill = encode(t.channel), map[string]string{"username": t.username}
+	p, fill := asObject(m.Payload), map[string]string{} // the payload was checked when it was accepted
+	switch {
+	case !m.Plain:
+		fill = map[string]string{"username": "slackboard", "icon_emoji": ":clipboard:", "parse": "full"}
+	case t != nil:
+		p["channel"], fill["username"] = encode(t.channel), t.username
 		if len(p["icon_url"]) <= len("null") { // or "", or absent
 			fill["icon_emoji"] = t.icon
 		}
@@ -134,13 +133,10 @@ func (m *message) fields(t *tag) object {
 	return p
 }
 
-// renderDirect returns the post for the fields of a payload. late goes into the footer of its last attachment, else
-// below its text.
-func renderDirect(p object, late string) []byte {
-	var text string
+// renderDirect returns the post for the fields of a payload, with its text cut. late goes into the footer of its last
+// attachment, else below its text.
+func renderDirect(p object, text, late string) []byte {
 	var attachments []object
-	json.Unmarshal(p["text"], &text)
-	text = cut(text, textLimit)
 	switch err := json.Unmarshal(p["attachments"], &attachments); {
 	case late == "":
 	case err == nil && len(attachments) > 0:
@@ -215,7 +211,7 @@ func newPart(m *message, t *tag) *part {
 		maps.DeleteFunc(fields, func(_ string, value json.RawMessage) bool { return string(value) == "null" })
 		d := json.NewDecoder(bytes.NewReader(encode(fields)))
 		d.DisallowUnknownFields()
-		err = d.Decode(&given)
+		err = d.Decode(&given) // it reads on behind an unknown field: the text is there
 	case t != nil:
 		given.around, err = around{Channel: t.channel, Username: t.username, IconEmoji: t.icon, Parse: t.parse}, nil
 	}
@@ -276,7 +272,7 @@ func (g *merger) render(t *tag, now time.Time) []byte {
 	post, late := payload{around: first.around}, lateness(m.acceptedAt(), now)
 	switch alone := len(g.messages) == 1; {
 	case alone && m.Payload != nil:
-		return renderDirect(m.fields(t), late)
+		return renderDirect(m.fields(t), first.Text, late)
 	case alone && first.plain():
 		post.Text = join(first.Text, "\n", late)
 		return encode(post)
