@@ -17,22 +17,21 @@ import (
 
 // webhook decodes what is posted to an incoming webhook, for the tag in the path: a payload, alone or as the field
 // payload of a form. https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks/
-func (s *server) webhook(r *http.Request, body []byte) (m message, _ error) {
-	m.route.tag, m.Plain = r.PathValue("tag"), true
-	if s.cfg().byTag[m.route.tag] == nil { // the log must not show it: it may be a token in the wrong place
+func (s *server) webhook(r *http.Request, body []byte) (message, error) {
+	tag := r.PathValue("tag")
+	if s.cfg().byTag[tag] == nil { // the log must not show it: it may be a token in the wrong place
 		return message{}, answer{status: http.StatusNotFound, code: "no_service"}
 	}
 	if isForm(body) {
 		body = asObject(asJSON(body))["payload"]
 	}
-	m.Payload = without(body, "token", "channel") // the tag has a channel
-	return s.checked(m)
+	body = without(body, "token", "channel") // the tag has a channel
+	return s.checked(message{Payload: body, Plain: true, route: route{tag: tag}})
 }
 
 // postMessage decodes a message for a channel: https://docs.slack.dev/reference/methods/chat.postMessage/
-func (s *server) postMessage(_ *http.Request, body []byte) (m message, _ error) {
-	m.Payload, m.Plain = without(asJSON(body), "token"), true
-	return s.checked(m)
+func (s *server) postMessage(_ *http.Request, body []byte) (message, error) {
+	return s.checked(message{Payload: without(asJSON(body), "token"), Plain: true})
 }
 
 // without returns a JSON object without some of its keys, null if it is not an object. A token must not get into the
@@ -55,9 +54,6 @@ func asObject(body []byte) (fields object) {
 // message: it ends with an answer, as after an error.
 func authTest(*http.Request, []byte) (nothing message, _ error) { return nothing, answerTo(nil, 0) }
 
-// unknownMethod is the answer to the other methods of the Web API.
-var unknownMethod = badPayload("unknown_method", "")
-
 // checked returns m with its route, if it has no tag: to the channel that its payload names, else to the webhook's own.
 // It refuses what Slack would refuse: only now can the sender be told.
 func (s *server) checked(m message) (_ message, err error) {
@@ -76,7 +72,6 @@ func (s *server) checked(m message) (_ message, err error) {
 	read("attachments", &attachments, "an array", "invalid_attachments")
 	switch {
 	case err != nil:
-		return m, err
 	case fields == nil:
 		err = badPayload("invalid_payload", "payload is missing, or not a JSON object")
 	case len(channel) > nameLimit || strings.ContainsFunc(channel, endsLine):

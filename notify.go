@@ -51,7 +51,7 @@ func (s *server) handler() http.Handler {
 	route(anybody, "POST /services/{tag}/{token...}", s.takes(s.webhook, answer.sendAsWebhook, false))
 	route(anybody, "POST /api/chat.postMessage", s.takes(s.postMessage, answer.sendAsAPI, true))
 	route(anybody, "POST /api/auth.test", s.takes(authTest, answer.sendAsAPI, true))
-	route(anybody, "/api/", func(w http.ResponseWriter, _ *http.Request) { unknownMethod.sendAsAPI(w) })
+	route(anybody, "/api/", func(w http.ResponseWriter, _ *http.Request) { badRequest("unknown_method").sendAsAPI(w) })
 	route(anybody, "GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answerTo(nil, 0).send(w) })
 	route(anybody, "GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answerTo(s.ready(), 0).send(w) })
 	route(senders, "GET /check", s.check)
@@ -166,12 +166,11 @@ func answerTo(err error, retryAfter time.Duration) answer {
 	a := answer{status: http.StatusOK, Message: "ok"}
 	switch {
 	case err == nil, errors.As(err, &a):
+		return a
 	case errors.Is(err, errGone):
-		a = answer{status: http.StatusNotFound, Message: "no such message waits or stands in the log any more"}
-	default:
-		a = answer{status: http.StatusServiceUnavailable, Message: err.Error(), retryAfter: retryAfter}
+		return answer{status: http.StatusNotFound, Message: "no such message waits or stands in the log any more"}
 	}
-	return a
+	return answer{status: http.StatusServiceUnavailable, Message: err.Error(), retryAfter: retryAfter}
 }
 
 func badRequest(format string, args ...any) answer { return badPayload("", format, args...) }
@@ -288,13 +287,11 @@ func (s *server) notify(r *http.Request, body []byte) (m message, err error) {
 	if err := json.Unmarshal(asJSON(body), &req); err != nil {
 		return m, malformed(err)
 	}
-	m.Host, m.sync = req.Host, req.Sync
 	if r.URL.Path == "/notify-directly" {
-		m.Payload = req.Payload
-		return s.checked(m)
+		return s.checked(message{Host: req.Host, Payload: req.Payload, sync: req.Sync})
 	}
-	m.Text, m.Level, m.Title = req.Text, cleaned(req.Level, nameLimit), cleaned(req.Title, titleLimit)
-	m.route.tag = cleaned(req.Tag, nameLimit)
+	m = message{Host: req.Host, Level: cleaned(req.Level, nameLimit), Title: cleaned(req.Title, titleLimit),
+		Text: req.Text, route: route{tag: cleaned(req.Tag, nameLimit)}, sync: req.Sync}
 	switch {
 	case m.route.tag == "":
 		err = badRequest("tag is missing")
