@@ -395,12 +395,10 @@ func (s *server) acceptNow(messages []*message) answer {
 	for _, m := range messages {
 		go func() { outs <- s.postNow(m, limit) }()
 	}
-	a := answer{status: http.StatusOK}
-	allLimited, again := true, true // again: trying again helps, and doubles nothing
+	a, n := answer{status: http.StatusOK}, [limited + 1]int{} // how many outcomes there are of each class
 	for range messages {
 		o := <-outs
-		allLimited = allLimited && o.class == limited
-		again = again && (o.class == retry || o.class == limited) && !o.unsure
+		n[o.class]++
 		if o.class != delivered {
 			a.status, a.Message = http.StatusBadGateway, "failed to post message to slack: "+o.reason
 			a.retryAfter = max(a.retryAfter, o.wait, time.Second)
@@ -409,9 +407,9 @@ func (s *server) acceptNow(messages []*message) answer {
 			a.Detail = "it may have been posted all the same"
 		}
 	}
-	if !again {
+	if n[retry]+n[limited] < len(messages) || a.Detail != "" { // trying again does not help, or doubles something
 		a.retryAfter = 0
-	} else if allLimited {
+	} else if n[retry] == 0 {
 		a.status = http.StatusTooManyRequests
 	}
 	return a
