@@ -8,7 +8,6 @@ import (
 	"cmp"
 	"encoding/json"
 	"errors"
-	"expvar"
 	"fmt"
 	"io"
 	"log/slog"
@@ -16,7 +15,6 @@ import (
 	"net/http"
 	"os"
 	"path"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -35,7 +33,6 @@ type server struct {
 	access   io.Writer     // one line a request
 	bodies   chan struct{} // a token for each large body in memory
 	looking  sync.Mutex    // held by the request that searches the spool, or reads a message
-	requests expvar.Map    // how many, by route and status
 	answered keyedAnswers
 	lost     func() int64 // log lines that could not be written
 	gc       gcSample
@@ -83,7 +80,7 @@ func (s *server) handler() http.Handler {
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		mux.ServeHTTP(res, r)
-		s.requests.Add(fmt.Sprintf(`route=%q,status="%d"`, r.Pattern, res.Status), 1)
+		s.stats.requests.Add(fmt.Sprintf(`route=%q,status="%d"`, r.Pattern, res.Status), 1)
 		poll := r.Method == http.MethodGet && res.Status == http.StatusOK && r.Header.Get(pollHeader) != ""
 		if poll && !s.log.Enabled(r.Context(), slog.LevelDebug) {
 			return // the page asks every few seconds: that has a line at level debug only
@@ -259,7 +256,7 @@ func (s *server) readBody(w http.ResponseWriter, r *http.Request, stranger bool)
 		case <-time.After(largeWait):
 			return nil, done, busy
 		}
-		whole := bytes.NewBuffer(slices.Grow(body, int(max(r.ContentLength-small, 0))+bytes.MinRead))
+		whole := bytes.NewBuffer(append(make([]byte, 0, max(r.ContentLength, small)+bytes.MinRead), body...))
 		_, err = whole.ReadFrom(reader)
 		body = whole.Bytes()
 	}

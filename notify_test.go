@@ -303,7 +303,7 @@ func TestRequestCounts(t *testing.T) {
 	p.do("GET", "/messages/0123", "")
 	p.do("GET", "/no/such/path", "")
 	var got []string
-	p.requests.Do(func(count expvar.KeyValue) { got = append(got, fmt.Sprint(count.Key, " ", count.Value)) })
+	p.stats.requests.Do(func(count expvar.KeyValue) { got = append(got, fmt.Sprint(count.Key, " ", count.Value)) })
 	want := []string{`route="/",status="401" 1`, `route="GET /healthz",status="200" 3`,
 		`route="GET /messages/{id}",status="401" 1`, `route="POST /notify",status="401" 1`}
 	if !reflect.DeepEqual(got, want) {

@@ -83,6 +83,8 @@ type stats struct {
 	inOrder             []*routeStats
 	channels            int // of routes: they lead to a channel, not to a tag
 	accepted, delivered hour
+
+	requests expvar.Map // how many, by route and status; it has a mutex of its own
 }
 
 // histogram counts durations by upper bounds, in seconds.
@@ -569,7 +571,7 @@ func (s *server) metrics(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintf(e, "slackboard_posts_total{outcome=%q} %d\n", class(c), n)
 	}
 	e.head("slackboard_http_requests_total", "Requests, by route and status.")
-	s.requests.Do(func(count expvar.KeyValue) {
+	s.stats.requests.Do(func(count expvar.KeyValue) {
 		fmt.Fprintf(e, "slackboard_http_requests_total{%s} %v\n", count.Key, count.Value)
 	})
 	e.histogram("slackboard_post_duration_seconds", "How long a post to Slack took.", st.postTook)
