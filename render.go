@@ -137,16 +137,12 @@ func (m *message) fields(t *tag) object {
 // attachment, else below its text.
 func renderDirect(p object, text, late string) []byte {
 	var attachments []object
-	switch err := json.Unmarshal(p["attachments"], &attachments); {
-	case late == "":
-	case err == nil && len(attachments) > 0:
+	if late != "" && json.Unmarshal(p["attachments"], &attachments) == nil && len(attachments) > 0 {
 		sign(attachments[len(attachments)-1], late)
-		p["attachments"] = encode(attachments)
-	case text != "":
-		text += "\n" + late
+		p["attachments"], late = encode(attachments), ""
 	}
 	if text != "" {
-		p["text"] = encode(text)
+		p["text"] = encode(join(text, "\n", late))
 	}
 	return encode(p)
 }
