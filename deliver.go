@@ -442,7 +442,7 @@ type turn struct {
 	heads  []waiter // waiting messages that may go together
 	merged merger   // those that do
 	head   head     // with this attempt
-	long   bool     // it is one message, too much for the receiver, and can be cut
+	long   bool     // it is one part, too much for the receiver, and can be cut
 }
 
 // ranks of turns: 0 is the best.
@@ -606,7 +606,7 @@ func (d *deliverer) post(t *turn) outcome {
 		out.wait = unnamedPause(t.head.attempts)
 	}
 	d.stats.posted(messages, t.head.attempts, out, time.Since(start))
-	if out.tooMuch && len(messages) == 1 {
+	if out.tooMuch && len(t.merged.parts) == 1 {
 		_, t.long = shorter(payload)
 	}
 	return out
@@ -689,7 +689,7 @@ func (d *deliverer) settle(t *turn, out outcome) (ends []ending) {
 		if parts := len(t.merged.parts); parts > 1 {
 			l.head, l.most, l.mostTill = head{}, (parts+1)/2, now.Add(smallerFor)
 		} else {
-			l.head.cut, l.head.group, l.mostTill = true, 1, time.Time{}
+			l.head.cut, l.head.group, l.mostTill = true, n, time.Time{}
 		}
 		return nil
 	case fate == fateDead:

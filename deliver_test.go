@@ -456,6 +456,16 @@ func TestTooMuchForTheReceiver(t *testing.T) {
 						t.Errorf("message %d was taken %d times", i, took)
 					}
 				}
+				if name == "4000 characters" { // equal ones, which are one attachment
+					for range 4 {
+						p.do("POST", "/notify", `{"tag":"a","text":"same `+strings.Repeat("é", 9000)+`"}`)
+					}
+					time.Sleep(time.Hour)
+					if _, took := r.seen("same"); took != 2 {
+						t.Errorf("those that say the same were taken %d times, want the first alone and a fold", took)
+					}
+					n += 4
+				}
 				// Dead letters: the receiver takes nothing for a while.
 				r.mu.Lock()
 				r.tooMuch = func([]byte, []string) outcome {
