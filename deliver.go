@@ -397,13 +397,15 @@ func (d *deliverer) join(a *account) {
 
 // begin gives turns to lanes that stand in line, account by account, while there is room.
 func (d *deliverer) begin() {
-	for misses := 0; misses < len(d.ring) && d.resting == 0; misses++ {
+	for misses := 0; misses < len(d.ring) && d.resting == 0; {
 		a := d.ring[0]
 		d.ring, a.inRing = d.ring[1:], false
-		if time.Until(a.until) <= 0 && d.beginOf(a) {
-			misses = -1
+		begun := time.Until(a.until) <= 0 && d.beginOf(a)
+		if d.join(a); begun {
+			misses = 0
+		} else {
+			misses += number(a.inRing) // one that has left makes the ring shorter
 		}
-		d.join(a)
 	}
 }
 

@@ -620,6 +620,28 @@ func TestFairUnderQPS(t *testing.T) {
 	})
 }
 
+// A pause of one account does not keep the turn from the next one, whoever stands first.
+func TestPauseWhileOthersStandInLine(t *testing.T) {
+	t.Parallel()
+	inBubble(t, e2e.WithCore(hookAndTags, "qps = 1"), func(_ int, r recorded) outcome {
+		if strings.HasPrefix(r.to, "xoxb") {
+			time.Sleep(500 * time.Millisecond)
+			return outcome{class: limited, wait: time.Minute}
+		}
+		return outcome{class: delivered}
+	}, func(t *testing.T, p *inProcess, slack *recorder) {
+		time.Sleep(5 * time.Second)
+		p.do("POST", "/notify", e2e.NotifyBody("bot", 1, false))
+		synctest.Wait() // it is posted, and the next turn is a second later
+		p.do("POST", "/notify", e2e.NotifyBody("bot2", 2, false))
+		p.do("POST", "/notify", e2e.NotifyBody("own", 3, false))
+		time.Sleep(2 * time.Second)
+		if got := slack.texts("#own"); got != "3" {
+			t.Errorf("posted %q beside a pause, want 3", got)
+		}
+	})
+}
+
 // A webhook's host that refuses connections is one trouble: all that waits for it waits together, with a try now and
 // then, and two lines in the log. Another webhook notices nothing.
 func TestDeadNetworkIsOneTrouble(t *testing.T) {
