@@ -422,6 +422,12 @@ func (l *loader) destinations() {
 			l.fault(l.row[&t.channel], "tag %q has no channel: a slack_token needs one", t.name)
 		}
 	}
+	for i, s := range l.senders {
+		of := func(other *sender) bool { return other.token == s.token && other.name != s.name }
+		if s.token != (secret{}) && (s.token == l.core.authToken || slices.ContainsFunc(l.senders[:i], of)) {
+			l.fault(l.row[&s.token], "token of sender %s is the auth_token or another sender's: make a new one", s.name)
+		}
+	}
 	if l.core.reportTag != "" && l.byTag[l.core.reportTag] == nil {
 		l.fault(l.row[&l.core.reportTag], "report_tag: there is no tag %q", l.core.reportTag)
 	}

@@ -41,6 +41,12 @@ func TestConfigFaults(t *testing.T) {
 			[]string{"4: qps in [core] is on line 3 already", "7: qps in [core] is on line 3 already",
 				"8: batch in [core]: wants an integer from 1 to 100"}},
 		{"a number in quotes", head + "qps = '5'\n", nil},
+		{"tokens of senders", "[core]\nauth_token = 'SECRET'\nslack_token = 'x'\n" +
+			"[[senders]]\nname = 'a'\ntoken = 'SECRET'\n" +
+			"[[senders]]\nname = 'b'\ntoken = 'SECRET-2'\n[[senders]]\nname = 'b'\ntoken = 'SECRET-2'\n" +
+			"[[senders]]\nname = 'c'\ntoken = 'SECRET-2'\n",
+			[]string{"6: token of sender a is the auth_token or another sender's: make a new one",
+				"15: token of sender c is the auth_token or another sender's: make a new one"}},
 		{"wrong type", head + "qps = '5s'\nbatch = true\nchannel_rate = 9_223_372_036_854_775_808\n",
 			[]string{"3: qps in [core]: wants an integer from 0 to 1000000",
 				"4: batch in [core]: wants an integer from 1 to 100",
