@@ -16,7 +16,7 @@ import (
 
 const (
 	listedText = 1 << 10 // bytes of a text in a list
-	atOnce     = 100     // dead letters that are sent again or dropped in one write of the spool
+	atOnce     = 32      // dead letters that are sent again or dropped in one write of the spool
 
 	beingPosted = "being posted at this moment"
 )
@@ -379,8 +379,11 @@ func (s *server) resend(dead []found) (did string, n int, err error) {
 func (s *server) dropDead(dead []found) (did string, n int, err error) {
 	var ends []ending
 	for _, f := range dead {
-		if m, x, err := s.spool.read(f); err == nil && x.kind != 0 {
+		switch m, x, err := s.spool.read(f); {
+		case err == nil && x.kind != 0:
 			ends = append(ends, ending{seq: f.seq, route: m.route, fate: fateDropped})
+		case err != nil && err != errGone && err != errDamaged:
+			return "", 0, err
 		}
 	}
 	n, err = s.record(ends, s.spool.do)

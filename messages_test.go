@@ -3,7 +3,10 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -461,4 +464,32 @@ func (a *answers) post(_ credential, body []byte) outcome {
 		return out
 	}
 	return outcome{class: delivered}
+}
+
+// Dead letters that cannot be read at the moment are neither dropped nor sent again, and the operator is told.
+func TestUnreadableDeadLetters(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		slack := &answers{to: map[string]outcome{"#a": {class: badContent, reason: "invalid_blocks"}}}
+		p := newInProcess(t, testConfig(t, hookAndTags), slack)
+		p.do("POST", "/notify", e2e.NotifyBody("a", 1, false))
+		synctest.Wait()
+		dead, _, err := p.find(t.Context(), search{state: "dead"})
+		if err != nil || len(dead) != 1 {
+			t.Fatal(dead, err)
+		}
+		segment := filepath.Join(p.cfg().spool.dir, "00000001.log")
+		os.Rename(segment, segment+"-away")
+		os.Mkdir(segment, 0o700) // it can be opened, and not be read
+		for name, do := range map[string]toDead{"resend": p.resend, "drop": p.dropDead} {
+			if _, n, err := do(dead); n != 0 || !errors.Is(err, syscall.EISDIR) {
+				t.Errorf("%s: %d, %v", name, n, err)
+			}
+		}
+		os.Remove(segment)
+		os.Rename(segment+"-away", segment)
+		if _, n, err := p.dropDead(dead); n != 1 || err != nil {
+			t.Errorf("drop: %d, %v", n, err)
+		}
+	})
 }
