@@ -278,12 +278,15 @@ func (s *server) debugVars(r *http.Request) (ordered, error) {
 // narrow them.
 func (s *server) statApp(r *http.Request) (*appStat, error) {
 	query := r.URL.Query()
-	n, q, tag := maxTags, strings.ToLower(query.Get("q")), query.Get("tag")
+	n, sign, q, tag := maxTags, 1, strings.ToLower(query.Get("q")), query.Get("tag")
 	if asked, err := strconv.Atoi(query.Get("tags")); err == nil && asked >= 0 {
 		n = min(n, asked)
 	}
 	by, reversed := strings.CutPrefix(cmp.Or(query.Get("sort"), "trouble"), "-")
-	compare, worseFirst, sign := tagOrders[by], tagOrders["trouble"], 1-2*number(reversed) // 1, or reversed -1
+	if reversed {
+		sign = -1
+	}
+	compare, worseFirst := tagOrders[by], tagOrders["trouble"]
 	if compare == nil {
 		orders := slices.Sorted(maps.Keys(tagOrders))
 		return nil, badRequest("sort=%s: it has to be one of %s", by, strings.Join(orders, ", "))
