@@ -58,7 +58,7 @@ func (s *server) handler() http.Handler {
 	route(operators, "GET /debug/vars", shows(s.debugVars))
 	route(operators, "GET /config/app", s.configApp)
 	route(operators, "GET /app/config", s.configApp) // its name in 0.6
-	route(operators, "GET /ui/", s.page)
+	route(operators, "GET /ui/{file...}", s.page)
 	route(operators, "GET /ui", toPage)
 	route(operators, "GET /{$}", toPage)
 	route(operators, "/", func(w http.ResponseWriter, r *http.Request) { s.answerUnknown(mux, w, r) })

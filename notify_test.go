@@ -690,7 +690,7 @@ func TestCheckAnswers(t *testing.T) {
 
 // docs/http.md lists the routes of the route table, and no others.
 func TestDocumentedRoutes(t *testing.T) {
-	names := strings.NewReplacer("{tag}", "TAG", "{token...}", "TOKEN", "{id}", "ID", "{$}", "")
+	names := strings.NewReplacer("{tag}", "TAG", "{token...}", "TOKEN", "{id}", "ID", "{$}", "", "{file...}", "")
 	got, want := map[string]bool{}, map[string]bool{}
 	for _, m := range regexp.MustCompile(`route\(\w+, "(\w+ /[^"]+)"`).FindAllStringSubmatch(
 		e2e.ReadFile(t, "notify.go"), -1) {

@@ -3,6 +3,7 @@ package main
 // The page: built in, or the folder named by ui.root.
 
 import (
+	"cmp"
 	"embed"
 	"fmt"
 	"io/fs"
@@ -28,7 +29,7 @@ func toPage(w http.ResponseWriter, _ *http.Request) {
 
 // page serves the files of the built-in page, or of the folder that ui.root names.
 func (s *server) page(w http.ResponseWriter, r *http.Request) {
-	files := os.DirFS(s.cfg().ui.root)
+	files, name := os.DirFS(s.cfg().ui.root), cmp.Or(r.PathValue("file"), "index.html")
 	w.Header().Set("Referrer-Policy", "no-referrer")
 	w.Header().Set("Cache-Control", "no-cache")
 	if _, err := fs.Stat(files, "."); err != nil { // there is no such folder, or none is named
@@ -36,5 +37,9 @@ func (s *server) page(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Security-Policy", pagePolicy)
 		w.Header().Set("ETag", fmt.Sprintf(`"%x"`, s.stats.StartedAt.UnixNano())) // what is built in has no date
 	}
-	http.StripPrefix("/ui/", http.FileServerFS(files)).ServeHTTP(w, r)
+	if _, err := fs.Stat(files, name); err != nil {
+		answer{status: http.StatusNotFound, Message: "there is nothing at " + r.URL.Path}.send(w)
+		return
+	}
+	http.ServeFileFS(w, r, files, name)
 }

@@ -747,10 +747,19 @@ func TestPageFromElsewhere(t *testing.T) {
 func TestPageOfOnesOwn(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Dir(WriteFile(t, "index.html", "<h1>mine</h1>"))
+	if err := os.Mkdir(filepath.Join(dir, "folder"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	WriteInto(t, dir, "folder/file.txt", "its content")
 	s := StartServer(t, ServerConfig("http://127.0.0.1:1")+"[ui]\nroot='"+dir+"'\n")
 	for path, want := range map[string]string{"/ui/": "<h1>mine</h1>", "/ui": "<h1>mine</h1>", "/": "<h1>mine</h1>"} {
 		if status, body := s.Request("GET", path, ""); status != 200 || body != want {
 			t.Errorf("%s: %d %s", path, status, body)
+		}
+	}
+	for path, want := range map[string]int{"/ui/folder/file.txt": 200, "/ui/folder": 404, "/ui/folder/": 404} {
+		if status, body := s.Request("GET", path, ""); status != want || strings.Contains(body, "file.txt") {
+			t.Errorf("%s: %d %s", path, status, body) // no list of the folder
 		}
 	}
 	s = StartServer(t, ServerConfig("http://127.0.0.1:1")+"[ui]\nroot='/nowhere'\n")
@@ -760,7 +769,7 @@ func TestPageOfOnesOwn(t *testing.T) {
 	Poll(t, "it warns", func() bool {
 		return strings.Contains(s.Stderr.String(), "ui.root: /nowhere is no folder: the built-in page serves")
 	})
-	if status, body := s.Request("GET", "/ui/nothing", ""); status != 404 {
+	if status, body := s.Request("GET", "/ui/nothing", ""); status != 404 || !strings.Contains(body, `"message"`) {
 		t.Errorf("/ui/nothing: %d %s", status, body)
 	}
 }
