@@ -255,6 +255,9 @@ func (l *loader) read(lines []tomlLine) {
 		switch next, ok := known[line.header]; {
 		case ok: // each header of a list begins the next one of its entries
 			in, known[line.header] = next[0], append(next[1:], next[0])
+			if first := l.row[in.id]; first > 0 {
+				l.fault(line.row, "%s is on line %d already: bring the two together", in.header, first)
+			}
 			l.row[in.id] = line.row
 		case line.header != "":
 			in = section{header: line.header}
@@ -298,6 +301,9 @@ func (l *loader) key(in section, line tomlLine) {
 	text, err, isDefault := line.value, error(nil), line.value == k.preset && k.preset != required
 	if _, isSecret := k.to.(*secret); isSecret && !isDefault {
 		text, err = l.dereference(text)
+	}
+	if _, isNumber := k.to.(*int64); isNumber == line.quoted && k.name != "port" {
+		err = errors.New("wants quotes around a text, and none around a number")
 	}
 	k.store(cmp.Or(text, line.value))
 	if err == nil && k.check != nil && !isDefault {

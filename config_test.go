@@ -38,9 +38,21 @@ func TestConfigFaults(t *testing.T) {
 			[]string{"1: wants [NAME], [[NAME]] or NAME = VALUE, and nothing behind it: dotted keys, nested tables " +
 				"and multi-line strings are not supported"}},
 		{"twice", head + "qps = 1\n'qps' = 2\n[log]\n[core]\nqps = 3\nbatch = 0\n",
-			[]string{"4: qps in [core] is on line 3 already", "7: qps in [core] is on line 3 already",
+			[]string{"4: qps in [core] is on line 3 already",
+				"6: [core] is on line 1 already: bring the two together", "7: qps in [core] is on line 3 already",
 				"8: batch in [core]: wants an integer from 1 to 100"}},
-		{"a number in quotes", head + "qps = '5'\n", nil},
+		{"a number in quotes", head + "qps = '0'\n[spool]\nmax_bytes = '2000000'\n",
+			[]string{"3: qps in [core]: wants quotes around a text, and none around a number",
+				"5: max_bytes in [spool]: wants quotes around a text, and none around a number"}},
+		{"a text without quotes", head + "auth_token = true\n[[tags]]\ntag = 5\nusername = -7\n[spool]\ndir = 0\n",
+			[]string{"3: auth_token in [core]: wants quotes around a text, and none around a number",
+				"5: tag in [[tags]]: wants quotes around a text, and none around a number",
+				"6: username in [[tags]]: wants quotes around a text, and none around a number",
+				"8: dir in [spool]: wants quotes around a text, and none around a number"}},
+		{"a port without quotes", head + "port = 29801\n", nil},
+		{"a section twice", head + "[log]\n[core]\n['log']\n[[tags]]\ntag = 'a'\n[[tags]]\ntag = 'b'\n",
+			[]string{"4: [core] is on line 1 already: bring the two together",
+				"5: [log] is on line 3 already: bring the two together"}},
 		{"tokens of senders", "[core]\nauth_token = 'SECRET'\nslack_token = 'x'\n" +
 			"[[senders]]\nname = 'a'\ntoken = 'SECRET'\n" +
 			"[[senders]]\nname = 'b'\ntoken = 'SECRET-2'\n[[senders]]\nname = 'b'\ntoken = 'SECRET-2'\n" +
@@ -48,7 +60,7 @@ func TestConfigFaults(t *testing.T) {
 			[]string{"6: token of sender a is the auth_token or another sender's: make a new one",
 				"15: token of sender c is the auth_token or another sender's: make a new one"}},
 		{"wrong type", head + "qps = '5s'\nbatch = true\nchannel_rate = 9_223_372_036_854_775_808\n",
-			[]string{"3: qps in [core]: wants an integer from 0 to 1000000",
+			[]string{"3: qps in [core]: wants quotes around a text, and none around a number",
 				"4: batch in [core]: wants an integer from 1 to 100",
 				"5: channel_rate in [core]: wants an integer from 0 to 1000"}},
 		{"a table for a value", head + "[core.port]\n",
@@ -143,7 +155,7 @@ func TestConfigFaults(t *testing.T) {
 		{"all at once, in order", head + "x = 1\n[log]\nlevel = 5\n[[tags]]\n",
 			[]string{`3: unknown key "x" in [core]: known are port, socket_mode, auth_token, tls_cert, tls_key, ` +
 				`tls_client_ca, slack_url, slack_token, slack_api_url, qps, max_delay_duration, channel_rate, ` +
-				`batch, report_tag`, "5: level in [log]: wants panic, fatal, error, warn, info or debug",
+				`batch, report_tag`, "5: level in [log]: wants quotes around a text, and none around a number",
 				"6: this [[tags]] has no tag"}},
 		{"syntax", head + "port = “x”\n",
 			[]string{`3: wants a value, and nothing behind it: a "string" or 'string' (in straight quotes, with no ` +

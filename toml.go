@@ -19,21 +19,22 @@ import (
 	"unicode/utf8"
 )
 
-// tomlLine is a header with its brackets, or a key and its value. An integer or a boolean is the text of it: a key that
-// wants a number takes one in quotes, too.
+// tomlLine is a header with its brackets, or a key and its value: a text, or the digits of an integer, true or false.
 type tomlLine struct {
 	row                int // from 1
 	header, key, value string
+	quoted             bool // the value is a text
 }
 
 const (
 	tomlString = `"(?:[^"\\]|\\[btnfr"\\]|\\u[0-9A-Fa-f]{4}|\\U[0-9A-Fa-f]{8})*"|'[^']*'`
 	tomlName   = `[ \t]*([A-Za-z0-9_-]+|` + tomlString + `)[ \t]*`
-	tomlValue  = `[ \t]*([+-]?(?:0|[1-9](?:_?[0-9])*)|true|false|` + tomlString + `)`
+	tomlValue  = `[ \t]*([+-]?(?:0|[1-9](?:_?[0-9])*)|true|false)|[ \t]*(` + tomlString + `)`
 )
 
 var (
-	// tomlForm matches a line. Its groups are a header's [, name and ], then a key and its value: "" for what is none.
+	// tomlForm matches a line. Its groups are a header's [, name and ], then a key, its value that has no quotes, and
+	// the one that has: "" for what is none.
 	tomlForm = regexp.MustCompile(`^(?:[ \t]*(\[\[?)` + tomlName + `(\]\]?)|` + tomlName + `=(?:` +
 		tomlValue + `|.*))?[ \t]*(?:#.*)?$`)
 
@@ -58,7 +59,7 @@ func parseTOML(src string) (lines []tomlLine, err error) {
 				"dotted keys, nested tables and multi-line strings are not supported")
 		case groups[1]+groups[4] == "":
 			continue
-		case groups[1]+groups[5] == "":
+		case groups[1]+groups[5]+groups[6] == "":
 			err = errTOMLValue
 		}
 		for n := 1; n < len(groups) && err == nil; n++ {
@@ -74,7 +75,7 @@ func parseTOML(src string) (lines []tomlLine, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("%d: %w", i+1, err)
 		}
-		lines = append(lines, tomlLine{i + 1, strings.Join(groups[1:4], ""), groups[4], groups[5]})
+		lines = append(lines, tomlLine{i + 1, strings.Join(groups[1:4], ""), groups[4], groups[5] + groups[6], groups[5] == ""})
 	}
 	return lines, nil
 }

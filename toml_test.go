@@ -260,7 +260,7 @@ func FuzzTOMLQuote(f *testing.F) {
 		}
 		q := tomlQuote(s)
 		got, err := parseTOML(q + " = " + q)
-		if want := []tomlLine{{row: 1, key: s, value: s}}; err != nil || !reflect.DeepEqual(got, want) {
+		if want := []tomlLine{{row: 1, key: s, value: s, quoted: true}}; err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("tomlQuote(%q) = %s is read back as %#v, %v", s, q, got, err)
 		}
 	})
