@@ -102,6 +102,9 @@ func (d *deliverer) rebuild(cfg *config, count func(route, counts)) error {
 			_, ok := slices.BinarySearch(read, w)
 			return ok // else it is damaged, and its lane finds out
 		})
+		if !l.account.limited {
+			l.account.until = time.Time{}
+		}
 		l.account.turn = latest(l.account.turn, l.turn) // a webhook's pause holds for its other channels, too
 		urgent = append(urgent, l.urgent...)
 		l.urgent, l.bytes, l.head, l.awake = nil, 0, head{}, false

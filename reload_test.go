@@ -111,6 +111,30 @@ func TestReloadKeepsPauses(t *testing.T) {
 	}
 }
 
+// Back-offs start anew: those of a destination, and those of an account that cannot be reached.
+func TestReloadEndsBackOffs(t *testing.T) {
+	t.Parallel()
+	for _, failed := range []outcome{
+		{class: retry, reason: "status 503"},
+		{class: retry, reason: "connection refused", unreached: true},
+	} {
+		inBubble(t, hookAndTags, func(int, recorded) outcome { return failed },
+			func(t *testing.T, p *inProcess, slack *recorder) {
+				p.do("POST", "/notify", e2e.NotifyBody("a", 1, false))
+				time.Sleep(5 * time.Minute)
+				for before := 0; before != len(slack.all()); time.Sleep(time.Second) { // the next try is in a while
+					before = len(slack.all())
+				}
+				before := len(slack.all())
+				p.reload(t, hookAndTags)
+				synctest.Wait()
+				if n := len(slack.all()); n != before+1 {
+					t.Errorf("%s: tried %d times before the reload, %d in all right after it", failed.reason, before, n)
+				}
+			})
+	}
+}
+
 // What is being posted ends first, under the old configuration; what is accepted meanwhile is delivered under the new
 // one.
 func TestReloadWaitsForPosts(t *testing.T) {
