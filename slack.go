@@ -17,7 +17,6 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
-	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -126,7 +125,7 @@ func (s *slackClient) post(to credential, payload []byte) outcome {
 		// url.Error prints its URL, which is a secret. What net/http quotes is left out as well: it is what the other
 		// side sent, perhaps our own request.
 		reason, _, _ := strings.Cut(errors.Unwrap(err).Error(), `"`)
-		if os.IsTimeout(err) {
+		if err.(*url.Error).Timeout() { // Do has no other errors
 			reason = "no answer within " + postTimeout.String()
 		}
 		reason = to.redact(strings.TrimRight(reason, " :"))
