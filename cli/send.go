@@ -17,7 +17,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -270,7 +269,7 @@ func (f *Flags) post(ctx context.Context, s server, r request) failure {
 		return failure{err: err, final: true, refused: true}
 	}
 	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Idempotency-Key", r.Key)
+	req.Header.Set("Idempotency-Key", url.QueryEscape(r.Key)) // it stays as it is, unless somebody has made the file
 	if f.token != "" {
 		req.Header.Set("Authorization", "Bearer "+f.token)
 	}
@@ -356,17 +355,17 @@ func (f *Flags) drain(ctx context.Context, own request) failure {
 		time.Sleep(20 * time.Millisecond)
 	}
 	blocked := map[string]failure{}
-	names, _ := fs.Glob(os.DirFS(f.Spool), "*.json") // in order; the one error is a bad pattern
-	for _, name := range names {
-		path, until := filepath.Join(f.Spool, name), late
-		isOwn := strings.HasSuffix(name, "-"+own.Key+".json")
-		if isOwn {
-			until = ctx
+	entries, _ := os.ReadDir(f.Spool) // in order; if it cannot be read, own is not sent
+	for _, e := range entries {
+		if filepath.Ext(e.Name()) != ".json" || !e.Type().IsRegular() { // a named pipe would make us wait
+			continue
 		}
+		path, isOwn := filepath.Join(f.Spool, e.Name()), strings.HasSuffix(e.Name(), "-"+own.Key+".json")
+		until := map[bool]context.Context{true: ctx, false: late}[isOwn]
 		var r request
 		content, err := os.ReadFile(path)
 		fail := failure{err: errors.New("it is not a request"), refused: true}
-		if json.Unmarshal(content, &r) == nil {
+		if json.Unmarshal(content, &r) == nil && strings.HasPrefix(r.Path, "/notify") && r.Body != nil {
 			fail = blocked[r.To]
 		}
 		if fail.err == nil {

@@ -154,11 +154,16 @@ func TestSpoolSetsAside(t *testing.T) {
 	request := e2e.ReadFile(t, filepath.Join(spool, e2e.FilesIn(t, spool)[0]))
 	bad := map[string]string{"00.json": "", "02.json": "\x00\xff", "03.json": request[:len(request)/2],
 		"06.json": strings.Repeat("x", 3<<20),
-		"07.json": `{"path":" %zz","to":"a","key":"K","body":{}}`}
+		"07.json": `{"path":" %zz","to":"a","key":"K","body":{}}`, "08.json": "{}", "09.json": "null",
+		"10.json": `{"path":"/ui/","to":"a","key":"K"}`, "11.json": `{"path":"/stat/go","to":"a","key":"K","body":{}}`,
+		"12.json": `{"path":"@127.0.0.1:1/notify","to":"a","key":"K","body":{}}`}
 	for name, content := range bad {
 		e2e.WriteInto(t, spool, name, content)
 	}
 	e2e.WriteInto(t, spool, "README", "not ours")
+	if err := syscall.Mkfifo(filepath.Join(spool, "pipe.json"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	s := e2e.NewScripted(t, e2e.Because(413, ""), e2e.OKReply)
 	code, _, stderr := e2e.RunProgram(t, "new", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool)
 	if got := s.Texts(); code != 0 || !slices.Equal(got, []string{"refused", "taken", "new"}) ||
@@ -171,9 +176,20 @@ func TestSpoolSetsAside(t *testing.T) {
 			t.Errorf("%s is not set aside as it was", name)
 		}
 	}
-	if len(names) != len(bad)+2 || !slices.Contains(names, "README") ||
-		e2e.ReadFile(t, filepath.Join(spool, names[len(names)-2])) != request {
+	if len(names) != len(bad)+3 || !slices.Contains(names, "README") || !slices.Contains(names, "pipe.json") ||
+		e2e.ReadFile(t, filepath.Join(spool, names[len(names)-3])) != request {
 		t.Errorf("the spool has %q", names)
+	}
+}
+
+// What somebody else has put into the folder holds nothing up, whatever its key is.
+func TestSpoolTakesAnyKey(t *testing.T) {
+	t.Parallel()
+	spool, s := t.TempDir(), e2e.NewScripted(t)
+	e2e.WriteInto(t, spool, "0.json", `{"path":"/notify","to":"a","key":"K\n","body":{"tag":"a","text":"old"}}`)
+	code, _, stderr := e2e.RunProgram(t, "new", nil, "slackboard-cli", "-s", s.URL, "-t", "a", "-spool", spool)
+	if got := s.Texts(); code != 0 || !slices.Equal(got, []string{"old", "new"}) {
+		t.Errorf("exit %d, sent %q, %s", code, got, stderr)
 	}
 }
 
