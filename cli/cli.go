@@ -100,6 +100,7 @@ func (f *Flags) Parse(fs *flag.FlagSet, args []string, usage string) error {
 	if !signal.Ignored(syscall.SIGPIPE) { // if nobody reads what we print, we must not die
 		signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	}
+	debug.SetMemoryLimit(16 << 20) // what is kept of a text of any length takes less
 	showVersion := fs.Bool("v", false, "print the version and exit")
 	fs.BoolVar(showVersion, "version", false, "print the version and exit, like -v")
 	fs.SetOutput(io.Discard) // the caller tells its errors, in one line

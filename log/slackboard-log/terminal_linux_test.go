@@ -195,10 +195,12 @@ func TestLogAtATerminal(t *testing.T) {
 // Memory is bounded, whatever the output.
 func TestLogMemory(t *testing.T) {
 	t.Parallel()
-	for _, flags := range []string{"", "-tee", "-log /dev/null"} {
+	lines, line := "yes 'a line of <output> & more'", "tr '\\0' x </dev/zero" // without an end
+	for _, test := range [][2]string{{"", lines}, {"-tee", lines}, {"-log /dev/null", lines}, {"", line}, {"-tee", line}} {
+		flags, output := test[0], test[1]
 		p, code, kB := e2e.PeakOf(t, func(url string) *exec.Cmd {
 			cmd := logCommand(flags+" -s "+url+" -t a",
-				fmt.Sprintf("yes 'a line of <output> & more' | head -c %d; exit 1", e2e.Megabytes()<<20))
+				fmt.Sprintf("%s | head -c %d; exit 1", output, e2e.Megabytes()<<20))
 			if flags == "-tee" {
 				cmd.Stdout = e2e.Null(t)
 			}
