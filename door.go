@@ -166,7 +166,7 @@ func (s *server) shownURI(r *http.Request) string {
 	switch {
 	case parts[0] == "api", parts[0] == "services" && len(parts) > 1 && s.cfg().byTag[parts[1]] != nil:
 		shown = 2
-	case parts[0] != "services" && r.Pattern != "/":
+	case parts[0] != "services" && r.Pattern != "/" && !strings.Contains(r.URL.Path, "/."): // in /x/../services
 		return r.RequestURI
 	}
 	if len(parts) > shown {

@@ -166,6 +166,7 @@ func TestDoor(t *testing.T) {
 				`{"channel":"#other","text":"hi","username":"u","icon_emoji":":i:"}`}},
 		{"any method of the API", "POST /api/chat.update HTTP/1.1\nAuthorization: Bearer S3NDER\n\nts=1.2", doc,
 			`{"ok":false,"error":"unknown_method"}`, nil},
+		{"none of the API", "POST /api/ HTTP/1.1\n\n{}", doc, `{"ok":false,"error":"unknown_method"}`, nil},
 		{"by any method", "GET /api/conversations.list?limit=1 HTTP/1.1\n\n", doc,
 			`{"ok":false,"error":"unknown_method"}`, nil},
 		{"a form for a tag", "POST /notify HTTP/1.1\nAuthorization: Bearer S3NDER\nContent-Type: " +
@@ -386,6 +387,9 @@ func TestShownURI(t *testing.T) {
 		"/hooks/KEY":                             "/hooks/...",
 		"/api/webhooks/1/KEY/slack":              "/api/webhooks/...",
 		"/chat/hooks/KEY/slack":                  "/chat/...",
+		"/x/../services/general/KEY":             "/x/...",
+		"/metrics/%2e%2e/services/general/KEY":   "/metrics/...",
+		"/./services/general/KEY":                "/./...",
 		"/api/chat.postMessage?token=KEY":        "/api/chat.postMessage",
 		"/messages/KEY/retry/now":                "/messages/...",
 		"/notify?x=1":                            "/notify?x=1",

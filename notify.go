@@ -74,7 +74,8 @@ func (s *server) handler() http.Handler {
 			ResponseWriter: w, Type: "accepted-request", Time: time.Now(), RemoteAddr: r.RemoteAddr,
 			Method: r.Method, Proto: r.Proto, ContentLength: r.ContentLength, Status: http.StatusOK,
 		}
-		if u := r.URL; strings.Contains(u.Path, "//") || r.Method == http.MethodPost && strings.HasSuffix(u.Path, "/") {
+		u := r.URL
+		if strings.Contains(u.Path, "//") || r.Method == http.MethodPost && strings.HasSuffix(u.Path, "/") && u.Path != "/api/" {
 			u.Path, u.RawPath = path.Clean(u.Path), path.Clean(u.RawPath) // the original's clients post to //notify
 		}
 		w.Header().Set("Cache-Control", "no-store")
