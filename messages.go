@@ -234,8 +234,10 @@ func (s *server) matches(q search, w line, state string) bool {
 		_, x, _ = s.spool.read(found{seq: w.seq})
 	}
 	to, _, _ := s.cfg().lookup(m.route)
+	var payload any // as people read it: its sender may have written é as \u00e9
+	json.Unmarshal(m.Payload, &payload)
 	text := strings.Join([]string{m.ID, m.route.tag, m.route.channel, to.channel, m.Host, m.Sender, m.Title, m.Text,
-		string(m.Payload), string(x.says)}, "\n")
+		strings.ReplaceAll(string(encode(payload)), `\"`, `"`), string(x.says)}, "\n")
 	return strings.Contains(strings.ToLower(text), q.q)
 }
 
@@ -345,15 +347,16 @@ func (d *deliverer) dueNow(_ *message, l *lane, at int) (did string, err error) 
 
 // drop takes a waiting message out of its lane and off the disk.
 func (d *deliverer) drop(m *message, l *lane, at int) (did string, err error) {
+	gone := ending{seq: m.seq, route: m.route, fate: fateDropped}
 	switch {
 	case at < l.posting:
 		return "", answer{status: http.StatusConflict, retryAfter: time.Second, Message: "it is " + beingPosted}
 	case at < max(l.head.group, 1):
-		l.head = head{}
+		gone.attempts, l.head = l.head.attempts, head{}
 	}
 	d.remove(l, at, 1)
 	d.schedule(l)
-	_, err = d.record([]ending{{seq: m.seq, route: m.route, fate: fateDropped}}, d.write)
+	_, err = d.record([]ending{gone}, d.write)
 	return "dropped", err
 }
 
@@ -381,7 +384,7 @@ func (s *server) dropDead(dead []found) (did string, n int, err error) {
 	for _, f := range dead {
 		switch m, x, err := s.spool.read(f); {
 		case err == nil && x.kind != 0:
-			ends = append(ends, ending{seq: f.seq, route: m.route, fate: fateDropped})
+			ends = append(ends, ending{seq: f.seq, route: m.route, fate: fateDropped, attempts: int(x.attempts)})
 		case err != nil && err != errGone && err != errDamaged:
 			return "", 0, err
 		}

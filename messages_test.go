@@ -51,7 +51,8 @@ func TestSearch(t *testing.T) {
 			p.do("POST", "/notify", fmt.Sprintf(`{"tag":"a","text":"w%d","host":"Web-%d","title":"one"}`, i, i))
 			p.do("POST", "/notify", fmt.Sprintf(`{"tag":"b","text":"d%d"}`, i))
 			p.do("POST", "/notify-directly",
-				fmt.Sprintf(`{"payload":{"channel":"#free","text":"p%d","attachments":[{"text":"Inner %d"}]}}`, i, i))
+				fmt.Sprintf(`{"payload":{"channel":"#free","text":"p%d","attachments":[{"text":"Inner %d"},`+
+					`{"text":"caf\u00e9 \/var \"x\" %[1]d"}]}}`, i, i))
 			synctest.Wait()
 		}
 		waiting, _ := p.search(t, "state=waiting&order=oldest")
@@ -68,6 +69,7 @@ func TestSearch(t *testing.T) {
 			"state=dropped":                               "w3 ",
 			"state=any&q=web-2":                           "w2 ",
 			"state=any&q=inner+3":                         "p3 ",
+			"state=any&q=CAF%C3%89+/var+%22x%22+2":        "p2 ", // as it is read, not as it was sent
 			"state=any&q=INVALID_BLOCKS&limit=1":          "d3 ",
 			"state=any&tag=a&order=oldest":                "w0 w1 w2 w3 ",
 			"state=any&q=" + waiting.Messages[1].ID[2:12]: "w1 ",
@@ -490,6 +492,9 @@ func TestUnreadableDeadLetters(t *testing.T) {
 		os.Rename(segment+"-away", segment)
 		if _, n, err := p.dropDead(dead); n != 1 || err != nil {
 			t.Errorf("drop: %d, %v", n, err)
+		}
+		if s, _ := p.search(t, "state=dropped"); len(s.Messages) != 1 || s.Messages[0].Attempts != 1 {
+			t.Errorf("dropped: %+v", s)
 		}
 	})
 }

@@ -777,7 +777,7 @@ func TestHistory(t *testing.T) {
 			}
 			m = messageView{}
 			json.Unmarshal(p.operator("GET", "/messages/"+id).Body.Bytes(), &m)
-			if m.State != "dropped" || !m.DroppedAt.Equal(dropped) || m.Attempts != 0 {
+			if m.State != "dropped" || !m.DroppedAt.Equal(dropped) || m.Attempts != 1 {
 				t.Errorf("%s: %+v", what, m)
 			}
 		}
