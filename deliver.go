@@ -632,7 +632,7 @@ func (d *deliverer) learn(t *turn, out outcome) {
 		a.earned = false
 	case out.class != inBetween:
 		if a.failures > 0 {
-			d.log.Info("slack can be reached again", "to", l.to.name(), "after", a.failures)
+			d.log.Error("slack can be reached again", "to", l.to.name(), "after", a.failures)
 		}
 		a.earned, a.failures = true, 0
 	}

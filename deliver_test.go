@@ -679,8 +679,8 @@ func TestDeadNetworkIsOneTrouble(t *testing.T) {
 			t.Errorf("a minute after it is mended: %+v", st)
 		}
 		logged := strings.Count(p.logs.String(), "level=WARN") + strings.Count(p.logs.String(), "level=ERROR")
-		if logged != 1 || strings.Count(p.logs.String(), "slack can be reached again") != 1 {
-			t.Errorf("%d warnings: %s", logged, p.logs)
+		if logged != 2 || strings.Count(p.logs.String(), `level=ERROR msg="slack can be reached again"`) != 1 {
+			t.Errorf("want a line when it begins and one when it ends, got %d: %s", logged, p.logs)
 		}
 	})
 }
