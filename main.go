@@ -134,13 +134,13 @@ func run(opts options, cfg *config, logs *logs) error {
 // attend tells the service manager how things are, and bounds the memory, until stop.
 //
 // The heap may grow by 16 MiB between two collections: it is small, and collecting it less often costs some MB and is a
-// fifth of the work. What waits takes some 40 bytes a message. If requests grow the heap it is collected more often,
-// though not without end: a connection is one or two goroutines and 20 KB.
+// fifth of the work. What waits takes some 40 bytes a message and 1 KB a destination. If requests grow the heap it is
+// collected more often, though not without end: a connection is one or two goroutines and 20 KB.
 func (s *server) attend(stop context.Context) {
 	for ; stop.Err() == nil; time.Sleep(10 * time.Second) {
 		st := s.fill(&appStat{})
 		debug.SetGCPercent(int(100 * 16 << 20 / (4<<20 + 40*st.Waiting)))
-		debug.SetMemoryLimit(80<<20 + 40*st.Waiting + 16<<10*int64(runtime.NumGoroutine()))
+		debug.SetMemoryLimit(80<<20 + 40*st.Waiting + 1<<10*int64(st.lanes) + 16<<10*int64(runtime.NumGoroutine()))
 		if st.ReloadRefused {
 			st.Sentence = reloadRefused + "; " + st.Sentence
 		}

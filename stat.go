@@ -219,7 +219,8 @@ type appStat struct {
 	TagsTotal    int        `json:"tags_total"`
 
 	oldest time.Time // when the message was accepted that has waited longest, zero if none waits
-	ill    [2]int    // destinations that fail or cannot be reached, and that pause
+	lanes  int
+	ill    [2]int // destinations that fail or cannot be reached, and that pause
 }
 
 type tagStat struct {
@@ -278,14 +279,12 @@ func (s *server) debugVars(r *http.Request) (ordered, error) {
 // narrow them.
 func (s *server) statApp(r *http.Request) (*appStat, error) {
 	query := r.URL.Query()
-	n, sign, q, tag := maxTags, 1, strings.ToLower(query.Get("q")), query.Get("tag")
+	n, q, tag := maxTags, strings.ToLower(query.Get("q")), query.Get("tag")
 	if asked, err := strconv.Atoi(query.Get("tags")); err == nil && asked >= 0 {
 		n = min(n, asked)
 	}
 	by, reversed := strings.CutPrefix(cmp.Or(query.Get("sort"), "trouble"), "-")
-	if reversed {
-		sign = -1
-	}
+	sign := map[bool]int{false: 1, true: -1}[reversed]
 	compare, worseFirst := tagOrders[by], tagOrders["trouble"]
 	if compare == nil {
 		orders := slices.Sorted(maps.Keys(tagOrders))
@@ -375,7 +374,7 @@ func (d *deliverer) look(st *appStat) {
 		})
 	}
 	d.locked(func() {
-		st.Bytes = d.bytes
+		st.Bytes, st.lanes = d.bytes, len(d.lanes)
 		for _, l := range d.lanes {
 			if len(l.waiting) == 0 {
 				continue
