@@ -328,7 +328,7 @@ func TestPageLooks(t *testing.T) {
 	p.send("billing", "info", "invoices", "2,310 invoices are out", "billing.example")
 	for i := range 300 {
 		text := fmt.Sprintf("db-%d is %d s behind", i%7, i)
-		p.send("db", []string{"warn", "crit"}[i%2], "replica lag", text, "db-primary.example")
+		p.send("db", []string{"WARNING", "critical"}[i%2], "replica lag", text, "db-primary.example")
 	}
 	p.send("deploys", "", "", "v2.41.0 is live", "ci.example")
 	p.send("צוות-תשתיות", "crit", "השרת לא עונה", "בדיקת תקינות נכשלה שלוש פעמים ברציפות", "שרת-1")
@@ -345,6 +345,11 @@ func TestPageLooks(t *testing.T) {
 	p.look("tags")
 	p.open(p.url + "#messages")
 	p.wait("#message-rows", "direct")
+	plain := p.js("return [...document.querySelectorAll('.level')].filter(e => e.textContent && " +
+		"!e.matches('.info, .warn, .crit')).map(e => e.textContent).join()")
+	if plain != "" {
+		t.Errorf("levels without a color: %v", plain)
+	}
 	p.look("messages")
 	p.open(p.url + "#messages?state=waiting&id=" + long)
 	p.wait(".detail", "What Slack gets")

@@ -149,6 +149,7 @@ const tagList = list($("tag-rows"), $("tag-changes"), (t, gone) => {
     cell(t.trouble === "paused" ? "error" : "error bad", troubleOf(t), text("", troubleOf(t))));
 });
 
+const levels = {info: "info", ok: "info", warn: "warn", warning: "warn", crit: "crit", critical: "crit", error: "crit"};
 const messageList = list($("message-rows"), $("message-changes"), (m, gone) => {
   const open = view().id === m.id, level = m.level === "message" ? "" : m.level;
   return h("li", {id: "m-" + m.id, className: (open ? "open" : "") + gone},
@@ -158,7 +159,7 @@ const messageList = list($("message-rows"), $("message-changes"), (m, gone) => {
       text("ago", ago(m.accepted_at), "accepted " + clock(m.accepted_at)), text("tag", m.tag || "(payload)", m.tag),
       text("channel", "→ " + (m.channel || "the webhook's channel"), m.channel), text("host", m.host, m.host),
       text("sender", m.sender && "by " + m.sender, m.sender)),
-    h("span", {className: "line"}, text("level " + (["info", "warn", "crit"].includes(level) ? level : ""), level),
+    h("span", {className: "line"}, text("level " + (levels[level.toLowerCase()] || ""), level),
       text("title", m.title), text("text", m.text.trimStart().split("\n", 1)[0].slice(0, 300)),
       text(m.trouble === "paused" ? "lane" : "lane bad", lane(m)))],
     () => go(same({id: open ? "" : m.id})), {className: "head", ariaExpanded: String(open)}),
