@@ -9,7 +9,7 @@
 //	main.go     this map; the flags and, in run, the server's life from start to stop
 //	config.go   the configuration: keys, defaults, checks, the masked view
 //	toml.go     the reader of the TOML subset that it is written in
-//	listen.go   where the server listens: ports, sockets, TLS, systemd; how many connections it takes; its stop; -health
+//	listen.go   where the server listens: ports, sockets, TLS, systemd; its connections and its stop; -health
 //	notify.go   HTTP in: the route table; decode, check, accept
 //	door.go     the ways in for programs that know Slack only
 //	auth.go     who may ask

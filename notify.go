@@ -75,7 +75,8 @@ func (s *server) handler() http.Handler {
 			Method: r.Method, Proto: r.Proto, ContentLength: r.ContentLength, Status: http.StatusOK,
 		}
 		u := r.URL
-		if strings.Contains(u.Path, "//") || r.Method == http.MethodPost && strings.HasSuffix(u.Path, "/") && u.Path != "/api/" {
+		slash := r.Method == http.MethodPost && strings.HasSuffix(u.Path, "/") && u.Path != "/api/"
+		if slash || strings.Contains(u.Path, "//") {
 			u.Path, u.RawPath = path.Clean(u.Path), path.Clean(u.RawPath) // the original's clients post to //notify
 		}
 		w.Header().Set("Cache-Control", "no-store")

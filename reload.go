@@ -77,8 +77,7 @@ func (d *deliverer) rebuild(cfg *config, count func(route, counts)) error {
 	for _, t := range cfg.tags { // they are shown in this order, also while nothing is counted for them
 		d.stats.count(route{tag: t.name, index: slices.Index(cfg.byTag[t.name], t)}, counts{})
 	}
-	var read []waiter
-	waiting, urgent := map[route][]waiter{}, []*turn(nil)
+	waiting, read, urgent := map[route][]waiter{}, []waiter(nil), []*turn(nil)
 	err := d.spool.all(false, func() bool { return false }, func(_ found, l line, state string) {
 		r, w, dead := parseRoute(string(l.route)), newWaiter(l.seq, l.size()), state == "dead"
 		count(r, counts{FoundAtStart: 1, Waiting: int64(number(!dead)), Dead: int64(number(dead))})

@@ -75,7 +75,8 @@ func parseTOML(src string) (lines []tomlLine, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("%d: %w", i+1, err)
 		}
-		lines = append(lines, tomlLine{i + 1, strings.Join(groups[1:4], ""), groups[4], groups[5] + groups[6], groups[5] == ""})
+		line := tomlLine{i + 1, strings.Join(groups[1:4], ""), groups[4], groups[5] + groups[6], groups[5] == ""}
+		lines = append(lines, line)
 	}
 	return lines, nil
 }

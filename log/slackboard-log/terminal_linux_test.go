@@ -196,7 +196,9 @@ func TestLogAtATerminal(t *testing.T) {
 func TestLogMemory(t *testing.T) {
 	t.Parallel()
 	lines, line := "yes 'a line of <output> & more'", "tr '\\0' x </dev/zero" // without an end
-	for _, test := range [][2]string{{"", lines}, {"-tee", lines}, {"-log /dev/null", lines}, {"", line}, {"-tee", line}} {
+	for _, test := range [][2]string{
+		{"", lines}, {"-tee", lines}, {"-log /dev/null", lines}, {"", line}, {"-tee", line},
+	} {
 		flags, output := test[0], test[1]
 		p, code, kB := e2e.PeakOf(t, func(url string) *exec.Cmd {
 			cmd := logCommand(flags+" -s "+url+" -t a",
