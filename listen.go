@@ -151,19 +151,6 @@ func newWebServer(s *server, most int, stop context.Context) *http.Server {
 	return web
 }
 
-// drain ends the server: requests in hand are answered and posts in flight end, each within 30 s where the disk works,
-// and what became of them is on disk.
-func (s *server) drain(web *http.Server, logs *logs) {
-	tellSystemd("STOPPING=1")
-	logs.notice("stopping")
-	enough, done := context.WithTimeout(context.Background(), postTimeout)
-	defer done()
-	web.Shutdown(enough) // takes no new requests
-	s.stop()
-	s.spool.close()
-	logs.notice("stopped", "waiting", s.fill(&appStat{}).Waiting)
-}
-
 // tellSystemd sends assignments such as READY=1 to the service manager, if there is one: sd_notify(3). Each becomes one
 // line of at most 500 characters, whatever its value is. If the manager does not read, tellSystemd gives up after 1 s.
 func tellSystemd(assignments ...string) {

@@ -9,7 +9,7 @@
 //	main.go     this map; the flags and, in run, the server's life from start to stop
 //	config.go   the configuration: keys, defaults, checks, the masked view
 //	toml.go     the reader of the TOML subset that it is written in
-//	listen.go   where the server listens: ports, sockets, TLS, systemd; its connections and its stop; -health
+//	listen.go   where the server listens: ports, sockets, TLS, systemd; how many connections it takes; -health
 //	notify.go   HTTP in: the route table; decode, check, accept
 //	door.go     the ways in for programs that know Slack only
 //	auth.go     who may ask
@@ -127,8 +127,21 @@ func run(opts options, cfg *config, logs *logs) error {
 	case <-stop.Done():
 	}
 	cancel() // from here on a second signal ends the process
-	s.drain(web, logs)
+	s.drain(web.Shutdown, logs)
 	return err
+}
+
+// drain ends the server: requests in hand are answered and posts in flight end, each within 30 s where the disk works,
+// and what became of them is on disk.
+func (s *server) drain(shutdown func(context.Context) error, logs *logs) {
+	tellSystemd("STOPPING=1")
+	logs.notice("stopping")
+	enough, done := context.WithTimeout(context.Background(), postTimeout)
+	defer done()
+	shutdown(enough) // takes no new requests
+	s.stop()
+	s.spool.close()
+	logs.notice("stopped", "waiting", s.fill(&appStat{}).Waiting)
 }
 
 // attend tells the service manager how things are, and bounds the memory, until stop.
