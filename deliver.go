@@ -80,7 +80,7 @@ type account struct {
 	line     [4][]*lane // by kind: those that are due, the one that is so longest first
 	posting  [ranks]int // posts in flight of this rank or a worse one
 	urgent   int64      // bytes of sync posts that wait
-	turn     time.Time  // no post of a new lane before: the latest turn of its lanes at the last reload
+	turn     time.Time  // during a reload: the latest turn of its lanes, for those that are new
 	until    time.Time  // no post before
 	err      string     // why
 	failures int        // to connect, in a row
@@ -172,10 +172,7 @@ func newDeliverer(cfg *config, slack poster, posts int, sp *spool, st *stats, lo
 
 // pace returns the least time between two posts to one destination.
 func (c *config) pace() time.Duration {
-	if c.core.channelRate == 0 {
-		return 0
-	}
-	return time.Second / time.Duration(c.core.channelRate)
+	return time.Second / time.Duration(cmp.Or(c.core.channelRate, 1<<62)) // 0 stands for no pause
 }
 
 // delayLimit returns how long qps may delay a message that is sent with sync=true.

@@ -101,9 +101,6 @@ func (d *deliverer) rebuild(cfg *config, count func(route, counts)) error {
 			_, ok := slices.BinarySearch(read, w)
 			return ok // else it is damaged, and its lane finds out
 		})
-		if !l.account.limited {
-			l.account.until = time.Time{}
-		}
 		l.account.turn = latest(l.account.turn, l.turn) // a webhook's pause holds for its other channels, too
 		urgent = append(urgent, l.urgent...)
 		l.urgent, l.bytes, l.head, l.awake = nil, 0, head{}, false
@@ -112,6 +109,11 @@ func (d *deliverer) rebuild(cfg *config, count func(route, counts)) error {
 	for r, found := range waiting {
 		l := d.lane(r)
 		l.waiting = append(l.waiting, found...)
+	}
+	for _, a := range d.accounts {
+		if a.turn = (time.Time{}); !a.limited {
+			a.until = time.Time{}
+		}
 	}
 	for _, t := range urgent {
 		d.addUrgent(t)

@@ -135,6 +135,55 @@ func TestReloadEndsBackOffs(t *testing.T) {
 	}
 }
 
+// An account that cannot be reached is tried again after a reload, also if nothing waits for it.
+func TestReloadEndsBackOffsOfSyncPosts(t *testing.T) {
+	t.Parallel()
+	inBubble(t, hookAndTags, func(int, recorded) outcome {
+		return outcome{class: retry, reason: "connection refused", unreached: true}
+	}, func(t *testing.T, p *inProcess, slack *recorder) {
+		send := func() int {
+			p.do("POST", "/notify", e2e.NotifyBody("own", 1, true))
+			return len(slack.all())
+		}
+		for range 8 {
+			send()
+			time.Sleep(20 * time.Second)
+		}
+		before := -1
+		for before != len(slack.all()) { // until one is refused without a try
+			before = len(slack.all())
+			send()
+		}
+		p.reload(t, hookAndTags)
+		if n := send(); n != before+1 {
+			t.Errorf("tried %d times before the reload, %d in all after it", before, n)
+		}
+	})
+}
+
+// A pause of one channel stays its own after a reload: a channel with nothing waiting is not held up by it later.
+func TestReloadHoldsUpNoOthers(t *testing.T) {
+	t.Parallel()
+	for tag, other := range map[string]string{"a": "b", "bot": "bot2"} {
+		inBubble(t, hookAndTags, func(n int, _ recorded) outcome {
+			if n == 1 {
+				return outcome{class: retry, wait: time.Hour}
+			}
+			return outcome{class: delivered}
+		}, func(t *testing.T, p *inProcess, slack *recorder) {
+			p.do("POST", "/notify", e2e.NotifyBody(tag, 1, false))
+			time.Sleep(10 * time.Second)
+			p.reload(t, hookAndTags)
+			time.Sleep(10 * time.Second)
+			p.do("POST", "/notify", e2e.NotifyBody(other, 2, false))
+			time.Sleep(time.Second)
+			if got := slack.texts("#" + other); got != "2" {
+				t.Errorf("%s pauses, and %s got %q", tag, other, got)
+			}
+		})
+	}
+}
+
 // What is being posted ends first, under the old configuration; what is accepted meanwhile is delivered under the new
 // one.
 func TestReloadWaitsForPosts(t *testing.T) {
