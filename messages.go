@@ -173,8 +173,7 @@ func onlyKnown(r *http.Request, known ...string) error {
 // listMessages writes message by message: together they may be large.
 func (s *server) listMessages(w http.ResponseWriter, r *http.Request) {
 	q, err := readSearch(r)
-	var some []found
-	var totals map[string]int
+	some, totals := []found(nil), map[string]int(nil)
 	if err == nil {
 		some, totals, err = s.find(r.Context(), q)
 	}
@@ -220,6 +219,10 @@ func (s *server) find(ctx context.Context, q search) (all []found, totals map[st
 	return all, totals, cmp.Or(err, ctx.Err())
 }
 
+// asOneText makes what stands between the quotes of a JSON string out of a JSON document: that is the document without
+// its escapes.
+var asOneText = strings.NewReplacer(`\\`, `\\`, `\"`, `\u0022`, `"`, `\u0022`)
+
 // matches tells whether q looks for a message, whatever its state.
 func (s *server) matches(q search, w line, state string) bool {
 	if q.id != "" && q.id != w.id || q.tag != "" && q.tag != parseRoute(string(w.route)).tag {
@@ -234,10 +237,10 @@ func (s *server) matches(q search, w line, state string) bool {
 		_, x, _ = s.spool.read(found{seq: w.seq})
 	}
 	to, _, _ := s.cfg().lookup(m.route)
-	var payload any // as people read it: its sender may have written é as \u00e9
-	json.Unmarshal(m.Payload, &payload)
+	var payload string // as people read it: its sender may have written é as \u00e9
+	json.Unmarshal([]byte(`"`+asOneText.Replace(string(m.Payload))+`"`), &payload)
 	text := strings.Join([]string{m.ID, m.route.tag, m.route.channel, to.channel, m.Host, m.Sender, m.Title, m.Text,
-		strings.ReplaceAll(string(encode(payload)), `\"`, `"`), string(x.says)}, "\n")
+		string(m.Payload), payload, string(x.says)}, "\n")
 	return strings.Contains(strings.ToLower(text), q.q)
 }
 

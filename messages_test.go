@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -52,7 +53,7 @@ func TestSearch(t *testing.T) {
 			p.do("POST", "/notify", fmt.Sprintf(`{"tag":"b","text":"d%d"}`, i))
 			p.do("POST", "/notify-directly",
 				fmt.Sprintf(`{"payload":{"channel":"#free","text":"p%d","attachments":[{"text":"Inner %d"},`+
-					`{"text":"caf\u00e9 \/var \"x\" %[1]d"}]}}`, i, i))
+					`{"text":"caf\u00e9 \/var \"x\" \\\" %[1]d"}],"metadata":{"n":1234567890123456%[1]d}}}`, i, i))
 			synctest.Wait()
 		}
 		waiting, _ := p.search(t, "state=waiting&order=oldest")
@@ -69,13 +70,18 @@ func TestSearch(t *testing.T) {
 			"state=dropped":                               "w3 ",
 			"state=any&q=web-2":                           "w2 ",
 			"state=any&q=inner+3":                         "p3 ",
-			"state=any&q=CAF%C3%89+/var+%22x%22+2":        "p2 ", // as it is read, not as it was sent
+			"state=any&q=CAF%C3%89+/var+%22x%22+%5C%22+2": "p2 ", // as it is read, not as it was sent
 			"state=any&q=INVALID_BLOCKS&limit=1":          "d3 ",
 			"state=any&tag=a&order=oldest":                "w0 w1 w2 w3 ",
 			"state=any&q=" + waiting.Messages[1].ID[2:12]: "w1 ",
 		} {
 			if _, got := p.search(t, query); got != want {
 				t.Errorf("%s: %q, want %q", query, got, want)
+			}
+		}
+		for query, want := range map[string]int{"null": 0, `caf\u00e9`: 4, "12345678901234562": 1, `"x" \" 3`: 1} {
+			if found, _ := p.search(t, "state=any&q="+url.QueryEscape(query)); found.Total != want {
+				t.Errorf("%s: %d messages, want %d", query, found.Total, want)
 			}
 		}
 		found, _ := p.search(t, "state=dead&q=p1")
