@@ -3,12 +3,12 @@ package main
 // The page: built in, or the folder named by ui.root.
 
 import (
-	"cmp"
 	"embed"
 	"fmt"
 	"io/fs"
 	"net/http"
 	"os"
+	"strings"
 )
 
 //go:embed ui
@@ -29,7 +29,10 @@ func toPage(w http.ResponseWriter, _ *http.Request) {
 
 // page serves the files of the built-in page, or of the folder that ui.root names.
 func (s *server) page(w http.ResponseWriter, r *http.Request) {
-	files, name := os.DirFS(s.cfg().ui.root), cmp.Or(r.PathValue("file"), "index.html")
+	files, name := os.DirFS(s.cfg().ui.root), r.PathValue("file")
+	if name == "" || strings.HasSuffix(name, "/") {
+		name += "index.html"
+	}
 	w.Header().Set("Referrer-Policy", "no-referrer")
 	w.Header().Set("Cache-Control", "no-cache")
 	if _, err := fs.Stat(files, "."); err != nil { // there is no such folder, or none is named

@@ -756,13 +756,18 @@ func TestPageOfOnesOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	WriteInto(t, dir, "folder/file.txt", "its content")
+	if err := os.Mkdir(filepath.Join(dir, "sub"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	WriteInto(t, dir, "sub/index.html", "another page")
 	s := StartServer(t, ServerConfig("http://127.0.0.1:1")+"[ui]\nroot='"+dir+"'\n")
 	for path, want := range map[string]string{"/ui/": "<h1>mine</h1>", "/ui": "<h1>mine</h1>", "/": "<h1>mine</h1>"} {
 		if status, body := s.Request("GET", path, ""); status != 200 || body != want {
 			t.Errorf("%s: %d %s", path, status, body)
 		}
 	}
-	for path, want := range map[string]int{"/ui/folder/file.txt": 200, "/ui/folder": 404, "/ui/folder/": 404} {
+	for path, want := range map[string]int{"/ui/folder/file.txt": 200, "/ui/folder": 404, "/ui/folder/": 404,
+		"/ui/sub/": 200, "/ui/sub": 200, "/ui/sub/index.html": 200} {
 		if status, body := s.Request("GET", path, ""); status != want || strings.Contains(body, "file.txt") {
 			t.Errorf("%s: %d %s", path, status, body) // no list of the folder
 		}
