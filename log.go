@@ -95,7 +95,7 @@ type logs struct {
 // newLogs returns logs that are on standard error until change.
 func newLogs(stdout, stderr io.Writer) *logs {
 	l := &logs{standard: map[string]io.WriteCloser{"stdout": unclosed{stdout}, "stderr": unclosed{stderr}}}
-	l.access.room, l.errors.room, l.posts.room = logRoom, logRoom, 100 // more posts are not in flight
+	l.access.room, l.errors.room, l.posts.room = logRoom, logRoom, 8 // a post may be large
 	l.access.change(l.standard["stderr"])
 	l.errors.change(l.standard["stderr"])
 	l.posts.change(l.standard["stdout"])

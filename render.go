@@ -299,8 +299,7 @@ func (p *part) footer(now time.Time) string {
 		}
 		return join(host, " · ", lateness(m.acceptedAt(), now))
 	}
-	from := map[string]bool{}
-	var times []time.Time
+	from, times := map[string]bool{}, []time.Time(nil)
 	for _, m := range p.messages {
 		if at := m.acceptedAt(); believed(at, now) {
 			times = append(times, at)

@@ -714,8 +714,7 @@ func (s *spool) carryForward() error {
 	if s.carried == s.oldest { // but it could not be removed
 		return nil
 	}
-	var lines []line
-	var failed error
+	lines, failed := []line(nil), error(nil)
 	size, limit, oldest := int64(0), int64(segmentSize), s.segments[s.oldest]
 	if oldest.live > 0 {
 		limit = carryLimit
