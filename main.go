@@ -170,9 +170,9 @@ type options struct {
 
 const usage = `slackboard is a proxy server for Slack: programs send it a tag and a text, and it delivers.
 
-  slackboard -dry-run                      the server without Slack: it prints what it would post
-  slackboard -t -c /etc/slackboard.toml    check the configuration
-  slackboard -c /etc/slackboard.toml       the server
+  slackboard -dry-run      the server without Slack: it prints what it would post
+  slackboard -t -c FILE    check the configuration
+  slackboard -c FILE       the server
 
 Flags:
 `

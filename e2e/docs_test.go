@@ -82,11 +82,15 @@ func TestClientExamples(t *testing.T) {
 	if !isNightly || strings.Contains(job, "%") {
 		t.Fatalf("the crontab's last line is %q", table[len(table)-1])
 	}
-	before := "set -a\n" + strings.Join(table[:len(table)-2], "\n") + "\n"
-	check, isDaily := strings.CutPrefix(table[len(table)-2], "0 9 * * * ")
+	before := "set -a\n" + strings.Join(table[:len(table)-3], "\n") + "\n"
+	check, isDaily := strings.CutPrefix(table[len(table)-3], "0 9 * * * ")
+	flush, isOften := strings.CutPrefix(table[len(table)-2], "*/10 * * * * ")
 	// one of the two servers is dead
 	if run(before+check, 1); !isDaily || !strings.HasPrefix(check, "slackboard-log -check ") {
 		t.Errorf("the crontab does not begin with a check, but with %q", check)
+	}
+	if told := run(before+flush, 0); !isOften || told != "" {
+		t.Errorf("%s told %q, and nothing waited", flush, told)
 	}
 	script := before + job
 	if told := run(script, 127); !strings.Contains(told, "Command: backup --full\n") {
@@ -263,7 +267,7 @@ func TestDocumentedCounters(t *testing.T) {
 func TestDocumentedConfigurations(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	for _, name := range []string{"slack_token", "auth_token", "alertmanager_token"} {
+	for _, name := range []string{"slack_token", "auth_token", "hosts_token"} {
 		WriteInto(t, dir, name, "x"+name+"\n")
 	}
 	for _, toml := range append(examples(t, "README.md", "toml"), ReadFile(t, "../deploy/slackboard.toml")) {
@@ -326,7 +330,7 @@ func TestContainerByHand(t *testing.T) {
 	WriteInto(t, root, "slackboard", string(binary))
 	os.Chmod(filepath.Join(root, "slackboard"), 0o755)
 	etc := filepath.Join(root, "etc/slackboard")
-	for _, name := range []string{"slack_token", "auth_token", "alertmanager_token"} {
+	for _, name := range []string{"slack_token", "auth_token", "hosts_token"} {
 		WriteInto(t, etc, name, "x"+name+"\n")
 		os.Chown(filepath.Join(etc, name), 0, 65534)
 		os.Chmod(filepath.Join(etc, name), 0o640)
