@@ -19,7 +19,7 @@ func diskUse(t *testing.T, dir string) int64 {
 	if err := syscall.Statfs(dir, &fs); err != nil {
 		t.Fatal(err)
 	}
-	return int64(fs.Blocks-fs.Bfree) * fs.Bsize
+	return int64(fs.Blocks-fs.Bfree) * int64(fs.Bsize)
 }
 
 // full is a measure for load: every sender has been refused some times.
