@@ -331,7 +331,8 @@ func TestPageLooks(t *testing.T) {
 		p.send("db", []string{"WARNING", "critical"}[i%2], "replica lag", text, "db-primary.example")
 	}
 	p.send("deploys", "", "", "v2.41.0 is live", "ci.example")
-	p.send("צוות-תשתיות", "crit", "השרת לא עונה", "בדיקת תקינות נכשלה שלוש פעמים ברציפות", "שרת-1")
+	p.send("צוות-תשתיות", "crit",
+		"השרת לא עונה", "בדיקת תקינות נכשלה שלוש פעמים ברציפות", "שרת-1")
 	long := p.send("émile-🚒-"+strings.Repeat("very-long-", 24), "warn",
 		strings.Repeat("W", 1000), strings.Repeat("🚒longword", 4000), strings.Repeat("h", 255))
 	p.send(injection, "crit", injection, injection, injection)
