@@ -129,3 +129,19 @@ func TestPrinterWithoutRoom(t *testing.T) {
 		}
 	})
 }
+
+// A dry run prints a post for each of its tags at the same moment, before the first one is written.
+func TestPrinterHasRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &gate{open: make(chan struct{})}
+		l := newLogs(g, &e2e.Buffer{})
+		defer l.close()
+		defer close(g.open)
+		for i := range 3 {
+			if o := (printer{&l.posts}).post(credential{}, []byte("{}")); o.class != delivered {
+				t.Errorf("post %d: %+v", i, o)
+			}
+			synctest.Wait()
+		}
+	})
+}
