@@ -225,8 +225,11 @@ func dryRunConfig() *config {
 
 // unmasked puts secrets into what /config/app shows.
 func unmasked(shown string) string {
-	return strings.NewReplacer(`url = "..."`, `url = "https://h.invalid/"`, `token = "..."`,
-		`token = "x"`).Replace(shown)
+	parts := strings.Split(strings.ReplaceAll(shown, `url = "..."`, `url = "https://h.invalid/"`), `token = "..."`)
+	for i := 1; i < len(parts); i++ { // each its own: no two senders may have one token
+		parts[0] += fmt.Sprintf(`token = "x%d"`, i) + parts[i]
+	}
+	return parts[0]
 }
 
 // A configuration that everybody may read and that holds secrets is one warning.
