@@ -34,15 +34,17 @@ func newBrowser(t testing.TB) *browser {
 	if err != nil {
 		t.Skip("skipped: there is no chromedriver here (Debian: chromium-driver)")
 	}
-	p := StartProcess(t, exec.Command(driver, "--port=0"))
-	var port string
+	address := DeadAddress(t) // with port 0, chromedriver takes one for IPv6 and ends if it is in use on IPv4
+	p := StartProcess(t, exec.Command(driver, "--port="+strings.TrimPrefix(address, "127.0.0.1:")))
 	Poll(t, "chromedriver starts", func() bool {
-		_, rest, _ := strings.Cut(p.Stdout.String(), "started successfully on port ")
-		before, _, found := strings.Cut(rest, ".")
-		port = before
-		return found
+		select {
+		case <-p.Ended:
+			t.Fatalf("chromedriver ended: %s%s", p.Stdout.String(), p.Stderr.String())
+		default:
+		}
+		return strings.Contains(p.Stdout.String(), "started successfully")
 	})
-	b := &browser{t: t, session: "http://127.0.0.1:" + port + "/session"}
+	b := &browser{t: t, session: "http://" + address + "/session"}
 	args := []string{"--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
 		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic",
 		"--window-size=1300,900", "--user-data-dir=" + t.TempDir()}
