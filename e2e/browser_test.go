@@ -36,14 +36,7 @@ func newBrowser(t testing.TB) *browser {
 	}
 	address := DeadAddress(t) // with port 0, chromedriver takes one for IPv6 and ends if it is in use on IPv4
 	p := StartProcess(t, exec.Command(driver, "--port="+strings.TrimPrefix(address, "127.0.0.1:")))
-	Poll(t, "chromedriver starts", func() bool {
-		select {
-		case <-p.Ended:
-			t.Fatalf("chromedriver ended: %s%s", p.Stdout.String(), p.Stderr.String())
-		default:
-		}
-		return strings.Contains(p.Stdout.String(), "started successfully")
-	})
+	p.Await("chromedriver starts", func() bool { return strings.Contains(p.Stdout.String(), "started successfully") })
 	b := &browser{t: t, session: "http://" + address + "/session"}
 	args := []string{"--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
 		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic",

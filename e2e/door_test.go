@@ -36,12 +36,7 @@ func TestAlertmanager(t *testing.T) {
 	config := WriteFile(t, "alertmanager.yml", "route: {receiver: ops, group_wait: 0s}\n"+receivers)
 	am := StartProcess(t, exec.Command(alertmanager, "--config.file="+config, "--storage.path="+t.TempDir(),
 		"--web.listen-address="+own, "--cluster.listen-address="))
-	Poll(t, "Alertmanager takes the alert", func() bool {
-		select {
-		case <-am.Ended:
-			t.Fatalf("Alertmanager ended: %s", am.Stderr.String())
-		default:
-		}
+	am.Await("Alertmanager takes the alert", func() bool {
 		resp, err := http.Post("http://"+own+"/api/v2/alerts", "application/json",
 			strings.NewReader(`[{"labels":{"alertname":"DiskFull","host":"web-01"},"annotations":{"summary":"/var is `+
 				`full"}}]`))

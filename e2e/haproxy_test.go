@@ -45,12 +45,7 @@ func newBehindProxy(t *testing.T) *behindProxy {
 		t.Fatalf("deploy/haproxy.cfg: %v %s", err, out)
 	}
 	proxy := StartProcess(t, exec.Command(haproxy, "-db", "-f", config))
-	Poll(t, "the proxy serves", func() bool {
-		select {
-		case <-proxy.Ended:
-			t.Fatalf("haproxy ended: %s", proxy.Stderr.String())
-		default:
-		}
+	proxy.Await("the proxy serves", func() bool {
 		resp, err := http.Get("http://" + p.proxy + "/readyz")
 		if err != nil {
 			return false

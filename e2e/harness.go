@@ -105,6 +105,24 @@ func StartProcess(t testing.TB, cmd *exec.Cmd) *Process {
 	return p
 }
 
+// Await returns once done returns true, as Poll does. The test fails at once if the process ends before.
+func (p *Process) Await(what string, done func() bool) {
+	p.T.Helper()
+	Poll(p.T, what+", from "+p.Cmd.String(), func() bool {
+		var ended bool
+		select {
+		case <-p.Ended:
+			ended = true
+		default:
+		}
+		happened := done()
+		if ended && !happened {
+			p.T.Fatalf("%s ended: %s%s", p.Cmd, p.Stdout.String(), p.Stderr.String())
+		}
+		return happened
+	})
+}
+
 // StartServer starts the built slackboard on a free port, or as config says, and returns once it listens. Its spool is
 // in a folder of its own, unless config says otherwise.
 func StartServer(t testing.TB, config string, flags ...string) *Process {
@@ -119,17 +137,8 @@ func StartServer(t testing.TB, config string, flags ...string) *Process {
 func StartServerIn(t testing.TB, cmd *exec.Cmd) *Process {
 	t.Helper()
 	p := StartProcess(t, cmd)
-	Poll(t, "listening on …, from "+cmd.String(), func() bool {
-		_, rest, found := strings.Cut(p.Stderr.String(), "listening on ")
-		if !found {
-			select {
-			case <-p.Ended:
-				t.Fatalf("%s ended: %s", cmd, p.Stderr.String())
-			default:
-			}
-			return false
-		}
-		var complete bool
+	p.Await("listening on …", func() (complete bool) {
+		_, rest, _ := strings.Cut(p.Stderr.String(), "listening on ")
 		p.Addr, _, complete = strings.Cut(rest, `"`)
 		return complete
 	})
