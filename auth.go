@@ -16,23 +16,23 @@ import (
 // identity is who asks, by the token of the request.
 type identity struct {
 	Sender   string `json:"sender,omitempty"` // the name of a sender, which may post and do nothing else
-	posts    bool
+	mayPost  bool
 	operator bool
 }
 
-// open tells whether the configuration has no tokens at all.
-func (c *config) open() bool { return c.core.authToken == (secret{}) && len(c.senders) == 0 }
+// hasNoTokens tells whether the configuration has no tokens at all.
+func (c *config) hasNoTokens() bool { return c.core.authToken == (secret{}) && len(c.senders) == 0 }
 
 // identify returns whose token it is. It compares all tokens, so that its time does not tell which is the right one.
 func (c *config) identify(token string) identity {
-	who := identity{posts: c.open(), operator: c.core.authToken == (secret{})}
+	who := identity{mayPost: c.hasNoTokens(), operator: c.core.authToken == (secret{})}
 	for _, s := range c.senders {
 		if s.token.is(token) {
-			who = identity{Sender: s.name, posts: true}
+			who = identity{Sender: s.name, mayPost: true}
 		}
 	}
 	if c.core.authToken.is(token) {
-		who = identity{posts: true, operator: true}
+		who = identity{mayPost: true, operator: true}
 	}
 	return who
 }
@@ -71,7 +71,7 @@ func (s *server) guarded(needs access, h http.HandlerFunc) http.HandlerFunc {
 		switch err := new(http.CrossOriginProtection).Check(r); {
 		case err != nil:
 			refusal.Message = "a page of another site must not do this: " + err.Error()
-		case needs == anybody, needs == senders && who.posts, needs >= operators && who.operator && here:
+		case needs == anybody, needs == senders && who.mayPost, needs >= operators && who.operator && here:
 			h(w, r)
 			return
 		case who.Sender != "":

@@ -414,7 +414,7 @@ func (l *loader) destinations() {
 	if len(l.tags) == 0 && l.credential == (credential{}) {
 		l.fault(l.row[&l.core], "there is no destination: set slack_url or slack_token in [core]")
 	}
-	if l.open() && l.core.tlsClientCA == "" && !local.MatchString(l.core.port) {
+	if l.hasNoTokens() && l.core.tlsClientCA == "" && !local.MatchString(l.core.port) {
 		l.warnings = append(l.warnings, "anybody who reaches this server may post: "+
 			"set auth_token or tls_client_ca in [core], or port to 127.0.0.1:PORT")
 	}

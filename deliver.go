@@ -2,7 +2,7 @@ package main
 
 // Delivery: one lane per destination, in order, until Slack has a message or will never take it.
 //
-// A lane sleeps in a timer, stands in its account's line, or has its turn: a goroutine, turn, that reads the lane's
+// A lane sleeps in a timer, stands in its account's queue, or has its turn: a goroutine, turn, that reads the lane's
 // head, posts it and has the spool record what became of it. Back-off, pace and a pause that Slack asked for are
 // one thing: a longer sleep. What became of a message is on disk before the lane's next turn: a crash doubles at most
 // one post of a destination. One mutex guards the lanes; who holds it does not wait for anything.
@@ -53,9 +53,9 @@ type lane struct {
 	bytes    int64    // of these, and of what is being stored
 	urgent   []*turn  // of sync posts, before those of waiting
 	head     head
-	turn     time.Time // no post before: pace, or a pause of Slack's
+	until    time.Time // no post before: pace, or a pause of Slack's
 	timer    *time.Timer
-	awake    bool      // it stands in its account's line, or has its turn
+	awake    bool      // it stands in its account's queue, or has its turn
 	posting  int       // so many of waiting, from the first on, are in the post in flight
 	limited  bool      // the last post met a rate limit
 	err      string    // why the head waits, "" after a success
@@ -77,18 +77,18 @@ type head struct {
 
 // account is a credential with its lanes: what pauses or cannot be reached does so for all of them.
 type account struct {
-	line     [4][]*lane // by kind: those that are due, the one that is so longest first
-	posting  [ranks]int // posts in flight of this rank or a worse one
-	urgent   int64      // bytes of sync posts that wait
-	turn     time.Time  // during a reload: the latest turn of its lanes, for those that are new
-	until    time.Time  // no post before
-	err      string     // why
-	failures int        // to connect, in a row
-	errSince time.Time  // when these began
-	timer    *time.Timer
-	limited  bool // until is that of a rate limit
-	earned   bool // Slack has answered for it, and nothing has been without an answer since
-	inRing   bool
+	due        [4][]*lane // by kind: those that are due, the one that is so longest first
+	posting    [ranks]int // posts in flight of this rank or a worse one
+	urgent     int64      // bytes of sync posts that wait
+	lanesUntil time.Time  // during a reload: the latest until of its lanes, for those that are new
+	until      time.Time  // no post before
+	err        string     // why
+	failures   int        // to connect, in a row
+	errSince   time.Time  // when these began
+	timer      *time.Timer
+	limited    bool // until is that of a rate limit
+	earned     bool // Slack has answered for it, and nothing has been without an answer since
+	inRing     bool
 }
 
 func latest(times ...time.Time) time.Time { return slices.MaxFunc(times, time.Time.Compare) }
@@ -100,15 +100,15 @@ func (l *lane) failing() bool { return !l.head.retryAt.IsZero() }
 func (l *lane) next() (t *turn, at time.Time) {
 	switch {
 	case len(l.urgent) > 0:
-		return l.urgent[0], l.turn
+		return l.urgent[0], l.until
 	case len(l.waiting) > 0:
-		return &turn{lane: l, size: l.waiting[0].size()}, latest(l.turn, l.head.retryAt)
+		return &turn{lane: l, size: l.waiting[0].size()}, latest(l.until, l.head.retryAt)
 	}
-	return nil, l.turn
+	return nil, l.until
 }
 
-// insert puts a message in its place by number, but not among those that are being posted, or were together.
-func (l *lane) insert(w waiter) {
+// enqueue puts a message in its place by number, but not among those that are being posted, or were together.
+func (l *lane) enqueue(w waiter) {
 	fixed := max(l.posting, l.head.group)
 	at, _ := slices.BinarySearch(l.waiting[fixed:], w)
 	l.waiting = slices.Insert(l.waiting, fixed+at, w)
@@ -153,7 +153,7 @@ type deliverer struct {
 	stores    int        // so many changes are being written: a reload waits for them
 	reloading bool       // no store begins
 	resting   int        // no turn begins while somebody wants that: qps, a reload, the stop
-	firstTurn time.Time  // of all lanes: before a restart, the last post may have been a moment ago
+	firstPost time.Time  // of all lanes: before a restart, the last post may have been a moment ago
 }
 
 // cfg returns the configuration as it is now: a reload may change it between two calls, but not while mu is held or a
@@ -240,9 +240,9 @@ func (d *deliverer) store(messages []*message) (err error) {
 		if err != nil || m.seq == 0 { // 0: it was there before
 			d.hold(l, -m.size())
 		} else {
-			again := int64(number(m.replaces != 0)) // a dead letter that is sent again
-			d.stats.count(m.route, counts{Waiting: 1, Accepted: 1 - again, Dead: -again})
-			l.insert(newWaiter(m.seq, m.size()))
+			resent := int64(asInt(m.replaces != 0)) // a dead letter that is sent again
+			d.stats.count(m.route, counts{Waiting: 1, Accepted: 1 - resent, Dead: -resent})
+			l.enqueue(newWaiter(m.seq, m.size()))
 		}
 		d.schedule(l)
 	}
@@ -294,7 +294,7 @@ func (d *deliverer) giveUp(t *turn) {
 
 // refusal is the outcome of a post that does not get its turn in l: why, and how long it would have to wait for it.
 func (l *lane) refusal() outcome {
-	a, wait := l.account, time.Until(latest(l.turn, l.account.until))
+	a, wait := l.account, time.Until(latest(l.until, l.account.until))
 	if a.failures > 0 {
 		return outcome{class: retry, reason: a.err, wait: wait}
 	}
@@ -337,11 +337,11 @@ func (d *deliverer) lane(r route) *lane {
 	a, l := d.accounts[to.credential], d.lanes[to]
 	if a == nil {
 		a = &account{}
-		a.timer = d.after(time.Hour, func() { d.join(a); d.begin() })
+		a.timer = d.after(time.Hour, func() { d.enterRing(a); d.begin() })
 		d.accounts[to.credential] = a
 	}
 	if l == nil {
-		l = &lane{to: to, account: a, turn: latest(d.firstTurn, a.turn)}
+		l = &lane{to: to, account: a, until: latest(d.firstPost, a.lanesUntil)}
 		l.timer = d.after(time.Hour, func() { d.schedule(l) })
 		d.lanes[to] = l
 	}
@@ -364,9 +364,9 @@ func (d *deliverer) schedule(l *lane) {
 		l.timer.Reset(wait)
 	case t != nil:
 		// Lanes that fail (1), large heads (2) and both (3) have lines of their own: no other lane waits behind them.
-		line := &l.account.line[number(l.failing())+2*number(t.size > largePost)]
-		*line, l.awake = append(*line, l), true
-		d.join(l.account)
+		queue := &l.account.due[asInt(l.failing())+2*asInt(t.size > largePost)]
+		*queue, l.awake = append(*queue, l), true
+		d.enterRing(l.account)
 		d.begin()
 	case l.bytes == 0: // else its first message is being stored
 		l.timer.Stop()
@@ -374,17 +374,17 @@ func (d *deliverer) schedule(l *lane) {
 	}
 }
 
-func number(b bool) int {
+func asInt(b bool) int {
 	if b {
 		return 1
 	}
 	return 0
 }
 
-// join puts a into the ring, if it has lanes in line, once it may post.
-func (d *deliverer) join(a *account) {
+// enterRing puts a into the ring, if it has lanes that are due, once it may post.
+func (d *deliverer) enterRing(a *account) {
 	switch wait := time.Until(a.until); {
-	case a.inRing, len(a.line[0])+len(a.line[1])+len(a.line[2])+len(a.line[3]) == 0:
+	case a.inRing, len(a.due[0])+len(a.due[1])+len(a.due[2])+len(a.due[3]) == 0:
 	case wait > 0:
 		a.timer.Reset(wait)
 	default:
@@ -398,26 +398,26 @@ func (d *deliverer) begin() {
 		a := d.ring[0]
 		d.ring, a.inRing = d.ring[1:], false
 		begun := time.Until(a.until) <= 0 && d.beginOf(a)
-		if d.join(a); begun {
+		if d.enterRing(a); begun {
 			misses = 0
 		} else {
-			misses += number(a.inRing) // one that has left makes the ring shorter
+			misses += asInt(a.inRing) // one that has left makes the ring shorter
 		}
 	}
 }
 
 // beginOf gives a turn to one of the lanes of a. It returns false if none of them may have it.
 func (d *deliverer) beginOf(a *account) bool {
-	for k := range a.line {
-		for len(a.line[k]) > 0 {
-			l := a.line[k][0]
+	for k := range a.due {
+		for len(a.due[k]) > 0 {
+			l := a.due[k][0]
 			t, at := l.next()
-			due := t != nil && time.Until(at) <= 0 // nothing was dropped meanwhile
-			if due && !d.room(t) {
+			ready := t != nil && time.Until(at) <= 0 // nothing was dropped meanwhile
+			if ready && !d.room(t) {
 				break
 			}
-			a.line[k] = slices.Delete(a.line[k], 0, 1)
-			if due {
+			a.due[k] = slices.Delete(a.due[k], 0, 1)
+			if ready {
 				d.start(t)
 				return true
 			}
@@ -453,7 +453,7 @@ const ranks = 3
 // third of each of these shares, and the last quarter of each is for accounts that have no post in flight.
 func (d *deliverer) room(t *turn) bool {
 	a := t.lane.account
-	t.rank = max(number(!a.earned), 2*number(t.lane.failing()))
+	t.rank = max(asInt(!a.earned), 2*asInt(t.lane.failing()))
 	for rank := range t.rank + 1 {
 		share := max(1, d.posts*(ranks-rank)/ranks)
 		all, own := share, 1 // of an account that cannot be connected to, one lane finds out
@@ -544,8 +544,8 @@ func (d *deliverer) record(ends []ending, write func(*change) error) (n int, err
 	err = write(&change{end: ends})
 	for _, e := range ends {
 		if err == nil && !e.gone {
-			delivered, dead := int64(number(e.fate == fateDelivered)), int64(number(e.fate == fateDead))
-			was := int64(number(e.wasDead))
+			delivered, dead := int64(asInt(e.fate == fateDelivered)), int64(asInt(e.fate == fateDead))
+			was := int64(asInt(e.wasDead))
 			gone := counts{Waiting: was - 1, Delivered: delivered, Dead: dead - was, Dropped: 1 - delivered - dead}
 			d.stats.count(e.route, gone)
 			n++
@@ -614,7 +614,7 @@ func (d *deliverer) post(t *turn) outcome {
 // learn takes from out what holds for the lane and its account, whichever message was posted.
 func (d *deliverer) learn(t *turn, out outcome) {
 	l, a, now := t.lane, t.lane.account, time.Now()
-	l.turn, l.limited = now.Add(max(d.cfg().pace(), out.wait)), out.class == limited
+	l.until, l.limited = now.Add(max(d.cfg().pace(), out.wait)), out.class == limited
 	switch {
 	case out.nobody():
 		if a.failures++; a.failures == 1 {
@@ -678,7 +678,7 @@ func (d *deliverer) settle(t *turn, out outcome) (ends []ending) {
 	switch {
 	case fate == later:
 		l.head.group = len(messages)
-		l.head.broken += number(out.broken)
+		l.head.broken += asInt(out.broken)
 		if !out.nobody() {
 			d.postpone(l, out)
 		}

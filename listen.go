@@ -77,24 +77,24 @@ func listenAt(network, path, socketMode string) (net.Listener, error) {
 	return net.Listen(network, path)
 }
 
-// door is a listener of the server. A new connection is served with the certificate that the configuration has then, if
-// any. While none can be accepted, Accept tries again; it logs that once.
-type door struct {
+// listener is where the server listens. A new connection is served with the certificate that the configuration has
+// then, if any. While none can be accepted, Accept tries again; it logs that once.
+type listener struct {
 	net.Listener
 	cfg func() *config
 	log *slog.Logger
 }
 
-func (d *door) Accept() (net.Conn, error) {
-	conn, err := d.Listener.Accept()
+func (l *listener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
 	for failed := 0; err != nil && !errors.Is(err, net.ErrClosed); failed++ {
 		if failed == 0 {
-			d.log.Error("no connection can be accepted", "err", err)
+			l.log.Error("no connection can be accepted", "err", err)
 		}
 		time.Sleep(100 * time.Millisecond)
-		conn, err = d.Listener.Accept()
+		conn, err = l.Listener.Accept()
 	}
-	if config := d.cfg().tls; err == nil && config != nil {
+	if config := l.cfg().tls; err == nil && config != nil {
 		conn = tls.Server(conn, config)
 	}
 	return conn, err
@@ -109,12 +109,12 @@ const (
 func limits() (connections, posts int) {
 	files := syscall.Rlimit{Cur: 4 * maxConnections}
 	syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files)
-	return share(int(min(uint64(files.Cur), 4*maxConnections)))
+	return shareFiles(int(min(uint64(files.Cur), 4*maxConnections)))
 }
 
-// share gives what has to work first: posts, each in flight with an idle connection to Slack beside it. The rest is for
-// connections, half of all at most.
-func share(files int) (connections, posts int) {
+// shareFiles gives what has to work first: posts, each in flight with an idle connection to Slack beside it. The rest
+// is for connections, half of all at most.
+func shareFiles(files int) (connections, posts int) {
 	posts = max(4, min((files-otherFiles)/8, maxPosts))
 	return max(4, min(files-otherFiles-2*posts, files/2, maxConnections)), posts
 }

@@ -24,7 +24,7 @@ func TestLimits(t *testing.T) {
 	for _, test := range []struct{ files, connections, posts int }{
 		{0, 4, 4}, {30, 6, 4}, {64, 32, 6}, {256, 128, 30}, {1024, 512, maxPosts}, {65536, maxConnections, maxPosts},
 	} {
-		if connections, posts := share(test.files); connections != test.connections || posts != test.posts {
+		if connections, posts := shareFiles(test.files); connections != test.connections || posts != test.posts {
 			t.Errorf("%d files: %d connections, %d posts", test.files, connections, posts)
 		}
 	}
@@ -116,7 +116,7 @@ func TestAcceptFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log e2e.Buffer
 		l := &scriptedListener{errs: []error{syscall.EMFILE, syscall.EMFILE, nil, syscall.ENOBUFS, nil, net.ErrClosed}}
-		d := &door{Listener: l, cfg: dryRunConfig, log: slog.New(slog.NewTextHandler(&log, nil))}
+		d := &listener{Listener: l, cfg: dryRunConfig, log: slog.New(slog.NewTextHandler(&log, nil))}
 		for range 2 {
 			if _, err := d.Accept(); err != nil {
 				t.Error(err)

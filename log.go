@@ -48,9 +48,9 @@ func (l *logFile) Write(line []byte) (int, error) {
 	}
 }
 
-// change goes on with another file, or with none. The file before is closed once the lines that wait for it are
-// written. change does not wait for that; it closes ended.
-func (l *logFile) change(to io.WriteCloser) (ended <-chan struct{}) {
+// switchTo goes on with another file, or with none. The file before is closed once the lines that wait for it are
+// written. switchTo does not wait for that; it closes ended.
+func (l *logFile) switchTo(to io.WriteCloser) (ended <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.lines != nil {
@@ -92,13 +92,13 @@ type logs struct {
 	standard       map[string]io.WriteCloser // what "stdout" and "stderr" are
 }
 
-// newLogs returns logs that are on standard error until change.
+// newLogs returns logs that are on standard error until switchTo.
 func newLogs(stdout, stderr io.Writer) *logs {
 	l := &logs{standard: map[string]io.WriteCloser{"stdout": unclosed{stdout}, "stderr": unclosed{stderr}}}
 	l.access.room, l.errors.room, l.posts.room = logRoom, logRoom, 8 // a post may be large
-	l.access.change(l.standard["stderr"])
-	l.errors.change(l.standard["stderr"])
-	l.posts.change(l.standard["stdout"])
+	l.access.switchTo(l.standard["stderr"])
+	l.errors.switchTo(l.standard["stderr"])
+	l.posts.switchTo(l.standard["stdout"])
 	l.log = slog.New(slog.NewTextHandler(&l.errors, &slog.HandlerOptions{
 		Level: &l.level,
 		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
@@ -111,8 +111,8 @@ func newLogs(stdout, stderr io.Writer) *logs {
 	return l
 }
 
-// change goes on with the files and the level of cfg. It does not block. An error may leave some of it changed.
-func (l *logs) change(cfg *config) error {
+// switchTo goes on with the files and the level of cfg. It does not block. An error may leave some of it changed.
+func (l *logs) switchTo(cfg *config) error {
 	if l.level.UnmarshalText([]byte(cfg.log.level)) != nil {
 		l.level.Set(levelNotice) // at panic and fatal, nothing but notices is logged
 	}
@@ -128,14 +128,14 @@ func (l *logs) open(log *logFile, key, name string) (err error) {
 	if err != nil {
 		return fmt.Errorf("log.%s: %w", key, err)
 	}
-	log.change(file)
+	log.switchTo(file)
 	return nil
 }
 
 // close writes what waits, for flushTime at most. What is logged after it is lost.
 func (l *logs) close() {
 	enough := time.After(flushTime)
-	for _, ended := range []<-chan struct{}{l.access.change(nil), l.errors.change(nil), l.posts.change(nil)} {
+	for _, ended := range []<-chan struct{}{l.access.switchTo(nil), l.errors.switchTo(nil), l.posts.switchTo(nil)} {
 		select {
 		case <-ended:
 		case <-enough:

@@ -86,7 +86,7 @@ func TestLogChanges(t *testing.T) {
 	l := newLogs(os.Stdout, os.Stderr)
 	for i := range 50 {
 		cfg.log.access = filepath.Join(dir, fmt.Sprint(i))
-		if err := l.change(cfg); err != nil {
+		if err := l.switchTo(cfg); err != nil {
 			t.Fatal(err)
 		}
 		for range 20 {
@@ -100,11 +100,11 @@ func TestLogChanges(t *testing.T) {
 		})
 	}
 	cfg.log.access, cfg.log.errors = filepath.Join(dir, "new"), dir
-	if err := l.change(cfg); err == nil {
+	if err := l.switchTo(cfg); err == nil {
 		t.Error("a folder was taken for a log")
 	}
 	cfg.log.access, cfg.log.errors = filepath.Join(dir, "49"), "stderr"
-	if err := l.change(cfg); err != nil {
+	if err := l.switchTo(cfg); err != nil {
 		t.Fatal(err)
 	}
 	fmt.Fprint(&l.access, "still\n")
@@ -119,8 +119,8 @@ func TestPrinterWithoutRoom(t *testing.T) {
 		g := &gate{open: make(chan struct{})}
 		defer close(g.open)
 		out := &logFile{room: 1}
-		out.change(unclosed{g})
-		defer out.change(nil)
+		out.switchTo(unclosed{g})
+		defer out.switchTo(nil)
 		for i, want := range []class{delivered, delivered, retry} { // the first is being written, the second waits
 			if o := (printer{out}).post(credential{}, []byte("{}")); o.class != want {
 				t.Errorf("post %d: %+v", i, o)

@@ -90,7 +90,7 @@ func run(opts options, cfg *config, logs *logs) error {
 		cfg.spool.dir, slack = dir, printer{&logs.posts}.post
 		logs.standard["stdout"] = logs.standard["stderr"] // standard output is for the posts
 	}
-	if err := logs.change(cfg); err != nil {
+	if err := logs.switchTo(cfg); err != nil {
 		return err
 	}
 
@@ -115,7 +115,7 @@ func run(opts options, cfg *config, logs *logs) error {
 	go sp.run()
 	web, served := newWebServer(s, connections, stop), make(chan error, len(listeners))
 	for _, l := range listeners {
-		go func() { served <- web.Serve(&door{l, s.cfg, s.log}) }()
+		go func() { served <- web.Serve(&listener{l, s.cfg, s.log}) }()
 		logs.notice("listening on " + l.Addr().String())
 	}
 	logs.warn(cfg)

@@ -48,8 +48,8 @@ type messageView struct {
 // view reads a message for an operator. The view of a whole one has the payload. However many lists are written, and
 // however slowly, one message is in memory.
 func (s *server) view(f found, whole bool) (v messageView, err error) {
-	s.looking.Lock()
-	defer s.looking.Unlock()
+	s.searching.Lock()
+	defer s.searching.Unlock()
 	m, became, err := s.spool.read(f)
 	if err != nil {
 		return v, err
@@ -114,7 +114,7 @@ func (d *deliverer) inLane(m *message, do toWaiting) (did string, err error) {
 }
 
 // nextTurn returns when l may next post what waits.
-func (l *lane) nextTurn() time.Time { return latest(l.turn, l.head.retryAt, l.account.until) }
+func (l *lane) nextTurn() time.Time { return latest(l.until, l.head.retryAt, l.account.until) }
 
 // shortened returns the first bytes of s.
 func shortened(s string) string {
@@ -201,8 +201,8 @@ func (s *server) listMessages(w http.ResponseWriter, r *http.Request) {
 // find returns all messages that q asks for, the first accepted first, and how many there are in each state. It reads
 // the log, for one request at a time, and keeps nothing but numbers: a million may wait.
 func (s *server) find(ctx context.Context, q search) (all []found, totals map[string]int, err error) {
-	s.looking.Lock()
-	defer s.looking.Unlock()
+	s.searching.Lock()
+	defer s.searching.Unlock()
 	totals = map[string]int{"waiting": 0, "dead": 0, "delivered": 0, "dropped": 0, "any": 0}
 	enough := func() bool { return ctx.Err() != nil || q.id != "" && all != nil }
 	err = s.spool.all(true, enough, func(m found, w line, state string) {
@@ -365,19 +365,19 @@ func (d *deliverer) drop(m *message, l *lane, at int) (did string, err error) {
 
 // resend puts dead letters at the end of their lanes.
 func (s *server) resend(dead []found) (did string, n int, err error) {
-	again := []*message{} // not nil: the spool must not take nothing for something to write until it can
+	resent := []*message{} // not nil: the spool must not take nothing for something to write until it can
 	for _, f := range dead {
 		switch m, _, err := s.spool.read(f); {
 		case err == nil:
 			m.Accepted, m.replaces, m.seq = m.acceptedAt().UnixMilli(), m.seq, 0
-			again = append(again, m)
+			resent = append(resent, m)
 		case err != errGone && err != errDamaged:
 			return "", 0, err
 		}
 	}
-	err = s.store(again)
-	for _, m := range again {
-		n += number(err == nil && m.seq != 0)
+	err = s.store(resent)
+	for _, m := range resent {
+		n += asInt(err == nil && m.seq != 0)
 	}
 	return "put at the end of its queue", n, err
 }

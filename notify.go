@@ -30,12 +30,12 @@ const (
 // server is a deliverer, with its spool and its counters, that answers requests. It is built once, in run.
 type server struct {
 	*deliverer
-	access   io.Writer     // one line a request
-	bodies   chan struct{} // a token for each large body in memory
-	looking  sync.Mutex    // held by the request that searches the spool, or reads a message
-	answered keyedAnswers
-	lost     func() int64 // log lines that could not be written
-	gc       gcSample
+	access    io.Writer     // one line a request
+	bodies    chan struct{} // a token for each large body in memory
+	searching sync.Mutex    // held by the request that searches the spool, or reads a message
+	answered  keyedAnswers
+	lost      func() int64 // log lines that could not be written
+	gc        gcSample
 }
 
 // handler is the route table.
@@ -197,19 +197,19 @@ func (s *server) takes(decode decoder, send func(answer, http.ResponseWriter), t
 // decoded.
 func (s *server) take(w http.ResponseWriter, r *http.Request, decode decoder, tokenInBody bool) answer {
 	res := w.(*response)
-	if !res.posts && !(tokenInBody && tokenOf(r) == "") {
+	if !res.mayPost && !(tokenInBody && tokenOf(r) == "") {
 		return s.unauthorized(w)
 	}
-	body, done, err := s.readBody(w, r, !res.posts)
+	body, done, err := s.readBody(w, r, !res.mayPost)
 	defer done()
 	if err != nil {
 		w.Header().Set("Connection", "close") // some of the body may not have been read
 		return err.(answer)
 	}
-	if !res.posts {
+	if !res.mayPost {
 		var in struct{ Token string }
 		json.Unmarshal(asJSON(body), &in)
-		if res.identity = s.cfg().identify(in.Token); !res.posts {
+		if res.identity = s.cfg().identify(in.Token); !res.mayPost {
 			return s.unauthorized(w)
 		}
 	}

@@ -22,7 +22,7 @@ func (o options) reloadAt(signals <-chan os.Signal, s *server, logs *logs) {
 		running, status := s.cfg(), "the configuration was read again"
 		cfg, err := loadConfig(o)
 		if err == nil {
-			err = logs.change(cfg)
+			err = logs.switchTo(cfg)
 		}
 		if err == nil {
 			o.keepFixed(logs, "core.port", running.core.port, &cfg.core.port)
@@ -36,7 +36,7 @@ func (o options) reloadAt(signals <-chan os.Signal, s *server, logs *logs) {
 			logs.warn(cfg)
 		} else {
 			status = reloadRefused
-			logs.change(running) // logrotate does not wait for a mended configuration
+			logs.switchTo(running) // logrotate does not wait for a mended configuration
 			for line := range strings.Lines(err.Error()) {
 				logs.log.Error("the configuration is not read again: the old one stays", "err", strings.TrimSpace(line))
 			}
@@ -80,7 +80,7 @@ func (d *deliverer) rebuild(cfg *config, count func(route, counts)) error {
 	waiting, read, urgent := map[route][]waiter{}, []waiter(nil), []*turn(nil)
 	err := d.spool.all(false, func() bool { return false }, func(_ found, l line, state string) {
 		r, w, dead := parseRoute(string(l.route)), newWaiter(l.seq, l.size()), state == "dead"
-		count(r, counts{FoundAtStart: 1, Waiting: int64(number(!dead)), Dead: int64(number(dead))})
+		count(r, counts{FoundAtStart: 1, Waiting: int64(asInt(!dead)), Dead: int64(asInt(dead))})
 		if dead {
 			return
 		}
@@ -95,23 +95,23 @@ func (d *deliverer) rebuild(cfg *config, count func(route, counts)) error {
 	slices.Sort(read)
 	d.config.Store(cfg)
 	d.spool.history.Store(cfg.spool.historyBytes)
-	d.ring, d.bytes, d.urgent, d.firstTurn = nil, 0, 0, time.Now().Add(cfg.pace())
+	d.ring, d.bytes, d.urgent, d.firstPost = nil, 0, 0, time.Now().Add(cfg.pace())
 	for _, l := range d.lanes {
 		l.waiting = slices.DeleteFunc(l.waiting, func(w waiter) bool {
 			_, ok := slices.BinarySearch(read, w)
 			return ok // else it is damaged, and its lane finds out
 		})
-		l.account.turn = latest(l.account.turn, l.turn) // a webhook's pause holds for its other channels, too
+		l.account.lanesUntil = latest(l.account.lanesUntil, l.until) // a webhook pauses in all its channels
 		urgent = append(urgent, l.urgent...)
 		l.urgent, l.bytes, l.head, l.awake = nil, 0, head{}, false
-		l.account.line, l.account.urgent, l.account.inRing = [4][]*lane{}, 0, false
+		l.account.due, l.account.urgent, l.account.inRing = [4][]*lane{}, 0, false
 	}
 	for r, found := range waiting {
 		l := d.lane(r)
 		l.waiting = append(l.waiting, found...)
 	}
 	for _, a := range d.accounts {
-		if a.turn = (time.Time{}); !a.limited {
+		if a.lanesUntil = (time.Time{}); !a.limited {
 			a.until = time.Time{}
 		}
 	}

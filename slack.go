@@ -71,7 +71,7 @@ func (p printer) post(_ credential, payload []byte) outcome {
 const (
 	postTimeout = 30 * time.Second // a shorter one doubles messages that Slack took late
 	answerLimit = 8 << 20          // bytes of an answer: Slack says the whole message twice, a character in up to 12
-	looked      = 16 << 10         // bytes of one that is not JSON, and of a value in JSON: what explains is shorter
+	shownLimit  = 16 << 10         // bytes of one that is not JSON, and of a value in JSON: what explains is shorter
 	reasonLimit = 300              // characters
 	lingerTime  = time.Second      // for the rest of an answer that is understood: its connection is used again
 	leastWait   = time.Second
@@ -157,7 +157,7 @@ var saidFields = []string{
 // readAnswer reads a body until it ends or breaks off. Of long JSON it keeps nothing but what is in said.
 func readAnswer(body io.Reader) (a said) {
 	body = io.LimitReader(body, answerLimit)
-	head, err := io.ReadAll(io.LimitReader(body, looked))
+	head, err := io.ReadAll(io.LimitReader(body, shownLimit))
 	a.text, a.broken = strings.TrimLeft(string(head), " \r\n\t\ufeff"), err != nil
 	if !strings.HasPrefix(a.text, "{") {
 		return a
@@ -170,7 +170,7 @@ func readAnswer(body io.Reader) (a said) {
 		key, _ := d.Token() // after an error, Decode returns one as well
 		a.json = a.json || key != nil
 		err = d.Decode(&value)
-		if name, _ := key.(string); len(value) <= looked && slices.Contains(saidFields, name) {
+		if name, _ := key.(string); len(value) <= shownLimit && slices.Contains(saidFields, name) {
 			var v any
 			json.Unmarshal(value, &v)
 			a.fields[name] = v

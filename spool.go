@@ -285,7 +285,7 @@ func openSpool(dir string, syncFile func(*os.File) error, log *slog.Logger) (*sp
 		err = fmt.Errorf("%s is in use by another process", dir)
 	}
 	if err == nil {
-		err = s.load()
+		err = s.replay()
 	}
 	if err != nil {
 		s.closeFiles()
@@ -293,8 +293,8 @@ func openSpool(dir string, syncFile func(*os.File) error, log *slog.Logger) (*sp
 	return s, err
 }
 
-// load replays the log.
-func (s *spool) load() error {
+// replay reads the log into the index.
+func (s *spool) replay() error {
 	entries, err := fs.ReadDir(s.dir.FS(), ".")
 	if err != nil {
 		return err
@@ -374,7 +374,7 @@ func (s *spool) walk(segment uint64, f func(line)) (end int64, damaged int, torn
 			// one byte, or all of a hole or what was never written
 			n = max(1, len(b)-len(bytes.TrimLeft(b, "\x00")))
 			torn = torn || b[0] != 0
-			bad += number(lineBegins)
+			bad += asInt(lineBegins)
 			lineBegins = b[n-1] == '\n'
 		}
 		at += int64(n)
@@ -444,16 +444,16 @@ func (s *spool) run() {
 	tick := time.Tick(probeEvery)
 	s.commit(nil, true) // makes the spare
 	for open := true; open; {
-		batch, again := []*change(nil), true // what has failed is tried again: at each tick, and at the end
+		batch, tryAgain := []*change(nil), true // what has failed is tried again: at each tick, and at the end
 		select {
 		case c := <-s.changes:
-			batch, again = append(batch, c), false
+			batch, tryAgain = append(batch, c), false
 		case <-tick:
 		case <-s.quit:
 			open = false
 		}
-		s.commit(s.gather(batch), again)
-		s.clean(again)
+		s.commit(s.collect(batch), tryAgain)
+		s.clean(tryAgain)
 	}
 	s.closeFiles()
 }
@@ -471,9 +471,9 @@ func (s *spool) close() {
 	<-s.ended
 }
 
-// gather adds to a batch what else is asked for, not more than fits. It lets those run who are about to ask: what they
+// collect adds to a batch what else is asked for, not more than fits. It lets those run who are about to ask: what they
 // want shares one sync.
-func (s *spool) gather(batch []*change) []*change {
+func (s *spool) collect(batch []*change) []*change {
 	for size, idle := int64(0), 0; len(batch) < batchChanges && size < batchBytes && idle < 3; {
 		select {
 		case c := <-s.changes:
@@ -491,8 +491,8 @@ func (s *spool) gather(batch []*change) []*change {
 
 // commit writes a batch, then answers it; what cannot be added is refused at once. It logs an error when that begins or
 // changes, and its end.
-func (s *spool) commit(batch []*change, again bool) {
-	full, lines, ended, staged := s.prepare(again), []line(nil), map[uint64]bool{}, []*change(nil)
+func (s *spool) commit(batch []*change, tryAgain bool) {
+	full, lines, ended, staged := s.prepare(tryAgain), []line(nil), map[uint64]bool{}, []*change(nil)
 	for _, c := range batch {
 		if full != nil && c.add != nil {
 			c.done <- full
@@ -590,7 +590,7 @@ func (s *spool) append(lines []line, limit int64) error {
 
 // prepare sees to the folder, which has to be the one that was opened: else what is written reaches nobody. Then,
 // unless that has failed since the last tick, it sees to room in it. It returns why nothing can be added.
-func (s *spool) prepare(again bool) error {
+func (s *spool) prepare(tryAgain bool) error {
 	opened, err := s.lock.Stat()
 	there, gone := os.Stat(s.lock.Name())
 	_, lost := s.dir.Stat(fileName(s.newest))
@@ -601,7 +601,7 @@ func (s *spool) prepare(again bool) error {
 		s.suspect = fmt.Errorf("the spool's folder is gone: %w", err)
 		return s.suspect
 	}
-	if err = s.health(); err == nil || again {
+	if err = s.health(); err == nil || tryAgain {
 		err = s.makeRoom()
 	}
 	return err
@@ -661,8 +661,8 @@ func (s *spool) makeSpare() error {
 }
 
 // clean removes the oldest segments as long as there is more than has to be kept.
-func (s *spool) clean(again bool) {
-	for ; s.suspect == nil && (again || s.cleanErr == nil) && s.hasTooMuch() && s.still.TryLock(); again = false {
+func (s *spool) clean(tryAgain bool) {
+	for ; s.suspect == nil && (tryAgain || s.cleanErr == nil) && s.hasTooMuch() && s.still.TryLock(); tryAgain = false {
 		s.cleanErr = s.removeOldest()
 		s.still.Unlock()
 		s.makeSpare() // with the room that there is now

@@ -680,7 +680,7 @@ func TestEachBit(t *testing.T) {
 				got, damaged := holds(before + string(flipped) + behind)
 				const sum = 8 // where the checksum ends: A is the same digit as a
 				harmless := at == len(text)-1 || at < sum && bit == 5 && text[at] >= 'a' && text[at] <= 'f'
-				want, least := without, number(behind != "") // the last may be what a crash tore
+				want, least := without, asInt(behind != "") // the last may be what a crash tore
 				if harmless {
 					want, least = whole, 0
 				}

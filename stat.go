@@ -53,7 +53,7 @@ type counts struct {
 	Accepted     int64 `json:"accepted" metric:"accepted_total" help:"Messages answered ok (payloads have no tag)."`
 	FoundAtStart int64 `json:"found_at_start" metric:"found_at_start_messages" help:"Left by an earlier process."`
 	Delivered    int64 `json:"delivered" metric:"delivered_total" help:"Messages that Slack took."`
-	Dropped      int64 `json:"dropped" metric:"dropped_total" help:"By an operator, or lost with a damaged record."`
+	Dropped      int64 `json:"dropped" metric:"dropped_total" help:"By an operator, or lost with a damaged line."`
 	Waiting      int64 `json:"waiting" metric:"waiting_messages" help:"Messages that wait."`
 	Dead         int64 `json:"dead" metric:"dead_messages" help:"Dead letters."`
 }
@@ -149,7 +149,7 @@ func (s *stats) of(r route) *routeStats {
 		r = route{channel: "(others)"}
 	}
 	if s.routes[r] == nil {
-		s.channels += number(r.tag == "")
+		s.channels += asInt(r.tag == "")
 		s.routes[r] = &routeStats{route: r, accepted: hour{steps: make([]int32, 12)}}
 		s.inOrder = append(s.inOrder, s.routes[r])
 	}
@@ -175,8 +175,8 @@ func (s *stats) posted(messages []*message, attempt int, out outcome, took time.
 	defer s.mu.Unlock()
 	s.Posts++
 	s.outcomes[out.class]++
-	s.RateLimited += int64(number(out.class == limited))
-	s.Retries += int64(number(attempt > 1))
+	s.RateLimited += int64(asInt(out.class == limited))
+	s.Retries += int64(asInt(attempt > 1))
 	s.postTook.observe(took)
 	for _, m := range messages {
 		st := s.of(m.route)
@@ -240,7 +240,7 @@ type tagStat struct {
 
 // tagOrders are the values of sort=; with - in front, the other way round.
 var tagOrders = map[string]func(a, b *tagStat) int{
-	"trouble":      func(a, b *tagStat) int { return cmp.Or(b.rank()-a.rank(), cmp.Compare(b.Waiting, a.Waiting)) },
+	"trouble":      func(a, b *tagStat) int { return cmp.Or(b.alarm()-a.alarm(), cmp.Compare(b.Waiting, a.Waiting)) },
 	"tag":          func(a, b *tagStat) int { return cmp.Compare(a.Tag, b.Tag) },
 	"channel":      func(a, b *tagStat) int { return cmp.Compare(a.Channel, b.Channel) },
 	"waiting":      func(a, b *tagStat) int { return cmp.Compare(a.Waiting, b.Waiting) },
@@ -250,10 +250,10 @@ var tagOrders = map[string]func(a, b *tagStat) int{
 	"delivered_at": func(a, b *tagStat) int { return a.DeliveredAt.Compare(b.DeliveredAt.Time) },
 }
 
-// rank is the higher the more is wrong: what waits behind an error counts most, then dead letters.
-func (t *tagStat) rank() int {
+// alarm is the higher the more is wrong: what waits behind an error counts most, then dead letters.
+func (t *tagStat) alarm() int {
 	waits, fails := t.Waiting > 0, t.LastError != ""
-	return 4*number(waits && fails) + 2*number(t.Dead > 0) + number(waits || fails)
+	return 4*asInt(waits && fails) + 2*asInt(t.Dead > 0) + asInt(waits || fails)
 }
 
 // insert puts a copy of v in its place in list, behind its equals, of which the first n are kept.
@@ -312,7 +312,7 @@ func (s *server) fill(st *appStat) *appStat {
 		st.numbers = s.stats.numbers
 		st.LastHour = [2][]int32{s.stats.accepted.all(), s.stats.delivered.all()}
 	})
-	s.look(st)
+	s.lookAtLanes(st)
 	st.Damaged, st.SpoolBytes, st.SpoolLimit = s.spool.damaged.Load(), s.spool.bytes.Load(), s.cfg().spool.maxBytes
 	st.State, st.Sentence = st.sentence(s.ready())
 	st.Ready, st.LogLinesDropped, st.Version = st.State != "full", s.lost(), build()
@@ -362,13 +362,14 @@ func (l *lane) trouble(now time.Time) trouble {
 	return t
 }
 
-// look fills in how the lanes are, and what keeps those of the tags waiting, or would. It reads one message from disk.
-func (d *deliverer) look(st *appStat) {
+// lookAtLanes fills in how the lanes are, and what keeps those of the tags waiting, or would. It reads one message from
+// disk.
+func (d *deliverer) lookAtLanes(st *appStat) {
 	oldest, accounts, now := waiter(math.MaxUint64), map[*account][]*lane{}, time.Now()
 	var t trouble // one for all lanes: its address is passed on
 	list := func(t *trouble) {
 		st.TroubleTotal++
-		st.ill[number(t.Kind == paused)] += t.Destinations
+		st.ill[asInt(t.Kind == paused)] += t.Destinations
 		st.Trouble = insert(st.Trouble, maxTrouble, t, func(a, b *trouble) int {
 			return cmp.Or(cmp.Compare(b.Waiting, a.Waiting), a.Since.Compare(b.Since.Time))
 		})
@@ -436,7 +437,7 @@ func (t *trouble) says(others int) string {
 func (st *appStat) sentence(full error) (state, sentence string) {
 	unnamed := st.ill
 	for _, t := range st.Trouble {
-		if n := &unnamed[number(t.Kind == paused)]; *n > 0 {
+		if n := &unnamed[asInt(t.Kind == paused)]; *n > 0 {
 			sentence = join(sentence, "; ", t.says(*n-t.Destinations))
 			*n = 0
 		}
@@ -526,7 +527,7 @@ func (s *server) statGo(*http.Request) (ordered, error) {
 // exposition writes metrics in the text format.
 type exposition struct{ *bufio.Writer }
 
-func (e exposition) head(name, help string) {
+func (e exposition) header(name, help string) {
 	kind := "gauge"
 	if strings.HasSuffix(name, "_total") {
 		kind = "counter"
@@ -537,9 +538,9 @@ func (e exposition) head(name, help string) {
 // value writes a metric that has one value.
 func (e exposition) value(name, help string, v any) {
 	if b, ok := v.(bool); ok {
-		v = number(b)
+		v = asInt(b)
 	}
-	e.head(name, help)
+	e.header(name, help)
 	fmt.Fprintf(e, "%s %v\n", name, v)
 }
 
@@ -568,11 +569,11 @@ func (s *server) metrics(w http.ResponseWriter, _ *http.Request) {
 	defer e.Flush()
 	values := reflect.ValueOf(st.numbers)
 	table(st.numbers, func(i int, name, help string) { e.value(name, help, values.Field(i).Interface()) })
-	e.head("slackboard_posts_total", "Posts to Slack, by outcome.")
+	e.header("slackboard_posts_total", "Posts to Slack, by outcome.")
 	for c, n := range st.outcomes {
 		fmt.Fprintf(e, "slackboard_posts_total{outcome=%q} %d\n", class(c), n)
 	}
-	e.head("slackboard_http_requests_total", "Requests, by route and status.")
+	e.header("slackboard_http_requests_total", "Requests, by route and status.")
 	s.stats.requests.Do(func(count expvar.KeyValue) {
 		fmt.Fprintf(e, "slackboard_http_requests_total{%s} %v\n", count.Key, count.Value)
 	})
@@ -592,7 +593,7 @@ func (s *server) metrics(w http.ResponseWriter, _ *http.Request) {
 	if files, err := os.ReadDir("/proc/self/fd"); err == nil {
 		e.value("process_open_fds", "Open file descriptors.", len(files))
 	}
-	e.head("slackboard_build_info", "The program.")
+	e.header("slackboard_build_info", "The program.")
 	fmt.Fprintf(e, "slackboard_build_info{version=%q,goversion=%q} 1\n", build(), runtime.Version())
 	s.tagMetrics(e)
 }
@@ -613,7 +614,7 @@ func (s *server) tagMetrics(e exposition) {
 		sums[i].add(t.counts)
 	})
 	table(counts{}, func(field int, name, help string) {
-		e.head(name, help)
+		e.header(name, help)
 		for i, label := range labels {
 			n := reflect.ValueOf(&sums[i]).Elem().Field(field).Int()
 			line := append(append(e.AvailableBuffer(), name...), label...)
