@@ -968,6 +968,27 @@ func TestFirstTurnWaits(t *testing.T) {
 	})
 }
 
+// The first turns of many lanes after a start do not begin at the same moment: each would take memory at that moment.
+func TestFirstTurnsAreSpread(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t, stormConfig)
+	synctest.Test(t, func(t *testing.T) {
+		slack := &storm{}
+		p := newInProcess(t, cfg, slack)
+		for i := range 1000 {
+			p.do("POST", "/notify-directly", fmt.Sprintf(`{"payload":{"channel":"#%d","text":"hello"}}`, i))
+		}
+		time.Sleep(10 * time.Second)
+		moments := map[time.Time]int{}
+		for _, post := range slack.all() {
+			moments[post.at]++
+		}
+		if posts := len(slack.all()); posts != 1000 || len(moments) < posts/2 {
+			t.Errorf("%d posts at %d different moments", posts, len(moments))
+		}
+	})
+}
+
 // A connection that is refused while Slack has a token pause does not end the pause.
 func TestPauseOutlastsARefusedConnection(t *testing.T) {
 	t.Parallel()
