@@ -1,29 +1,33 @@
-// Slackboard is a proxy server for Slack: programs send it a tag and a text, it holds the secrets and delivers.
+// Slackboard is a proxy server for Slack. Programs send it a tag and a text. The server holds the secrets and delivers
+// the message.
 //
-// The path of a message, which no file calls back up:
+// The path of a message:
 //
-//	POST → accept → spool (on disk) → answer → lane → Slack → done | later | dead letter
+//	POST → accept → spool (on disk) → answer → lane → Slack → delivered | deferred | dead letter
+//
+// Calls follow this path. The HTTP handlers (notify.go, door.go, messages.go) call deliver.go and spool.go; deliver.go
+// calls spool.go, render.go and slack.go. No call goes the other way, except to small helper functions.
 //
 // The files:
 //
-//	main.go     this map; the flags and, in run, the server's life from start to stop
-//	config.go   the configuration: keys, defaults, checks, the masked view
-//	toml.go     the reader of the TOML subset that it is written in
-//	listen.go   where the server listens: ports, sockets, TLS, systemd; how many connections it takes; -health
-//	notify.go   HTTP in: the route table; decode, check, accept
-//	door.go     the ways in for programs that know Slack only
-//	auth.go     who may ask
-//	message.go  a message, and its route
-//	spool.go    the queue on disk (sync_linux.go, sync_other.go: fdatasync)
-//	deliver.go  lanes: one post at a time for each destination, in order; pauses and back-off
-//	reload.go   the configuration is read again, and what waits moves to where it leads then
-//	render.go   a message becomes what Slack gets, and several become one post
-//	slack.go    one post to Slack, and what its answer means
-//	messages.go the operators' API: list, send again, drop
-//	stat.go     one table of counters, and everything that shows them; health
+//	main.go     this map; the flags; run, which starts the server and stops it
+//	config.go   the configuration: keys, defaults, checks, and the view with masked secrets
+//	toml.go     the parser of the configuration file: a subset of TOML
+//	listen.go   where the server listens: ports, sockets, TLS, systemd; the limit on connections; -health
+//	notify.go   HTTP requests: the route table; a message is decoded, checked and accepted
+//	door.go     the ways in for programs that know only Slack: incoming webhooks and chat.postMessage
+//	auth.go     who may do what: senders and operators
+//	message.go  a message and its route
+//	spool.go    the spool: the queue on disk (sync_linux.go, sync_other.go: its system calls)
+//	deliver.go  the lanes: one post at a time for each destination, in order; pauses and back-off
+//	reload.go   SIGHUP: reads the configuration again and moves waiting messages to their new destinations
+//	render.go   makes one post from a message, or from several
+//	slack.go    makes one post to Slack and says what the answer means
+//	messages.go the operators' API: list messages, send them again, drop them
+//	stat.go     the table of counters, and everything that shows it: /stat/app, /metrics; the health checks
 //	log.go      the log files
-//	ui.go       the page, with ui/
-//	cli/        what both clients share; cli/slackboard-cli and log/slackboard-log are the clients
+//	ui.go       the operators' web page; its files are in ui/
+//	cli/        the code that both clients share; the clients are cli/slackboard-cli and log/slackboard-log
 package main
 
 import (
@@ -52,10 +56,10 @@ func main() {
 	}
 	cfg, err := loadConfig(opts)
 	switch {
-	case opts.health && cfg != nil: // what is wrong does not matter: who asks need not be able to read the secrets
+	case opts.health && cfg != nil: // err does not matter: the user of -health may not be able to read the secrets
 		err = askReady(cfg)
 	case err != nil:
-		fmt.Fprintln(os.Stderr, err) // a line for each fault
+		fmt.Fprintln(os.Stderr, err) // one line for each error
 		os.Exit(1)
 	case opts.check:
 		for _, warning := range cfg.warnings {
@@ -71,14 +75,15 @@ func main() {
 	}
 }
 
-// run is the server's life, from its logs to its stop. An error is why it could not start or go on.
+// run runs the server until SIGTERM or SIGINT, and returns when the server has stopped. An error says why the server
+// could not start, or why it stopped without a signal.
 func run(opts options, cfg *config, logs *logs) error {
 	defer logs.close()
 	stop, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer cancel()
 	hangUp := make(chan os.Signal, 1)
 	signal.Notify(hangUp, syscall.SIGHUP)
-	signal.Ignore(syscall.SIGPIPE) // standard output and error may lose their reader
+	signal.Ignore(syscall.SIGPIPE) // the reader of standard output or error may go away
 	connections, posts := limits()
 	slack := newSlackClient(posts).post
 	if opts.dryRun {
@@ -94,12 +99,13 @@ func run(opts options, cfg *config, logs *logs) error {
 		return err
 	}
 
-	debug.SetGCPercent(25) // of a long spool the index alone is to stay
+	debug.SetGCPercent(25) // collect often while the spool is read: only its index has to stay in memory
 	sp, err := openSpool(cfg.spool.dir, syncData, logs.log)
 	if err != nil {
 		return fmt.Errorf("spool.dir: %w: set dir in [spool] to a folder that only this server uses and may write", err)
 	}
-	listeners, err := listen(cfg) // the spool's lock keeps out a second start, which would touch our socket
+	// openSpool has locked the spool: a second server with this spool stops there, before it touches our unix socket.
+	listeners, err := listen(cfg)
 	if opts.dryRun && errors.Is(err, syscall.EADDRINUSE) {
 		err = fmt.Errorf("%w: choose another one, as with -port 127.0.0.1:0 for any that is free", err)
 	}
@@ -110,7 +116,7 @@ func run(opts options, cfg *config, logs *logs) error {
 	if err != nil {
 		return fmt.Errorf("spool.dir: %w", err)
 	}
-	debug.FreeOSMemory() // what reading a long spool took
+	debug.FreeOSMemory() // give back the memory that reading a long spool needed
 	s := &server{deliverer: d, access: &logs.access, bodies: make(chan struct{}, maxLarge), lost: logs.dropped}
 	go sp.run()
 	web, served := newWebServer(s, connections, stop), make(chan error, len(listeners))
@@ -131,8 +137,9 @@ func run(opts options, cfg *config, logs *logs) error {
 	return err
 }
 
-// drain ends the server: requests in hand are answered and posts in flight end, each within 30 s where the disk works,
-// and what became of them is on disk.
+// drain stops the server. First it takes no new requests and waits until the open ones are answered. Then it waits
+// until the posts in flight have ended and their outcomes are on disk. Each wait takes at most 30 s if the disk
+// works. If the disk fails, an outcome may be missing: its post is made again after the next start.
 func (s *server) drain(shutdown func(context.Context) error, logs *logs) {
 	tellSystemd("STOPPING=1")
 	logs.notice("stopping")
@@ -144,11 +151,15 @@ func (s *server) drain(shutdown func(context.Context) error, logs *logs) {
 	logs.notice("stopped", "waiting", s.fill(&appStat{}).Waiting)
 }
 
-// attend tells the service manager how things are, and bounds the memory, until stop.
+// attend reports the server's status to the service manager and sets the memory limits, every 10 s until stop.
 //
-// The heap may grow by 16 MiB between two collections: it is small, and collecting it less often costs some MB and is a
-// fifth of the work. What waits takes some 40 bytes a message and 1 KB a destination. If requests grow the heap it is
-// collected more often, though not without end: a connection is one or two goroutines and 20 KB.
+// The heap may grow by 16 MiB between two garbage collections. The live heap is small: collecting it so rarely costs
+// some MB and takes a fifth of the work. Waiting messages take about 40 bytes each, and each destination with a lane
+// about 1 KB.
+//
+// If requests grow the heap beyond the memory limit, the heap is collected more often. The limit counts goroutines,
+// so that many connections alone do not cause collections without end: a connection takes one or two goroutines and
+// about 20 KB.
 func (s *server) attend(stop context.Context) {
 	for ; stop.Err() == nil; time.Sleep(10 * time.Second) {
 		st := s.fill(&appStat{})
@@ -161,7 +172,7 @@ func (s *server) attend(stop context.Context) {
 	}
 }
 
-// options are what the command line says.
+// options holds the flags of the command line.
 type options struct {
 	file, port string
 
@@ -177,7 +188,8 @@ const usage = `slackboard is a proxy server for Slack: programs send it a tag an
 Flags:
 `
 
-// parseFlags reads the command line. text is what it asks to be told, and nothing else.
+// parseFlags parses the command line. If text is not empty, it is the help or the version: the program prints it and
+// does nothing else.
 func parseFlags(args []string) (o options, text string, err error) {
 	var help strings.Builder
 	flags := flag.NewFlagSet("slackboard", flag.ContinueOnError)
@@ -212,11 +224,11 @@ func parseFlags(args []string) (o options, text string, err error) {
 	return o, text, err
 }
 
-// version is the release, as CHANGELOG.md has it.
+// version is the number of this release, as in CHANGELOG.md.
 const version = "1.0.0"
 
-// build names what this program was built from: the version and, if the build knows them, the revision and whether
-// files had been modified since, as in 1.0.0+4bf7d1c09a2e.modified.
+// build returns the version. If the build recorded them, the first 12 characters of the revision follow, and whether
+// files were modified after that revision: 1.0.0+4bf7d1c09a2e.modified.
 func build() string {
 	text := version
 	if info, ok := debug.ReadBuildInfo(); ok {
