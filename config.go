@@ -1,6 +1,6 @@
 package main
 
-// The configuration: its keys with their defaults and limits in one table, the checks, and the masked view.
+// The configuration: one table of all keys with defaults and limits, the checks, and the view with masked secrets.
 
 import (
 	"cmp"
@@ -18,13 +18,13 @@ import (
 	"unique"
 )
 
-// secret is a webhook URL or a token. However it is printed or encoded, it shows as masked (a zero one as nothing).
-// Secrets of the same text are equal, so one can be part of a map's key.
+// secret is the URL of a webhook, or a token. However a secret is printed or encoded, it shows as masked; an empty
+// secret shows as nothing. Secrets with the same text are equal, so a secret can be part of a map's key.
 type secret struct{ text unique.Handle[string] }
 
-const masked = "..." // stands for a secret in all that is shown, such as /config/app
+const masked = "..." // shown in the place of a secret, for example by /config/app
 
-var noText = unique.Make("") // of a zero secret
+var noText = unique.Make("") // of an empty secret
 
 func newSecret(text string) (s secret) {
 	if text != "" {
@@ -33,23 +33,23 @@ func newSecret(text string) (s secret) {
 	return s
 }
 
-// reveal returns the text: for the request to Slack, and for nothing that a person may see.
+// reveal returns the text, for requests to Slack and for comparisons. A person must never see the text.
 func (s secret) reveal() string { return cmp.Or(s.text, noText).Value() }
 
-// Format shows a secret under every verb of fmt.
+// Format implements fmt.Formatter: every verb of fmt prints masked.
 func (s secret) Format(f fmt.State, _ rune) {
 	if s != (secret{}) {
 		fmt.Fprint(f, masked)
 	}
 }
 
-// MarshalText shows it in JSON and in logs.
+// MarshalText does the same for JSON and for logs.
 func (s secret) MarshalText() ([]byte, error) { return fmt.Append(nil, s), nil }
 
-// credential says where, and as whom, a message is posted: to a webhook, or with a token to the Web API.
+// credential says where and as whom a message is posted: a webhook's URL, or a token and the URL of chat.postMessage.
 type credential struct{ url, token secret }
 
-// destination is what has one lane: messages to it stay in order.
+// destination is a channel of a credential. Each destination has one lane: its messages stay in order.
 type destination struct {
 	credential credential
 	channel    string
@@ -59,28 +59,28 @@ type config struct {
 	path string
 	core struct {
 		port, socketMode             string
-		authToken                    secret // what requests have to bring
+		authToken                    secret // the operators' token
 		tlsCert, tlsKey, tlsClientCA string // files
 		slackURL, token              secret
 		apiURL, reportTag            string
-		qps                          int64 // posts a second to all of Slack, 0 for no limit
-		maxDelay                     int64 // seconds a message may be delayed by qps, -1 for no limit
-		channelRate                  int64 // posts a second to one destination, 0 for no pacing
-		batch                        int64 // attachments that messages are merged into, 1: never
+		qps                          int64 // posts per second to Slack, in all; 0: no limit
+		maxDelay                     int64 // seconds that qps may delay a message; -1: no limit
+		channelRate                  int64 // posts per second to one destination; 0: no limit
+		batch                        int64 // most attachments in a merged post; 1: messages are not merged
 	}
 	tags    []*tag
 	senders []*sender
 	spool   struct {
 		dir          string
 		maxBytes     int64 // of waiting messages
-		maxAge       int64 // seconds
-		historyBytes int64 // of the log, kept after all in it is done; 0 for none
+		maxAge       int64 // seconds for which delivery is tried
+		historyBytes int64 // size of the log up to which finished segments are kept; 0: none are kept
 	}
 	log struct{ access, errors, level string }
 	ui  struct{ root string }
 
-	credential credential        // that of [core], the zero one if it has none
-	byTag      map[string][]*tag // what stands under a name: more than one entry means more than one destination
+	credential credential        // of [core]; empty if [core] has none
+	byTag      map[string][]*tag // the entries of each name: a message goes to all of them
 	tls        *tls.Config       // nil: plain HTTP
 	warnings   []string
 }
@@ -88,10 +88,11 @@ type config struct {
 type tag struct {
 	name, username, icon, parse string
 	slackURL, token             secret
-	destination                 // with its own credential, else that of [core]
+	destination                 // its credential is the tag's own, or else that of [core]
 }
 
-// sender may post with its token, and nothing else. Two of one name let its token change without a gap.
+// sender may post with its token, and do nothing else. While a token is replaced, two entries with the same name make
+// both the old and the new token valid.
 type sender struct {
 	name  string
 	token secret
@@ -100,21 +101,21 @@ type sender struct {
 // key is one key of a section.
 type key struct {
 	name   string
-	to     any                // where its value goes: a *string, *int64 or *secret
-	preset string             // its default, or required
-	check  func(string) error // of other values than the default; nil if every value will do
+	to     any                // points to its value: a *string, *int64 or *secret
+	preset string             // the default, or the constant required
+	check  func(string) error // is not called for the default; nil: every value is valid
 }
 
-const required = "required" // in the place of a default: the key has to be there
+const required = "required" // as a preset: the key has no default and must be set
 
 // section is a section such as [core], or one entry of a list such as [[tags]].
 type section struct {
 	header string
-	id     any // finds the line of its header in loader.row
+	id     any // loader.row has the line of its header under this id
 	keys   []key
 }
 
-// sections returns the table of all keys, with where their values go in c.
+// sections returns the table of all keys. Each key points to its value in c.
 func (c *config) sections() []section {
 	state, _, _ := strings.Cut(os.Getenv("STATE_DIRECTORY"), ":") // systemd.exec(5): where the service keeps its state
 	all := []section{
@@ -173,7 +174,7 @@ const dryRunTOML = "[core]\nport = '127.0.0.1:29800'\n" +
 	"[[tags]]\ntag = 'random'\nchannel = '#random'\n" +
 	"[[tags]]\ntag = 'test'\nchannel = '#test'\n"
 
-// credentialOf returns that of a token or, without one, of a webhook's URL.
+// credentialOf returns the credential for a token or, if the token is empty, for the URL of a webhook.
 func (c *config) credentialOf(token, url secret) credential {
 	if token == (secret{}) {
 		return credential{url: url}
@@ -181,7 +182,8 @@ func (c *config) credentialOf(token, url secret) credential {
 	return credential{newSecret(strings.TrimRight(c.core.apiURL, "/") + "/chat.postMessage"), token}
 }
 
-// lookup finds where a route leads now, and the settings of its tag; for a payload of one's own the tag is nil.
+// lookup returns the destination of a route in this configuration, and the route's tag. The tag is nil if the route
+// names a channel and no tag. A tag, or an entry of a tag, that is not configured is an error.
 func (c *config) lookup(r route) (destination, *tag, error) {
 	if r.tag == "" {
 		return destination{c.credential, r.channel}, nil, nil
@@ -192,14 +194,16 @@ func (c *config) lookup(r route) (destination, *tag, error) {
 	return destination{}, nil, fmt.Errorf("tag %s is not configured", r.tag)
 }
 
-// notFound says that there is no such tag, and which is the nearest.
+// notFound returns the message for an unknown tag. It names the most similar tag, if there is one.
 func (c *config) notFound(name string) string {
 	return join("tag:"+name+" is not found", ": the nearest is ", nearest(name, slices.Sorted(maps.Keys(c.byTag))))
 }
 
-// loadConfig reads and checks the file of o; for a dry run it may lack the secrets, or be none. err joins all that is
-// wrong with it, one "FILE:LINE: …" each; the configuration has what could be read. Of faults in the language err has
-// the first alone, and there is no configuration.
+// loadConfig reads and checks the configuration file of o. A dry run needs neither slack_url nor slack_token in the
+// file; without a file, it uses dryRunTOML.
+//
+// err joins all errors in the file, each as "FILE:LINE: …", and the configuration has everything that could be read.
+// If the file cannot be read or parsed, the configuration is nil. parseTOML stops at its first error.
 func loadConfig(o options) (*config, error) {
 	src, err := []byte(dryRunTOML), error(nil)
 	if o.file != "" {
@@ -220,16 +224,16 @@ func loadConfig(o options) (*config, error) {
 	}
 	l.core.port = cmp.Or(o.port, l.core.port)
 	if o.dryRun {
-		l.core.slackURL = cmp.Or(l.core.slackURL, newSecret("http://127.0.0.1/")) // it is never called
+		l.core.slackURL = cmp.Or(l.core.slackURL, newSecret("http://127.0.0.1/")) // nothing is posted to it
 	}
 	l.destinations()
 	return l.config, errors.Join(l.faults...)
 }
 
-// loader carries the lines of a file into a config and collects what is wrong with them.
+// loader fills a config from the lines of a file and collects the errors in them.
 type loader struct {
 	*config
-	row    map[any]int // lines: of a section by its id, of a key by where its value goes
+	row    map[any]int // line numbers: of a section by section.id, of a key by key.to
 	faults []error
 }
 
@@ -253,7 +257,7 @@ func (l *loader) read(lines []tomlLine) {
 	var in section
 	for _, line := range lines {
 		switch next, ok := known[line.header]; {
-		case ok: // each header of a list begins the next one of its entries
+		case ok: // a header of a list begins the next entry of that list
 			in, known[line.header] = next[0], append(next[1:], next[0])
 			if first := l.row[in.id]; first > 0 {
 				l.fault(line.row, "%s is on line %d already: bring the two together", in.header, first)
@@ -265,7 +269,7 @@ func (l *loader) read(lines []tomlLine) {
 			l.fault(line.row, "unknown section %s: %s", in.header, whatToWrite(in.header, headers))
 		case in.header == "":
 			l.fault(line.row, "key %q is outside of a section: write its [section] above it", line.key)
-		case in.keys != nil: // else it is unknown
+		case in.keys != nil: // else the section is unknown
 			l.key(in, line)
 		}
 	}
@@ -280,8 +284,9 @@ func (l *loader) read(lines []tomlLine) {
 	}
 }
 
-// key stores the value of a line and checks it. No error shows the value of a secret. A secret that cannot be read is
-// stored as it is named: so it is not reported as missing, too.
+// key stores the value of a line and checks it. No error shows the value of a secret. If "env:NAME" or "file:/path"
+// cannot be read, these words themselves are stored as the secret: the error is enough, and the secret must not also
+// be reported as missing.
 func (l *loader) key(in section, line tomlLine) {
 	i := slices.IndexFunc(in.keys, func(k key) bool { return k.name == line.key })
 	if i < 0 {
@@ -314,7 +319,8 @@ func (l *loader) key(in section, line tomlLine) {
 	}
 }
 
-// whatToWrite is what the error about an unknown name says: the one that is meant, else all of them.
+// whatToWrite returns the advice in the error about an unknown name: the known name that is probably meant, or else
+// all known names.
 func whatToWrite(name string, known []string) string {
 	if found := nearest(name, known); found != "" {
 		return "write " + found
@@ -322,8 +328,8 @@ func whatToWrite(name string, known []string) string {
 	return "known are " + strings.Join(known, ", ")
 }
 
-// nearest returns the one of names that is closest to name, "" if none is close. Close means that they differ in one
-// place, by two letters at most and not by more than half of name. Case and brackets do not count.
+// nearest returns the entry of names that is most similar to name, or "" if none is similar. Two names are similar if
+// they differ in one place, by at most two letters and at most half of name. Case and brackets do not count.
 func nearest(name string, names []string) (found string) {
 	plain := func(s string) string { return strings.ToLower(strings.Trim(s, "[]")) }
 	name = plain(name)
@@ -343,7 +349,7 @@ func nearest(name string, names []string) (found string) {
 	return found
 }
 
-// store puts text where the key's value goes.
+// store writes text to the key's value.
 func (k key) store(text string) {
 	switch to := k.to.(type) {
 	case *string:
@@ -351,12 +357,13 @@ func (k key) store(text string) {
 	case *secret:
 		*to = newSecret(text)
 	case *int64:
-		*to, _ = strconv.ParseInt(text, 0, 64) // its check reports what is no number
+		*to, _ = strconv.ParseInt(text, 0, 64) // if text is not a number, check reports it
 	}
 }
 
-// dereference returns the secret that from names, "env:NAME" or "file:/path", or is. A newline at the end of what is
-// named is no part of it: editors leave one, and so do files for LoadCredential=, systemd.exec(5).
+// dereference returns the secret: the environment variable if from is "env:NAME", the content of the file if from is
+// "file:/path", or else from itself. An empty variable or file is an error. Newlines at the end of a variable or a
+// file are not part of the secret: editors add one, and files for LoadCredential= have one, see systemd.exec(5).
 func (l *loader) dereference(from string) (text string, err error) {
 	var content []byte
 	kind, name, _ := strings.Cut(from, ":")
@@ -376,7 +383,7 @@ func (l *loader) dereference(from string) (text string, err error) {
 	return text, err
 }
 
-// private warns once of a file with a secret that others may read.
+// private warns if everybody may read the file at path, which holds a secret. It warns once for each file.
 func (l *loader) private(path string) {
 	warning := path + " holds a secret and everybody may read it: chmod o-r"
 	info, err := os.Stat(path)
@@ -385,7 +392,7 @@ func (l *loader) private(path string) {
 	}
 }
 
-// readTLS reads the certificates.
+// readTLS reads the files of the TLS keys into l.tls.
 func (l *loader) readTLS() {
 	cert, key, clientCA := l.core.tlsCert, l.core.tlsKey, l.core.tlsClientCA
 	if cert+key+clientCA != "" {
@@ -406,8 +413,9 @@ func (l *loader) readTLS() {
 	}
 }
 
-// destinations finds where each tag leads, and reports what could not be delivered and who may post. A webhook posts to
-// one channel only, so a tag may bring its own.
+// destinations sets the destination of each tag. A webhook posts to one channel only, so a tag may have a webhook of
+// its own. destinations reports a missing destination, a missing channel, a sender's token that somebody else has,
+// and an unknown report_tag. It warns if everybody may post.
 func (l *loader) destinations() {
 	l.byTag = map[string][]*tag{}
 	l.credential = l.credentialOf(l.core.token, l.core.slackURL)
@@ -448,17 +456,17 @@ var (
 	isLevel  = like(`panic|fatal|error|warn|info|debug`, "panic, fatal, error, warn, info or debug")
 	isName   = like(printable+`{1,64}`, "1 to 64 characters of ASCII without blanks and quotes")
 	isToken  = like(printable+`*\w`+printable+`*`, "a token: ASCII without blanks and quotes, and not \"...\"")
-	local    = regexp.MustCompile(`^(unix|127\.[0-9.]+|localhost|\[::1\]):`) // a port that other hosts cannot reach
+	local    = regexp.MustCompile(`^(unix|127\.[0-9.]+|localhost|\[::1\]):`) // a core.port that only this host reaches
 	urlForm  = regexp.MustCompile(`^https?://` + printable + `+$`)
 
-	// An example's "https://hooks.slack.com/services/…" is no URL here.
+	// A URL copied from an example is refused, such as "https://hooks.slack.com/services/…": … is not ASCII.
 	isURL = wants("a URL like https://HOST/PATH: ASCII without blanks and quotes", func(text string) bool {
 		u, err := url.Parse(text)
 		return err == nil && u.Hostname() != "" && urlForm.MatchString(text)
 	})
 )
 
-// wants returns the check for values that are ok.
+// wants returns a check that accepts the values for which ok returns true. what describes these values.
 func wants(what string, ok func(string) bool) func(string) error {
 	return func(text string) error {
 		if !ok(text) {
@@ -468,7 +476,7 @@ func wants(what string, ok func(string) bool) func(string) error {
 	}
 }
 
-// like returns the check for values of a form.
+// like returns a check that accepts the values that match form, a regular expression, from beginning to end.
 func like(form, want string) func(string) error {
 	return wants(want, regexp.MustCompile("^(?:"+form+")$").MatchString)
 }
