@@ -1,14 +1,14 @@
 package main
 
-// The reader of the configuration's language: the lines of TOML 1.0 (https://toml.io/en/v1.0.0) that a configuration
+// The parser of the configuration file: the subset of TOML 1.0 (https://toml.io/en/v1.0.0) that a configuration
 // needs.
 //
-// Read: comments, [headers], [[headers]], bare and quoted keys, strings on one line, decimal integers, booleans.
+// Supported: comments, [headers], [[headers]], bare and quoted keys, strings on one line, decimal integers, booleans.
 // Refused as "not supported", never misread: dotted keys, nested tables, multi-line strings, arrays, inline tables,
-// floats, dates and times, other number bases. What TOML calls invalid is refused, too; names that are defined twice
-// are left to the caller.
+// floats, dates and times, other number bases. Everything that is invalid in TOML is refused as well, except names
+// that are defined twice: the caller must check for these.
 //
-// An error never quotes a value: it might be a secret that somebody forgot to put in quotes.
+// An error never quotes a value: the value may be a secret that somebody forgot to put in quotes.
 
 import (
 	"errors"
@@ -19,11 +19,12 @@ import (
 	"unicode/utf8"
 )
 
-// tomlLine is a header with its brackets, or a key and its value: a text, or the digits of an integer, true or false.
+// tomlLine is one line: a header with its brackets, or a key and its value. The value is the content of a string, or
+// an integer, true or false as the file has it.
 type tomlLine struct {
 	row                int // from 1
 	header, key, value string
-	quoted             bool // the value is a text
+	quoted             bool // the value is a string
 }
 
 const (
@@ -33,8 +34,8 @@ const (
 )
 
 var (
-	// tomlForm matches a line. Its groups are a header's [, name and ], then a key, its value that has no quotes, and
-	// the one that has: "" for what is none.
+	// tomlForm matches a line. Groups 1 to 3 are the [ or [[, the name and the ] or ]] of a header. Group 4 is a key;
+	// its value is group 5 if it has no quotes, and group 6 if it has. A group is "" if the line has no such part.
 	tomlForm = regexp.MustCompile(`^(?:[ \t]*(\[\[?)` + tomlName + `(\]\]?)|` + tomlName + `=(?:` +
 		tomlValue + `|.*))?[ \t]*(?:#.*)?$`)
 
@@ -43,11 +44,11 @@ var (
 		"arrays, inline tables, multi-line strings, floats, dates, times and other number bases are not supported")
 )
 
-// parseTOML returns what the lines of src say, without empty lines and comments. err, if any, is the first fault, as
-// "ROW: …".
+// parseTOML returns the lines of src, without empty lines and comments. It stops at the first error and returns only
+// that, as "ROW: …".
 func parseTOML(src string) (lines []tomlLine, err error) {
 	isControl := func(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f }
-	// A byte order mark is what some editors put in front of UTF-8.
+	// Some editors put a byte order mark in front of UTF-8.
 	for i, text := range strings.Split(strings.TrimPrefix(src, "\ufeff"), "\n") {
 		text = strings.TrimSuffix(text, "\r")
 		groups := tomlForm.FindStringSubmatch(text)
@@ -66,9 +67,9 @@ func parseTOML(src string) (lines []tomlLine, err error) {
 			switch token := groups[n]; {
 			case strings.HasPrefix(token, "'"):
 				groups[n] = strings.Trim(token, "'")
-			case strings.HasPrefix(token, `"`): // Go has all escapes of TOML
+			case strings.HasPrefix(token, `"`): // Go has every escape that TOML has
 				if groups[n], err = strconv.Unquote(token); err != nil {
-					err = errTOMLValue // \u or \U with what is no character
+					err = errTOMLValue // \u or \U, and a number that is not a character
 				}
 			}
 		}
@@ -81,6 +82,6 @@ func parseTOML(src string) (lines []tomlLine, err error) {
 	return lines, nil
 }
 
-// tomlQuote returns v, a string or a pointer to a key's value, as parseTOML reads it back: as JSON, which has the same
-// escapes.
+// tomlQuote returns v in a form that parseTOML reads back; v is a string or points to a key's value. The form is
+// JSON: its escapes are valid in TOML, and only U+007F has to be escaped in addition.
 func tomlQuote(v any) string { return strings.ReplaceAll(string(encode(v)), "\x7f", `\u007F`) }
