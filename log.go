@@ -1,7 +1,8 @@
 package main
 
-// The logs: two files, which can change over to others while they are written. They cannot stop the server: if a file
-// takes no lines, such as a pipe that nobody reads, lines are lost and nothing else.
+// The logs: the access log and the error log. Each can switch to another file while the server writes to it. The logs
+// cannot stop the server: if a file takes no lines, such as a pipe that nobody reads, the lines are lost, and nothing
+// else happens.
 
 import (
 	"bytes"
@@ -16,26 +17,27 @@ import (
 	"time"
 )
 
-// levelNotice is above all others: what is logged at any level.
+// levelNotice is above all other levels: a notice is logged whatever log.level is.
 const levelNotice = slog.LevelError + 4
 
 const (
 	logRoom   = 2048            // lines that wait for a file
-	flushTime = 2 * time.Second // at most, for the lines that wait when a file is closed
+	flushTime = 2 * time.Second // limit for writing the lines that wait, when a file is closed
 )
 
-// logFile is a file that is written line by line. Write does not block: a goroutine writes what waits.
+// logFile writes lines to a file. Write does not block: it queues a line, and a goroutine, run, writes the line.
 type logFile struct {
-	room int          // for lines that wait
+	room int          // how many lines may wait
 	lost atomic.Int64 // lines that could not be written
 
 	mu    sync.Mutex
 	to    io.WriteCloser
-	lines chan []byte   // wait for to; nil if there is none
-	ended chan struct{} // closed when all of them are written
+	lines chan []byte   // lines that wait for to; nil if there is no file
+	ended chan struct{} // closed when they are written and to is closed
 }
 
-// Write takes a line or, with an error, nothing of it.
+// Write queues a whole line. It returns an error, and the line is lost, if too many lines wait or if there is no
+// file.
 func (l *logFile) Write(line []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -48,8 +50,9 @@ func (l *logFile) Write(line []byte) (int, error) {
 	}
 }
 
-// switchTo goes on with another file, or with none. The file before is closed once the lines that wait for it are
-// written. switchTo does not wait for that; it closes ended.
+// switchTo switches to another file, or to none if to is nil. It does not wait for the old file. The lines that wait
+// are still written to the old file, then the file is closed, then the channel ended is closed. Lines that a named
+// pipe does not take within flushTime are lost.
 func (l *logFile) switchTo(to io.WriteCloser) (ended <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -57,7 +60,7 @@ func (l *logFile) switchTo(to io.WriteCloser) (ended <-chan struct{}) {
 		close(l.lines)
 	}
 	if f, ok := l.to.(*os.File); ok {
-		f.SetWriteDeadline(time.Now().Add(flushTime)) // pipes have one; other files need none
+		f.SetWriteDeadline(time.Now().Add(flushTime)) // only pipes have a deadline; other files need none
 	}
 	ended, l.to, l.lines = l.ended, to, nil
 	if to != nil {
@@ -67,7 +70,8 @@ func (l *logFile) switchTo(to io.WriteCloser) (ended <-chan struct{}) {
 	return ended
 }
 
-// run writes each line with a write of its own: the lines of several processes that write to one pipe do not mix.
+// run writes each line with one write. So the lines of several processes that write to one pipe do not mix, if they
+// are not longer than PIPE_BUF: see pipe(7).
 func (l *logFile) run(to io.WriteCloser, lines <-chan []byte, ended chan<- struct{}) {
 	defer close(ended)
 	defer to.Close()
@@ -78,21 +82,22 @@ func (l *logFile) run(to io.WriteCloser, lines <-chan []byte, ended chan<- struc
 	}
 }
 
-// unclosed is standard output or error: it stays open when a log goes on with another file.
+// unclosed is standard output or standard error: it stays open when a log switches to another file.
 type unclosed struct{ io.Writer }
 
 func (unclosed) Close() error { return nil }
 
-// logs are where the server writes what it does.
+// logs holds the log files of the server and, in a dry run, the output for posts.
 type logs struct {
 	access, errors logFile
 	posts          logFile // of a dry run: standard output
 	level          slog.LevelVar
-	log            *slog.Logger              // to errors
-	standard       map[string]io.WriteCloser // what "stdout" and "stderr" are
+	log            *slog.Logger              // writes to errors
+	standard       map[string]io.WriteCloser // the files that "stdout" and "stderr" stand for
 }
 
-// newLogs returns logs that are on standard error until switchTo.
+// newLogs returns logs that write to standard error until switchTo is called. The posts of a dry run go to standard
+// output.
 func newLogs(stdout, stderr io.Writer) *logs {
 	l := &logs{standard: map[string]io.WriteCloser{"stdout": unclosed{stdout}, "stderr": unclosed{stderr}}}
 	l.access.room, l.errors.room, l.posts.room = logRoom, logRoom, 8 // a post may be large
@@ -111,18 +116,20 @@ func newLogs(stdout, stderr io.Writer) *logs {
 	return l
 }
 
-// switchTo goes on with the files and the level of cfg. It does not block. An error may leave some of it changed.
+// switchTo switches to the log files and the level of cfg. It does not block. After an error, some of them may have
+// been switched.
 func (l *logs) switchTo(cfg *config) error {
 	if l.level.UnmarshalText([]byte(cfg.log.level)) != nil {
-		l.level.Set(levelNotice) // at panic and fatal, nothing but notices is logged
+		l.level.Set(levelNotice) // panic or fatal: only notices are logged
 	}
 	return errors.Join(l.open(&l.access, "access_log", cfg.log.access), l.open(&l.errors, "error_log", cfg.log.errors))
 }
 
-// open has log go on with the file of that name, which key names.
+// open switches log to the file name, or to standard output or error if name is "stdout" or "stderr". key names the
+// configuration's key in an error.
 func (l *logs) open(log *logFile, key, name string) (err error) {
 	file := l.standard[name]
-	if file == nil { // opened for reading as well: a named pipe needs no reader then, and its reader may go
+	if file == nil { // a named pipe that is open for reading as well needs no reader: its reader may go away
 		file, err = os.OpenFile(name, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o644)
 	}
 	if err != nil {
@@ -132,7 +139,7 @@ func (l *logs) open(log *logFile, key, name string) (err error) {
 	return nil
 }
 
-// close writes what waits, for flushTime at most. What is logged after it is lost.
+// close writes the lines that wait; it takes at most flushTime. Lines that are logged after close are lost.
 func (l *logs) close() {
 	enough := time.After(flushTime)
 	for _, ended := range []<-chan struct{}{l.access.switchTo(nil), l.errors.switchTo(nil), l.posts.switchTo(nil)} {
@@ -149,14 +156,14 @@ func (l *logs) dropped() int64 {
 	return l.access.lost.Load() + l.errors.lost.Load() + l.posts.lost.Load()
 }
 
-// warn logs what is questionable in cfg.
+// warn logs the warnings about cfg.
 func (l *logs) warn(cfg *config) {
 	for _, warning := range cfg.warnings {
 		l.notice(warning)
 	}
 }
 
-// notice logs at any level.
+// notice logs msg whatever log.level is.
 func (l *logs) notice(msg string, args ...any) {
 	l.log.Log(context.Background(), levelNotice, msg, args...)
 }
