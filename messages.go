@@ -1,6 +1,6 @@
 package main
 
-// The operators' API: which messages wait, are dead letters, were delivered or dropped; send them again, drop them.
+// The operators' API: it shows messages (waiting, dead letters, delivered, dropped), sends them again and drops them.
 
 import (
 	"cmp"
@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	listedText = 1 << 10 // bytes of a text in a list
-	atOnce     = 32      // dead letters that are sent again or dropped in one write of the spool
+	listedText = 1 << 10 // bytes; a longer text is cut in lists
+	atOnce     = 32      // dead letters that are sent again or dropped in one write to the spool
 
 	beingPosted = "being posted at this moment"
 )
@@ -25,28 +25,29 @@ const (
 type messageView struct {
 	ID            string    `json:"id"`
 	State         string    `json:"state"` // waiting, dead, delivered or dropped
-	Tag           string    `json:"tag"`   // "" for /notify-directly
+	Tag           string    `json:"tag"`   // "" if it came for a channel, not for a tag
 	Channel       string    `json:"channel"`
 	Host          string    `json:"host"`
-	Sender        string    `json:"sender"` // whose token it came with, "" for an operator's or none
+	Sender        string    `json:"sender"` // the sender whose token came with it; "" if it was the auth_token or none
 	Level         string    `json:"level"`
 	Title         string    `json:"title"`
-	Text          string    `json:"text"` // or the payload; in a list its first 1,024 bytes
+	Text          string    `json:"text"` // or its payload's text, or its payload; lists have the first 1,024 bytes
 	AcceptedAt    time.Time `json:"accepted_at"`
 	Attempts      int       `json:"attempts"`
-	Before        int       `json:"before"`          // messages of its destination that wait in front of it
-	NextAttemptAt moment    `json:"next_attempt_at"` // at its destination; null: it is being posted, or does not wait
+	Before        int       `json:"before"`          // messages for the same destination that go first
+	NextAttemptAt moment    `json:"next_attempt_at"` // of its destination; null if being posted or not waiting
 	DeliveredAt   moment    `json:"delivered_at"`
 	DroppedAt     moment    `json:"dropped_at"`
-	Trouble       string    `json:"trouble"` // why it waits longer than for its turn: failing, paused or unreachable
-	Error         string    `json:"error"`   // that in words, or why it is a dead letter
+	Trouble       string    `json:"trouble"` // why its destination takes nothing: failing, paused, unreachable, or ""
+	Error         string    `json:"error"`   // the trouble in words or, of a dead letter, why it was not delivered
 
-	// As Slack gets it, or got it, alone in a post; null if its tag is gone. Not in lists.
+	// What Slack gets, or got, if the message is alone in its post: rendered with the current settings of the tag. It
+	// is absent in lists, and if the tag is gone.
 	Payload json.RawMessage `json:"payload,omitempty"`
 }
 
-// view reads a message for an operator. The view of a whole one has the payload. However many lists are written, and
-// however slowly, one message is in memory.
+// view returns f as an operator sees it: with whole, the text is not cut and the payload is there. Only one request at
+// a time reads a message, so that lists hold one message in memory, however many are being written and however slowly.
 func (s *server) view(f found, whole bool) (v messageView, err error) {
 	s.searching.Lock()
 	defer s.searching.Unlock()
@@ -80,10 +81,11 @@ func (s *server) view(f found, whole bool) (v messageView, err error) {
 	return v, nil
 }
 
-// toWaiting is what can be done to a message that waits, the at-th of l, while mu is held. It says what it did.
+// toWaiting is an operation on a waiting message m, which is l.waiting[at]. It is called with mu held. did says what
+// was done, in words for the operator.
 type toWaiting func(m *message, l *lane, at int) (did string, err error)
 
-// addWaiting adds to v what the lane knows of the message. It does nothing to that.
+// addWaiting adds to v what the lane knows about the message. It changes nothing else.
 func (v *messageView) addWaiting(_ *message, l *lane, at int) (did string, err error) {
 	t := l.trouble(time.Now())
 	v.Before, v.Trouble, v.Error = at, t.Kind, t.Reason
@@ -96,14 +98,14 @@ func (v *messageView) addWaiting(_ *message, l *lane, at int) (did string, err e
 	return "", nil
 }
 
-// inLane does it to m in the lane where that waits.
+// inLane calls do for m and the lane in which m waits. It returns errGone if m does not wait.
 func (d *deliverer) inLane(m *message, do toWaiting) (did string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	to, _, _ := d.cfg().lookup(m.route)
 	l := cmp.Or(d.lanes[to], &lane{})
 	at, _ := slices.BinarySearch(l.waiting, newWaiter(m.seq, 0))
-	// they are not quite in order behind messages that were posted together
+	// Behind messages that are posted together, a smaller number can stand: then the binary search misses it.
 	if at == len(l.waiting) || l.waiting[at].seq() != m.seq {
 		at = slices.IndexFunc(l.waiting, func(w waiter) bool { return w.seq() == m.seq })
 	}
@@ -113,10 +115,10 @@ func (d *deliverer) inLane(m *message, do toWaiting) (did string, err error) {
 	return do(m, l, at)
 }
 
-// nextTurn returns when l may next post what waits.
+// nextTurn returns the earliest time at which l may post a waiting message: after pace, back-off and pauses.
 func (l *lane) nextTurn() time.Time { return latest(l.until, l.head.retryAt, l.account.until) }
 
-// shortened returns the first bytes of s.
+// shortened returns s, or its first listedText bytes and an ellipsis if s is longer.
 func shortened(s string) string {
 	if len(s) <= listedText {
 		return s
@@ -124,18 +126,20 @@ func shortened(s string) string {
 	return strings.ToValidUTF8(s[:listedText], "") + "…"
 }
 
-// search is what an operator looks for: messages of a state ("any": of all), of a tag ("": of all), that say q.
+// search is what an operator looks for: messages in a state ("any": in all states), of a tag ("": of all tags), that
+// contain q. With an id, it looks for the message with that id, and reads the log back from the newest segment only as
+// far as the segment that has the message.
 type search struct {
-	id            string // "", or the id: the log is read no further back than to the segment that has it
+	id            string // or ""
 	state, tag, q string // q in lower case
-	order         string // of the list: newest or oldest, by when it was accepted, comes first
+	order         string // of the list: newest or oldest first, by the messages' numbers
 	offset, limit int    // of the list
 }
 
-// states are all that a message can be in, and what they are together.
+// states are the states of a message, and "any" for all of them.
 var states = []string{"waiting", "dead", "delivered", "dropped", "any"}
 
-// readSearch reads the query of r.
+// readSearch returns the search that the query of r asks for. An unknown parameter is an error.
 func readSearch(r *http.Request) (q search, err error) {
 	query := r.URL.Query()
 	number := func(name string, preset, least, most int) int {
@@ -160,7 +164,8 @@ func readSearch(r *http.Request) (q search, err error) {
 	return q, cmp.Or(onlyKnown(r, "state", "tag", "q", "order", "offset", "limit"), err)
 }
 
-// onlyKnown returns an error if the query has a parameter besides known: what it asks for would be missing.
+// onlyKnown returns an error if the query has a parameter that is not in known: to ignore a misspelled filter would
+// list, send or drop the wrong messages.
 func onlyKnown(r *http.Request, known ...string) error {
 	for name := range r.URL.Query() {
 		if !slices.Contains(known, name) {
@@ -170,7 +175,7 @@ func onlyKnown(r *http.Request, known ...string) error {
 	return nil
 }
 
-// listMessages writes message by message: together they may be large.
+// listMessages writes one message at a time, since all together may be large.
 func (s *server) listMessages(w http.ResponseWriter, r *http.Request) {
 	q, err := readSearch(r)
 	some, totals := []found(nil), map[string]int(nil)
@@ -185,12 +190,12 @@ func (s *server) listMessages(w http.ResponseWriter, r *http.Request) {
 		slices.Reverse(some)
 	}
 	some = some[min(q.offset, len(some)):]
-	some = slices.Clone(some[:min(q.limit, len(some))]) // the others need not stay while it is written
+	some = slices.Clone(some[:min(q.limit, len(some))]) // the rest can be freed while these are written
 	w.Header().Set("Content-Type", "application/json")
 	fmt.Fprint(w, `{"messages": [`)
 	separator := "\n"
 	for _, f := range some {
-		if v, err := s.view(f, false); err == nil { // else it has ended or moved meanwhile
+		if v, err := s.view(f, false); err == nil { // else it is left out: it may have ended meanwhile
 			fmt.Fprintf(w, "%s%s", separator, encode(v))
 			separator = ",\n"
 		}
@@ -198,8 +203,8 @@ func (s *server) listMessages(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(w, "\n], \"total\": %d, \"totals\": %s}\n", totals[q.state], encode(totals))
 }
 
-// find returns all messages that q asks for, the first accepted first, and how many there are in each state. It reads
-// the log, for one request at a time, and keeps nothing but numbers: a million may wait.
+// find returns all messages that q asks for, in the order of their numbers, and how many match in each state. It reads
+// the log, for one request at a time. It keeps where messages lie, not what they say, since a million may wait.
 func (s *server) find(ctx context.Context, q search) (all []found, totals map[string]int, err error) {
 	s.searching.Lock()
 	defer s.searching.Unlock()
@@ -219,11 +224,12 @@ func (s *server) find(ctx context.Context, q search) (all []found, totals map[st
 	return all, totals, cmp.Or(err, ctx.Err())
 }
 
-// asOneText makes what stands between the quotes of a JSON string out of a JSON document: that is the document without
-// its escapes.
+// asOneText turns a JSON document into one JSON string, without its quotes. Decoded, this string is the document with
+// all escapes decoded.
 var asOneText = strings.NewReplacer(`\\`, `\\`, `\"`, `\u0022`, `"`, `\u0022`)
 
-// matches tells whether q looks for a message, whatever its state.
+// matches reports whether q looks for the message with the W line w, which is in state. It does not compare state with
+// q.state.
 func (s *server) matches(q search, w line, state string) bool {
 	if q.id != "" && q.id != w.id || q.tag != "" && q.tag != parseRoute(string(w.route)).tag {
 		return false
@@ -231,20 +237,21 @@ func (s *server) matches(q search, w line, state string) bool {
 	if q.q == "" {
 		return true
 	}
-	m, _ := w.message() // a damaged one is found by what could be read
+	m, _ := w.message() // if the JSON is damaged, m has what could be read
 	var x line
 	if state == "dead" {
 		_, x, _ = s.spool.read(found{seq: w.seq})
 	}
 	to, _, _ := s.cfg().lookup(m.route)
-	var payload string // as people read it: its sender may have written é as \u00e9
+	var payload string // with its escapes decoded: the sender may have written é as \u00e9
 	json.Unmarshal([]byte(`"`+asOneText.Replace(string(m.Payload))+`"`), &payload)
 	text := strings.Join([]string{m.ID, m.route.tag, m.route.channel, to.channel, m.Host, m.Sender, m.Title, m.Text,
 		string(m.Payload), payload, string(x.says)}, "\n")
 	return strings.Contains(strings.ToLower(text), q.q)
 }
 
-// named finds the message that the path names.
+// named finds the message whose id is in the path of r, the newest if there are several. It returns errGone if there is
+// none.
 func (s *server) named(r *http.Request) (f found, err error) {
 	all, _, err := s.find(r.Context(), search{id: r.PathValue("id"), state: "any"})
 	if len(all) == 0 {
@@ -259,8 +266,8 @@ func (s *server) showMessage(r *http.Request) (messageView, error) {
 	return v, cmp.Or(err, gone)
 }
 
-// shows returns the handler that answers with what get returns, for programs and people, or after an error with the
-// reason.
+// shows returns a handler that answers with what get returns, as indented JSON. An error of get is answered as answerTo
+// says.
 func shows[V any](get func(*http.Request) (V, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		v, err := get(r)
@@ -276,15 +283,16 @@ func shows[V any](get func(*http.Request) (V, error)) http.HandlerFunc {
 	}
 }
 
-// toDead is what can be done to dead letters. It says what it did, and to how many: those that are none any more are
-// left out.
+// toDead is an operation on dead letters. Messages that are not dead letters any more are left out. did says what was
+// done, in words for the operator, n to how many.
 type toDead func([]found) (did string, n int, err error)
 
-// toOne does it to the message that the path names.
+// toOne returns the handler that does one operation to the message that the path names: waiting if the message waits,
+// dead if it is a dead letter. If the message was delivered or dropped, the answer is 404.
 func (s *server) toOne(waiting toWaiting, dead toDead) http.HandlerFunc {
 	return shows(func(r *http.Request) (ordered, error) {
 		f, err := s.named(r)
-		m, x, gone := s.spool.read(found{seq: f.seq}) // gone: also of what was delivered or dropped
+		m, x, gone := s.spool.read(found{seq: f.seq}) // errGone if delivered or dropped, too
 		did, n := "", 1
 		switch err = cmp.Or(err, gone); {
 		case err != nil:
@@ -299,9 +307,9 @@ func (s *server) toOne(waiting toWaiting, dead toDead) http.HandlerFunc {
 	})
 }
 
-// toAll does it to all dead letters that the tag of the query has now, the first accepted first, until the operator
-// goes away or the server stops. One that becomes a dead letter again meanwhile is left alone. The query has nothing
-// but the parameters.
+// toAll returns the handler that does dead to all dead letters that the tag in the query has now, in the order of their
+// numbers. It stops early if the operator's connection ends or the server stops. A message that becomes a dead letter
+// meanwhile is left alone. The query must have no parameters except the given ones.
 func (s *server) toAll(dead toDead, parameters ...string) http.HandlerFunc {
 	return shows(func(r *http.Request) (ordered, error) {
 		query, n, all, err := r.URL.Query(), 0, []found(nil), onlyKnown(r, parameters...)
@@ -325,8 +333,8 @@ func (s *server) toAll(dead toDead, parameters ...string) http.HandlerFunc {
 	})
 }
 
-// dueNow ends the back-off of a message's lane, and says what that means for the message. A pause that Slack asked for
-// stays.
+// dueNow ends the back-off of a message's lane and of the lane's account. A pause that Slack asked for stays. did says
+// what that means for the message.
 func (d *deliverer) dueNow(_ *message, l *lane, at int) (did string, err error) {
 	if l.head.retryAt = (time.Time{}); !l.account.limited {
 		l.account.until = time.Time{}
@@ -335,7 +343,7 @@ func (d *deliverer) dueNow(_ *message, l *lane, at int) (did string, err error) 
 	if l.account.until.After(time.Now()) {
 		reason = l.account.err
 	}
-	l.timer.Reset(0) // both may have slept
+	l.timer.Reset(0) // both timers may be set for a later time
 	l.account.timer.Reset(0)
 	switch {
 	case at < l.posting:
@@ -348,7 +356,8 @@ func (d *deliverer) dueNow(_ *message, l *lane, at int) (did string, err error) 
 	return "due now", nil
 }
 
-// drop takes a waiting message out of its lane and off the disk.
+// drop takes a waiting message out of its lane, and records on disk that it was dropped. A message that is being posted
+// cannot be dropped: the answer is 409.
 func (d *deliverer) drop(m *message, l *lane, at int) (did string, err error) {
 	gone := ending{seq: m.seq, route: m.route, fate: fateDropped}
 	switch {
@@ -363,9 +372,10 @@ func (d *deliverer) drop(m *message, l *lane, at int) (did string, err error) {
 	return "dropped", err
 }
 
-// resend puts dead letters at the end of their lanes.
+// resend puts dead letters at the end of their lanes, with new numbers.
 func (s *server) resend(dead []found) (did string, n int, err error) {
-	resent := []*message{} // not nil: the spool must not take nothing for something to write until it can
+	// Not nil, even if all are gone: a change whose add is nil would be tried again until the disk works.
+	resent := []*message{}
 	for _, f := range dead {
 		switch m, _, err := s.spool.read(f); {
 		case err == nil:
