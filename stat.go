@@ -1,7 +1,7 @@
 package main
 
-// What an operator can measure: one table of counters, and everything that shows them: /stat/app, /metrics
-// (https://prometheus.io/docs/instrumenting/exposition_formats/), /debug/vars and /stat/go; /healthz and /readyz.
+// The counters, in one table, and the handlers that show them: /stat/app, /debug/vars and /metrics
+// (https://prometheus.io/docs/instrumenting/exposition_formats/). Also /stat/go, and what /readyz answers.
 
 import (
 	"bufio"
@@ -20,15 +20,16 @@ import (
 	"time"
 )
 
-// numbers is the table of counters: each is named here and nowhere else. json is its name in /stat/app, metric that in
-// /metrics (behind slackboard_), which the name of something that only grows ends with _total.
+// numbers is the table of counters: each counter is declared here, or in counts, and nowhere else. In the struct tags,
+// json is its name in /stat/app, and metric its name in /metrics, without the prefix slackboard_. The metric's name
+// ends with _total if the counter only grows.
 type numbers struct {
 	counts
 	OldestWaitingSeconds float64 `json:"oldest_waiting_seconds" metric:"oldest_waiting_seconds" help:"Of a message."`
 
 	Posts         int64 `json:"posts"` // in /metrics by outcome
 	Retries       int64 `json:"retries" metric:"retries_total" help:"Posts to Slack after a message's first."`
-	RateLimited   int64 `json:"rate_limited"` // posts
+	RateLimited   int64 `json:"rate_limited"` // posts that met a rate limit
 	Unauthorized  int64 `json:"unauthorized" metric:"unauthorized_total" help:"Requests without the token."`
 	ReloadRefused bool  `json:"reload_refused" metric:"reload_refused" help:"1: the old configuration runs."`
 	Ready         bool  `json:"ready" metric:"ready" help:"1 while messages can be accepted."`
@@ -41,14 +42,15 @@ type numbers struct {
 	LogLinesDropped int64 `json:"log_lines_dropped" metric:"log_lines_dropped_total" help:"Lines no log took."`
 
 	StartedAt   time.Time `json:"started_at"`
-	DeliveredAt moment    `json:"delivered_at"` // the last message
+	DeliveredAt moment    `json:"delivered_at"` // the last delivery
 
-	outcomes [limited + 1]int64 // posts to Slack by class, all attempts
-	postTook histogram          // of a post
+	outcomes [limited + 1]int64 // posts to Slack, by class
+	postTook histogram          // how long a post took
 	delay    histogram          // from acceptance to delivery
 }
 
-// counts are of messages, in all and by tag. What came in is equal to what is gone and what is here.
+// counts are numbers of messages: those of the whole server, of a route or of a tag. For the whole server,
+// Accepted + FoundAtStart is always equal to Delivered + Dropped + Waiting + Dead.
 type counts struct {
 	Accepted     int64 `json:"accepted" metric:"accepted_total" help:"Messages answered ok (payloads have no tag)."`
 	FoundAtStart int64 `json:"found_at_start" metric:"found_at_start_messages" help:"Left by an earlier process."`
@@ -81,16 +83,16 @@ type stats struct {
 	numbers
 	routes              map[route]*routeStats
 	inOrder             []*routeStats
-	channels            int // of routes: they lead to a channel, not to a tag
+	channels            int // routes that lead to a channel, not to a tag
 	accepted, delivered hour
 
-	requests expvar.Map // how many, by route and status; it has a mutex of its own
+	requests expvar.Map // HTTP requests, by route and status; locks itself
 }
 
-// histogram counts durations by upper bounds, in seconds.
+// histogram counts durations in buckets. Each bucket has an upper bound, in seconds.
 type histogram struct {
 	bounds []float64
-	counts [11]int64 // for each bound, and one for what is longer
+	counts [11]int64 // one for each bound, then one for longer durations
 	sum    float64
 }
 
@@ -109,11 +111,11 @@ type routeStats struct {
 	accepted    hour
 }
 
-// hour counts what happened within the last hour, in equal steps. A copy shares the steps of its original: use it under
-// the same lock, and only to read.
+// hour counts events of the last hour, in steps of equal length. A copy shares the steps of its original: it may only
+// be read, and only under the lock of the original.
 type hour struct {
-	newest int64   // step
-	steps  []int32 // the oldest first
+	newest int64   // number of the newest step, counted from 1970
+	steps  []int32 // events of each step, the oldest step first
 }
 
 func (h *hour) add(n int64) {
@@ -125,13 +127,14 @@ func (h *hour) add(n int64) {
 	h.steps[size-1] += int32(n)
 }
 
-// all returns the steps, up to now.
+// all returns the counts of all steps, up to now.
 func (h *hour) all() []int32 {
 	h.add(0)
 	return slices.Clone(h.steps)
 }
 
-// maxChannels bounds what clients can make the server remember by naming channels. Further ones are counted as one.
+// maxChannels is how many channels have counters of their own. It bounds the memory, since clients can name any
+// channel. Further channels are counted together.
 const maxChannels = 20_000
 
 func newStats() *stats {
@@ -143,7 +146,7 @@ func newStats() *stats {
 	return s
 }
 
-// of returns what is counted for r. The caller holds mu.
+// of returns the counters of r, and makes them if there are none. The caller holds mu.
 func (s *stats) of(r route) *routeStats {
 	if s.routes[r] == nil && r.tag == "" && s.channels >= maxChannels {
 		r = route{channel: "(others)"}
@@ -156,7 +159,7 @@ func (s *stats) of(r route) *routeStats {
 	return s.routes[r]
 }
 
-// count adds d to the totals and to those of r.
+// count adds d to the counters of the server and to those of r.
 func (s *stats) count(r route, d counts) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -168,7 +171,7 @@ func (s *stats) count(r route, d counts) {
 	s.delivered.add(d.Delivered)
 }
 
-// posted counts one post of messages, which took so long, and notes what became of it.
+// posted counts one post and how long it took, and notes its outcome for the routes of its messages.
 func (s *stats) posted(messages []*message, attempt int, out outcome, took time.Duration) {
 	now := moment{time.Now()}
 	s.mu.Lock()
@@ -188,7 +191,8 @@ func (s *stats) posted(messages []*message, attempt int, out outcome, took time.
 	}
 }
 
-// tags calls f for each tag with what is counted for it. The row is another one after f has returned.
+// tags calls f for each entry of a tag, and for each channel, with its counters. mu is held during the calls. f must
+// not keep row: the next call gets the same row, with other values.
 func (s *stats) tags(cfg *config, f func(row *tagStat)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -196,9 +200,9 @@ func (s *stats) tags(cfg *config, f func(row *tagStat)) {
 	for _, st := range s.inOrder {
 		to, t, err := cfg.lookup(st.route)
 		if err != nil && st.counts == (counts{}) {
-			continue // it was configured once
+			continue // it is not configured any more, and nothing was counted
 		}
-		t = cmp.Or(t, &tag{}) // a channel has no settings
+		t = cmp.Or(t, &tag{}) // a channel, or a tag that is gone, has no settings
 		row = tagStat{Tag: st.route.tag, Channel: to.channel, Username: t.username, Icon: t.icon, Parse: t.parse,
 			routeStats: *st}
 		f(&row)
@@ -210,35 +214,35 @@ type appStat struct {
 	numbers
 	State        string     `json:"state"` // ok, waiting, paused, dead, failing or full
 	Sentence     string     `json:"sentence"`
-	Trouble      []*trouble `json:"trouble"` // the worst 100, most at stake first
+	Trouble      []*trouble `json:"trouble"` // the 100 with the most waiting messages, these first
 	TroubleTotal int        `json:"trouble_total"`
-	LastHour     [2][]int32 `json:"last_hour"` // accepted, delivered: of each minute, the oldest first
+	LastHour     [2][]int32 `json:"last_hour"` // accepted and delivered of each minute, the oldest first
 	Version      string     `json:"version"`
 	Tags         []*tagStat `json:"tags"`
-	TagsFound    int        `json:"tags_found"` // by q=, with those that tags= left out
+	TagsFound    int        `json:"tags_found"` // by q= and tag=, including those that tags= left out
 	TagsTotal    int        `json:"tags_total"`
 
-	oldest time.Time // when the message was accepted that has waited longest, zero if none waits
+	oldest time.Time // when the oldest waiting message was accepted; zero if none waits, or it cannot be read
 	lanes  int
-	ill    [2]int // destinations that fail or cannot be reached, and that pause
+	ill    [2]int // how many destinations fail or are unreachable; how many pause
 }
 
 type tagStat struct {
-	Tag      string `json:"tag"` // "" for /notify-directly
+	Tag      string `json:"tag"` // "" for a channel
 	Channel  string `json:"channel"`
 	Username string `json:"username"`
 	Icon     string `json:"icon_emoji"`
 	Parse    string `json:"parse"`
 	routeStats
-	LastHour int64 `json:"last_hour"` // accepted
+	LastHour int64 `json:"last_hour"` // messages accepted
 
-	// What keeps all that is sent to it waiting: see trouble.
+	// The trouble of its destination, even if no message waits there: see trouble.
 	Trouble       string `json:"trouble"`
 	Reason        string `json:"reason"`
 	NextAttemptAt moment `json:"next_attempt_at"`
 }
 
-// tagOrders are the values of sort=; with - in front, the other way round.
+// tagOrders are the values of sort=. With - in front of the value, the order is reversed.
 var tagOrders = map[string]func(a, b *tagStat) int{
 	"trouble":      func(a, b *tagStat) int { return cmp.Or(b.alarm()-a.alarm(), cmp.Compare(b.Waiting, a.Waiting)) },
 	"tag":          func(a, b *tagStat) int { return cmp.Compare(a.Tag, b.Tag) },
@@ -250,13 +254,14 @@ var tagOrders = map[string]func(a, b *tagStat) int{
 	"delivered_at": func(a, b *tagStat) int { return a.DeliveredAt.Compare(b.DeliveredAt.Time) },
 }
 
-// alarm is the higher the more is wrong: what waits behind an error counts most, then dead letters.
+// alarm is higher if more is wrong: messages that wait behind an error count most, then dead letters, then waiting
+// messages or an error alone.
 func (t *tagStat) alarm() int {
 	waits, fails := t.Waiting > 0, t.LastError != ""
 	return 4*asInt(waits && fails) + 2*asInt(t.Dead > 0) + asInt(waits || fails)
 }
 
-// insert puts a copy of v in its place in list, behind its equals, of which the first n are kept.
+// insert puts a copy of v into list, which is sorted, behind its equals. It returns the first n elements.
 func insert[T any](list []*T, n int, v *T, compare func(a, b *T) int) []*T {
 	at, _ := slices.BinarySearchFunc(list, v, func(a, b *T) int { return cmp.Or(compare(a, b), -1) })
 	if at < n {
@@ -266,17 +271,18 @@ func insert[T any](list []*T, n int, v *T, compare func(a, b *T) int) []*T {
 	return list[:min(n, len(list))]
 }
 
-// maxTags are shown at most.
+// maxTags is how many tags /stat/app shows at most.
 const maxTags = 10_000
 
-// debugVars shows the counters and the memory's as expvar does, without the command line.
+// debugVars shows the counters and Go's memory statistics, in the format of expvar. Unlike expvar, it does not show the
+// command line.
 func (s *server) debugVars(r *http.Request) (ordered, error) {
 	st, err := s.statApp(r)
 	return ordered{"memstats", expvar.Get("memstats").(expvar.Func).Value(), "slackboard", st}, err
 }
 
-// statApp shows the counters with tags: tags=N of them, sort= says which come first (those in trouble), q= and tag=
-// narrow them.
+// statApp shows the counters, and the tags that match q= and tag=: at most tags=N of them, in the order of sort= (by
+// default, those in trouble first).
 func (s *server) statApp(r *http.Request) (*appStat, error) {
 	query := r.URL.Query()
 	n, q, tag := maxTags, strings.ToLower(query.Get("q")), query.Get("tag")
@@ -306,7 +312,8 @@ func (s *server) statApp(r *http.Request) (*appStat, error) {
 	return s.fill(st), nil
 }
 
-// fill fills in all that st says besides its tags, and of these how their destinations are.
+// fill fills in everything in st except its tags. To the tags that st already has, it adds the trouble of their
+// destinations.
 func (s *server) fill(st *appStat) *appStat {
 	s.stats.locked(func() {
 		st.numbers = s.stats.numbers
@@ -319,27 +326,27 @@ func (s *server) fill(st *appStat) *appStat {
 	return st
 }
 
-// Why messages of a destination have to wait longer than for their turn.
+// The kinds of trouble: why the messages for a destination have to wait longer than for their turn.
 const (
 	failing     = "failing"     // its posts fail
-	paused      = "paused"      // Slack asked for that: it is no failure
-	unreachable = "unreachable" // its token or webhook cannot be connected to
+	paused      = "paused"      // Slack asked for a pause: this is no failure
+	unreachable = "unreachable" // no connection can be made for its token or webhook
 )
 
-const maxTrouble = 100 // that is listed
+const maxTrouble = 100 // entries that are listed
 
-// trouble is a destination, or are all those of one token or webhook, whose messages have to wait, and why.
+// trouble is a destination whose messages have to wait, or all such destinations of one token or webhook, and why.
 type trouble struct {
 	Kind          string `json:"kind"`
-	Channel       string `json:"channel"` // of several destinations, that of the one where most waits
+	Channel       string `json:"channel"` // of several: of the destination with the most waiting messages
 	Destinations  int    `json:"destinations"`
 	Waiting       int    `json:"waiting"`
 	Reason        string `json:"reason"`
-	Since         moment `json:"since"`           // null for a token's pause
-	NextAttemptAt moment `json:"next_attempt_at"` // null if it is due, or being posted
+	Since         moment `json:"since"`           // when it began; null for a token's pause
+	NextAttemptAt moment `json:"next_attempt_at"` // null if the next post is due, or in flight
 }
 
-// trouble returns that of l, of no kind if there is none.
+// trouble returns the trouble of l. Its Kind is "" if there is none.
 func (l *lane) trouble(now time.Time) trouble {
 	a, next := l.account, l.account.until
 	t := trouble{Channel: shortened(l.to.channel), Destinations: 1, Waiting: len(l.waiting), Reason: a.err}
@@ -362,11 +369,11 @@ func (l *lane) trouble(now time.Time) trouble {
 	return t
 }
 
-// lookAtLanes fills in how the lanes are, and what keeps those of the tags waiting, or would. It reads one message from
-// disk.
+// lookAtLanes fills in what waits in the lanes, the trouble of the lanes in which messages wait, and the trouble of
+// each tag in st, even if no message waits for its destination. It reads one message from disk.
 func (d *deliverer) lookAtLanes(st *appStat) {
 	oldest, accounts, now := waiter(math.MaxUint64), map[*account][]*lane{}, time.Now()
-	var t trouble // one for all lanes: its address is passed on
+	var t trouble // declared here because its address is taken: in the loop, it would be allocated for each lane
 	list := func(t *trouble) {
 		st.TroubleTotal++
 		st.ill[asInt(t.Kind == paused)] += t.Destinations
@@ -382,7 +389,7 @@ func (d *deliverer) lookAtLanes(st *appStat) {
 			}
 			oldest = min(oldest, l.waiting[0])
 			switch t = l.trouble(now); {
-			case t.Kind == unreachable, t.Kind == paused && t.Since.IsZero(): // the whole account has it
+			case t.Kind == unreachable, t.Kind == paused && t.Since.IsZero(): // the account's trouble: listed below
 				accounts[l.account] = append(accounts[l.account], l)
 			case t.Kind != "":
 				list(&t)
@@ -411,12 +418,13 @@ func (d *deliverer) lookAtLanes(st *appStat) {
 
 func clock(at time.Time) string { return at.UTC().Format("Jan 2 15:04 UTC") }
 
-// inWords says who is in trouble, and when that began or will end.
+// inWords says, for each kind of trouble, who is in trouble, and since or until when.
 var inWords = map[string]string{
 	failing: "%s fails since %s", unreachable: "%s cannot be reached since %s", paused: "a pause for %s until %s",
 }
 
-// says is the trouble in words, with how many other destinations have trouble of its kind.
+// says returns the trouble in words. others is how many more destinations pause or, if t is no pause, fail or are
+// unreachable.
 func (t *trouble) says(others int) string {
 	who, at, end := cmp.Or(t.Channel, "the webhook's channel"), t.Since.Time, "fail"
 	if t.Kind == paused {
@@ -432,8 +440,9 @@ func (t *trouble) says(others int) string {
 	return text
 }
 
-// sentence says in one how things are: it is the first that an operator reads. The destination with the most at stake
-// comes first. full is why nothing can be accepted, nil if something can.
+// sentence returns the state of the server and describes it in one sentence, the first that an operator reads. Of the
+// destinations that fail, and of those that pause, the sentence names the one with the most waiting messages. full says
+// why no message can be accepted, nil if messages can be accepted.
 func (st *appStat) sentence(full error) (state, sentence string) {
 	unnamed := st.ill
 	for _, t := range st.Trouble {
@@ -464,13 +473,13 @@ func (st *appStat) sentence(full error) (state, sentence string) {
 	return "ok", fmt.Sprintf("everything is delivered, the last one %v ago", ago)
 }
 
-// ready returns why no message can be accepted at this moment, nil while it can.
+// ready returns why no message can be accepted at this moment, nil if messages can be accepted.
 func (s *server) ready() (err error) {
-	s.locked(func() { err = cmp.Or(s.spool.health(), s.full(4096)) }) // a message of ordinary size
+	s.locked(func() { err = cmp.Or(s.spool.health(), s.full(4096)) }) // room for a message of ordinary size
 	return err
 }
 
-// ordered is a JSON object: keys and values by turns, which keep their order.
+// ordered is a JSON object whose keys keep their order: a key, its value, the next key, its value, and so on.
 type ordered []any
 
 func (o ordered) MarshalJSON() ([]byte, error) {
@@ -483,21 +492,21 @@ func (o ordered) MarshalJSON() ([]byte, error) {
 	return b, nil
 }
 
-// gcSample is what the previous call of /stat/go saw.
+// gcSample is what the previous request for /stat/go saw.
 type gcSample struct {
 	guard
 	at     time.Time
 	before runtime.MemStats
 }
 
-// statGo has the original's keys, in its order.
+// statGo answers with the keys of the original slackboard, in the same order.
 func (s *server) statGo(*http.Request) (ordered, error) {
 	var mem runtime.MemStats
 	s.gc.mu.Lock()
 	defer s.gc.mu.Unlock()
 	runtime.ReadMemStats(&mem)
 	now, pauses, since := time.Now(), []float64{}, mem.NumGC-s.gc.before.NumGC
-	for i := range min(since, 256) { // PauseNs is a ring of so many
+	for i := range min(since, 256) { // PauseNs is a ring of 256 pauses
 		pauses = append(pauses, float64(mem.PauseNs[(mem.NumGC+255-i)%256])/1e6)
 	}
 	var perSecond, pausePerSecond float64
@@ -524,7 +533,7 @@ func (s *server) statGo(*http.Request) (ordered, error) {
 	}, nil
 }
 
-// exposition writes metrics in the text format.
+// exposition writes metrics in Prometheus's text format.
 type exposition struct{ *bufio.Writer }
 
 func (e exposition) header(name, help string) {
@@ -544,7 +553,7 @@ func (e exposition) value(name, help string, v any) {
 	fmt.Fprintf(e, "%s %v\n", name, v)
 }
 
-// table calls f for each counter of v that has a metric.
+// table calls f for each field of v that has a metric in its struct tag, with the field's index.
 func table(v any, f func(i int, name, help string)) {
 	for t, i := reflect.TypeOf(v), 0; i < t.NumField(); i++ {
 		if name, ok := t.Field(i).Tag.Lookup("metric"); ok {
@@ -600,7 +609,7 @@ func (s *server) metrics(w http.ResponseWriter, _ *http.Request) {
 
 var escaped = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
 
-// tagMetrics writes what is counted for each tag. A tag may have several entries.
+// tagMetrics writes the counters of each tag: the sums over its entries, if it has several.
 func (s *server) tagMetrics(e exposition) {
 	n := len(s.cfg().byTag) + 1
 	labels, sums, index := make([]string, 0, n), make([]counts, 0, n), make(map[string]int, n)
