@@ -1,9 +1,9 @@
 "use strict";
-// The page asks the server again and again and shows what it says, as text and never as markup. What somebody reads
-// does not move. What one looks at is in the URL, behind the #.
+// The page polls the server and shows the answers, always as text, never as markup. Nothing that the user may be
+// reading moves. What is shown (view, search, filters, open message) is in the URL, behind the #.
 
-const seenMS = 2000, hiddenMS = 30_000, step = 100; // step: so many rows more
-const server = new URL("../", location.origin + location.pathname); // without the password that the URL may have
+const seenMS = 2000, hiddenMS = 30_000, step = 100; // step: rows at first, and rows that each "Show more" adds
+const server = new URL("../", location.origin + location.pathname); // without a password, which the page's URL may have
 const states = {any: "all", waiting: "waiting", dead: "dead", delivered: "delivered", dropped: "dropped"};
 const columns = {tag: "tag", channel: "channel", waiting: "waiting", dead: "dead", last_hour: "last hour",
   delivered_at: "last delivery", last_error: "error"};
@@ -19,14 +19,14 @@ const advice = [
   [/blocks|attachment|text|too_|invalid_/, "Slack refuses what is in the message: open it and look at its payload."],
 ];
 const $ = id => document.getElementById(id);
-const picked = new Set(); // ids of messages
-const pinned = new Map(); // trouble that is shown in its place, by key
+const picked = new Set(); // ids of the selected messages
+const pinned = new Map(); // the trouble that is listed, by key; new trouble is in #news until it is noted
 let stat, statAt, whole, turn = 0, timer, typing, shownKey;
 
 const number = new Intl.NumberFormat("en-US").format;
 const count = (n, noun) => `${number(n)} ${noun}${n === 1 ? "" : "s"}`;
 
-// h describes an element. patch makes the children of node so and changes only what differs: focus and selection stay.
+// h describes an element. patch gives node such children, and changes only what differs: focus and selection stay.
 const h = (tag, props, ...children) => ({tag, props, children: children.flat().filter(child => child)});
 const text = (className, words, title = "") => words && h("bdi", {className, title}, words);
 const button = (words, onclick, props) => h("button", {type: "button", onclick, ...props}, words);
@@ -51,11 +51,12 @@ const uniqueKeys = (seen = {}) => key => key + "\n" + (seen[key] = (seen[key] ||
 const some = (...parts) => parts.filter(part => part);
 const setText = (node, words) => patch(node, words ? [words] : []);
 
-// A list shows items by key. What is new waits until it is asked for; what went stays, struck out, until then.
+// list shows items by key, and its rows stay in place. Only when the user clicks on changes, it adds new items, removes
+// those that are gone (until then they are struck out) and sorts again.
 function list(body, changes, draw) {
   let fresh = new Map(), shown = new Map();
   const self = {
-    grown: false, // rows that come next were asked for
+    grown: false, // the user asked for more rows: the next update shows them
     items: () => [...shown.values()],
     draw() { patch(body, [...shown].map(([key, item]) => draw(item, fresh.has(key) ? "" : " gone"))); },
     update(items) {
@@ -91,7 +92,7 @@ const ago = t => t ? span(Date.now() - new Date(t)) + " ago" : "";
 const later = t => new Date(t) - Date.now();
 const until = t => `${brief(t)}, in ${span(later(t))}`;
 
-// why says what keeps a message, a tag or a destination waiting. Only a token's pause names the channel that met it.
+// why says what keeps a message, a tag or a destination waiting. Only the reason of a token's pause has "met by".
 function why(kind, reason, next) {
   const what = /met by/.test(reason) ? "this token pauses" : "pauses";
   return kind === "paused" ? `${what}${next ? " until " + until(next) : ""}: ${reason}` : reason;
@@ -99,7 +100,7 @@ function why(kind, reason, next) {
 const troubleOf = t => t.trouble ? why(t.trouble, t.reason, t.next_attempt_at) : t.last_error;
 const advise = reason => advice.find(([words]) => words.test(reason))?.[1] || "";
 
-// The view is #NAME?PARAMETERS.
+// view reads the view from the URL: #NAME?PARAMETERS.
 function view() {
   const [name, query] = location.hash.slice(1).split(/\?(.*)/s);
   const parameters = Object.fromEntries(new URLSearchParams(query));
@@ -113,7 +114,7 @@ const same = changes => to(view().name, {...view(), ...changes});
 const go = (hash, replace) => { history[replace ? "replaceState" : "pushState"](null, "", hash); show(); };
 
 async function call(method, path, query, {body, poll} = {}) {
-  const url = new URL(path, server), seconds = method === "GET" ? 10 : 120; // a server that hangs is to be told, too
+  const url = new URL(path, server), seconds = method === "GET" ? 10 : 120; // until a hanging server is reported
   url.search = new URLSearchParams(query);
   let answer, says, json;
   try {
@@ -125,7 +126,7 @@ async function call(method, path, query, {body, poll} = {}) {
     throw new Error(`The server does not answer: ${what}.`);
   }
   if (answer.ok && path === "config/app") return {ok: true, says};
-  try { json = JSON.parse(says); } catch { /* it is not the server that answers */ }
+  try { json = JSON.parse(says); } catch { /* something in between answered, not the server */ }
   if (!json || !answer.ok && !json.message) {
     throw new Error(`The server does not answer: something in between does, with status ${answer.status}.`);
   }
@@ -167,7 +168,7 @@ const messageList = list($("message-rows"), $("message-changes"), (m, gone) => {
 });
 const lives = m => m.state === "waiting" || m.state === "dead";
 
-// lane says where in its queue a message is and what keeps it there, or why it is a dead letter.
+// lane says where in its queue a message is and why it waits or, of a dead letter, why it was not delivered.
 function lane(m) {
   if (m.state !== "waiting") return m.error;
   const next = m.next_attempt_at;
@@ -197,7 +198,7 @@ function detail(m) {
   whole("Text", m.text), whole("What Slack gets", JSON.stringify(m.payload, null, 2) || "nothing: its tag is gone"));
 }
 
-// confirmed asks a question that names what it is about, and returns true for yes.
+// confirmed asks the user whether to do verb to what. Its promise resolves to true for yes.
 function confirmed(verb, what) {
   const yes = verb === "again" ? `Send ${what} again` : `Drop ${what}`;
   setText($("ask-text"), yes + "?" + (verb === "again" ? "" : " What is dropped will not be delivered."));
@@ -206,7 +207,7 @@ function confirmed(verb, what) {
   $("ask").showModal();
   return new Promise(answered => { $("ask").onclose = () => answered($("ask").returnValue === "yes"); });
 }
-// act sends messages again or drops them, and says what became of how many.
+// act asks the user, sends messages again or drops them, and shows how many had which result.
 async function act(verb, ids, tag, n) {
   if (!await confirmed(verb, tag ? `all ${count(n, "dead letter")} of ${tag}` : count(ids.length, "message"))) return;
   const did = new Map(), done = verb === "again" ? "put at the end of its queue" : "dropped";
@@ -236,7 +237,7 @@ function pick(ids, on) {
   messageList.draw();
 }
 
-// drawStat shows how things are: in words, numbers, the chart, the title and the icon.
+// drawStat shows the state of the server: as a sentence, numbers, the chart, the title and the icon.
 function drawStat() {
   const hour = stat.last_hour, sum = half => hour[half].reduce((n, count) => n + count, 0);
   const most = Math.max(1, ...hour.flat()), accepted = number(sum(0)), delivered = number(sum(1));
@@ -246,7 +247,7 @@ function drawStat() {
     cell("", "accepted in the last hour", accepted), cell("", "delivered in the last hour", delivered)]);
   setText($("sentence"), stat.sentence);
   $("sentence").className = stat.state;
-  const said = stat.state + stat.trouble_total; // a new number alone is not said again
+  const said = stat.state + stat.trouble_total; // the sentence is read aloud again only if this changes
   if ($("spoken").dataset.said !== said) setText($("spoken"), stat.sentence);
   $("spoken").dataset.said = said;
   const bar = (n, x) => n ? `M${x} 60v${-Math.max(2, n / most * 60)}h2.1V60z` : "";
@@ -264,7 +265,7 @@ function drawStat() {
     stat.state === "paused" && "pause");
   tell(wrong, full || failing || stat.dead ? "#cf222e" : wrong.length ? "#9a6700" : "#1a7f37");
 }
-// tell puts what is wrong into the title and the icon, for those who see no more of the page.
+// tell puts what is wrong into the title and the icon, for users who see only the browser's tab.
 function tell(wrong, color) {
   document.title = (wrong.length ? `(${wrong.join(", ")}) ` : "") + "Slackboard";
   const path = wrong.length ? "M8 3v6M8 11v2" : "M4 8l3 3l5-6";
@@ -273,7 +274,7 @@ function tell(wrong, color) {
   $("icon").href = "data:image/svg+xml," + encodeURIComponent(svg);
 }
 
-// drawTrouble shows who is in trouble. What comes while somebody looks lies above the rest, until it is noted.
+// drawTrouble lists what is in trouble. New trouble is in a box of its own, #news, until the user clicks "Noted".
 function drawTrouble(tags) {
   const where = (state, tag, channel) => to("messages", tag ? {state, tag} : {state, q: channel});
   const webhook = "the webhook's channel", does = {failing: " fails", unreachable: " cannot be reached"};
@@ -293,7 +294,7 @@ function drawTrouble(tags) {
     text("advice", advise(t.reason)));
   const all = new Map(lines.map(t => [t.key, t])), first = !pinned.size;
   for (const [key, t] of all) if (first || pinned.has(key)) pinned.set(key, t);
-  if (first) pinned.set("", {}); // from now on, what is new is news
+  if (first) pinned.set("", {}); // not empty any more: from now on, new trouble goes into #news
   const shown = [...pinned].filter(([key]) => key);
   patch($("trouble"), shown.length ? shown.map(([key, t]) => draw(t, all.has(key) ? "" : " gone"))
     : [h("li", {className: "none"}, "Nothing: no destination fails or pauses, and there are no dead letters.")]);
@@ -318,7 +319,7 @@ function drawTags(at) {
   setText($("more-tags"), `Show ${number(Math.min(step, found - tags.length))} more`);
 }
 
-// drawTag shows the destinations of a tag, its settings, and what can be done to all of its dead letters.
+// drawTag shows the destinations and settings of a tag, and the buttons for all of its dead letters.
 function drawTag(tag, tags, dead) {
   if (!tag) return patch($("tag-detail"), []);
   const all = verb => () => act(verb, [verb === "again" ? {tag} : {state: "dead", tag}], tag, dead), hidden = !dead;
@@ -365,7 +366,7 @@ async function loadMessages(mine, at) {
   drawTag(tag, tags, q ? 0 : totals.dead);
 }
 
-// refresh brings up to date what is seen; a later one makes an earlier one void. A slow server is asked less often.
+// refresh updates what is seen. A later call voids an earlier one. A slow server is asked less often.
 async function refresh() {
   clearTimeout(timer);
   let began = performance.now(), mine = ++turn, at = view(), seen = !document.hidden;
@@ -384,12 +385,12 @@ async function refresh() {
     if (mine === turn) offline("");
   } catch (err) {
     if (mine === turn) offline(err.message);
-    began = performance.now(); // a server that is back is seen at once
+    began = performance.now(); // the time that a failed request took must not delay the next one
   }
   const pause = document.hidden ? hiddenMS : Math.max(seenMS, 5 * (performance.now() - began));
   if (mine === turn) timer = setTimeout(refresh, pause);
 }
-// offline says that what is shown is from before, and why; "" says that it is not.
+// offline tells the user why there are no new data, and from when the shown data are. "" removes this text.
 function offline(words) {
   setText($("offline"), words && words + (statAt ? ` What is shown is from ${clock(statAt)}.` : ""));
   $("offline").hidden = !words;
