@@ -1,7 +1,8 @@
 package main
 
-// HTTP in: the route table. A body is read in one place; a message is decoded, checked, and stored or, with sync,
-// posted at once. Every way in ends in accept.
+// HTTP in: the route table, and the path of a request to accept. Every request that brings a message goes through
+// take, which reads the body, has it decoded and checked, and calls accept. accept stores the message or, with sync,
+// posts it at once.
 
 import (
 	"bytes"
@@ -21,24 +22,24 @@ import (
 )
 
 const (
-	bodyLimit = 1 << 20  // bytes of a request's body
-	small     = 16 << 10 // bytes; a body of more holds a token
-	maxLarge  = 8        // tokens for large bodies: they bound the memory
+	bodyLimit = 1 << 20  // bytes: the largest body of a request
+	small     = 16 << 10 // bytes: a body of this size or more needs a slot
+	maxLarge  = 8        // slots: large bodies in memory at the same time
 	largeWait = 5 * time.Second
 )
 
-// server is a deliverer, with its spool and its counters, that answers requests. It is built once, in run.
+// server answers HTTP requests. It embeds the deliverer, which has the spool and the counters. run builds it, once.
 type server struct {
 	*deliverer
-	access    io.Writer     // one line a request
-	bodies    chan struct{} // a token for each large body in memory
-	searching sync.Mutex    // held by the request that searches the spool, or reads a message
+	access    io.Writer     // the access log
+	bodies    chan struct{} // a slot for each large body in memory
+	searching sync.Mutex    // held while a request searches the spool or reads a message to show it
 	answered  keyedAnswers
-	lost      func() int64 // log lines that could not be written
+	lost      func() int64 // returns how many log lines could not be written
 	gc        gcSample
 }
 
-// handler is the route table.
+// handler returns the route table. Around it, each request is counted and gets its line in the access log.
 func (s *server) handler() http.Handler {
 	mux := http.NewServeMux()
 	route := func(who access, pattern string, h http.HandlerFunc) { mux.HandleFunc(pattern, s.guarded(who, h)) }
@@ -57,7 +58,7 @@ func (s *server) handler() http.Handler {
 	route(operators, "GET /metrics", s.metrics)
 	route(operators, "GET /debug/vars", shows(s.debugVars))
 	route(operators, "GET /config/app", s.configApp)
-	route(operators, "GET /app/config", s.configApp) // its name in 0.6
+	route(operators, "GET /app/config", s.configApp) // the path in version 0.6 of the original
 	route(operators, "GET /ui/{file...}", s.page)
 	route(operators, "GET /ui", toPage)
 	route(operators, "GET /{$}", toPage)
@@ -85,7 +86,7 @@ func (s *server) handler() http.Handler {
 		s.stats.requests.Add(fmt.Sprintf(`route=%q,status="%d"`, r.Pattern, res.Status), 1)
 		poll := r.Method == http.MethodGet && res.Status == http.StatusOK && r.Header.Get(pollHeader) != ""
 		if poll && !s.log.Enabled(r.Context(), slog.LevelDebug) {
-			return // the page asks every few seconds: that has a line at level debug only
+			return // the page sends these every few seconds: they are logged at level debug only
 		}
 		res.URI = cleaned(s.shownURI(r), bodyLimit)
 		res.DurationMS = float64(time.Since(res.Time).Microseconds()) / 1000
@@ -93,7 +94,7 @@ func (s *server) handler() http.Handler {
 	})
 }
 
-// answerUnknown answers what no pattern matches: 405 if another method would match, else 404.
+// answerUnknown answers a request that no pattern matches: 405 if another method would match, else 404.
 func (s *server) answerUnknown(mux *http.ServeMux, w http.ResponseWriter, r *http.Request) {
 	a := answer{status: http.StatusNotFound, Message: "there is nothing at " + s.shownURI(r)}
 	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodDelete} {
@@ -106,8 +107,8 @@ func (s *server) answerUnknown(mux *http.ServeMux, w http.ResponseWriter, r *htt
 	a.send(w)
 }
 
-// response keeps who makes the request and what the answer was. As JSON it is the line of the access log, which has the
-// original's keys first.
+// response records who makes a request and what the answer is. Encoded as JSON it is the line of the access log. The
+// original's keys come first.
 type response struct {
 	http.ResponseWriter `json:"-"`
 
@@ -118,7 +119,7 @@ type response struct {
 	Method        string    `json:"method"`
 	Proto         string    `json:"proto"`
 	ContentLength int64     `json:"content_length"`
-	Tag           string    `json:"tag"` // or the channel
+	Tag           string    `json:"tag"` // without a tag: the channel
 	Host          string    `json:"host"`
 	Status        int       `json:"status"`
 	identity
@@ -133,15 +134,16 @@ func (r *response) WriteHeader(status int) {
 
 func (r *response) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
-// answer is a short answer, as JSON. Requests for a document, such as /stat/app, get an answer only after an error.
+// answer is a short answer; send writes it as JSON. A request for a document, such as /stat/app, gets an answer only
+// if there is an error.
 type answer struct {
 	Message string   `json:"message"`
 	Detail  string   `json:"detail,omitempty"`
-	IDs     []string `json:"ids,omitempty"` // of what was accepted, one for each destination
+	IDs     []string `json:"ids,omitempty"` // of the accepted messages, one for each destination
 
 	status     int
-	code       string        // Slack's word for the error, if Slack has one
-	retryAfter time.Duration // 0 if trying again cannot help, or could double a message
+	code       string        // Slack's code for the error; "" if Slack has none
+	retryAfter time.Duration // for Retry-After; 0: a retry cannot help, could double a message, or the time is unknown
 }
 
 func (a answer) send(w http.ResponseWriter) { a.write(w, "application/json", append(encode(a), '\n')) }
@@ -156,11 +158,11 @@ func (a answer) write(w http.ResponseWriter, contentType string, body []byte) {
 	w.Write(body)
 }
 
-// Error makes an answer an error, for functions that refuse a request.
+// Error makes answer an error, for functions that refuse a request: they return the answer as their error.
 func (a answer) Error() string { return a.Message }
 
-// answerTo returns what a request is answered with: ok if err is nil, err itself if it is an answer, 404 for errGone,
-// else 503 and when to try again (0: it does not say).
+// answerTo returns the answer for err: 200 if err is nil, err itself if it is an answer, 404 if it is errGone, else
+// 503. The 503 gets retryAfter; if that is 0, it does not say when to try again.
 func answerTo(err error, retryAfter time.Duration) answer {
 	a := answer{status: http.StatusOK, Message: "ok"}
 	switch {
@@ -174,7 +176,8 @@ func answerTo(err error, retryAfter time.Duration) answer {
 
 func badRequest(format string, args ...any) answer { return badPayload("", format, args...) }
 
-// badPayload says what is wrong with a payload. Programs that know Slack only get the code, which is a word of Slack's.
+// badPayload returns a 400 that says what is wrong with a payload. code is Slack's code for the fault, or "".
+// Programs that know only Slack's API get the code instead of the message.
 func badPayload(code, format string, args ...any) answer {
 	return answer{status: http.StatusBadRequest, code: code, Message: fmt.Sprintf(format, args...)}
 }
@@ -183,18 +186,18 @@ func malformed(err error) answer {
 	return answer{status: http.StatusBadRequest, Message: "Request-body is malformed", Detail: err.Error()}
 }
 
-// decoder makes a message of a request's body: its route is that to a channel, or to the first entry of its tag. Its
-// errors are answers.
+// A decoder makes a message from the body of a request. The route of the message leads to a channel, or to the first
+// entry of a tag. The errors of a decoder are answers.
 type decoder func(r *http.Request, body []byte) (message, error)
 
-// takes returns the handler of a way in: decode reads the body, send writes the answer. With tokenInBody, the token may
-// be in the body.
+// takes returns the handler of one way in. decode makes the message from the body, send writes the answer. With
+// tokenInBody, the token may be in the body if there is none in the path or the header.
 func (s *server) takes(decode decoder, send func(answer, http.ResponseWriter), tokenInBody bool) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) { send(s.take(w, r, decode, tokenInBody), w) }
 }
 
-// take is the way of every message from the request to accept. The body is read, bounded and checked here, before it is
-// decoded.
+// take brings a message from the request to accept: every message comes this way. It checks the token and reads the
+// body, whose size is limited, before decode gets the body.
 func (s *server) take(w http.ResponseWriter, r *http.Request, decode decoder, tokenInBody bool) answer {
 	res := w.(*response)
 	if !res.mayPost && !(tokenInBody && tokenOf(r) == "") {
@@ -203,7 +206,7 @@ func (s *server) take(w http.ResponseWriter, r *http.Request, decode decoder, to
 	body, done, err := s.readBody(w, r, !res.mayPost)
 	defer done()
 	if err != nil {
-		w.Header().Set("Connection", "close") // some of the body may not have been read
+		w.Header().Set("Connection", "close") // a part of the body may not have been read
 		return err.(answer)
 	}
 	if !res.mayPost {
@@ -214,13 +217,13 @@ func (s *server) take(w http.ResponseWriter, r *http.Request, decode decoder, to
 		}
 	}
 	m, err := decode(r, body)
-	address, _, _ := net.SplitHostPort(r.RemoteAddr) // "" for a unix socket: the sender is on this host
+	address, _, _ := net.SplitHostPort(r.RemoteAddr) // "" for a unix socket: the client is on this host
 	m.Host, m.Sender = cmp.Or(cleaned(m.Host, nameLimit), address, hostname()), res.Sender
 	res.Tag, res.Host = cleaned(cmp.Or(m.route.tag, m.route.channel), nameLimit), m.Host
 	switch {
 	case err != nil:
 		return answerTo(err, 0)
-	case m.sync: // its post, or another request's with the same key, may take long
+	case m.sync: // this post, or that of an earlier request with the same key, may take long
 		done()
 		longest := s.cfg().delayLimit() + postTimeout + 10*time.Second
 		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(longest))
@@ -228,23 +231,25 @@ func (s *server) take(w http.ResponseWriter, r *http.Request, decode decoder, to
 	return s.accept(r.Header.Get("Idempotency-Key"), &m)
 }
 
-// hostname is the sender of what comes from this host.
+// hostname returns this host's name. It is the host of a message that comes over a unix socket and names no host, and
+// of the server's own messages.
 func hostname() string {
 	name, _ := os.Hostname()
 	return cmp.Or(name, "localhost")
 }
 
-// readBody returns the body of r: valid UTF-8, at most bodyLimit bytes. Its errors are answers. done gives back the
-// token that a large body holds. A stranger has not shown who asks yet: half of these tokens are not for strangers.
+// readBody reads the body of r, at most bodyLimit bytes, and returns it as valid UTF-8. Its errors are answers. A
+// large body holds a slot until done is called. stranger means that the request has not shown a valid token yet: a
+// stranger with a large body is refused at once while half of the slots are in use.
 func (s *server) readBody(w http.ResponseWriter, r *http.Request, stranger bool) (body []byte, done func(), err error) {
 	done = func() {}
 	if coding := r.Header.Get("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") {
-		w.Header().Set("Accept-Encoding", "identity") // RFC 9110, 15.5.16
+		w.Header().Set("Accept-Encoding", "identity") // RFC 9110, section 15.5.16
 		coding = "Request-body is compressed (Content-Encoding: " + coding + "): send it uncompressed"
 		return nil, done, answer{status: http.StatusUnsupportedMediaType, Message: coding}
 	}
 	reader := http.MaxBytesReader(w, r.Body, bodyLimit)
-	if r.ContentLength <= bodyLimit { // else nothing of it is read
+	if r.ContentLength <= bodyLimit { // a body that is announced as too large is not read at all
 		body, err = io.ReadAll(io.LimitReader(reader, small))
 	}
 	if len(body) == small {
@@ -275,8 +280,8 @@ func (s *server) readBody(w http.ResponseWriter, r *http.Request, stranger bool)
 	return bytes.ToValidUTF8(body, []byte("\ufffd")), done, err
 }
 
-// notify decodes the original's requests: a message for a tag or, directly, a payload for Slack. It does not look at
-// the Content-Type: curl -d and fluentd send JSON as a form.
+// notify decodes the original's requests: /notify has a message for a tag, /notify-directly has a payload for Slack.
+// notify ignores the Content-Type: curl -d and fluentd send JSON but call it a form.
 func (s *server) notify(r *http.Request, body []byte) (m message, err error) {
 	var req struct {
 		Tag, Host, Text, Level, Title string
@@ -302,7 +307,8 @@ func (s *server) notify(r *http.Request, body []byte) (m message, err error) {
 	return m, err
 }
 
-// check answers whether a message for a tag or, without one, for a channel would be accepted now.
+// check answers whether a message would be accepted now: a message for the tag in the query or, if there is none, for
+// the channel in the query.
 func (s *server) check(w http.ResponseWriter, r *http.Request) {
 	tag, channel, err := r.URL.Query().Get("tag"), r.URL.Query().Get("channel"), error(nil)
 	if tag == "" {
@@ -313,12 +319,14 @@ func (s *server) check(w http.ResponseWriter, r *http.Request) {
 	answerTo(cmp.Or(s.ready(), err), 0).send(w)
 }
 
-// accept stores a message for all entries of its tag or, with sync, posts it now and answers what became of it. The
-// answer to a key that was seen before is the same as the first time.
+// accept stores m once for each entry of its tag or, with sync, posts m to each entry now and answers what became of
+// the posts. key is the Idempotency-Key of the request, or "". If a request with the same key was answered before,
+// accept answers the same again, and stores and posts nothing. The exception is an answer with retryAfter: nothing
+// had been done, so accept tries now.
 func (s *server) accept(key string, m *message) answer {
 	m.queued = time.Now().UnixMilli()
-	m.encoded() // once for all destinations: it may be large
-	// A channel has no entries, and a tag has none any more if a reload has just taken it away.
+	m.encoded() // here, so that the copies for all destinations share the JSON: it may be large
+	// There are no entries for a message to a channel, and none for a tag that a reload has just removed.
 	entries := max(1, len(s.cfg().byTag[m.route.tag]))
 	messages, ids := make([]*message, entries), make([]string, entries)
 	for i := range entries {
@@ -344,7 +352,7 @@ func (s *server) accept(key string, m *message) answer {
 	return a
 }
 
-// acceptLater answers 200 once messages are on disk.
+// acceptLater stores messages. It answers 200 only once they are on disk.
 func (s *server) acceptLater(messages []*message) answer {
 	if core := &s.cfg().core; core.qps > 0 && core.maxDelay >= 0 {
 		before := s.ahead(messages[0].route) + len(messages) - 1
@@ -360,17 +368,18 @@ func (s *server) acceptLater(messages []*message) answer {
 	return answer{status: http.StatusOK}
 }
 
-// keyedAnswers has the answers to requests in hand and the last keysKept answers to requests with sync and an
-// Idempotency-Key: the spool knows nothing of a post that failed.
+// keyedAnswers holds the requests in progress, and the last keysKept answers to requests with sync and an
+// Idempotency-Key. These answers have to be kept here: the spool does not know of a post that failed.
 type keyedAnswers struct {
-	byID sync.Map // by the id of a request's first message: a chan that holds the answer once there is one
+	byID sync.Map // from the id of a request's first message to a chan, which holds the answer once there is one
 	mu   sync.Mutex
-	kept [keysKept]string // ids, in a ring
-	next int              // in kept: the oldest
+	kept [keysKept]string // ids of the answers that are kept, in a ring
+	next int              // index of the oldest in kept
 }
 
-// once does what a request asks for and returns the answer. If another request for id was first, it waits for the
-// answer to that. An answer that invites to try again is not kept: nothing was done.
+// once calls do and returns its answer. If another request with the same id came first, once does not call do: it
+// waits for that request's answer and returns it. With keep, the answer is kept for later requests, unless it has
+// retryAfter: then nothing was done, and the next request tries again.
 func (k *keyedAnswers) once(id string, keep bool, do func() answer) (a answer) {
 	known, others := k.byID.LoadOrStore(id, make(chan answer, 1))
 	defer func() { known.(chan answer) <- a }()
@@ -380,7 +389,7 @@ func (k *keyedAnswers) once(id string, keep bool, do func() answer) (a answer) {
 	a = do()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if keep && a.retryAfter == 0 { // then the oldest is forgotten
+	if keep && a.retryAfter == 0 { // keep id, and forget the oldest instead
 		id, k.kept[k.next] = k.kept[k.next], id
 		k.next = (k.next + 1) % keysKept
 	}
@@ -388,13 +397,14 @@ func (k *keyedAnswers) once(id string, keep bool, do func() answer) (a answer) {
 	return a
 }
 
-// acceptNow posts to all destinations side by side. No post waits for its turn longer than qps may delay it.
+// acceptNow posts to all destinations at the same time. No post waits for its turn longer than qps may delay it (1 s
+// if that is shorter).
 func (s *server) acceptNow(messages []*message) answer {
 	outs, limit := make(chan outcome, len(messages)), s.cfg().delayLimit()
 	for _, m := range messages {
 		go func() { outs <- s.postNow(m, limit) }()
 	}
-	a, n := answer{status: http.StatusOK}, [limited + 1]int{} // how many outcomes there are of each class
+	a, n := answer{status: http.StatusOK}, [limited + 1]int{} // n: how many outcomes of each class
 	for range messages {
 		o := <-outs
 		n[o.class]++
@@ -406,7 +416,7 @@ func (s *server) acceptNow(messages []*message) answer {
 			a.Detail = "it may have been posted all the same"
 		}
 	}
-	if n[retry]+n[limited] < len(messages) || a.Detail != "" { // trying again does not help, or doubles something
+	if n[retry]+n[limited] < len(messages) || a.Detail != "" { // a retry does not help, or doubles a message
 		a.retryAfter = 0
 	} else if n[retry] == 0 {
 		a.status = http.StatusTooManyRequests
