@@ -1,10 +1,10 @@
 package main
 
-// One post to Slack, and what became of it. The facts are Slack's:
+// One post to Slack, and what became of it. The rules are Slack's:
 // https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks/
 // https://docs.slack.dev/reference/methods/chat.postMessage/
 // https://docs.slack.dev/apis/web-api/rate-limits/
-// and those of receivers that speak the same: Mattermost, Rocket.Chat, Discord, Zulip.
+// and those of receivers that take the same payloads: Mattermost, Rocket.Chat, Discord, Zulip.
 
 import (
 	"bytes"
@@ -31,12 +31,12 @@ type class int
 
 const (
 	delivered      class = iota
-	retry                // Slack or the way to it is in trouble
-	badContent           // permanent: this message will never be taken
-	badDestination       // permanent: the channel will not take it, others may
-	badCredential        // permanent until an operator mends the webhook or the token; the messages are good
-	inBetween            // something between here and Slack answered: an operator has to look; the messages are good
-	limited              // a rate limit holds for wait, with a token in all its channels
+	retry                // Slack, or the way to it, is in trouble: try again
+	badContent           // permanent: Slack will never take this message
+	badDestination       // permanent: this channel will not take the message; another channel may
+	badCredential        // permanent until an operator mends the webhook or the token; the messages are kept
+	inBetween            // not Slack but something on the way answered: an operator has to look; the messages are kept
+	limited              // a rate limit: no post during wait; for a token, no post to any of its channels
 )
 
 func (c class) String() string {
@@ -46,19 +46,19 @@ func (c class) String() string {
 // outcome is what became of one post.
 type outcome struct {
 	class     class
-	reason    string        // one line: Slack's code or the status, and what is explained; never a URL or a token
-	wait      time.Duration // at least leastWait, or 0 if no time was named
+	reason    string        // one line: Slack's code or the HTTP status, then Slack's explanation; no URL and no token
+	wait      time.Duration // until the next post; from an answer: at least leastWait, or 0 if it names no time
 	tooMuch   bool          // the post is too large for the receiver, or may be
-	unsure    bool          // the message may have been posted all the same
-	broken    bool          // Slack's answer to a token's post broke off before it said ok or not
-	unreached bool          // nobody answered
+	unsure    bool          // the message may have been posted, although the answer does not say so
+	broken    bool          // the answer to a post with a token broke off before its field ok
+	unreached bool          // no part of an answer arrived
 }
 
-// poster makes one post and says what became of it. That of slackClient is the one in earnest.
+// A poster makes one post and returns what became of it. The real one is slackClient.post.
 type poster func(to credential, payload []byte) outcome
 
-// printer is a Slack for dry runs: it prints every post, one JSON line each. Its output must not block. If that has no
-// room for a post, the post is tried again.
+// printer stands in for Slack in a dry run: it prints each post as one line of JSON. out must not block. If out has
+// no room for a post, the post is tried again.
 type printer struct{ out io.Writer }
 
 func (p printer) post(_ credential, payload []byte) outcome {
@@ -69,24 +69,24 @@ func (p printer) post(_ credential, payload []byte) outcome {
 }
 
 const (
-	postTimeout = 30 * time.Second // a shorter one doubles messages that Slack took late
-	answerLimit = 8 << 20          // bytes of an answer: Slack says the whole message twice, a character in up to 12
-	shownLimit  = 16 << 10         // bytes of one that is not JSON, and of a value in JSON: what explains is shorter
-	reasonLimit = 300              // characters
-	lingerTime  = time.Second      // for the rest of an answer that is understood: its connection is used again
-	leastWait   = time.Second
-	longestWait = time.Hour        // of a Retry-After so much is believed
-	quotaWait   = 15 * time.Minute // at least, after a limit that is a workspace's quota and not a rate
+	postTimeout = 30 * time.Second // not shorter: what Slack takes after the timeout is posted twice
+	answerLimit = 8 << 20          // bytes of an answer: it has the whole message twice, up to 12 bytes a character
+	shownLimit  = 16 << 10         // bytes of an answer that is no JSON, or of a JSON value: explanations are shorter
+	reasonLimit = 300              // characters of a reason
+	lingerTime  = time.Second      // to read the rest of an understood answer, so that its connection is reused
+	leastWait   = time.Second      // a shorter named wait becomes this
+	longestWait = time.Hour        // a longer named wait becomes this
+	quotaWait   = 15 * time.Minute // least wait if a workspace's quota is used up; also the longest unnamedPause
 )
 
 type slackClient struct{ client *http.Client }
 
-// newSlackClient returns a client for up to posts simultaneous ones. HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE and
-// SSL_CERT_DIR are obeyed.
+// newSlackClient returns a client that keeps its connections open for up to posts simultaneous posts. It obeys
+// HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR.
 func newSlackClient(posts int) *slackClient {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConns, transport.MaxIdleConnsPerHost = posts, posts
-	transport.DisableCompression = true // a body that is not what its Content-Encoding says must not become an error
+	transport.DisableCompression = true // a body that does not match its Content-Encoding must not become an error
 	transport.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
 		if resp.StatusCode == http.StatusOK {
 			return nil
@@ -104,35 +104,36 @@ func statusText(status int) string {
 	return strings.TrimSpace(fmt.Sprintf("status %d %s", status, http.StatusText(status)))
 }
 
-// post is not bound to a request or to SIGTERM: a post that is cut short may have been taken. It ends by postTimeout.
+// post makes one post to Slack. It takes no context: neither a client that hangs up nor SIGTERM may cut a post short,
+// since Slack may have taken it already. It returns within postTimeout.
 func (s *slackClient) post(to credential, payload []byte) outcome {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	var begun, answered atomic.Bool
 	req, _ := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GetConn:              func(string) { begun.Store(false) }, // again, when an idle connection has ended meanwhile
+		GetConn:              func(string) { begun.Store(false) }, // called again if an idle connection was closed
 		WroteHeaders:         func() { begun.Store(true) },
 		GotFirstResponseByte: func() { answered.Store(true) },
-	}), http.MethodPost, to.url.reveal(), bytes.NewReader(payload)) // isURL has parsed it: there is no error
+	}), http.MethodPost, to.url.reveal(), bytes.NewReader(payload)) // there is no error: isURL has parsed the URL
 	bot := to.token != (secret{})
 	req.Header = http.Header{"Content-Type": {"application/json"}, "User-Agent": {"slackboard"}}
 	if bot {
-		req.Header.Set("Content-Type", "application/json; charset=utf-8") // else Slack answers with a warning
+		req.Header.Set("Content-Type", "application/json; charset=utf-8") // without the charset, Slack warns
 		req.Header.Set("Authorization", "Bearer "+to.token.reveal())
 	}
 	resp, err := s.client.Do(req)
 	if err != nil {
-		// url.Error prints its URL, which is a secret. What net/http quotes is left out as well: it is what the other
-		// side sent, perhaps our own request.
+		// url.Error prints the URL, which is a secret: only the error in it is used. What net/http quotes is cut off
+		// too: the other side sent it, and it may repeat our request.
 		reason, _, _ := strings.Cut(errors.Unwrap(err).Error(), `"`)
-		if err.(*url.Error).Timeout() { // Do has no other errors
+		if err.(*url.Error).Timeout() { // Do returns no other type of error
 			reason = "no answer within " + postTimeout.String()
 		}
 		reason = to.redact(strings.TrimRight(reason, " :"))
 		return outcome{class: retry, reason: reason, unsure: begun.Load(), unreached: !answered.Load()}
 	}
 	defer resp.Body.Close()
-	if !bot && resp.StatusCode/100 == 2 { // delivered: the body can only say that it is not
+	if !bot && resp.StatusCode/100 == 2 { // delivered, unless the body says otherwise: do not wait long for the body
 		defer time.AfterFunc(lingerTime, cancel).Stop()
 	}
 	a := readAnswer(resp.Body)
@@ -143,18 +144,20 @@ func (s *slackClient) post(to credential, payload []byte) outcome {
 
 // said is what the body of an answer says.
 type said struct {
-	fields map[string]any // at the top of JSON, those of saidFields
-	json   bool           // it is a JSON object
-	text   string         // the beginning of it, if it is not
-	broken bool           // it broke off
+	fields map[string]any // the top-level fields of a JSON object, only those in saidFields
+	json   bool           // it is a JSON object, whole or broken off after a key
+	text   string         // the beginning of the body, unless that begins with {
+	broken bool           // the body broke off, or its JSON has an error behind the first key
 }
 
-// saidFields say what became of a post; from the fourth on they explain it, in this order.
+// saidFields are the fields that say what became of a post. From the fourth on, they explain an error; explained
+// shows them in this order.
 var saidFields = []string{
 	"ok", "success", "retry_after", "error", "errors", "message", "msg", "needed", "provided", "response_metadata",
 }
 
-// readAnswer reads a body until it ends or breaks off. Of long JSON it keeps nothing but what is in said.
+// readAnswer reads a JSON object until it ends or breaks off, and keeps nothing but the fields in saidFields. Of any
+// other body it reads the first shownLimit bytes.
 func readAnswer(body io.Reader) (a said) {
 	body = io.LimitReader(body, answerLimit)
 	head, err := io.ReadAll(io.LimitReader(body, shownLimit))
@@ -167,7 +170,7 @@ func readAnswer(body io.Reader) (a said) {
 	_, err = d.Token()
 	for err == nil && d.More() {
 		var value json.RawMessage
-		key, _ := d.Token() // after an error, Decode returns one as well
+		key, _ := d.Token() // if there is an error, Decode returns one too
 		a.json = a.json || key != nil
 		err = d.Decode(&value)
 		if name, _ := key.(string); len(value) <= shownLimit && slices.Contains(saidFields, name) {
@@ -182,7 +185,7 @@ func readAnswer(body io.Reader) (a said) {
 	return a
 }
 
-// explained returns what the operator should read besides the code. It may repeat a secret.
+// explained returns what an operator should read besides the code. It may contain a secret: see redact.
 func (a said) explained(code string) (all string) {
 	for _, key := range saidFields[3:] {
 		text := ""
@@ -200,15 +203,16 @@ func (a said) explained(code string) (all string) {
 	return all
 }
 
-// limitWords find a rate limit that no code and no status tells of.
+// limitWords finds a rate limit in the text of an answer that has neither a known code nor status 429.
 var limitWords = regexp.MustCompile(`(?i)rate[ _]*limit|too[ _]*many[ _]*requests`)
 
-// decide says what an answer means: who speaks, then what was said.
+// decide returns what an answer means. It first finds out who answered, Slack or something in between, then what the
+// answer says.
 func decide(to credential, status int, header http.Header, a said) outcome {
 	code, o, known := a.code()
 	bot, success, ok, explained := to.token != (secret{}), status/100 == 2, a.fields["ok"], a.explained(code)
-	ofThePost := slices.Contains([]int{400, 413, 422}, status) // so receivers find a post too large
-	// Slack speaks, or a receiver that speaks like it; else it is something in between.
+	ofThePost := slices.Contains([]int{400, 413, 422}, status) // a receiver that finds the post too large answers so
+	// ofSlack: Slack answered, or a receiver with the same API. Otherwise something in between answered.
 	ofSlack := status != 407 && status != 511 && (ok == true || ok == false ||
 		!bot && (success || a.json || code != "" || ofThePost && !strings.HasPrefix(a.text, "<")))
 	taken := ok == true || !bot && !known && ok != false && a.fields["success"] != false
@@ -231,7 +235,7 @@ func decide(to credential, status int, header http.Header, a said) outcome {
 		o.class = retry
 	case !bot && (status/100 == 3 || status == 401 || status == 501):
 		o.class = badCredential
-	case !ofSlack && status != 413: // a 413 speaks of the post, whoever says it
+	case !ofSlack && status != 413: // a 413 is about the size of the post, whoever answers
 		o.class, o.tooMuch, o.unsure = inBetween, ofThePost, success
 		o.reason += ", not from Slack but from something in between: see the proxies, and the URL in the configuration"
 	default:
@@ -242,7 +246,7 @@ func decide(to credential, status int, header http.Header, a said) outcome {
 	return o
 }
 
-// meanings are the codes that decide by themselves, whatever the status that came with them.
+// meanings has the codes that decide by themselves, whatever status Slack sends with them, except 429: a rate limit.
 var meanings = map[outcome]string{
 	{class: retry}: "service_unavailable request_timeout team_added_to_org org_login_required rollup_error",
 	{class: badContent, tooMuch: true}: `msg_too_long msg_blocks_too_long attachment_payload_limit_exceeded
@@ -262,8 +266,9 @@ var meanings = map[outcome]string{
 	{class: limited, wait: quotaWait}: "message_limit_exceeded",
 }
 
-// code returns Slack's code in a, or what looks like one, and what it means; what is not known is the destination's. A
-// word such as "ok" is none.
+// code returns the error code in a and what it means. known reports whether the code decides by itself. An unknown
+// text counts as a code if it looks like one of Slack's, with a _ in it; it means badDestination. A word such as "ok"
+// is not a code.
 func (a said) code() (code string, o outcome, known bool) {
 	code, _ = a.fields["error"].(string)
 	code = cmp.Or(code, strings.TrimSpace(a.text))
@@ -278,8 +283,9 @@ func (a said) code() (code string, o outcome, known bool) {
 	return code, outcome{class: badDestination}, strings.HasPrefix(code, "restricted_action")
 }
 
-// namedWait returns the first of values that says how long to wait, 0 if none does: in seconds, as a date (RFC 9110,
-// 10.2.3), or as Unix time in seconds or milliseconds.
+// namedWait returns the wait that the first valid one of values names, from leastWait to longestWait, or 0 if none is
+// valid. A value is a number of seconds, a date (RFC 9110, section 10.2.3), or a Unix time in seconds or
+// milliseconds.
 func namedWait(values ...string) time.Duration {
 	for _, value := range values {
 		seconds, err := strconv.ParseFloat(value, 64)
@@ -299,13 +305,13 @@ func namedWait(values ...string) time.Duration {
 	return 0
 }
 
-// unnamedPause returns how long to pause after the n-th answer in a row that sets a limit and names no time.
+// unnamedPause returns how long to pause if the n-th attempt of a message met a rate limit that names no time.
 func unnamedPause(n int) time.Duration { return min(30*time.Second<<min(n-1, 10), quotaWait) }
 
-// redact returns text as one line of at most reasonLimit characters, without the words that could be or hold a part of
-// a webhook's URL or of a token.
+// redact returns text as one line of at most reasonLimit characters. It replaces each word that could be, or contain,
+// a part of the webhook's URL or of a token.
 func (to credential) redact(text string) string {
-	u, _ := url.Parse(to.url.reveal()) // a post was made to it: there is no error
+	u, _ := url.Parse(to.url.reveal()) // there is no error: a post was made to this URL
 	u.Scheme, u.Host = "", ""
 	public := strings.NewReplacer("webhooks/", "", "hooks/", "", "services/", "", "/slack", "", "chat.postmessage", "")
 	own := public.Replace(strings.ToLower(to.token.reveal() + unescaped(u.String())))
@@ -318,10 +324,11 @@ func (to credential) redact(text string) string {
 	return cleaned(strings.Join(words, " "), reasonLimit)
 }
 
-// secretSigns are in a URL or a token.
+// secretSigns finds what is typical of a webhook's URL or of a token.
 var secretSigns = regexp.MustCompile(`://|xox|xapp-|/(services|hooks|webhooks)/`)
 
-// looksSecret reports whether a word has six characters in a row of own, or looks like a URL or a token.
+// looksSecret reports whether word contains six bytes in a row of own, or looks like a URL or a token. own is the
+// secret text of a credential. Both are in lower case.
 func looksSecret(word, own string) bool {
 	for i := range len(word) - 5 {
 		if strings.Contains(own, word[i:i+6]) {
