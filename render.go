@@ -1,7 +1,7 @@
 package main
 
-// A message becomes what Slack gets, and several become one post: an attachment each, and one for those that say the
-// same. Pure functions.
+// How a message becomes a post, and several messages become one post: each is an attachment, and messages that say
+// the same share an attachment. Nothing here does I/O or reads the clock.
 
 import (
 	"bytes"
@@ -15,17 +15,18 @@ import (
 	"unicode/utf8"
 )
 
-// payload is a post (https://docs.slack.dev/reference/methods/chat.postMessage/).
+// payload is a post, as Slack takes it (https://docs.slack.dev/reference/methods/chat.postMessage/).
 type payload struct {
 	around
 	Text        string            `json:"text,omitempty"`
-	Attachments []json.RawMessage `json:"attachments,omitempty"` // attachment, or what a client sent as one
+	Attachments []json.RawMessage `json:"attachments,omitempty"` // each is an attachment, or what a client sent as one
 }
 
-// object is JSON of a client, of which only some keys are looked at.
+// object is a JSON object from a client. Only some of its keys are read.
 type object = map[string]json.RawMessage
 
-// around is what surrounds a message. Where it is equal, messages can be merged into one post.
+// around is what a post has besides its messages. Messages can be merged into one post only if their arounds are
+// equal.
 type around struct {
 	Channel   string `json:"channel,omitempty"`
 	Username  string `json:"username,omitempty"`
@@ -34,41 +35,41 @@ type around struct {
 	Parse     string `json:"parse,omitempty"`
 }
 
-// attachment carries what plain text cannot: a color, a title, the sender's host.
+// attachment carries what plain text cannot: a color, a title, the host of the message.
 type attachment struct {
 	Fallback string    `json:"fallback"` // what notifications and old clients show
 	Color    string    `json:"color,omitempty"`
 	Title    string    `json:"title,omitempty"`
 	Text     string    `json:"text,omitempty"`
 	Footer   string    `json:"footer,omitempty"`
-	MrkdwnIn [1]string `json:"mrkdwn_in"` // without it, the text's *bold* and `code` are not formatted
+	MrkdwnIn [1]string `json:"mrkdwn_in"` // without it, *bold* and `code` in the text are not formatted
 
-	own string // JSON: the attachment of a payload, which is posted instead
+	own string // the attachment of a payload, as JSON: if not "", it is posted instead of the fields above
 }
 
 const (
-	textLimit     = 40_000 // characters; Slack cuts or refuses what is longer
+	textLimit     = 40_000 // characters: Slack cuts or refuses a longer text
 	fallbackLimit = 1_000
-	shortLimit    = 3_500  // characters of a message that was too long: receivers take 4,000 or more
-	mergedLimit   = 12_000 // characters of text in a merged post
-	mergedHeads   = 1_000  // messages in one
-	hostsNamed    = 3      // of those that sent what is folded
+	shortLimit    = 3_500  // characters of each text once a message is too long: some workspaces take only about 4,000
+	mergedLimit   = 12_000 // characters of the attachments in a merged post
+	mergedHeads   = 1_000  // messages in a merged post
+	hostsNamed    = 3      // hosts that the footer of a fold names
 )
 
-// colors are those of the levels, written in any of the usual ways: green, yellow and red.
+// colors has the color of each level, in all usual spellings of the level: green, yellow and red.
 var colors = map[string]string{
 	"info": "#00ff00", "ok": "#00ff00", "warn": "#ffdd00", "warning": "#ffdd00",
 	"crit": "#ff0000", "critical": "#ff0000", "error": "#ff0000",
 }
 
-// render returns the post for m alone: with t's settings, or as m's own payload says.
+// render returns the post for m alone, with the settings of its tag t or as its own payload says.
 func render(m *message, t *tag, now time.Time) []byte {
 	g := &merger{}
 	g.add(m, t)
 	return g.render(t, now)
 }
 
-// sign puts footer in front of the one that attachment has, and returns attachment.
+// sign puts footer in front of the footer that attachment already has, and returns attachment.
 func sign(attachment object, footer string) object {
 	var given string
 	json.Unmarshal(attachment["footer"], &given)
@@ -78,11 +79,12 @@ func sign(attachment object, footer string) object {
 	return attachment
 }
 
-// believed reports whether a message can have been accepted then. A clock that is not set yet says 1970 or the like.
+// believed reports whether a message can have been accepted at this time: from 2024 on, and not after now. A clock
+// that is not set yet shows a year such as 1970.
 func believed(accepted, now time.Time) bool { return accepted.Year() >= 2024 && !accepted.After(now) }
 
-// lateness returns "accepted 03:12 UTC, delayed 3h2m" for a message that is delivered more than a minute late,
-// else nothing.
+// lateness returns "accepted 03:12 UTC, delayed 3h2m" for a message that is delivered more than a minute after it was
+// accepted. It returns "" for any other message, and if the accepted time is not believed.
 func lateness(accepted, now time.Time) string {
 	delay := now.Sub(accepted)
 	if delay <= time.Minute || !believed(accepted, now) {
@@ -92,7 +94,8 @@ func lateness(accepted, now time.Time) string {
 	return "accepted " + stamp(accepted, "15:04", delay) + " UTC, delayed " + delayed
 }
 
-// stamp writes a time, with its date if what it stands for takes a day or longer.
+// stamp formats at, in UTC. takes is the length of the delay or period that the reader is told: if it is a day or
+// longer, stamp adds the date.
 func stamp(at time.Time, form string, takes time.Duration) string {
 	if takes >= 24*time.Hour {
 		form = "Jan 2 " + form
@@ -100,7 +103,7 @@ func stamp(at time.Time, form string, takes time.Duration) string {
 	return at.UTC().Format(form)
 }
 
-// join puts sep between a and b, if both say something.
+// join returns a and b with sep in between, or without sep if one of them is "".
 func join(a, sep, b string) string {
 	if a == "" || b == "" {
 		return a + b
@@ -108,17 +111,18 @@ func join(a, sep, b string) string {
 	return a + sep + b
 }
 
-// fields returns the fields of m's payload as they are posted: with the documented defaults for those that are absent,
-// and without those that are "". A payload that is posted as it came gets the channel of its tag t, if it has one, and
-// t's name and icon if it has none of its own.
+// fields returns the fields of m's payload as they are posted. In a payload of /notify-directly, each of username,
+// icon_emoji and parse gets its documented default if it is missing, and is left out if it is "". A plain payload
+// with a tag t gets the channel of t, and the name and icon of t if it has none of its own. A plain payload without a
+// tag stays as it is.
 func (m *message) fields(t *tag) object {
-	p, fill := asObject(m.Payload), map[string]string{} // the payload was checked when it was accepted
+	p, fill := asObject(m.Payload), map[string]string{} // p is an object: the payload was checked when it was accepted
 	switch {
 	case !m.Plain:
 		fill = map[string]string{"username": "slackboard", "icon_emoji": ":clipboard:", "parse": "full"}
 	case t != nil:
 		p["channel"], fill["username"] = encode(t.channel), t.username
-		if len(p["icon_url"]) <= len("null") { // or "", or absent
+		if len(p["icon_url"]) <= len("null") { // there is none, or it is null or ""
 			fill["icon_emoji"] = t.icon
 		}
 	}
@@ -133,8 +137,8 @@ func (m *message) fields(t *tag) object {
 	return p
 }
 
-// renderDirect returns the post for the fields of a payload, with its text cut. late goes into the footer of its last
-// attachment, else below its text.
+// renderDirect returns the post for the fields of a payload, with its text cut. late goes into the footer of the last
+// attachment or, without attachments, below the text; a payload that has neither goes without late.
 func renderDirect(p object, text, late string) []byte {
 	var attachments []object
 	if late != "" && json.Unmarshal(p["attachments"], &attachments) == nil && len(attachments) > 0 {
@@ -147,7 +151,7 @@ func renderDirect(p object, text, late string) []byte {
 	return encode(p)
 }
 
-// shorter returns a post with each of its texts cut to shortLimit characters; false if none has more.
+// shorter returns post with each string in it cut to shortLimit characters. ok is false if no string is longer.
 func shorter(post []byte) (short []byte, ok bool) {
 	d := json.NewDecoder(bytes.NewReader(post))
 	d.UseNumber()
@@ -160,7 +164,8 @@ func shorter(post []byte) (short []byte, ok bool) {
 	return encode(whole), ok
 }
 
-// eachText puts f of it in the place of each text in v, which is what json made of a document, and returns v.
+// eachText replaces each string s in v by f(s), except keys, and returns v. v is a JSON document, decoded by
+// encoding/json.
 func eachText(v any, f func(string) string) any {
 	switch v := v.(type) {
 	case string:
@@ -177,7 +182,8 @@ func eachText(v any, f func(string) string) any {
 	return v
 }
 
-// cut returns s in at most limit characters: its beginning and its end, with how much was left out in between.
+// cut returns s if it has at most limit characters. Otherwise it cuts s to this limit: it keeps the beginning and the
+// end, and puts in between how many characters are left out.
 func cut(s string, limit int) string {
 	if utf8.RuneCountInString(s) <= limit {
 		return s
@@ -189,25 +195,26 @@ func cut(s string, limit int) string {
 	return string(all[:head]) + fmt.Sprintf(mark, out) + string(all[head+out:])
 }
 
-// part is one attachment of a post: a message, or the fold of all that say the same.
+// part is one attachment of a post: a message, or a fold: all messages that say the same.
 type part struct {
 	around
-	attachment      // equal for messages that are folded; render sets its footer
-	merges     bool // false: it goes alone
+	attachment      // equal for all messages of a fold; render sets its footer
+	merges     bool // false: it is posted alone
 	messages   []*message
 }
 
-// newPart returns the part for m. A message goes alone if its tag is gone, or if it is a payload with more than text
-// and one attachment.
+// newPart returns the part for m; t is its tag. A message is posted alone if its tag is gone, or if its payload has
+// anything besides the fields of around, a text and one attachment. So is a payload with both a text and an
+// attachment that has a pretext.
 func newPart(m *message, t *tag) *part {
-	given, err := payload{Text: m.Text}, errGone // if the tag is
+	given, err := payload{Text: m.Text}, errGone // errGone stays if the tag is gone
 	switch {
 	case m.Payload != nil:
 		fields := m.fields(t)
 		maps.DeleteFunc(fields, func(_ string, value json.RawMessage) bool { return string(value) == "null" })
 		d := json.NewDecoder(bytes.NewReader(encode(fields)))
 		d.DisallowUnknownFields()
-		err = d.Decode(&given) // it reads on behind an unknown field: the text is there
+		err = d.Decode(&given) // an unknown field is an error, but does not end the decoding: the text is there
 	case t != nil:
 		given.around, err = around{Channel: t.channel, Username: t.username, IconEmoji: t.icon, Parse: t.parse}, nil
 	}
@@ -219,29 +226,31 @@ func newPart(m *message, t *tag) *part {
 		own := asObject(given.Attachments[0])
 		p.merges = own != nil && (p.Text == "" || own["pretext"] == nil)
 		if p.merges && p.Text != "" {
-			own["pretext"] = encode(p.Text) // Slack shows it above the attachment, as it does a post's text
+			own["pretext"] = encode(p.Text) // Slack shows it above the attachment, like the text of a post
 		}
 		p.own = string(encode(own))
 	}
 	return p
 }
 
-// plain reports that p, alone, is the text of a post: there a mention notifies.
+// plain reports whether p, if it is posted alone, is the text of a post. A mention notifies from there, and not from
+// an attachment.
 func (p *part) plain() bool { return p.Color == "" && p.Title == "" }
 
-// mentions finds what notifies people if it stands in the text of a post. Its groups are the mention without a label.
+// mentions finds what notifies people if it is in the text of a post. Its groups, joined, are the mention without its
+// label.
 var mentions = regexp.MustCompile(`(<(?:@[A-Z0-9]+|!subteam\^[A-Z0-9]+|!channel|!here|!everyone))(?:\|[^<>]*)?(>)` +
 	`|(?:^|[^\w<@.-])(@(?:channel|here|everyone))\b`)
 
-// merger collects the messages of one post, from the head of a lane on.
+// merger collects the messages of one post, beginning with the head of a lane.
 type merger struct {
-	limit    int // parts
+	limit    int // the largest number of parts
 	messages []*message
 	parts    []*part
-	size     int // characters of text
+	size     int // characters of the parts
 }
 
-// add returns false for a message that does not fit: the post is complete without it.
+// add adds m to the post. It returns false if m does not fit: then the post is complete without m.
 func (g *merger) add(m *message, t *tag) bool {
 	p, n := newPart(m, t), len(g.parts)
 	if n > 0 && !(g.parts[0].merges && p.merges && p.around == g.parts[0].around) {
@@ -261,8 +270,8 @@ func (g *merger) add(m *message, t *tag) bool {
 	return true
 }
 
-// render returns the post; t is the tag of its first message. A message that goes alone looks as if nothing was ever
-// merged, and says if it comes late.
+// render returns the post; t is the tag of its first message. The post of a single message shows no sign of merging.
+// A late message says so, except as described at renderDirect.
 func (g *merger) render(t *tag, now time.Time) []byte {
 	m, first := g.messages[0], g.parts[0]
 	post, late := payload{around: first.around}, lateness(m.acceptedAt(), now)
@@ -289,12 +298,13 @@ func (g *merger) render(t *tag, now time.Time) []byte {
 	return encode(post)
 }
 
-// footer returns the host of one message, or "×37 from 12 hosts: web-01, web-02, web-03 and 9 more · 03:12:05 to
-// 03:14:41 UTC" for a fold. A time that is not believed is left out.
+// footer returns the host of one message and its lateness. For a fold it returns "×37 from 12 hosts: web-01, web-02,
+// web-03 and 9 more · 03:12:05 to 03:14:41 UTC" and the lateness of the earliest message. A time that is not believed
+// is left out.
 func (p *part) footer(now time.Time) string {
 	if m := p.messages[0]; len(p.messages) == 1 {
 		host := m.Host
-		if p.own != "" { // it is not a part of a payload
+		if p.own != "" { // the attachment of a payload is posted without a host
 			host = ""
 		}
 		return join(host, " · ", lateness(m.acceptedAt(), now))
@@ -324,13 +334,13 @@ func (p *part) footer(now time.Time) string {
 	return join(footer, " · ", lateness(first, now))
 }
 
-// encode returns v as JSON, with < > & as they are.
+// encode returns v as JSON, in which <, > and & are not escaped.
 func encode(v any) []byte {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
 	if err := e.Encode(v); err != nil {
-		panic(err) // only for types that JSON does not have
+		panic(err) // only if JSON cannot express v
 	}
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }
