@@ -1,14 +1,28 @@
 package main
 
-// Delivery: one lane per destination, in order, until Slack has a message or will never take it.
+// Delivery: the waiting messages of each destination are posted in order, until Slack has taken them or they become
+// dead letters. The words of this file:
 //
-// A lane sleeps in a timer, stands in its account's queue, or has its turn: a goroutine, turn, that reads the lane's
-// head, posts it and has the spool record what became of it. Back-off, pace and a pause that Slack asked for are
-// one thing: a longer sleep. What became of a message is on disk before the lane's next turn: a crash doubles at most
-// one post of a destination. One mutex guards the lanes; who holds it does not wait for anything.
+//   - A lane is the queue of one destination (a channel of a credential). It makes one post at a time.
+//   - The head of a lane is what it posts next: the first message that waits, and those behind it in the same post.
+//   - An account is one credential (a webhook's URL, or a token) with all its lanes.
+//   - A turn is one post of a lane. Its goroutine, the method turn, reads the messages from the spool, posts them, and
+//     has the spool record which of them have ended, and how.
+//   - An urgent turn posts a message that was sent with sync=true, before the lane's waiting messages. That message is
+//     posted once. It is not in the spool, except as history after it was delivered.
+//   - The ring is the line of the accounts that may post and have a lane that is due. The first account in the ring
+//     gets one turn, then it goes to the end of the ring. So an account with many lanes does not delay other accounts.
+//   - The rank of a turn says how likely its post is to hang: 0 is the best rank, 2 the worst. Turns of a worse rank
+//     may have fewer posts in flight, so that posts that hang leave room for healthy accounts: see room.
 //
-// Turns are shared out account by account, so that nobody waits for the lanes of another. What an account has not
-// yet earned, or a lane has lost, it cannot take from the others: see room.
+// A lane sleeps until its timer fires, stands in a queue of its account (then it is due), or has its turn. Pace (the
+// least time between two posts), back-off (the wait after a failed attempt) and a pause that Slack asked for only make
+// its sleep longer. An account that pauses or cannot be connected to leaves the ring until its own timer fires: none of
+// its lanes gets a turn.
+//
+// The end of a message is on disk before the next turn of its lane begins. So a crash doubles at most one post of each
+// destination. One mutex, mu, guards all lanes and accounts. Code that holds mu must not block. The only exception is a
+// reload, which reads the spool with mu held.
 
 import (
 	"cmp"
@@ -22,81 +36,83 @@ import (
 )
 
 const (
-	maxPosts         = 96        // posts in flight, fewer if the process may open few files: see room
-	largePost        = 128 << 10 // bytes; what is larger goes within
-	largeBytes       = 8 << 20   // bytes in flight, one such share for turns of rank 0, one for all others
-	urgentBytes      = 16 << 20  // bytes of sync posts that wait for their turn; a fourth of that for one account
-	maxReaders       = 2         // turns that read at the same time
+	maxPosts         = 96        // posts in flight, see room; fewer if the process may open few files
+	largePost        = 128 << 10 // bytes; a turn whose first message is larger counts for largeBytes
+	largeBytes       = 8 << 20   // bytes of large posts in flight: one limit for rank 0, one for ranks 1 and 2 together
+	urgentBytes      = 16 << 20  // bytes of sync posts that wait for their turn; at most a quarter for one account
+	maxReaders       = 2         // turns that read the spool at the same time
 	firstBackOff     = time.Second
 	longestBackOff   = 5 * time.Minute
-	longestProbe     = 30 * time.Second // between two tries to reach an account that cannot be connected to
-	destinationTries = 3                // posts before a destination's refusal is believed
-	brokenTries      = 3                // posts whose answer broke off before a message counts as perhaps delivered
-	ageAfter         = 10 * time.Minute // of trying, before a message can be too old: the clock may have been wrong
-	reportEvery      = time.Hour        // at most one report of dead letters for each destination
-	smallerFor       = time.Hour        // so long a lane remembers what was too much for the receiver
+	longestProbe     = 30 * time.Second // longest back-off of an account that cannot be connected to
+	destinationTries = 3                // from this attempt on, a refusal by the destination makes a dead letter
+	brokenTries      = 3                // this many answers that broke off make a dead letter: perhaps delivered
+	ageAfter         = 10 * time.Minute // from the first attempt to the use of max_age: the clock may have been wrong
+	reportEvery      = time.Hour        // between two reports of dead letters of one destination
+	smallerFor       = time.Hour        // how long a lane merges less after a merged post was refused
 )
 
-// waiter is a message that waits: its number, and in the lowest 24 bits its size.
+// waiter is a message that waits: its number in the upper 40 bits, its size in the lower 24 bits.
 type waiter uint64
 
 func newWaiter(seq uint64, size int64) waiter { return waiter(seq<<24 | uint64(min(size, 1<<24-1))) }
 func (w waiter) seq() uint64                  { return uint64(w >> 24) }
 func (w waiter) size() int64                  { return int64(w & (1<<24 - 1)) }
 
-// lane is the queue of one destination. Its head alone is tried, one post at a time.
+// lane is the queue of one destination. It makes one post at a time: of its first urgent turn or, if there is none, of
+// its head.
 type lane struct {
 	to       destination
-	route    route // of the last message for it: a damaged message is counted for this route
+	route    route // of the last message for it; a damaged message is counted for this route
 	account  *account
-	waiting  []waiter // oldest first
-	bytes    int64    // of these, and of what is being stored
-	urgent   []*turn  // of sync posts, before those of waiting
+	waiting  []waiter // oldest first, see enqueue
+	bytes    int64    // of waiting, and of messages that are being stored
+	urgent   []*turn  // turns of sync posts: they go before waiting
 	head     head
-	until    time.Time // no post before: pace, or a pause of Slack's
+	until    time.Time // no post before this time: pace, or a pause that Slack asked for
 	timer    *time.Timer
-	awake    bool      // it stands in its account's queue, or has its turn
-	posting  int       // so many of waiting, from the first on, are in the post in flight
+	awake    bool      // the lane stands in a queue of its account, or has its turn
+	posting  int       // how many of waiting, from the first on, belong to the turn that has begun
 	limited  bool      // the last post met a rate limit
-	err      string    // why the head waits, "" after a success
-	errSince time.Time // when that began
-	most     int       // attachments that go into one post, since more were too much
-	mostTill time.Time // until then
-	reported time.Time // the last dead letter, to core.report_tag
+	err      string    // why the head was deferred; "" once its messages were delivered or are dead letters
+	errSince time.Time // when the lane began to fail
+	most     int       // until mostTill: attachments in one post, at most, since a post with more was refused
+	mostTill time.Time
+	reported time.Time // when core.report_tag was last told about a dead letter
 }
 
-// head is what is known of the first messages of a lane. After they have ended, that of the next ones is zero.
+// head is what a lane knows of its first messages. It becomes zero when they have ended, when their post is split into
+// smaller ones, and at a reload.
 type head struct {
 	attempts int
-	group    int       // messages that were posted together last; they stay together until that is settled
-	broken   int       // of the attempts: their answers broke off
-	cut      bool      // it was too much for the receiver: it goes once more, cut
-	first    time.Time // attempt of this process
-	retryAt  time.Time // no attempt before; zero: none has failed, or an operator wants the next one now
+	group    int       // how many messages were in the last post; they stay together until they have ended
+	broken   int       // attempts whose answer broke off
+	cut      bool      // the next post is cut: the whole text was too much for the receiver
+	first    time.Time // when this process made the first attempt
+	retryAt  time.Time // no attempt before this time; zero if none was deferred, or if an operator wants one now
 }
 
-// account is a credential with its lanes: what pauses or cannot be reached does so for all of them.
+// account is a credential with its lanes. If the account pauses or cannot be connected to, all its lanes wait.
 type account struct {
-	due        [4][]*lane // by kind: those that are due, the one that is so longest first
+	due        [4][]*lane // four queues of lanes that are due (see schedule); the lane that is due longest is first
 	posting    [ranks]int // posts in flight of this rank or a worse one
-	urgent     int64      // bytes of sync posts that wait
-	lanesUntil time.Time  // during a reload: the latest until of its lanes, for those that are new
-	until      time.Time  // no post before
-	err        string     // why
-	failures   int        // to connect, in a row
-	errSince   time.Time  // when these began
+	urgent     int64      // bytes of sync posts that wait for their turn
+	lanesUntil time.Time  // during a reload: the latest until of its lanes; new lanes take it over
+	until      time.Time  // no post before this time
+	err        string     // the reason for until
+	failures   int        // failures to connect since Slack's last answer
+	errSince   time.Time  // when the first of these failures was
 	timer      *time.Timer
-	limited    bool // until is that of a rate limit
-	earned     bool // Slack has answered for it, and nothing has been without an answer since
+	limited    bool // until comes from a rate limit
+	earned     bool // Slack has answered for the account, and every post since then got an answer
 	inRing     bool
 }
 
 func latest(times ...time.Time) time.Time { return slices.MaxFunc(times, time.Time.Compare) }
 
-// failing reports whether the head has failed: its next post may not come back either.
+// failing reports whether the head was deferred: its next post may hang.
 func (l *lane) failing() bool { return !l.head.retryAt.IsZero() }
 
-// next returns the turn that is next, nil if nothing waits, and when the lane has something to do.
+// next returns the next turn of l, nil if nothing waits, and the time before which l must not post.
 func (l *lane) next() (t *turn, at time.Time) {
 	switch {
 	case len(l.urgent) > 0:
@@ -107,20 +123,20 @@ func (l *lane) next() (t *turn, at time.Time) {
 	return nil, l.until
 }
 
-// enqueue puts a message in its place by number, but not among those that are being posted, or were together.
+// enqueue inserts w by its number, but behind the messages that are being posted or were posted together.
 func (l *lane) enqueue(w waiter) {
 	fixed := max(l.posting, l.head.group)
 	at, _ := slices.BinarySearch(l.waiting[fixed:], w)
 	l.waiting = slices.Insert(l.waiting, fixed+at, w)
 }
 
-// hold counts n more bytes as those of l. They count for max_bytes.
+// hold adds n, which may be negative, to the bytes of l and of all lanes. These bytes count for max_bytes.
 func (d *deliverer) hold(l *lane, n int64) {
 	l.bytes += n
 	d.bytes += n
 }
 
-// remove takes n messages out of l, from the i-th on.
+// remove removes n messages from l, beginning at index i.
 func (d *deliverer) remove(l *lane, i, n int) {
 	for _, w := range l.waiting[i : i+n] {
 		d.hold(l, -w.size())
@@ -128,39 +144,39 @@ func (d *deliverer) remove(l *lane, i, n int) {
 	l.waiting = slices.Delete(l.waiting, i, i+n)
 }
 
-// name is how a person knows the destination.
+// name returns the name of the destination for logs and errors.
 func (to destination) name() string { return cmp.Or(to.channel, "the webhook's channel") }
 
 type deliverer struct {
 	slack poster
-	posts int // in flight at most
+	posts int // most posts in flight
 	spool *spool
 	stats *stats
 	log   *slog.Logger
 
-	reads  chan struct{} // a token for each turn that reads
+	reads  chan struct{} // a token for each turn that reads the spool
 	config atomic.Pointer[config]
 
 	guard
-	changed   sync.Cond // of mu: a post or a store has ended, or a reload
+	changed   sync.Cond // on mu: a turn, a write to the spool or a reload has ended
 	lanes     map[destination]*lane
 	accounts  map[credential]*account
-	ring      []*account // that have lanes in line and may post, the one whose turn is next first
-	bytes     int64      // of all lanes: what counts for max_bytes
+	ring      []*account // accounts that may post and have lanes that are due; the first one is next
+	bytes     int64      // of all lanes: they count for max_bytes
 	urgent    int64      // bytes of sync posts that wait for their turn
 	posting   [ranks]int // posts in flight of this rank or a worse one
-	large     [2]int64   // bytes of large posts in flight; in the second those of a rank that is not the best
-	stores    int        // so many changes are being written: a reload waits for them
-	reloading bool       // no store begins
-	resting   int        // no turn begins while somebody wants that: qps, a reload, the stop
-	firstPost time.Time  // of all lanes: before a restart, the last post may have been a moment ago
+	large     [2]int64   // bytes of large posts in flight: first of rank 0, then of ranks 1 and 2
+	stores    int        // changes that the spool is writing: a reload waits for them
+	reloading bool       // no store may begin
+	resting   int        // no turn begins unless this is 0: qps, a reload and the stop each add 1
+	firstPost time.Time  // no new lane posts before: the last process may have posted a moment ago
 }
 
-// cfg returns the configuration as it is now: a reload may change it between two calls, but not while mu is held or a
-// turn lasts.
+// cfg returns the current configuration. A reload may change it between two calls, but not while mu is held or a turn
+// lasts.
 func (d *deliverer) cfg() *config { return d.config.Load() }
 
-// newDeliverer returns one that delivers what waits in sp, with so many posts in flight at most.
+// newDeliverer returns a deliverer for the messages that wait in sp. posts is how many posts may be in flight.
 func newDeliverer(cfg *config, slack poster, posts int, sp *spool, st *stats, log *slog.Logger) (*deliverer, error) {
 	d := &deliverer{
 		slack: slack, posts: posts, spool: sp, stats: st, log: log,
@@ -172,10 +188,10 @@ func newDeliverer(cfg *config, slack poster, posts int, sp *spool, st *stats, lo
 
 // pace returns the least time between two posts to one destination.
 func (c *config) pace() time.Duration {
-	return time.Second / time.Duration(cmp.Or(c.core.channelRate, 1<<62)) // 0 stands for no pause
+	return time.Second / time.Duration(cmp.Or(c.core.channelRate, 1<<62)) // 0: no pace
 }
 
-// delayLimit returns how long qps may delay a message that is sent with sync=true.
+// delayLimit returns how long a message that is sent with sync=true may wait for its turn.
 func (c *config) delayLimit() time.Duration {
 	if c.core.maxDelay < 0 {
 		return 10 * time.Second
@@ -183,7 +199,7 @@ func (c *config) delayLimit() time.Duration {
 	return time.Duration(c.core.maxDelay) * time.Second
 }
 
-// guard is the mutex of what embeds it.
+// guard is the mutex of the struct that embeds it.
 type guard struct{ mu sync.Mutex }
 
 func (g *guard) locked(f func()) {
@@ -192,13 +208,14 @@ func (g *guard) locked(f func()) {
 	f()
 }
 
-// after has f called, with mu held, once wait is over.
+// after calls f in a goroutine of its own, with mu held, once wait is over.
 func (d *deliverer) after(wait time.Duration, f func()) *time.Timer {
 	return time.AfterFunc(wait, func() { d.locked(f) })
 }
 
-// stop ends delivery: it returns once all turns have ended, 30 s later at most where the disk works. What a disk that
-// fails cannot record by then is posted once more after the next start. Senders that wait for a turn are answered.
+// stop ends delivery: no more turns begin. It returns when all turns have ended, which takes 30 s at most if the disk
+// works, else after 31 s. A post whose messages have ended, but not yet on disk, is made again after the next start.
+// Senders whose urgent turn has not begun are answered.
 func (d *deliverer) stop() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -213,15 +230,15 @@ func (d *deliverer) stop() {
 	}
 }
 
-// wait returns once ok is true. The caller holds mu.
+// wait blocks until ok returns true. The caller holds mu; mu is free while wait blocks.
 func (d *deliverer) wait(ok func() bool) {
 	for !ok() {
 		d.changed.Wait()
 	}
 }
 
-// store returns nil only once messages would survive a power cut; the caller may then answer ok. Half of max_bytes is
-// for one destination at most, so that one that fails leaves room for the others.
+// store returns nil only once messages would survive a power cut; the caller may then answer ok. One destination may
+// use half of max_bytes at most, so that a failing destination leaves room for the others.
 func (d *deliverer) store(messages []*message) (err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -236,11 +253,11 @@ func (d *deliverer) store(messages []*message) (err error) {
 		err = d.write(&change{add: messages})
 	}
 	for _, m := range messages {
-		l := d.lane(m.route)          // the same lane: it holds bytes of m, and a reload waits
-		if err != nil || m.seq == 0 { // 0: it was there before
+		l := d.lane(m.route)          // the lane from above: it has bytes, so it was not deleted, and a reload waits
+		if err != nil || m.seq == 0 { // 0: its key is known, or the dead letter that it replaces is gone
 			d.hold(l, -m.size())
 		} else {
-			resent := int64(asInt(m.replaces != 0)) // a dead letter that is sent again
+			resent := int64(asInt(m.replaces != 0)) // 1 for a dead letter that is sent again
 			d.stats.count(m.route, counts{Waiting: 1, Accepted: 1 - resent, Dead: -resent})
 			l.enqueue(newWaiter(m.seq, m.size()))
 		}
@@ -249,7 +266,8 @@ func (d *deliverer) store(messages []*message) (err error) {
 	return err
 }
 
-// write has the spool do c, and keeps a reload away until it has. The caller holds mu, though not meanwhile.
+// write has the spool write c. A reload waits until that has ended. The caller holds mu; mu is free while the spool
+// writes.
 func (d *deliverer) write(c *change) error {
 	d.stores++
 	d.mu.Unlock()
@@ -260,7 +278,7 @@ func (d *deliverer) write(c *change) error {
 	return err
 }
 
-// full returns an error when no message of more bytes fits. The caller holds mu.
+// full returns an error if so many more bytes do not fit into max_bytes. The caller holds mu.
 func (d *deliverer) full(more int64) error {
 	if d.bytes+more > d.cfg().spool.maxBytes {
 		return fmt.Errorf("the spool is full: %d bytes wait for slack", d.bytes)
@@ -268,8 +286,9 @@ func (d *deliverer) full(more int64) error {
 	return nil
 }
 
-// postNow posts m once, in the next turn of its lane. It does not wait for that longer than limit: then the outcome
-// is that of a rate limit, or of what keeps its account from posting, and nothing was posted.
+// postNow posts m once, in an urgent turn of its lane, and returns the outcome. If the turn cannot begin within limit,
+// or too many bytes of sync posts wait, nothing is posted. The outcome is then that of a rate limit or, if the account
+// cannot be connected to, the reason for that.
 func (d *deliverer) postNow(m *message, limit time.Duration) outcome {
 	t := &turn{urgent: m, size: m.size(), head: head{attempts: 1}, done: make(chan outcome, 1)}
 	d.locked(func() {
@@ -280,11 +299,11 @@ func (d *deliverer) postNow(m *message, limit time.Duration) outcome {
 		}
 		d.schedule(t.lane)
 	})
-	defer d.after(max(limit, time.Second), func() { d.giveUp(t) }).Stop() // a post in flight may be ahead
+	defer d.after(max(limit, time.Second), func() { d.giveUp(t) }).Stop() // at least 1 s: a post in flight may be ahead
 	return <-t.done
 }
 
-// giveUp answers the sender of an urgent turn, unless its message is being posted.
+// giveUp removes an urgent turn and answers its sender, unless the turn has begun.
 func (d *deliverer) giveUp(t *turn) {
 	if i := slices.Index(t.lane.urgent, t); i >= 0 {
 		d.takeUrgent(t.lane, i)
@@ -292,7 +311,8 @@ func (d *deliverer) giveUp(t *turn) {
 	}
 }
 
-// refusal is the outcome of a post that does not get its turn in l: why, and how long it would have to wait for it.
+// refusal returns the outcome for an urgent turn that l cannot begin: the reason, and how long the turn would have to
+// wait.
 func (l *lane) refusal() outcome {
 	a, wait := l.account, time.Until(latest(l.until, l.account.until))
 	if a.failures > 0 {
@@ -301,7 +321,7 @@ func (l *lane) refusal() outcome {
 	return outcome{class: limited, reason: "rate limited", wait: wait}
 }
 
-// addUrgent puts t into the lane where its message leads.
+// addUrgent puts t into the lane of its message's destination.
 func (d *deliverer) addUrgent(t *turn) {
 	t.lane = d.lane(t.urgent.route)
 	t.lane.urgent = append(t.lane.urgent, t)
@@ -309,7 +329,7 @@ func (d *deliverer) addUrgent(t *turn) {
 	d.urgent += t.size
 }
 
-// takeUrgent takes the i-th of the urgent turns of l, to post its message or because the sender has given up.
+// takeUrgent removes the urgent turn at index i from l: the turn begins, or postNow has given up.
 func (d *deliverer) takeUrgent(l *lane, i int) {
 	size := l.urgent[i].size
 	l.urgent = slices.Delete(l.urgent, i, i+1)
@@ -317,8 +337,8 @@ func (d *deliverer) takeUrgent(l *lane, i int) {
 	d.urgent -= size
 }
 
-// ahead returns how many messages wait that may go before one to r, where qps is shared: those of its own lane and
-// account, and of accounts that deliver, except in lanes that fail.
+// ahead returns how many waiting messages may go before a new message to r, if qps limits all posts: those of its lane
+// and, except in lanes that fail, those of its account and of all accounts that Slack answers.
 func (d *deliverer) ahead(r route) (n int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -331,9 +351,9 @@ func (d *deliverer) ahead(r route) (n int) {
 	return n
 }
 
-// lane returns the lane of r, a new one where there is none.
+// lane returns the lane of r's destination. If there is none, it makes one.
 func (d *deliverer) lane(r route) *lane {
-	to, _, _ := d.cfg().lookup(r) // an unknown tag is not an error here: post makes it a dead letter
+	to, _, _ := d.cfg().lookup(r) // an unknown tag is not an error here: post turns it into a dead letter
 	a, l := d.accounts[to.credential], d.lanes[to]
 	if a == nil {
 		a = &account{}
@@ -349,8 +369,8 @@ func (d *deliverer) lane(r route) *lane {
 	return l
 }
 
-// schedule has l sleep until its next turn, or stand in line. One that has nothing to do goes, once it may post again
-// and what it remembers is over.
+// schedule makes l sleep until it may post or, if it may post now, puts l into a queue of its account. A lane that has
+// nothing to post is deleted when until, mostTill and the hour after its last report have passed.
 func (d *deliverer) schedule(l *lane) {
 	if l.awake || d.lanes[l.to] != l {
 		return
@@ -364,12 +384,13 @@ func (d *deliverer) schedule(l *lane) {
 		// Timers that end at the same moment run at the same time: 100,000 of them would take 200 MB.
 		l.timer.Reset(wait + rand.N(time.Duration(len(d.lanes)+1)*10*time.Microsecond))
 	case t != nil:
-		// Lanes that fail (1), large heads (2) and both (3) have lines of their own: no other lane waits behind them.
+		// Lanes that fail stand in queue 1, lanes whose next message is large in queue 2, lanes with both in queue 3.
+		// No other lane waits behind them.
 		queue := &l.account.due[asInt(l.failing())+2*asInt(t.size > largePost)]
 		*queue, l.awake = append(*queue, l), true
 		d.enterRing(l.account)
 		d.begin()
-	case l.bytes == 0: // else its first message is being stored
+	case l.bytes == 0: // else a message for it is being stored
 		l.timer.Stop()
 		delete(d.lanes, l.to)
 	}
@@ -382,7 +403,7 @@ func asInt(b bool) int {
 	return 0
 }
 
-// enterRing puts a into the ring, if it has lanes that are due, once it may post.
+// enterRing puts a into the ring if a has lanes that are due. If a may not post yet, its timer calls enterRing again.
 func (d *deliverer) enterRing(a *account) {
 	switch wait := time.Until(a.until); {
 	case a.inRing, len(a.due[0])+len(a.due[1])+len(a.due[2])+len(a.due[3]) == 0:
@@ -393,7 +414,7 @@ func (d *deliverer) enterRing(a *account) {
 	}
 }
 
-// begin gives turns to lanes that stand in line, account by account, while there is room.
+// begin gives turns to lanes that are due, one turn to each account in the ring after the other, while there is room.
 func (d *deliverer) begin() {
 	for misses := 0; misses < len(d.ring) && d.resting == 0; {
 		a := d.ring[0]
@@ -402,18 +423,18 @@ func (d *deliverer) begin() {
 		if d.enterRing(a); begun {
 			misses = 0
 		} else {
-			misses += asInt(a.inRing) // one that has left makes the ring shorter
+			misses += asInt(a.inRing) // an account that has left makes the ring shorter
 		}
 	}
 }
 
-// beginOf gives a turn to one of the lanes of a. It returns false if none of them may have it.
+// beginOf gives a turn to one lane of a. It returns false if no lane of a may have a turn.
 func (d *deliverer) beginOf(a *account) bool {
 	for k := range a.due {
 		for len(a.due[k]) > 0 {
 			l := a.due[k][0]
 			t, at := l.next()
-			ready := t != nil && time.Until(at) <= 0 // nothing was dropped meanwhile
+			ready := t != nil && time.Until(at) <= 0 // false if what was due was dropped or given up
 			if ready && !d.room(t) {
 				break
 			}
@@ -429,35 +450,40 @@ func (d *deliverer) beginOf(a *account) bool {
 	return false
 }
 
-// turn is one post of a lane, from its begin to its end. That of a message with sync=true begins when it is asked for:
-// it is posted once, and not kept.
+// turn is one post of a lane, until its outcome is handled. The urgent turn of a message with sync=true is made when
+// the request comes, and waits in the lane.
 type turn struct {
 	lane *lane
-	rank int   // see room
+	rank int   // set by room
 	size int64 // of the first message
 
 	urgent *message     // of a sync post, else nil
-	done   chan outcome // where the sender of urgent waits
+	done   chan outcome // the sender of urgent waits for its outcome
 
-	heads  []waiter // waiting messages that may go together
-	merged merger   // those that do
-	head   head     // with this attempt
-	long   bool     // it is one part, too much for the receiver, and can be cut
+	heads  []waiter // the first waiting messages: at most these go into the post
+	merged merger   // the messages that do
+	head   head     // of the lane, this attempt included
+	long   bool     // the post is one attachment or text, too large for the receiver, and can be cut
 }
 
-// ranks of turns: 0 is the best.
+// ranks is how many ranks of turns there are. Rank 0 is the best.
 const ranks = 3
 
-// room ranks t and tells whether it may begin. What must not take all the room are posts that do not come back. So
-// turns of lanes that failed last time (rank 2) may have a third of all posts in flight. Together with those of
-// accounts that Slack has not answered for, yet or any more (rank 1), they may have two thirds. One account may have a
-// third of each of these shares, and the last quarter of each is for accounts that have no post in flight.
+// room sets the rank of t and reports whether t may begin. Posts that hang must not use up all posts that may be in
+// flight. So each rank has a share of them, which the worse ranks use as well:
+//
+//	rank 2  a third: turns of lanes whose head was deferred
+//	rank 1  two thirds: turns of accounts that Slack has not answered yet, or does not answer any more
+//	rank 0  all: the other turns
+//
+// One account may use a third of each share. The last quarter of each share is for accounts that have no post in
+// flight. A turn with a large message does not begin while largeBytes or more are in flight.
 func (d *deliverer) room(t *turn) bool {
 	a := t.lane.account
 	t.rank = max(asInt(!a.earned), 2*asInt(t.lane.failing()))
 	for rank := range t.rank + 1 {
 		share := max(1, d.posts*(ranks-rank)/ranks)
-		all, own := share, 1 // of an account that cannot be connected to, one lane finds out
+		all, own := share, 1 // an account that cannot be connected to may have one post, as a test
 		if a.posting[0] > 0 && a.failures == 0 {
 			all, own = share-share/4, max(1, share/3)
 		}
@@ -468,7 +494,7 @@ func (d *deliverer) room(t *turn) bool {
 	return t.size <= largePost || d.large[min(t.rank, 1)] < largeBytes
 }
 
-// occupy counts what t takes of the room, or gives back (by is -1).
+// occupy counts the room that t takes (by is 1) or gives back (by is -1).
 func (d *deliverer) occupy(t *turn, by int) {
 	for rank := range t.rank + 1 {
 		d.posting[rank] += by
@@ -496,7 +522,7 @@ func (d *deliverer) start(t *turn) {
 			t.merged.limit = min(t.merged.limit, l.most)
 		}
 		l.posting = cmp.Or(l.head.group, min(mergedHeads, len(l.waiting)))
-		if t.merged.limit == 1 { // not even equal ones go together
+		if t.merged.limit == 1 { // not even equal messages go together
 			l.posting = 1
 		}
 		t.heads = slices.Clone(l.waiting[:l.posting])
@@ -504,9 +530,10 @@ func (d *deliverer) start(t *turn) {
 	go d.turn(t)
 }
 
-// turn makes a post of t. When it returns, what became of that is on disk.
+// turn makes the post of t. When it returns, the end of each message that has ended is on disk. That of a sync post may
+// be missing there: if the disk fails, it is not written again.
 func (d *deliverer) turn(t *turn) {
-	var ends []ending // of the first messages of the lane
+	var ends []ending // how the first messages of the lane end
 	if t.urgent != nil {
 		d.postUrgent(t)
 	} else if err := d.gather(t); len(t.merged.messages) == 0 {
@@ -518,7 +545,7 @@ func (d *deliverer) turn(t *turn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if len(ends) > 0 {
-		d.record(ends, d.write) // an error of the disk is tried again there
+		d.record(ends, d.write) // the spool tries again until the disk works or the spool is closed
 	}
 	d.remove(t.lane, 0, len(ends))
 	t.lane.awake, t.lane.posting = false, 0
@@ -535,12 +562,12 @@ func (d *deliverer) postUrgent(t *turn) {
 	d.locked(func() { d.learn(t, out) })
 	if out.class == delivered {
 		d.stats.count(t.urgent.route, counts{Accepted: 1, Delivered: 1})
-		defer d.spool.do(&change{add: t.merged.messages}) // so that it is found as what was delivered
+		defer d.spool.do(&change{add: t.merged.messages}) // so that the message is found as delivered
 	}
 	t.done <- out
 }
 
-// record has write put on disk how messages end, and counts those that had not ended before.
+// record calls write to bring ends to disk, and counts the messages that had not ended before. n is their number.
 func (d *deliverer) record(ends []ending, write func(*change) error) (n int, err error) {
 	err = write(&change{end: ends})
 	for _, e := range ends {
@@ -555,8 +582,8 @@ func (d *deliverer) record(ends []ending, write func(*change) error) (n int, err
 	return n, err
 }
 
-// gather reads the messages of one post: the first of the lane, and those behind it that merge with it. If there is
-// none, the error says why.
+// gather reads the messages of one post: the first of the lane, and the messages behind it that merge with it. If it
+// read no message, the error says why.
 func (d *deliverer) gather(t *turn) error {
 	size := int64(0)
 	d.reads <- struct{}{}
@@ -573,7 +600,8 @@ func (d *deliverer) gather(t *turn) error {
 	return nil
 }
 
-// unreadable deals with a head that could not be read, and returns how it ends if it is lost.
+// unreadable handles a head that could not be read. If its first message is lost, unreadable returns how it ends. Else
+// the head is deferred.
 func (d *deliverer) unreadable(t *turn, err error) []ending {
 	if err != errDamaged && err != errGone {
 		d.postpone(t.lane, outcome{class: inBetween, reason: "reading the spool: " + err.Error()})
@@ -585,7 +613,8 @@ func (d *deliverer) unreadable(t *turn, err error) []ending {
 	return []ending{lost}
 }
 
-// post makes one attempt and counts it. Afterwards the messages are without their contents: they may be large.
+// post posts the messages of t and counts the post. Then it clears the contents of the messages, which may be large. If
+// their tag is not configured, nothing is posted: the outcome is badContent.
 func (d *deliverer) post(t *turn) outcome {
 	messages := t.merged.messages
 	to, tag, err := d.cfg().lookup(messages[0].route)
@@ -612,7 +641,7 @@ func (d *deliverer) post(t *turn) outcome {
 	return out
 }
 
-// learn takes from out what holds for the lane and its account, whichever message was posted.
+// learn notes what out says about the lane of t and its account, whichever message was posted.
 func (d *deliverer) learn(t *turn, out outcome) {
 	l, a, now := t.lane, t.lane.account, time.Now()
 	l.until, l.limited = now.Add(max(d.cfg().pace(), out.wait)), out.class == limited
@@ -622,7 +651,7 @@ func (d *deliverer) learn(t *turn, out outcome) {
 			a.errSince = now
 			d.log.Error("slack cannot be reached: all that waits waits together", "to", l.to.name(), "err", out.reason)
 		}
-		if until := now.Add(min(backOff(a.failures), longestProbe)); until.After(a.until) { // else Slack's pause stays
+		if until := now.Add(min(backOff(a.failures), longestProbe)); until.After(a.until) { // a longer pause stays
 			a.until, a.err, a.limited = until, out.reason, false
 		}
 		fallthrough
@@ -639,17 +668,18 @@ func (d *deliverer) learn(t *turn, out outcome) {
 	}
 }
 
-// nobody reports that no connection was made: that is no lane's fault, and its account waits.
+// nobody reports that no connection was made. The lane is not the cause: the whole account waits.
 func (o outcome) nobody() bool { return o.unreached && !o.unsure }
 
-// What becomes of the messages of a post, if they have no fate yet.
+// What becomes of the messages of a post that have not ended.
 const (
-	later   = ""        // they are tried again
-	smaller = "smaller" // they go in smaller posts, or the one message goes once more, cut
+	later   = ""        // they are tried again, in the same post
+	smaller = "smaller" // they go in smaller posts; if they are one attachment or text, that goes once more, cut
 )
 
-// judge returns what becomes of the messages of t, whose answer was out: a fate, later or smaller. Of dead messages it
-// says why, and how many of them are, from the first on: all, or so many as are too old.
+// judge returns what becomes of the messages of t after the outcome out: a fate, later or smaller. The first tooOld
+// messages are older than max_age. n is how many messages the result is about, from the first on: all, or tooOld if
+// these become dead letters for their age. reason says why messages become dead letters.
 func (t *turn) judge(out outcome, tooOld int, now time.Time) (fate string, n int, reason string) {
 	h, parts, all := t.head, len(t.merged.parts), len(t.merged.messages)
 	switch {
@@ -667,7 +697,8 @@ func (t *turn) judge(out outcome, tooOld int, now time.Time) (fate string, n int
 	return later, all, ""
 }
 
-// settle does to the lane of t what is judged, and returns how messages of t end, from the first on.
+// settle changes the lane of t as judge says. It returns how messages of t end, from the first on: none if all stay in
+// the lane.
 func (d *deliverer) settle(t *turn, out outcome) (ends []ending) {
 	d.learn(t, out)
 	l, h, now, messages, tooOld := t.lane, t.head, time.Now(), t.merged.messages, 0
@@ -693,7 +724,7 @@ func (d *deliverer) settle(t *turn, out outcome) (ends []ending) {
 		}
 		return nil
 	case fate == fateDead:
-		l.mostTill = time.Time{} // of the head that is next, nothing is known
+		l.mostTill = time.Time{} // the next messages may merge in full again
 		d.reportDead(l, messages[0], reason)
 	case l.err != "":
 		d.log.Info("delivery works again", "to", l.to.name(), "attempts", h.attempts)
@@ -708,8 +739,8 @@ func (d *deliverer) settle(t *turn, out outcome) (ends []ending) {
 	return ends
 }
 
-// postpone has the head of l tried again later. A reason is logged when it is new: as an error if nobody but an
-// operator can mend it.
+// postpone defers the head of l to a later time. It logs a reason that is new: as an error if only an operator can mend
+// it, else as a warning.
 func (d *deliverer) postpone(l *lane, out outcome) {
 	wait, now, log := cmp.Or(out.wait, backOff(l.head.attempts)), time.Now(), d.log.Warn
 	if out.class == badCredential || out.class == inBetween {
@@ -721,7 +752,8 @@ func (d *deliverer) postpone(l *lane, out outcome) {
 	l.err, l.errSince, l.head.retryAt = out.reason, cmp.Or(l.errSince, now), now.Add(wait)
 }
 
-// reportDead tells core.report_tag about the first dead letter of a destination in an hour.
+// reportDead tells core.report_tag about the first dead letter of a destination in an hour. About messages for
+// core.report_tag itself it tells nothing.
 func (d *deliverer) reportDead(l *lane, m *message, reason string) {
 	tag := d.cfg().core.reportTag
 	if tag == "" || m.route.tag == tag || time.Since(l.reported) < reportEvery {
@@ -736,7 +768,8 @@ func (d *deliverer) reportDead(l *lane, m *message, reason string) {
 	}
 }
 
-// backOff returns the wait after the n-th failed attempt: it doubles, and up to a quarter more keeps lanes apart.
+// backOff returns the wait after the n-th failed attempt: 1 s, then twice as long each time, up to 5 minutes. A random
+// part of up to a quarter is added, so that lanes do not all post at the same moment.
 func backOff(n int) time.Duration {
 	wait := min(firstBackOff<<min(n-1, 16), longestBackOff)
 	return wait + rand.N(wait/4)
