@@ -1,6 +1,7 @@
 package main
 
-// SIGHUP: the configuration is read again, and what waits moves to where it leads then.
+// SIGHUP: the server reads the configuration again, and moves each waiting message to the lane of the destination that
+// the new configuration has for it.
 
 import (
 	"fmt"
@@ -10,12 +11,12 @@ import (
 	"time"
 )
 
-// reloadRefused is what the service manager shows after a reload that met an error.
+// reloadRefused is the status that the service manager shows after a reload met an error.
 const reloadRefused = "the last reload was refused, the configuration before it stays: see the log"
 
-// reloadAt reads the configuration again at each signal: all of it changes over or, after an error, nothing. It runs
-// beside the rest of the server: a file that cannot be opened at once, such as a pipe, must not keep that from its
-// stop.
+// reloadAt reloads the configuration at each signal. If there is an error, nothing changes. The keys that are passed to
+// keepFixed keep their values. reloadAt runs in a goroutine of its own: reading a file may block, as with a named pipe,
+// and must not keep the server from stopping.
 func (o options) reloadAt(signals <-chan os.Signal, s *server, logs *logs) {
 	for range signals {
 		tellSystemd("RELOADING=1", fmt.Sprintf("MONOTONIC_USEC=%d", monotonicTime().Microseconds()))
@@ -36,7 +37,7 @@ func (o options) reloadAt(signals <-chan os.Signal, s *server, logs *logs) {
 			logs.warn(cfg)
 		} else {
 			status = reloadRefused
-			logs.switchTo(running) // logrotate does not wait for a mended configuration
+			logs.switchTo(running) // opens the log files again: logrotate needs that even now
 			for line := range strings.Lines(err.Error()) {
 				logs.log.Error("the configuration is not read again: the old one stays", "err", strings.TrimSpace(line))
 			}
@@ -45,7 +46,8 @@ func (o options) reloadAt(signals <-chan os.Signal, s *server, logs *logs) {
 	}
 }
 
-// keepFixed puts the old value of a key that cannot change while the server runs in the place of what it is now.
+// keepFixed sets a key back to its old value, because the key cannot change while the server runs. It logs that the key
+// has changed, except in a dry run.
 func (o options) keepFixed(logs *logs, key, old string, now *string) {
 	if *now != old && !o.dryRun {
 		logs.notice(key+" has changed: that needs a restart, until then the old one stays", "old", old, "new", *now)
@@ -53,9 +55,10 @@ func (o options) keepFixed(logs *logs, key, old string, now *string) {
 	*now = old
 }
 
-// reload changes over to cfg, from none at the start, and has count note each message. Delivery pauses until no post
-// is in flight, no message is half stored, and what became of all is on disk: 30 s at most where the disk works. So a
-// turn sees one configuration, and no message is in two lanes. After an error nothing has changed.
+// reload makes cfg the configuration; at the start there is none before it. It calls count for each message in the
+// spool that waits or is a dead letter. Delivery pauses until no turn is in progress and nothing is being written that
+// changes a lane: 30 s at most if the disk works. So a turn sees one configuration, and no message is in two lanes. If
+// there is an error, the configuration and the lanes stay as they are.
 func (d *deliverer) reload(cfg *config, count func(route, counts)) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -71,10 +74,11 @@ func (d *deliverer) reload(cfg *config, count func(route, counts)) error {
 	return err
 }
 
-// rebuild fills the lanes anew, with what the spool holds and as cfg says. Back-offs start anew; pauses stay, and so
-// does since when a destination fails.
+// rebuild fills the lanes again with the messages that wait in the spool, each in the lane of the destination that cfg
+// has for it. Attempts and back-offs start again from zero. Pauses stay, and so does the time when a lane began to
+// fail.
 func (d *deliverer) rebuild(cfg *config, count func(route, counts)) error {
-	for _, t := range cfg.tags { // they are shown in this order, also while nothing is counted for them
+	for _, t := range cfg.tags { // tags are shown in this order, even if nothing is counted for them
 		d.stats.count(route{tag: t.name, index: slices.Index(cfg.byTag[t.name], t)}, counts{})
 	}
 	waiting, read, urgent := map[route][]waiter{}, []waiter(nil), []*turn(nil)
@@ -99,9 +103,9 @@ func (d *deliverer) rebuild(cfg *config, count func(route, counts)) error {
 	for _, l := range d.lanes {
 		l.waiting = slices.DeleteFunc(l.waiting, func(w waiter) bool {
 			_, ok := slices.BinarySearch(read, w)
-			return ok // else it is damaged, and its lane finds out
+			return ok // the others are damaged: they stay in l until gather cannot read them
 		})
-		l.account.lanesUntil = latest(l.account.lanesUntil, l.until) // a webhook pauses in all its channels
+		l.account.lanesUntil = latest(l.account.lanesUntil, l.until) // new lanes of a webhook keep its pause
 		urgent = append(urgent, l.urgent...)
 		l.urgent, l.bytes, l.head, l.awake = nil, 0, head{}, false
 		l.account.due, l.account.urgent, l.account.inRing = [4][]*lane{}, 0, false
