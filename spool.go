@@ -1,29 +1,40 @@
 package main
 
-// The queue on disk: a log of lines that is only appended to and, in memory, an index of where each message lies. It
-// knows no HTTP and no Slack; nobody else knows where a line lies.
+// The queue on disk: a log of lines, which only grows at its end, and in memory an index of where the lines of each
+// message lie. This file knows nothing of HTTP and Slack. No other file knows where a line lies.
 //
-//	DIR/lock          held as long as a process uses the spool
-//	DIR/00000042.log  a segment of the log, 16 MiB
-//	DIR/spare         the next segment, full of zeros: writing into it needs no room and changes no metadata
-//	DIR/*.bad         segments that had damaged lines, kept when the log needs them no more
+//	DIR/lock          locked while a process uses the spool
+//	DIR/00000042.log  a segment of the log, about 16 MiB
+//	DIR/spare         the next segment, full of zeros: a write needs no more disk space, a sync writes data only
+//	DIR/*.bad         segments with damaged lines that the log does not need any more, kept for the operator
 //
-// A line is a checksum (CRC-32C of all behind it), a length (of all behind it and its blank), and what it says. All
-// lines have the same fields, 0 or - where there is nothing to say:
+// A line is a header, eight fields with a blank between them, and a newline. The header is a checksum and a length,
+// each of them 8 hexadecimal digits and a blank. The length LEN is the number of bytes between the header and the
+// newline. The checksum CRC is the CRC-32C of everything between its blank and the newline. An unused number is 0, an
+// unused ROUTE or ID is -. The last field of a K line is empty.
 //
-//	CRC LEN W SEQ REPLACES TIME 0 ROUTE ID {…}    a message waits. It replaces dead letter REPLACES (0: none)
-//	CRC LEN X SEQ 0 TIME ATTEMPTS - - REASON      it is a dead letter
-//	CRC LEN D SEQ 0 TIME ATTEMPTS - - FATE        it is done
-//	CRC LEN K SEQ 0 0 0 - ID                      it is gone, but its idempotency key is remembered
+//	CRC LEN W SEQ REPLACES TIME 0 ROUTE ID {…}    the message waits. It replaces the dead letter REPLACES (0: none)
+//	CRC LEN X SEQ 0 TIME ATTEMPTS - - REASON      the message is a dead letter
+//	CRC LEN D SEQ 0 TIME ATTEMPTS - - FATE        the message is done
+//	CRC LEN K SEQ 0 0 0 - ID                      the message is gone, but its idempotency key is remembered
 //
-// SEQ numbers the messages in the order of acceptance, TIME is in Unix milliseconds. The last line about a message
-// counts. A message that is carried forward has its W line, and its X line, written again under the same number.
+// SEQ numbers the messages in the order of acceptance. TIME is when the line was first written, in Unix milliseconds.
+// ROUTE is what route.String returns, {…} is a message as JSON, FATE is one of the fates below. In the newest
+// segment, zeros follow the last line, or the torn line that a crash left there.
 //
-// One goroutine, run, writes: one write and one sync for all that is queued, then the index, then the answers. Only
-// the newest segment is written and only the oldest is removed, after what is live in it was carried forward. So no
-// line outlives the one that it is about. After a write or a sync that failed, the file is not to be believed, since
-// the kernel reports such an error once and drops the data: what is known to be good of it is copied into the spare
-// segment, which takes its name.
+// A message is live from its W line until it has a D line, or until a W line replaces it. A live message with an X
+// line is a dead letter, a live message without an X line waits. A live message is carried forward by writing its W
+// line, and its X line if there is one, again at the end of the log, unchanged. The W line may then come behind the X
+// line.
+//
+// One goroutine, run, writes. It takes a batch of queued changes, writes their lines, syncs the file once, updates
+// the index and then answers the callers. It writes only to the newest segment. It removes only the oldest segment,
+// after it has carried forward its live messages and, as K lines, the idempotency keys that are still remembered. So
+// the line that ended a message is never removed before the W line of the message.
+//
+// After a write or a sync that failed, the content of the file cannot be trusted: the kernel reports such an error
+// once and drops the data. The lines that are known to be good are copied into the spare segment, which then takes
+// the name of the file.
 
 import (
 	"bufio"
@@ -53,11 +64,11 @@ const (
 	segmentSize   = 16 << 20
 	batchChanges  = 1024
 	batchBytes    = 1 << 20
-	rollAt        = segmentSize - 2*batchBytes // the rest is for what ends messages, should the disk be full
-	carryLimit    = segmentSize - batchBytes   // then, what is carried forward leaves that to them
+	rollAt        = segmentSize - 2*batchBytes // on a full disk, the rest is for the lines that end messages
+	carryLimit    = segmentSize - batchBytes   // on a full disk, live messages are not carried beyond this offset
 	slackSegments = 2                          // see hasTooMuch
 	keysKept      = 16_384
-	lineLimit     = 8 << 20 // bytes; no message comes near that
+	lineLimit     = 8 << 20 // bytes; the largest message is far smaller
 	probeEvery    = time.Second
 	spareName     = "spare"
 	headerSize    = len("9a0b3c4d 000000f3 ")
@@ -68,21 +79,22 @@ var (
 	errDamaged = errors.New("the line is damaged")
 )
 
-// place is where a line lies: a segment's number and an offset in it.
+// place is where a line lies: the number of a segment and an offset in it. 0 is no place.
 type place uint64
 
 func newPlace(segment uint64, offset int64) place { return place(segment<<32 | uint64(offset)) }
 func (p place) segment() uint64                   { return uint64(p >> 32) }
 func (p place) offset() int64                     { return int64(p & (1<<32 - 1)) }
 
-// places is where lines lie, by their messages' numbers. A place takes 10 bytes where numbers are dense, 150 at most.
+// places maps the number of a message to the place of its line. A place takes 10 bytes of memory if the numbers are
+// dense, 150 at most.
 type places map[uint64]*[16]place
 
 var nowhere [16]place
 
 func (p places) at(seq uint64) place { return cmp.Or(p[seq/16], &nowhere)[seq%16] }
 
-// set notes that a line lies at a place, or is none any more (0).
+// set notes that the line of message seq lies at a place. If at is 0, there is no such line any more.
 func (p places) set(seq uint64, at place) {
 	some := p[seq/16]
 	if some == nil {
@@ -94,89 +106,91 @@ func (p places) set(seq uint64, at place) {
 	}
 }
 
-// Fates of a message, as they stand in its D line.
+// Fates of a message. A D line contains one of the first three.
 const (
 	fateDelivered = "delivered"
 	fateDropped   = "dropped" // by an operator
-	fateDamaged   = "damaged" // its line could not be read
-	fateDead      = "dead"    // not the end: it is a dead letter, and its line an X
+	fateDamaged   = "damaged" // its W line could not be read
+	fateDead      = "dead"    // not the end: the message gets an X line, not a D line
 )
 
-// ending is what becomes of a message.
+// ending is what becomes of a message: it is done, or it becomes a dead letter.
 type ending struct {
 	seq      uint64
 	route    route
 	fate     string
 	attempts int
-	reason   string // of a dead letter
-	gone     bool   // set by do: it had ended before
+	reason   string // why it becomes a dead letter
+	gone     bool   // set by do: nothing was written, it had ended before (with fateDead: or was dead before)
 	wasDead  bool   // set by do: it was a dead letter
 }
 
-// change is what one caller wants written, all of it or, after an error, nothing.
+// change is what one caller wants to be written: all of it or, after an error, nothing.
 type change struct {
-	// add gets a number; none where its key is known, or the dead letter that it replaces is gone. What was posted with
-	// sync goes into the history.
+	// The messages to add: do gives each of them its number, seq. A message is not added and gets no number if the
+	// dead letter that it replaces is gone or, when it replaces none, if its idempotency key is known. A message that
+	// was posted with sync is added as delivered, for look-ups.
 	add  []*message
-	end  []ending   // alone: an error of the disk is tried again until it passes
-	done chan error // the answer
+	end  []ending   // if add is nil, do tries again after an error of the disk
+	done chan error // run's answer to do
 }
 
 // segment is a file of the log.
 type segment struct {
 	size           int64
-	messages, live int  // W lines; of these, those of messages that wait or are dead letters
-	damaged        bool // it had damaged lines: known since one was read, or since it was carried forward
+	messages, live int  // its W lines; those of them that the index points to
+	damaged        bool // it has damaged lines; may be false until carryForward has read the segment
 }
 
-// liveBytes returns about how much of the segment is live.
+// liveBytes returns about how many bytes of the segment belong to live messages.
 func (seg *segment) liveBytes() int64 {
 	return seg.size * int64(seg.live) / int64(max(seg.messages, 1))
 }
 
 type spool struct {
-	dir     *os.Root // the folder that was opened, even after another has taken its name
-	folder  *os.File // the same: its sync puts names on disk
+	dir     *os.Root // the folder that was opened, even after another folder has taken its name
+	folder  *os.File // the same folder: its sync puts the names of files on disk
 	lock    *os.File
 	log     *slog.Logger
 	sync    func(*os.File) error
-	history atomic.Int64 // bytes of the log that are kept for look-ups after all in them is done
+	history atomic.Int64 // history_bytes: while the log is not larger, segments without live messages stay
 	changes chan *change // to run
 
+	// The index. Once run is running, only run changes it, with mu held; other goroutines hold mu to read it.
 	guard
-	live     places // W lines of what waits or is a dead letter
-	dead     places // X lines of the dead letters
+	live     places // the W lines of live messages
+	dead     places // the X lines of dead letters
 	segments map[uint64]*segment
-	keys     map[string]uint64 // ids made of idempotency keys: at least the newest keysKept, with their numbers
+	keys     map[string]uint64 // from ids made of idempotency keys to message numbers: at least the newest keysKept
 
-	still sync.RWMutex // held by all: nothing is carried forward meanwhile
+	still sync.RWMutex // held by the method all: meanwhile nothing is carried forward or removed
 
 	// Owned by run:
 	newest, oldest uint64
 	f              *os.File // the newest segment
 	w              *bufio.Writer
-	suspect        error // why it is not to be believed
-	spare          bool  // there is one
+	suspect        error // why nothing may be written to f; nil if writing is allowed
+	spare          bool  // the spare segment exists and is complete
 	seq            uint64
-	carried        uint64 // the oldest segment, once what is live in it was carried forward
-	cleanErr       error  // of the last attempt to remove a segment
-	trouble        error  // what was logged last
+	carried        uint64 // the segment that was carried forward last
+	cleanErr       error  // of the last removal of a segment; nil if it worked
+	trouble        error  // the error that was logged last; nil if it has ended
 
 	bytes   atomic.Int64          // of all segments
-	damaged atomic.Int64          // lines
-	failed  atomic.Pointer[error] // why nothing can be added, to nil while it can
+	damaged atomic.Int64          // damaged lines
+	failed  atomic.Pointer[error] // points to why nothing can be added, or to nil
 	quit    chan struct{}
 	ended   chan struct{}
 }
 
-// line is one of the log. Its route and says are parts of the bytes that it was parsed from.
+// line is a line of the log. route and says share the memory of the bytes that the line was parsed from.
 type line struct {
 	kind                        byte
 	seq, replaces, at, attempts uint64 // at: Unix ms
 	route                       []byte
 	id                          string
 	says                        []byte // the message as JSON, the reason of a dead letter, or a fate
-	lies                        place  // of the line itself
+	lies                        place  // where the line lies
 }
 
 var (
@@ -187,7 +201,7 @@ var (
 // appendTo appends the line and its newline to b.
 func (l *line) appendTo(b []byte) []byte {
 	start, route, id := len(b), cmp.Or(string(l.route), "-"), cmp.Or(l.id, "-")
-	// The kind stands behind blanks, which checksum and length take.
+	// The blanks before the kind make room for the checksum and the length, which are filled in below.
 	b = fmt.Appendf(b, "%*c %d %d %d %d %s %s ", headerSize+1, l.kind, l.seq, l.replaces, l.at, l.attempts, route, id)
 	b = append(b, l.says...) // it may be large: fmt would copy it once more
 	copy(b[start+9:], fmt.Sprintf("%08x", len(b)-start-headerSize))
@@ -195,7 +209,8 @@ func (l *line) appendTo(b []byte) []byte {
 	return append(b, '\n')
 }
 
-// lineLength returns how long the line that b begins with says it is, with its newline; 0 where no line begins.
+// lineLength returns the length of the line that b begins with, as its header says, newline included. It returns 0 if
+// b does not begin with a header, or if the header says more than lineLimit.
 func lineLength(b []byte) int {
 	if len(b) < headerSize || b[8] != ' ' || b[17] != ' ' {
 		return 0
@@ -207,8 +222,9 @@ func lineLength(b []byte) int {
 	return headerSize + int(n) + 1
 }
 
-// parseLine reads the line that b begins with. n is its length, 0 if it is damaged. A whole line of another format has
-// no kind.
+// parseLine parses the line that b begins with. n is its length with the newline, or 0 if the line is damaged or b
+// does not contain all of it. The newline itself is not checked: see walk. If the checksum is right but the fields
+// are those of another format, l has no kind (0).
 func parseLine(b []byte) (l line, n int) {
 	if n = lineLength(b); n == 0 || n > len(b) {
 		return line{}, 0
@@ -230,12 +246,12 @@ func parseLine(b []byte) (l line, n int) {
 	return l, n
 }
 
-// size is what a W line takes of max_bytes.
+// size returns how many bytes of max_bytes a W line counts for.
 func (l *line) size() int64 { return lineSize(len(l.route), len(l.id), len(l.says)) }
 
 func lineSize(route, id, body int) int64 { return int64(64 + route + id + body) }
 
-// message decodes a W line. With an error, the message has what could be read.
+// message decodes a W line. If it returns an error, m has what could be read.
 func (l *line) message() (m *message, err error) {
 	m = &message{ID: l.id, route: parseRoute(string(l.route)), seq: l.seq, queued: int64(l.at)}
 	if json.Unmarshal(l.says, m) != nil {
@@ -244,7 +260,8 @@ func (l *line) message() (m *message, err error) {
 	return m, err
 }
 
-// state says what became of the message whose last line is l, a zero one if it has but its W line.
+// state returns waiting, dead, delivered or dropped: the state of a message whose D line or X line is l. If the
+// message has neither, l is the zero line. A message whose line was damaged counts as dropped.
 func (l line) state() string {
 	switch {
 	case l.kind == 0:
@@ -257,7 +274,7 @@ func (l line) state() string {
 	return "dropped"
 }
 
-// keyedID returns the id of a message to a route, with the client's key: the same for the same ones.
+// keyedID returns the id of a message that came with an idempotency key. Equal keys and routes give equal ids.
 func keyedID(key string, r route) string {
 	sum := sha256.Sum256([]byte(key + "\x00" + r.String()))
 	return fmt.Sprintf("k%x", sum)[:16]
@@ -265,8 +282,8 @@ func keyedID(key string, r route) string {
 
 func isKeyed(id string) bool { return strings.HasPrefix(id, "k") }
 
-// openSpool locks dir, which it makes if need be, and reads what an earlier process left. It brings files to disk with
-// syncFile. The error names the folder or the file.
+// openSpool locks dir, makes it if it does not exist, and reads what an earlier process left there. The spool calls
+// syncFile to bring the data of a file to disk. The error names the folder or the file, except an error of syncFile.
 func openSpool(dir string, syncFile func(*os.File) error, log *slog.Logger) (*spool, error) {
 	made := os.MkdirAll(dir, 0o700)
 	root, err := os.OpenRoot(dir)
@@ -293,14 +310,14 @@ func openSpool(dir string, syncFile func(*os.File) error, log *slog.Logger) (*sp
 	return s, err
 }
 
-// replay reads the log into the index.
+// replay reads the log into the index. If there is no log, it makes the first segment.
 func (s *spool) replay() error {
 	entries, err := fs.ReadDir(s.dir.FS(), ".")
 	if err != nil {
 		return err
 	}
 	torn := false
-	for _, e := range entries { // in the order of their numbers
+	for _, e := range entries { // sorted by name: in the order of the segments
 		name, isLog := strings.CutSuffix(e.Name(), ".log")
 		number, _ := strconv.ParseUint(name, 10, 32)
 		switch {
@@ -308,11 +325,11 @@ func (s *spool) replay() error {
 			return s.earlierFormat(e.Name())
 		case number == 0 || fileName(number) != e.Name():
 			continue
-		case torn: // a crash does that in the newest segment only
+		case torn: // the segment before: a crash tears only the newest one, so this is damage
 			s.damaged.Add(1)
 			s.segments[s.newest].damaged = true
 		}
-		seg, damaged := &segment{size: 1 << 32}, 0 // offsets have 32 bits
+		seg, damaged := &segment{size: 1 << 32}, 0 // walk reads up to size, and offsets have 32 bits
 		s.segments[number], s.newest, s.oldest = seg, number, cmp.Or(s.oldest, number)
 		if seg.size, damaged, torn, err = s.walk(number, s.apply); err != nil {
 			return err
@@ -320,7 +337,7 @@ func (s *spool) replay() error {
 		s.damaged.Add(int64(damaged))
 		s.bytes.Add(seg.size)
 	}
-	if s.newest == 0 { // the spare segment becomes the first one
+	if s.newest == 0 { // no log yet: the spare becomes the first segment
 		s.newest, s.oldest, s.segments[1], s.suspect = 1, 1, &segment{}, fs.ErrNotExist
 		return s.makeRoom()
 	}
@@ -328,13 +345,13 @@ func (s *spool) replay() error {
 		s.log.Error("the spool has damaged lines: their files are kept as *.bad", "lines", n, "dir", s.dir.Name())
 	}
 	if s.f, err = s.dir.OpenFile(fileName(s.newest), os.O_RDWR, 0); err == nil {
-		s.suspect = cmp.Or(s.sync(s.f), s.folder.Sync()) // who wrote it may have been killed before that
+		s.suspect = cmp.Or(s.sync(s.f), s.folder.Sync()) // the process that wrote may have been killed before its sync
 	}
 	return err
 }
 
-// earlierFormat is the error for a file of an earlier format of the spool. The lines of the first one begin with a
-// status and a checksum.
+// earlierFormat returns the error for a file of an earlier format of the spool. In the first format, a line begins
+// with a status (P or D) and a checksum.
 func (s *spool) earlierFormat(name string) error {
 	return fmt.Errorf("%s/%s is of an earlier format: let the version that wrote it deliver what waits",
 		s.dir.Name(), name)
@@ -342,23 +359,26 @@ func (s *spool) earlierFormat(name string) error {
 
 func fileName(segment uint64) string { return fmt.Sprintf("%08d.log", segment) }
 
-// walk calls f for every line of a segment; f must not keep parts of the line. It returns where the last one ends, how
-// many damaged ones are before that, and whether there is something but zeros behind it. Behind damage, a line has to
-// end with a newline: what looks like one inside a text does not, so that one damaged line costs no other and lets none
-// in.
+// walk calls f for every whole line of a segment. f must not keep parts of the line. end is the offset behind the
+// last whole line, damaged is the number of damaged lines before end, and torn says that something other than zeros
+// follows end.
+//
+// After damaged bytes, walk accepts a line only if it ends with a newline. The text of a message may contain
+// something that looks like a line, but no newline follows it there. So a damaged line costs no other line, and
+// nothing inside its text is taken for a line.
 func (s *spool) walk(segment uint64, f func(line)) (end int64, damaged int, torn bool, err error) {
 	file, err := s.dir.Open(fileName(segment))
 	if err != nil {
 		return 0, 0, false, err
 	}
 	defer file.Close()
-	var size int64 // behind it lies what was never written, or is being written
+	var size int64 // behind it, nothing was written, or lines are being written now
 	s.locked(func() { size = s.segments[segment].size })
 	at, bad, lineBegins, lines := int64(0), 0, true, bufio.NewScanner(io.LimitReader(file, size))
-	lines.Buffer(make([]byte, len(zeros)), 2*lineLimit) // it grows with them
+	lines.Buffer(make([]byte, len(zeros)), 2*lineLimit) // the buffer grows if a line needs more
 	lines.Split(func(b []byte, atEOF bool) (n int, token []byte, err error) {
 		if len(b) == 0 || !atEOF && len(b) < max(headerSize, lineLength(b)) {
-			return 0, nil, nil // until there is more of it
+			return 0, nil, nil // read more of the file first
 		}
 		l, n := parseLine(b)
 		whole := n > 0 && (bad == 0 || b[n-1] == '\n')
@@ -371,7 +391,7 @@ func (s *spool) walk(segment uint64, f func(line)) (end int64, damaged int, torn
 			end, damaged, bad, torn, lineBegins = at+int64(n), damaged+bad, 0, false, true
 			f(l)
 		default:
-			// one byte, or all of a hole or what was never written
+			// Skip one byte, or a run of zeros: a hole in the file, or space that was never written.
 			n = max(1, len(b)-len(bytes.TrimLeft(b, "\x00")))
 			torn = torn || b[0] != 0
 			bad += asInt(lineBegins)
@@ -385,18 +405,19 @@ func (s *spool) walk(segment uint64, f func(line)) (end int64, damaged int, torn
 	return end, damaged, torn, lines.Err()
 }
 
-// apply does to the index what a line says: at the start for all there are, and then for each that was written.
+// apply updates the index with a line of the log: at the start with every line there is, later with every line that
+// run has written.
 func (s *spool) apply(l line) {
 	s.seq = max(s.seq, l.seq)
 	at := s.live.at(l.seq)
 	switch l.kind {
 	case 'W':
-		s.segmentOf(at).live-- // it was carried forward
+		s.segmentOf(at).live-- // of the old W line, if this one carries the message forward
 		s.live.set(l.seq, l.lies)
 		s.segmentOf(l.lies).messages++
 		s.segmentOf(l.lies).live++
 		s.forget(l.replaces)
-	case 'X': // its W line comes later, if that was carried forward
+	case 'X': // the W line may come later, if it was carried forward
 		s.dead.set(l.seq, l.lies)
 	case 'D':
 		if at != 0 && string(l.says) == fateDamaged {
@@ -406,7 +427,7 @@ func (s *spool) apply(l line) {
 		s.forget(l.seq)
 	}
 	if isKeyed(l.id) && l.seq >= s.keys[l.id] {
-		if s.keys[l.id] = l.seq; len(s.keys) >= 2*keysKept { // then half of them are forgotten
+		if s.keys[l.id] = l.seq; len(s.keys) >= 2*keysKept { // forget the older half
 			oldest := slices.Sorted(maps.Values(s.keys))[keysKept]
 			maps.DeleteFunc(s.keys, func(_ string, seq uint64) bool { return seq < oldest })
 		}
@@ -420,11 +441,11 @@ func (s *spool) forget(seq uint64) {
 	s.dead.set(seq, 0)
 }
 
-// segmentOf returns the segment that p lies in, one that counts for nothing where there is none.
+// segmentOf returns the segment that p lies in. If there is none, it returns a new one, whose counts nobody reads.
 func (s *spool) segmentOf(p place) *segment { return cmp.Or(s.segments[p.segment()], new(segment)) }
 
-// do has the writer make c, and returns when that is on disk: nil, or why nothing of it is. What ends messages is asked
-// for until then.
+// do hands c to run and returns nil once all of c is on disk and in the index. After an error, nothing of c is there.
+// If c.add is nil, do tries again after an error of the disk, until c is written or the spool is closed.
 func (s *spool) do(c *change) error {
 	for c.done = make(chan error, 1); ; time.Sleep(probeEvery) {
 		select {
@@ -438,13 +459,14 @@ func (s *spool) do(c *change) error {
 	}
 }
 
-// run writes until close, and then what is asked for at that moment.
+// run writes changes until close is called. Then it writes a last batch of those that are queued, and closes the
+// files.
 func (s *spool) run() {
 	defer close(s.ended)
 	tick := time.Tick(probeEvery)
 	s.commit(nil, true) // makes the spare
 	for open := true; open; {
-		batch, tryAgain := []*change(nil), true // what has failed is tried again: at each tick, and at the end
+		batch, tryAgain := []*change(nil), true // after an error: try again at each tick and at the end
 		select {
 		case c := <-s.changes:
 			batch, tryAgain = append(batch, c), false
@@ -465,14 +487,16 @@ func (s *spool) closeFiles() {
 	s.dir.Close()
 }
 
-// close ends run once what is asked for is done, as far as the disk lets it, and releases the folder.
+// close stops run and returns once the lock is released. Changes that are queued are written first, if the disk
+// works.
 func (s *spool) close() {
 	close(s.quit)
 	<-s.ended
 }
 
-// collect adds to a batch what else is asked for, not more than fits. It lets those run who are about to ask: what they
-// want shares one sync.
+// collect adds queued changes to a batch: at most batchChanges of them, and messages of about batchBytes. While none
+// is queued, it lets other goroutines run, three times in a row at most: a change that one of them sends shares the
+// sync.
 func (s *spool) collect(batch []*change) []*change {
 	for size, idle := int64(0), 0; len(batch) < batchChanges && size < batchBytes && idle < 3; {
 		select {
@@ -489,8 +513,8 @@ func (s *spool) collect(batch []*change) []*change {
 	return batch
 }
 
-// commit writes a batch, then answers it; what cannot be added is refused at once. It logs an error when that begins or
-// changes, and its end.
+// commit writes a batch and answers the callers. If nothing can be added, it refuses the changes that add messages,
+// before it writes the others. It logs an error when the error begins or changes, and when it has ended.
 func (s *spool) commit(batch []*change, tryAgain bool) {
 	full, lines, ended, staged := s.prepare(tryAgain), []line(nil), map[uint64]bool{}, []*change(nil)
 	for _, c := range batch {
@@ -500,7 +524,7 @@ func (s *spool) commit(batch []*change, tryAgain bool) {
 		}
 		lines, staged = s.stage(lines, c, ended), append(staged, c)
 	}
-	err := s.append(lines, segmentSize) // beyond that, the disk may be full
+	err := s.append(lines, segmentSize) // beyond segmentSize, the disk may be full
 	for _, c := range staged {
 		c.done <- err
 	}
@@ -517,8 +541,8 @@ func (s *spool) commit(batch []*change, tryAgain bool) {
 	s.failed.Store(&failed)
 }
 
-// stage adds the lines of c. What has ended before, or by this batch, is left out, and so is a message whose key is
-// known.
+// stage appends the lines of c to lines. It leaves out an ending if the message had ended before or ends earlier in
+// this batch: ended has the messages that end in this batch. It leaves out messages to add as change.add says.
 func (s *spool) stage(lines []line, c *change, ended map[uint64]bool) []line {
 	gone := func(seq uint64) bool { return s.live.at(seq) == 0 || ended[seq] }
 	now := uint64(time.Now().UnixMilli())
@@ -552,8 +576,8 @@ func (s *spool) stage(lines []line, c *change, ended map[uint64]bool) []line {
 	return lines
 }
 
-// append brings lines to disk and then into the index: all of them or, after an error, none. Without a spare segment
-// the newest one must not grow beyond limit.
+// append writes lines to the newest segment, syncs it and updates the index: with all lines or, after an error, with
+// none. If there is no spare, lines that would make the segment larger than limit are refused.
 func (s *spool) append(lines []line, limit int64) error {
 	if len(lines) == 0 || s.suspect != nil {
 		return s.suspect
@@ -562,7 +586,7 @@ func (s *spool) append(lines []line, limit int64) error {
 	at := seg.size
 	w, to := s.w, io.NewOffsetWriter(s.f, at)
 	w.Reset(to)
-	if !s.spare { // nothing is written unless all of it fits
+	if !s.spare { // buffer all lines: nothing must be written unless all of them fit
 		w = bufio.NewWriterSize(to, int(limit-at))
 	}
 	for i := range lines {
@@ -573,9 +597,10 @@ func (s *spool) append(lines []line, limit int64) error {
 		}
 		w.Write(b)
 	}
-	if err := cmp.Or(w.Flush(), s.sync(s.f)); err != nil { // Flush knows of errors before it, too
+	if err := cmp.Or(w.Flush(), s.sync(s.f)); err != nil { // Flush also returns the error of an earlier Write
 		s.suspect = err
-		s.f.Truncate(seg.size) // so that what is refused now is not found by a start before the file is renewed
+		// The lines are refused. Without Truncate, a start before makeRoom has replaced the file would find them.
+		s.f.Truncate(seg.size)
 		return err
 	}
 	s.mu.Lock()
@@ -588,8 +613,9 @@ func (s *spool) append(lines []line, limit int64) error {
 	return nil
 }
 
-// prepare sees to the folder, which has to be the one that was opened: else what is written reaches nobody. Then,
-// unless that has failed since the last tick, it sees to room in it. It returns why nothing can be added.
+// prepare returns an error if nothing can be added. First it checks the folder: if the folder that was opened has
+// been removed or replaced, nothing may be written, since no later start would find it. Then it makes room. If the
+// last commit failed, prepare makes room only if tryAgain is true; otherwise it returns the error of that commit.
 func (s *spool) prepare(tryAgain bool) error {
 	opened, err := s.lock.Stat()
 	there, gone := os.Stat(s.lock.Name())
@@ -607,8 +633,10 @@ func (s *spool) prepare(tryAgain bool) error {
 	return err
 }
 
-// makeRoom sees to a newest segment that can be written, and a spare one behind it. The spare one becomes the newest:
-// in place of one that is suspect, with what is known to be good of that, or behind one that is full.
+// makeRoom provides a newest segment that can be written, and a spare. If the newest segment is suspect, the lines
+// that are known to be good are copied into the spare, which replaces the segment. If the newest segment has reached
+// rollAt, the spare becomes the next segment. If no spare can be made, makeRoom returns an error: no message can be
+// added.
 func (s *spool) makeRoom() error {
 	number, seg, err := s.newest, s.segments[s.newest], s.makeSpare()
 	switch {
@@ -629,15 +657,15 @@ func (s *spool) makeRoom() error {
 		f.Close()
 		return err
 	}
-	s.f.Truncate(s.segments[s.newest].size) // its zeros
+	s.f.Truncate(s.segments[s.newest].size) // cut off the zeros behind its last line
 	s.f.Close()
 	s.locked(func() { s.f, s.newest, s.segments[number] = f, number, seg })
-	s.suspect = s.folder.Sync() // the name is on disk before anything in it is acknowledged
+	s.suspect = s.folder.Sync() // the name must be on disk before any line in the file is acknowledged
 	return cmp.Or(s.suspect, s.makeSpare())
 }
 
-// makeSpare makes the next segment, if there is none. What an earlier process left of one is written over: that needs
-// no room.
+// makeSpare makes the spare segment if there is none. If an earlier process left a file of that name, makeSpare
+// writes over it, which needs no more room.
 func (s *spool) makeSpare() error {
 	if s.spare {
 		return nil
@@ -647,7 +675,7 @@ func (s *spool) makeSpare() error {
 		return err
 	}
 	defer f.Close()
-	err = s.sync(f) // a disk that fails need not be given zeros every second
+	err = s.sync(f) // a failing disk shows here, before it gets 16 MiB of zeros every second
 	for at := 0; at < segmentSize && err == nil; at += len(zeros) {
 		_, err = f.Write(zeros)
 	}
@@ -660,18 +688,25 @@ func (s *spool) makeSpare() error {
 	return err
 }
 
-// clean removes the oldest segments as long as there is more than has to be kept.
+// clean removes the oldest segments, one by one, while there is more than has to be kept. After an error it does
+// nothing, unless tryAgain is true. It must not block on still: all may hold still for long, and run has to go on
+// writing.
 func (s *spool) clean(tryAgain bool) {
 	for ; s.suspect == nil && (tryAgain || s.cleanErr == nil) && s.hasTooMuch() && s.still.TryLock(); tryAgain = false {
 		s.cleanErr = s.removeOldest()
 		s.still.Unlock()
-		s.makeSpare() // with the room that there is now
+		s.makeSpare() // there may be room for it now
 	}
 }
 
-// hasTooMuch tells whether the oldest segment has to go: when all in it is done, as soon as the log is larger than what
-// is kept for look-ups, else when it is larger than that, twice what is live, and some segments. On a full disk nothing
-// is kept for look-ups, and what is done makes room as soon as what is live in the oldest segment fits into the newest.
+// hasTooMuch reports whether the oldest segment has to be removed. It never is, if it is also the newest.
+//
+//   - Without live messages, it is removed once the log is larger than history.
+//   - With live messages, it is removed once the log is larger than history, twice the bytes of all live messages and
+//     slackSegments segments together.
+//   - On a full disk there is no spare, and nothing is kept for look-ups. Without live messages, it is removed at
+//     once. With live messages, it is removed once more than batchBytes of the log are not live, and its live messages
+//     fit into the newest segment below carryLimit.
 func (s *spool) hasTooMuch() bool {
 	oldest, newest, bytes, live := s.segments[s.oldest], s.segments[s.newest], s.bytes.Load(), int64(0)
 	for _, seg := range s.segments {
@@ -688,13 +723,16 @@ func (s *spool) hasTooMuch() bool {
 	return bytes > live+batchBytes && newest.size+oldest.liveBytes() < carryLimit
 }
 
-// removeOldest carries forward what is live in the oldest segment, then removes that.
+// removeOldest carries forward the live messages of the oldest segment, then removes the segment. If it has damaged
+// lines, it is renamed to *.bad instead.
 func (s *spool) removeOldest() error {
 	seg, name := s.segments[s.oldest], fileName(s.oldest)
 	if err := s.carryForward(); err != nil {
 		return err
 	}
-	err := s.folder.Sync() // the one before does not come back: it holds what lines in this one have ended
+	// Without this sync, a power cut could bring back the segment that was removed before this one. Messages in it
+	// would be live again if the lines that ended them are in this segment.
+	err := s.folder.Sync()
 	if err == nil && seg.damaged {
 		err = s.dir.Rename(name, strings.TrimSuffix(name, ".log")+".bad")
 	} else if err == nil {
@@ -709,9 +747,10 @@ func (s *spool) removeOldest() error {
 	return nil
 }
 
-// carryForward appends again the lines of the oldest segment that the index knows, and the keys that are remembered.
+// carryForward writes lines of the oldest segment again, at the end of the log: the W and X lines of live messages.
+// For each other message whose idempotency key is remembered, it writes a K line.
 func (s *spool) carryForward() error {
-	if s.carried == s.oldest { // but it could not be removed
+	if s.carried == s.oldest { // done before, but the segment could not be removed
 		return nil
 	}
 	lines, failed := []line(nil), error(nil)
@@ -721,7 +760,7 @@ func (s *spool) carryForward() error {
 	}
 	write := func() {
 		if s.spare {
-			s.makeRoom() // if there is none for another spare, the rest of the newest segment has to do
+			s.makeRoom() // without another spare, append uses the rest of the newest segment
 		}
 		failed = s.append(lines, limit)
 		lines, size = nil, 0
@@ -734,7 +773,7 @@ func (s *spool) carryForward() error {
 		case l.kind == 'W' && w == l.lies, l.kind == 'X' && x == l.lies && w != 0:
 			l.route, l.says = bytes.Clone(l.route), bytes.Clone(l.says)
 			lines = append(lines, l)
-		case isKeyed(l.id) && s.keys[l.id] == l.seq: // of a W or a K line
+		case isKeyed(l.id) && s.keys[l.id] == l.seq: // only W and K lines have an id
 			lines = append(lines, line{kind: 'K', seq: l.seq, id: l.id})
 		}
 		if size += l.size(); size >= batchBytes {
@@ -751,28 +790,29 @@ func (s *spool) carryForward() error {
 	return nil
 }
 
-// seen tells whether all of messages were stored before, under their idempotency keys.
+// seen reports whether the idempotency keys of all messages are remembered: the messages were stored before.
 func (s *spool) seen(messages []*message) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return !slices.ContainsFunc(messages, func(m *message) bool { return s.keys[m.ID] == 0 })
 }
 
-// health returns why nothing can be stored, nil while it can.
+// health returns why nothing can be added, or nil if messages can be added.
 func (s *spool) health() error { return *s.failed.Load() }
 
-// where returns where the W line of a message lies that waits or is a dead letter, and the X line of the latter.
+// where returns the places of the W line and the X line of a message. w is 0 if the message is not live, x is 0 if it
+// is not a dead letter.
 func (s *spool) where(seq uint64) (w, x place) {
 	s.locked(func() { w, x = s.live.at(seq), s.dead.at(seq) })
 	return w, x
 }
 
-// readLine reads the line at p, which is about message seq. errDamaged is for what was read and is not that line; any
-// other error says nothing about it.
+// readLine reads the line at p, which is about message seq. It returns errDamaged if there is no such line at p, or
+// if the segment is gone. After any other error, such as one of the disk, the line may be good.
 func (s *spool) readLine(p place, seq uint64) (l line, err error) {
 	f, err := s.dir.Open(fileName(p.segment()))
 	if errors.Is(err, fs.ErrNotExist) && !slices.Contains(s.numbers(), p.segment()) {
-		return l, errDamaged // when its segment was removed, else it would have been carried forward
+		return l, errDamaged // removed with its segment: a good live line would have been carried forward
 	}
 	if err != nil {
 		return l, err
@@ -789,14 +829,17 @@ func (s *spool) readLine(p place, seq uint64) (l line, err error) {
 	return l, err
 }
 
-// found is a message that the log knows: its number and, once it is done, where its W line and its D line lie.
+// found is a message in the log: its number and, if it is done, the places of its W line and its D line. The places
+// of a live message are in the index.
 type found struct {
 	seq         uint64
 	lies, ended place
 }
 
-// read returns a message, and the line that says what became of it: its D line, the X line of a dead letter, a zero one
-// if it waits.
+// read returns a message, and the line that says what became of it: the D line, the X line of a dead letter, or the
+// zero line if the message waits. It returns errGone for a message that is not live, unless f has its places, and
+// errDamaged if its W line or D line is damaged. If its X line is damaged, read returns an X line whose reason says
+// so.
 func (s *spool) read(f found) (m *message, became line, err error) {
 	at, last := f.lies, f.ended
 	if last == 0 {
@@ -812,28 +855,29 @@ func (s *spool) read(f found) (m *message, became line, err error) {
 		}
 	}
 	if now, deadNow := s.where(f.seq); f.ended == 0 && (now != at || deadNow != last) {
-		return s.read(f) // it has just moved
+		return s.read(f) // meanwhile it was carried forward, or its state changed
 	}
 	m, damaged := w.message()
 	return m, became, cmp.Or(err, damaged)
 }
 
-// numbers returns those of the segments, the newest first.
+// numbers returns the numbers of the segments, the newest first.
 func (s *spool) numbers() []uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.SortedFunc(maps.Keys(s.segments), func(a, b uint64) int { return cmp.Compare(b, a) })
 }
 
-// all calls f for every message that waits or is a dead letter and, with history, for all others that the log knows:
-// those of the newest segment first, with its W line and its state. It asks after each segment whether that is enough.
-// What changes meanwhile may be missed; nothing is carried forward. f must not keep parts of the W line.
+// all calls f for every live message and, with history, for every message that was delivered or dropped and is still
+// in the log. It reads the newest segment first, and asks enough after each segment whether to stop. f gets the W
+// line and the state of the message, and must not keep parts of the line. While all runs, nothing is carried forward.
+// Changes during that time may be missed.
 func (s *spool) all(history bool, enough func() bool, f func(m found, w line, state string)) (err error) {
 	type end struct {
 		state string
 		lies  place
 	}
-	ended := map[uint64]end{} // whose W lines were not met yet: they are in the same segment or an older one
+	ended := map[uint64]end{} // messages whose W line is still to come: in the same segment or an older one
 	s.still.RLock()
 	defer s.still.RUnlock()
 	for _, number := range s.numbers() {
