@@ -16,28 +16,28 @@ import (
 const nameLimit = 255 // characters of a host, a level or a tag; bytes of a channel
 const titleLimit = 1000
 
-// message is what a client handed in: for a tag the text with its level and title, else a payload for Slack. It lies in
-// the spool as JSON; no secret is in it.
+// message is what a client handed in: a text with level and title for a tag, or a payload for Slack. The spool keeps
+// it as JSON. It holds neither a credential, which post looks up, nor the token that came with the request.
 type message struct {
 	ID       string          `json:"-"`
-	Host     string          `json:"host,omitempty"`   // the sender's, as it says, else its address
-	Sender   string          `json:"sender,omitempty"` // whose token it came with, "" for an operator's or none
+	Host     string          `json:"host,omitempty"`   // as the client says, else its address or our host name
+	Sender   string          `json:"sender,omitempty"` // whose token came with it; "" for an operator's token or none
 	Level    string          `json:"level,omitempty"`
 	Title    string          `json:"title,omitempty"`
 	Text     string          `json:"text,omitempty"`
 	Payload  json.RawMessage `json:"payload,omitempty"`
-	Plain    bool            `json:"plain,omitempty"`    // the payload is posted as it came, without defaults
-	Accepted int64           `json:"accepted,omitempty"` // Unix ms; 0: when it was queued
+	Plain    bool            `json:"plain,omitempty"`    // the payload gets no general defaults: see fields
+	Accepted int64           `json:"accepted,omitempty"` // Unix ms; 0: the same as queued
 
 	route    route
 	seq      uint64 // its number in the spool
-	queued   int64  // Unix ms: when it was put into the spool, the last time
-	replaces uint64 // the number of the dead letter that it was
-	sync     bool   // it is posted once, now: in the spool it is one that was delivered
-	body     []byte // its JSON, once it was encoded: shared by all destinations of a tag
+	queued   int64  // Unix ms: when it was last put into the spool
+	replaces uint64 // the number of the dead letter that it replaces; 0: none
+	sync     bool   // it is posted once, at once; it is stored only after it was delivered
+	body     []byte // its JSON, once it was encoded; shared by the messages for all destinations of a tag
 }
 
-// encoded returns m as it lies in the spool.
+// encoded returns m as the spool keeps it: as JSON.
 func (m *message) encoded() []byte {
 	if m.body == nil {
 		m.body = encode(m)
@@ -45,16 +45,18 @@ func (m *message) encoded() []byte {
 	return m.body
 }
 
-// size is what m takes of max_bytes.
+// size returns how many bytes of max_bytes m counts for.
 func (m *message) size() int64 { return lineSize(len(m.route.String()), len(m.ID), len(m.encoded())) }
 
-// acceptedAt returns when a client was told ok.
+// acceptedAt returns when the server accepted m. For a dead letter that is sent again, that is the first time.
 func (m *message) acceptedAt() time.Time { return time.UnixMilli(cmp.Or(m.Accepted, m.queued)) }
 
-// endsLine tells whether c could begin a new line, or do worse to a terminal or a line protocol.
+// endsLine reports whether c is a control character or a Unicode line separator. Such a character could begin a new
+// line, or do worse to a terminal or a line protocol.
 func endsLine(c rune) bool { return unicode.IsControl(c) || c == '\u2028' || c == '\u2029' }
 
-// cleaned returns s without control characters, cut to limit characters. White space becomes blanks.
+// cleaned removes control characters from s and cuts the result to limit characters. Control characters that are
+// white space, such as a newline, and Unicode line separators become blanks.
 func cleaned(s string, limit int) string {
 	n := 0
 	s = strings.Map(func(c rune) rune {
@@ -67,21 +69,22 @@ func cleaned(s string, limit int) string {
 		n++
 		return c
 	}, s)
-	return strings.Clone(s) // what Map returns may hold as much memory as it was given
+	return strings.Clone(s) // the result of Map may hold as much memory as its argument
 }
 
-// newID returns an id that no other message has. It is no secret.
+// newID returns a random id, which no other message has. The id is no secret.
 func newID() string { return strconv.FormatUint(rand.Uint64(), 16) }
 
-// route says where a message goes: to the index-th entry of a tag's name, or to a channel. Channel and credential are
-// looked up when it is delivered.
+// route says where a message goes: to one of the configuration's entries for a tag, or to a channel. Each post looks
+// up the credential and, for a tag, the channel.
 type route struct {
 	tag     string
-	index   int
+	index   int // of the entry, among those of the tag
 	channel string
 }
 
-// String returns the route as it stands in a record, "tag:NAME/0" or "to:#channel": it holds no blank and no newline.
+// String returns the route as a line of the log has it: tag:NAME/0 or to:#channel. Names are percent-encoded, so the
+// route has no blank and no newline.
 func (r route) String() string {
 	if r.tag != "" {
 		return "tag:" + url.PathEscape(r.tag) + "/" + strconv.Itoa(r.index)
@@ -89,7 +92,8 @@ func (r route) String() string {
 	return "to:" + strings.ReplaceAll(url.PathEscape(r.channel), "%23", "#")
 }
 
-// parseRoute reads what String returns. What is no route is one to a channel of that name: it is shown as it is.
+// parseRoute parses what String returns. If s is not a route, it is taken for the name of a channel, so that an
+// operator sees it.
 func parseRoute(s string) route {
 	tag, number, _ := strings.Cut(strings.TrimPrefix(s, "tag:"), "/")
 	index, err := strconv.Atoi(number)
@@ -99,7 +103,7 @@ func parseRoute(s string) route {
 	return route{channel: unescaped(strings.TrimPrefix(s, "to:"))}
 }
 
-// unescaped decodes the %41 in s, if it is well formed.
+// unescaped decodes escapes such as %41 in s. If one of them is malformed, it returns s.
 func unescaped(s string) string {
 	plain, _ := url.PathUnescape(s)
 	return cmp.Or(plain, s)
