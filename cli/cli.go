@@ -1,11 +1,14 @@
-// Package cli is what slackboard-cli and slackboard-log share.
+// Package cli is the code that slackboard-cli and slackboard-log share.
 //
-//	cli.go   the flags that say where a message goes and how hard to try
-//	text.go  a text of any length, made fit for people
-//	send.go  the message as a request, its way to the servers, and the folder that keeps it until one has it
+//	cli.go   the flags of both programs
+//	text.go  a text of any length and content, cut and cleaned for people to read
+//	send.go  a message as a request, how it is sent, and the spool that keeps it until a server has it
 //
-// A request is sent until a server answers: 200, it is taken; a refusal is final, no other server is asked. Every try
-// carries the same Idempotency-Key, in later runs as well, so that a server that was asked twice tells people once.
+// A client offers a request to one server after the other. A 200 means that the server has taken the message. A
+// refusal is final: no other server is asked. If a server gives no answer or cannot take the message now, the next
+// server is asked. After the last server all are asked again: -retry-max times at most or, with a spool, in a later
+// run. Each try has the same Idempotency-Key, in later runs too: a server that gets the request twice takes the
+// message once.
 package cli
 
 import (
@@ -25,10 +28,10 @@ import (
 	"time"
 )
 
-// version is the release of all three programs, as CHANGELOG.md has it.
+// version is the release of all three programs: the same as in the server's main.go and in CHANGELOG.md.
 const version = "1.0.0"
 
-// build names what the program was built from, as the server does: 1.0.0+4bf7d1c09a2e.modified.
+// build returns the version and the source's revision, in the server's format: 1.0.0+4bf7d1c09a2e.modified.
 func build() string {
 	text := version
 	info, _ := debug.ReadBuildInfo()
@@ -41,25 +44,25 @@ func build() string {
 	return text
 }
 
-// Flags say what a message is, where it goes and how hard to try: FlagSet has the meaning of each.
+// Flags are the flags of both programs: what the message is, where it goes, how often to try. See FlagSet.
 type Flags struct {
 	program                                     string
 	Servers, Auth, CACert, Cert, Key, Spool     string
 	Tag, Channel, Username, Icon, Markup, Title string
 
-	Level, Color string                 // message, info, warn or crit; and with Channel, instead of Level's own
-	Text         func(limit int) string // the text, cut to a number of characters before it is escaped
+	Level, Color string                 // message, info, warn or crit; with Channel, Color replaces Level's color
+	Text         func(limit int) string // the text, cut to limit characters before it is escaped
 
 	Sync, Check                bool
 	RetryMax                   uint
 	RetryWaitMin, RetryWaitMax time.Duration
 
-	servers []server // as Ready reads them
+	servers []server // set by Ready, like token
 	token   string
 }
 
-// FlagSet returns the flags of a program, which adds its own to them. No default comes from the environment: the
-// usage shows defaults, and one is secret.
+// FlagSet returns the flags that both programs have. The caller adds the flags of its own program. No default comes
+// from the environment: the usage prints the defaults, and the token in the environment is secret.
 func (f *Flags) FlagSet(program string) *flag.FlagSet {
 	f.program, f.RetryWaitMin, f.RetryWaitMax = program, time.Second, 10*time.Second
 	fs := flag.NewFlagSet(program, flag.ContinueOnError)
@@ -84,7 +87,7 @@ func (f *Flags) FlagSet(program string) *flag.FlagSet {
 	return fs
 }
 
-// TimeVar is a flag for a time that is not negative.
+// TimeVar defines a flag for a duration that is not negative.
 func TimeVar(fs *flag.FlagSet, t *time.Duration, name string, usage string) {
 	fs.Func(name, usage, func(s string) (err error) {
 		if *t, err = time.ParseDuration(s); err != nil || *t < 0 {
@@ -94,16 +97,17 @@ func TimeVar(fs *flag.FlagSet, t *time.Duration, name string, usage string) {
 	})
 }
 
-// Parse reads args into fs and f, and takes from the environment what args leave out. After -h and -v, which it answers
-// itself, it returns flag.ErrHelp. Flags that would do something else than the user means are errors, too.
+// Parse reads args into fs and f. The servers, the token and the spool come from the environment if args leave them
+// out. Parse answers -h and -v itself and then returns flag.ErrHelp. Flags that would not do what the user means are
+// errors too: a flag such as -u without -c, and "-tee true" instead of -tee=true.
 func (f *Flags) Parse(fs *flag.FlagSet, args []string, usage string) error {
-	if !signal.Ignored(syscall.SIGPIPE) { // if nobody reads what we print, we must not die
+	if !signal.Ignored(syscall.SIGPIPE) { // the program must not die if nobody reads its output
 		signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	}
-	debug.SetMemoryLimit(16 << 20) // what is kept of a text of any length takes less
+	debug.SetMemoryLimit(16 << 20) // more than the kept part of a text needs
 	showVersion := fs.Bool("v", false, "print the version and exit")
 	fs.BoolVar(showVersion, "version", false, "print the version and exit, like -v")
-	fs.SetOutput(io.Discard) // the caller tells its errors, in one line
+	fs.SetOutput(io.Discard) // the caller prints the error, in one line
 	err := fs.Parse(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -120,7 +124,7 @@ func (f *Flags) Parse(fs *flag.FlagSet, args []string, usage string) error {
 	f.Servers = cmp.Or(f.Servers, os.Getenv("SLACKBOARD_SERVER"))
 	f.Auth = cmp.Or(f.Auth, os.Getenv("SLACKBOARD_AUTH_TOKEN"))
 	f.Spool = cmp.Or(f.Spool, os.Getenv("SLACKBOARD_SPOOL"))
-	value := fs.Arg(0) // true in "-tee true -- job": package flag takes it for the end of the flags
+	value := fs.Arg(0) // "true" in "-tee true -- job": package flag stops before it
 	isStray := slices.Contains([]string{"true", "false", "1", "0"}, value) && strings.HasPrefix(fs.Arg(1), "-")
 	fs.Visit(func(given *flag.Flag) {
 		last := args[len(args)-fs.NArg()-1]
@@ -133,8 +137,8 @@ func (f *Flags) Parse(fs *flag.FlagSet, args []string, usage string) error {
 	return err
 }
 
-// Wrong returns what is wrong with the flags, for the user. It reads no file: a file that is missing at night must not
-// keep a command from running.
+// Wrong returns an error for the user if the flags can never work. It reads no file: a file that is missing at night
+// must not keep a command from running.
 func (f *Flags) Wrong() error {
 	switch {
 	case f.Servers == "":
@@ -150,7 +154,7 @@ func (f *Flags) Wrong() error {
 	return err
 }
 
-// Complain tells the user about err in one line.
+// Complain prints err on standard error, in one line.
 func (f *Flags) Complain(err error) {
 	fmt.Fprintf(os.Stderr, "%s: %s\n", f.program, strings.ReplaceAll(err.Error(), "\n", "; "))
 }
