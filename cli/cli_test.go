@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// An answer may take 60 s: a sync one waits for Slack.
+// A client waits at least 60 s for an answer: the server answers a sync request only after Slack has answered.
 func TestAnswerMayTakeAMinute(t *testing.T) {
 	f := Flags{Servers: "h:1,unix:/s"}
 	if err := f.Ready(); err != nil || len(f.servers) != 2 {
@@ -20,7 +20,7 @@ func TestAnswerMayTakeAMinute(t *testing.T) {
 	}
 }
 
-// Whatever -s says, it is refused or leads somewhere.
+// Each server in the argument of -s is refused, or has the URL that the user means.
 func TestParseServers(t *testing.T) {
 	for list, want := range map[string]string{
 		"relay": "http://relay:29800", "relay:": "http://relay:29800", "relay/": "http://relay:29800",
@@ -36,7 +36,7 @@ func TestParseServers(t *testing.T) {
 	}
 }
 
-// Whatever lies in the spool is set aside, or stays as it is while no server answers.
+// While no server answers, no file in the spool is changed or lost. A file that is not a request is set aside.
 func FuzzSpool(f *testing.F) {
 	f.Add(encode((&Flags{Tag: "a", Text: func(int) string { return "<hi>" }}).request()))
 	f.Add([]byte(`{"path":"/notify","key":"K","body":{}}`))
