@@ -1,10 +1,11 @@
 package cli
 
-// The message as a request, and its way to the servers: one after the other, round after round.
+// A message as a request, and how it is sent: to one server after the other, in rounds.
 //
-// The spool is a folder that keeps messages until a server has them: one file each, for its owner only,
-// DIR/20060102T150405.000000000Z-KEY.json. Names sort by time, and the oldest goes first; what a server refuses for
-// good becomes *.bad. Nothing else in the folder is touched.
+// The spool is a folder that keeps each message until a server has it. A message is one file that only its owner may
+// read, DIR/20060102T150405.000000000Z-KEY.json. The names sort by time, and the oldest message is sent first. If a
+// server refuses an earlier run's message for good, or if a file is not a request, the file is renamed to *.bad. Files
+// with other names are not touched.
 
 import (
 	"bytes"
@@ -32,22 +33,22 @@ import (
 
 const (
 	connectTimeout = 5 * time.Second
-	answerTimeout  = 60 * time.Second // long, because a sync answer waits for Slack
-	drainTime      = 10 * time.Second // for what other runs have left, and for those to end that are sending it
+	answerTimeout  = 60 * time.Second // long, because a server answers a sync request after Slack
+	drainTime      = 10 * time.Second // limits the wait for another run and the sending of older messages
 	defaultPort    = "29800"
-	maxRequest     = 1 << 20 // what a server takes: bytes of a request's body
+	maxRequest     = 1 << 20 // bytes of a request's body: a server takes no more
 	titleLimit     = 1000    // characters
 )
 
-// request is a message on its way. This is also what the spool keeps of it: there is no token in it.
+// request is a message to be sent, and as JSON the content of a file in the spool. The token is not part of it.
 type request struct {
 	Path string          `json:"path"`
 	To   string          `json:"to,omitempty"` // the tag or the channel
-	Key  string          `json:"key"`          // by which a server finds out that it has the message already
-	Body json.RawMessage `json:"body"`         // nil: the request is a question
+	Key  string          `json:"key"`          // the Idempotency-Key: a server takes one key only once
+	Body json.RawMessage `json:"body"`         // nil for -check
 }
 
-// request returns the message as a request. It cuts as much of the text as a server would not take.
+// request returns the message as a request. It cuts the text if the body would be larger than a server takes.
 func (f *Flags) request() request {
 	r := request{Path: "/notify", To: cmp.Or(f.Tag, channel(f.Channel)), Key: rand.Text()}
 	if f.Tag == "" {
@@ -60,7 +61,7 @@ func (f *Flags) request() request {
 	}
 }
 
-// body returns the message as the server knows it.
+// body returns the fields of the request: those of /notify for a tag, those of /notify-directly for a channel.
 func (f *Flags) body(text string) map[string]any {
 	host, _ := os.Hostname()
 	title := Cut(f.Title, titleLimit, Plain)
@@ -83,8 +84,8 @@ func (f *Flags) body(text string) map[string]any {
 	return map[string]any{"payload": payload, "host": host, "sync": f.Sync}
 }
 
-// channel puts # in front of a channel's name, except of #names, @names and ids of channels, direct messages, groups
-// and users.
+// channel puts # in front of the name of a channel. A name stays as it is if it is empty, begins with # or @, or is
+// the id of a channel, a direct message, a group or a user.
 func channel(name string) string {
 	if regexp.MustCompile(`^[#@]|^[CDGU][A-Z0-9]{8,}$|^$`).MatchString(name) {
 		return name
@@ -92,24 +93,24 @@ func channel(name string) string {
 	return "#" + name
 }
 
-// encode returns v as JSON. Bytes that are not UTF-8 become U+FFFD; & < > stay one byte each.
+// encode returns v as JSON. Bytes that are not UTF-8 become U+FFFD. & < > are not escaped.
 func encode(v any) []byte {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
-	e.Encode(v) // of strings and booleans: no error
+	e.Encode(v) // cannot fail: v has strings, booleans, and JSON from encode
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }
 
-// server is one place where requests go.
+// server is one of the servers in -s.
 type server struct {
-	name, base string // for people: unix:/path or host:port; and the URL in front of /notify
+	name, base string // unix:/path or host:port, for error messages; the URL in front of /notify
 	client     *http.Client
 }
 
-// parseServers reads the argument of -s. There is at least one server in what it returns. Their clients use no proxy:
-// the servers are our own, and so is the token. They follow no redirect: that would make a GET of the POST, or take the
-// token elsewhere.
+// parseServers reads the argument of -s. It returns at least one server, or an error. The HTTP clients use no proxy:
+// the servers and the token are the user's own. They follow no redirect: a redirect could turn the POST into a GET, or
+// take the token to another server.
 func parseServers(list string, config *tls.Config) (servers []server, err error) {
 	for name := range strings.SplitSeq(list, ",") {
 		name = strings.TrimSpace(name)
@@ -143,7 +144,7 @@ func parseServers(list string, config *tls.Config) (servers []server, err error)
 	return servers, nil
 }
 
-// Ready reads the files that the flags name. No error shows the token.
+// Ready reads the files of the token and the certificates, and the argument of -s. No error shows the token.
 func (f *Flags) Ready() (err error) {
 	f.token = f.Auth
 	if path, ok := strings.CutPrefix(f.Auth, "file:"); ok {
@@ -175,8 +176,8 @@ func (f *Flags) Ready() (err error) {
 	return err
 }
 
-// Report asks all servers whether they would take a message, and sends none. It prints one line that says what is
-// wrong, or ok, and returns the exit status.
+// Report asks every server whether it would take a message. It sends none. It prints one line, ok or what is wrong,
+// and returns the exit status.
 func (f *Flags) Report() int {
 	err := f.Ready()
 	query := url.Values{"tag": {f.Tag}, "channel": {channel(f.Channel)}}
@@ -191,16 +192,18 @@ func (f *Flags) Report() int {
 	return 0
 }
 
-// failure is why a request was not taken. The zero value means that it was taken.
+// failure says why a server did not take a request. The zero value means that a server took it.
 type failure struct {
 	err     error
-	final   bool          // this run asks no server again
-	refused bool          // later runs ask no server again either: the request itself is wrong
+	final   bool          // this run must not try the request again
+	refused bool          // later runs must not try it either: the request itself is wrong
 	wait    time.Duration // the server's Retry-After, 0 without one
 }
 
-// Send hands the message to a server, tells the user if that fails, and returns the exit status. With a spool, the
-// message is stored first, and sent after older ones: then a server that cannot be reached is no failure.
+// Send sends the message, tells the user if that fails, and returns the exit status. With -spool and without -sync,
+// the message is first stored in the spool, and sent after the older messages there. Then the exit status is 0 even if
+// no server takes the message, unless a server refuses it for good. A message that cannot be stored is sent without
+// the spool.
 func (f *Flags) Send(ctx context.Context) int {
 	r, isKept, send := f.request(), false, f.insist
 	if f.Spool != "" && !f.Sync {
@@ -221,7 +224,9 @@ func (f *Flags) Send(ctx context.Context) int {
 	return 0
 }
 
-// insist sends r, round after round.
+// insist sends r, in up to 1+RetryMax rounds. Between two rounds it waits for the longest Retry-After of the servers
+// or, without one, for RetryWaitMin, doubled for each round; never longer than RetryWaitMax. It stops early after a
+// final failure, or if ctx ends during a wait.
 func (f *Flags) insist(ctx context.Context, r request) failure {
 	if err := f.Ready(); err != nil {
 		return failure{err: err, final: true}
@@ -243,7 +248,8 @@ func (f *Flags) insist(ctx context.Context, r request) failure {
 	}
 }
 
-// round offers r to one server after the other, until a server takes it or refuses it for good.
+// round offers r to one server after the other, until a server takes it or the failure is final. Otherwise it returns
+// the errors of all servers and the longest Retry-After.
 func (f *Flags) round(ctx context.Context, r request) (all failure) {
 	for _, s := range f.servers {
 		fail := f.post(ctx, s, r)
@@ -255,7 +261,7 @@ func (f *Flags) round(ctx context.Context, r request) (all failure) {
 	return all
 }
 
-// post offers r to s.
+// post sends r to s. An error has the name of s and, if the name is not an address, the address that answered.
 func (f *Flags) post(ctx context.Context, s server, r request) failure {
 	name := s.name
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) {
@@ -269,22 +275,25 @@ func (f *Flags) post(ctx context.Context, s server, r request) failure {
 		return failure{err: err, final: true, refused: true}
 	}
 	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Idempotency-Key", url.QueryEscape(r.Key)) // it stays as it is, unless somebody has made the file
+	// Our own keys stay as they are. A file that somebody else put into the spool may have any key.
+	req.Header.Set("Idempotency-Key", url.QueryEscape(r.Key))
 	if f.token != "" {
 		req.Header.Set("Authorization", "Bearer "+f.token)
 	}
 	resp, err := s.client.Do(req)
 	if err != nil {
-		return failure{err: fmt.Errorf("%s: %w", name, errors.Unwrap(err))} // without the URL
+		return failure{err: fmt.Errorf("%s: %w", name, errors.Unwrap(err))} // Unwrap removes the URL
 	}
 	defer resp.Body.Close()
-	answer, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10)) // judge does not take half an answer for slackboard's
+	// The error does not matter: half an answer is not JSON, so judge does not take it for slackboard's.
+	answer, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 	return judge(name, resp, answer)
 }
 
-// judge returns what an answer means. An answer that is not slackboard's comes from a proxy or from another program:
-// then no server was reached, except that a 413 is always about the request. A 502 is final, except with a Retry-After:
-// Slack has refused the message, or may have posted it.
+// judge returns what an answer means. An answer without slackboard's JSON comes from a proxy or from another program:
+// no server was reached, so the failure is not final. A 413 is final whoever sends it: the request is too large. A 502
+// without a Retry-After is final, because Slack has refused the message or may have posted it. A 401 or 403 is final
+// for this run, but does not refuse the request: a later run may have another token.
 func judge(name string, resp *http.Response, answer []byte) (fail failure) {
 	var said struct{ Message string }
 	ours, status := json.Unmarshal(answer, &said) == nil && said.Message != "", resp.StatusCode
@@ -308,7 +317,8 @@ func judge(name string, resp *http.Response, answer []byte) (fail failure) {
 	return fail
 }
 
-// Flush sends what the spool keeps, for a run without a message of its own. What cannot be sent stays.
+// Flush sends the messages in the spool, for a run without a message of its own. A message that cannot be sent stays
+// in the spool. Without -spool, Flush does nothing.
 func (f *Flags) Flush(ctx context.Context) { f.drain(ctx, request{}) }
 
 // store returns nil once r is in a file that would survive a power cut.
@@ -318,7 +328,7 @@ func store(dir string, r request) error {
 	}
 	name := time.Now().UTC().Format("20060102T150405.000000000Z") + "-" + r.Key + ".json"
 	tmp := filepath.Join(dir, ".new-"+r.Key)
-	defer os.Remove(tmp) // unless it is renamed
+	defer os.Remove(tmp) // has no effect after the rename
 	if err := cmp.Or(os.WriteFile(tmp, encode(r), 0o600), syncPath(tmp)); err != nil {
 		return err
 	}
@@ -334,15 +344,17 @@ func syncPath(path string) error {
 	return file.Sync()
 }
 
-// drain sends what the spool keeps, the oldest first, and own last. It returns why own was not sent. If another run is
-// sending, drain waits for that run, or returns at once if there is no own. A message that cannot be sent now holds
-// back the messages to the same tag or channel, and no others.
+// drain sends the messages in the spool, the oldest first and own last, and returns why own was not sent. If another
+// run is sending, drain waits for that run or, without own, returns at once. This wait and the sending of older
+// messages take drainTime at most. A message that cannot be sent now holds back only later messages for the same tag
+// or channel. A message that is refused for good is set aside as *.bad, except own: its file is removed, and the
+// caller tells the user.
 func (f *Flags) drain(ctx context.Context, own request) failure {
 	dir, err := os.Open(f.Spool)
 	if err != nil {
 		return failure{err: err}
 	}
-	defer dir.Close() // which gives up the lock, too
+	defer dir.Close() // releases the lock, too
 	if err := f.Ready(); err != nil {
 		return failure{err: err}
 	}
@@ -355,9 +367,9 @@ func (f *Flags) drain(ctx context.Context, own request) failure {
 		time.Sleep(20 * time.Millisecond)
 	}
 	blocked := map[string]failure{}
-	entries, _ := os.ReadDir(f.Spool) // in order; if it cannot be read, own is not sent
+	entries, _ := os.ReadDir(f.Spool) // sorted; after an error, files that are missing here stay in the spool
 	for _, e := range entries {
-		if filepath.Ext(e.Name()) != ".json" || !e.Type().IsRegular() { // a named pipe would make us wait
+		if filepath.Ext(e.Name()) != ".json" || !e.Type().IsRegular() { // reading a named pipe would block
 			continue
 		}
 		path, isOwn := filepath.Join(f.Spool, e.Name()), strings.HasSuffix(e.Name(), "-"+own.Key+".json")
@@ -372,9 +384,9 @@ func (f *Flags) drain(ctx context.Context, own request) failure {
 			fail = f.round(until, r)
 		}
 		switch {
-		case err != nil: // another user's
+		case err != nil: // not readable, such as another user's file: leave it alone
 		case fail.err == nil || fail.refused && isOwn:
-			err = os.Remove(path) // if it comes back after a power cut, the server knows its key
+			err = os.Remove(path) // no sync: if a power cut brings it back, the server knows its key
 		case fail.refused:
 			f.Complain(fmt.Errorf("set aside as %s.bad: %w", path, fail.err))
 			err = os.Rename(path, path+".bad")
@@ -388,5 +400,5 @@ func (f *Flags) drain(ctx context.Context, own request) failure {
 			return fail
 		}
 	}
-	return failure{} // another run has sent own
+	return failure{} // there is no own, or another run has sent it or set it aside
 }
