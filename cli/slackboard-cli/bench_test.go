@@ -1,6 +1,6 @@
 package main
 
-// What the clients cost, beside the least that a program could do. Run them with go test -run '^$' -bench Client .
+// What the clients cost, compared with the least that a program could do. Run: go test -run '^$' -bench Client .
 
 import (
 	"fmt"
@@ -13,7 +13,7 @@ import (
 	"slackboard/e2e"
 )
 
-// bareClient posts its standard input, and does nothing else.
+// bareClient posts its standard input and does nothing else.
 const bareClient = `package main
 
 import (
@@ -39,7 +39,7 @@ func timed(b *testing.B, cmd *exec.Cmd) time.Duration {
 	return time.Since(start)
 }
 
-// One message, from the start of the program to its exit.
+// One message, from the start of slackboard-cli to its exit, compared with bareClient.
 func BenchmarkClientStartToExit(b *testing.B) {
 	s := e2e.NewScripted(b)
 	bare := filepath.Join(b.TempDir(), "bare")
@@ -62,7 +62,7 @@ func BenchmarkClientStartToExit(b *testing.B) {
 	b.ReportMetric(float64(ours)/float64(least), "ratio")
 }
 
-// The output of a command through slackboard-log, beside the same through cat.
+// The output of a command through slackboard-log, compared with the same output through cat.
 func BenchmarkClientOutput(b *testing.B) {
 	const size = 512 << 20
 	command := fmt.Sprintf("head -c %d /dev/zero", size)
