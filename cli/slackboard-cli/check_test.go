@@ -10,7 +10,7 @@ import (
 	"slackboard/e2e"
 )
 
-// -check says by day what would fail at night. Nothing is sent, and nothing is run.
+// -check reports by day what would fail at night. It sends no message and runs no command.
 func TestClientCheck(t *testing.T) {
 	t.Parallel()
 	token := e2e.WriteFile(t, "token", "xyzzy")
@@ -23,7 +23,7 @@ func TestClientCheck(t *testing.T) {
 	for _, test := range []struct {
 		flags string
 		code  int
-		want  string // after the program's name: on standard output if the code is 0
+		want  string // how the line begins after the program's name; on standard output if code is 0
 	}{
 		{"-s unix:" + socket + " -t general", 0, "ok: unix:" + socket + " takes messages for general\n"},
 		{"-s unix:" + socket + " -c general", 0, "ok: unix:" + socket + " takes messages for #general\n"},
@@ -64,7 +64,7 @@ func TestClientCheck(t *testing.T) {
 	}
 }
 
-// An environment that is meant for others does not lead the clients, and their token, elsewhere.
+// The clients do not use the proxies that the environment names: a proxy must not get the token.
 func TestClientUsesNoProxy(t *testing.T) {
 	t.Parallel()
 	proxy := e2e.NewScripted(t)
@@ -81,7 +81,7 @@ func TestClientUsesNoProxy(t *testing.T) {
 	}
 }
 
-// An error names the server as the user does, and the address that answered.
+// An error names the server as the user does and, if that is a name, also the address that answered.
 func TestClientErrorsNameTheServer(t *testing.T) {
 	t.Parallel()
 	s := e2e.NewScripted(t, e2e.Because(400, ""), e2e.Because(503, ""),
@@ -106,7 +106,7 @@ func TestClientErrorsNameTheServer(t *testing.T) {
 	}
 }
 
-// What people call levels.
+// -l takes the names that people use for the levels.
 func TestCliLevels(t *testing.T) {
 	t.Parallel()
 	for flag, want := range map[string]string{"message": "message", "info": "info", "warn": "warn", "warning": "warn",
