@@ -1,5 +1,5 @@
-// slackboard-cli sends its standard input to Slack by way of a slackboard server.
-// It exits 0 when the message was sent or kept for a later run, 1 when it was not, 2 when it was called wrongly.
+// slackboard-cli sends its standard input to Slack by way of a slackboard server. It exits 0 if the message was sent
+// or kept for a later run, 1 if it was not, and 2 if slackboard-cli was called wrongly.
 package main
 
 import (
@@ -21,10 +21,10 @@ const usage = `slackboard-cli sends its standard input to Slack by way of a slac
   tail -n 20 /var/log/app.log | slackboard-cli -s https://relay-1,https://relay-2 -c '#ops' -l warn -escape
 `
 
-// quiet is how long standard input may bring nothing before we say that we wait for its end.
+// quiet is how long standard input may bring no byte before a line says that the client waits for its end.
 const quiet = 5 * time.Second
 
-// levels are the arguments of -l and what they mean.
+// levels has the arguments of -l and the level that each stands for.
 var levels = map[string]string{
 	"message": "message", "info": "info", "warn": "warn", "warning": "warn", "crit": "crit", "error": "crit",
 }
@@ -76,7 +76,7 @@ func run(args []string) int {
 	return to.Send(context.Background())
 }
 
-// read reads standard input into text.
+// read reads standard input into text, until it ends. It is an error if standard input is empty.
 func read(text *cli.Text, complain func(error)) error {
 	waits := time.AfterFunc(quiet, func() {
 		complain(errors.New("waiting for the end of standard input (at a terminal: Ctrl-D)"))
@@ -93,7 +93,7 @@ func read(text *cli.Text, complain func(error)) error {
 			return nil
 		case err != nil:
 			return fmt.Errorf("standard input: %w", err)
-		case waits.Stop(): // else it has been said
+		case waits.Stop(): // false once the line was printed
 			waits.Reset(quiet)
 		}
 	}
