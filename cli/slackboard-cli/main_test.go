@@ -69,7 +69,7 @@ func TestClientRequests(t *testing.T) {
 	}
 }
 
-// withoutEmpty is normal for a client's request.
+// withoutEmpty is e2e.Normal for the body of a client's request: it also removes an empty title and color.
 func withoutEmpty(t *testing.T, body string) string {
 	return strings.NewReplacer(`,"title":""`, "", `"title":"",`, "", `"color":"",`, "").Replace(e2e.Normal(t, body))
 }
@@ -144,7 +144,7 @@ func TestClientUsage(t *testing.T) {
 	}
 }
 
-// Each form of -h, and the token in the environment that it must not show.
+// -h and --help print the usage, and not the token that is in the environment.
 func TestClientHelp(t *testing.T) {
 	t.Parallel()
 	for _, program := range []string{"slackboard-cli", "slackboard-log"} {
@@ -165,7 +165,7 @@ func TestClientHelp(t *testing.T) {
 	}
 }
 
-// What slackboard-cli makes of its standard input.
+// How slackboard-cli turns its standard input into the text of a message.
 func TestCliText(t *testing.T) {
 	t.Parallel()
 	host := e2e.Encode(e2e.Hostname())
@@ -192,7 +192,8 @@ func TestCliText(t *testing.T) {
 	}
 }
 
-// A text that no server would take is cut in its middle: its beginning and its end arrive, with how much is left out.
+// A text that is too long for a server is cut in its middle. The server gets its beginning, its end, and how many
+// bytes are left out.
 func TestCliCuts(t *testing.T) {
 	t.Parallel()
 	s := e2e.StartServer(t, e2e.ServerConfig("http://127.0.0.1:1"))
@@ -277,7 +278,7 @@ func TestClientRetries(t *testing.T) {
 	}
 }
 
-// A redirect would make a GET of the POST, or take the token elsewhere.
+// A redirect could turn the POST into a GET, or take the token to another server.
 func TestClientFollowsNoRedirect(t *testing.T) {
 	t.Parallel()
 	other := e2e.NewScripted(t)
@@ -290,7 +291,7 @@ func TestClientFollowsNoRedirect(t *testing.T) {
 	}
 }
 
-// A server that starts late gets the message.
+// A client that tries again reaches a server that starts late.
 func TestClientWaitsForTheServer(t *testing.T) {
 	t.Parallel()
 	addr := e2e.DeadAddress(t)
@@ -310,16 +311,17 @@ func TestClientWaitsForTheServer(t *testing.T) {
 	}
 }
 
-// Several servers: who is asked, in which order. The back-off never ends where it is not due.
+// With several servers: which are asked, and in which order. With the flags e2e.Patient a test fails if the client
+// backs off.
 func TestServersInTurn(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name         string
-		first        []e2e.Reply // nil: nobody listens there
+		first        []e2e.Reply // nil: the first server does not listen
 		second       []e2e.Reply
 		flags        string
 		code         int
-		asked1, then int // requests to the first, to the second
+		asked1, then int // requests to the first server, and to the second
 		stderr       string
 	}{
 		{"the first takes it", []e2e.Reply{e2e.OKReply}, []e2e.Reply{e2e.OKReply}, e2e.Patient, 0, 1, 0, ""},
@@ -359,7 +361,7 @@ func TestServersInTurn(t *testing.T) {
 	}
 }
 
-// One of two servers dies between two messages.
+// If the first of two servers dies between two messages, the second gets the second message.
 func TestServerDiesInBetween(t *testing.T) {
 	t.Parallel()
 	first, second := e2e.NewScripted(t), e2e.NewScripted(t)
@@ -378,7 +380,7 @@ func TestServerDiesInBetween(t *testing.T) {
 	}
 }
 
-// A server that takes its time is waited for.
+// A client waits for a server that answers slowly.
 func TestSlowServer(t *testing.T) {
 	t.Parallel()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -393,7 +395,7 @@ func TestSlowServer(t *testing.T) {
 	}
 }
 
-// The token is sent, wherever it comes from, and shown nowhere.
+// The token is sent, whether a flag, the environment or a file has it. It is never printed.
 func TestToken(t *testing.T) {
 	t.Parallel()
 	file := e2e.WriteFile(t, "token", "xyzzy\n")
