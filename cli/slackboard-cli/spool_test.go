@@ -1,6 +1,6 @@
 package main
 
-// The clients' spool: what no server took is kept, and goes out later, once and in order.
+// The clients' spool: a message that no server takes is kept, and sent later, once and in order.
 
 import (
 	"encoding/json"
@@ -22,7 +22,7 @@ import (
 	"slackboard/e2e"
 )
 
-// keep leaves texts in the spool, oldest first.
+// keep stores a message for each of texts in the spool, the oldest first.
 func keep(t testing.TB, spool string, texts ...string) {
 	t.Helper()
 	for _, text := range texts {
@@ -34,7 +34,8 @@ func keep(t testing.TB, spool string, texts ...string) {
 	}
 }
 
-// keepCopies leaves n requests in the spool, by making copies of one.
+// keepCopies stores n messages in the spool, with the texts 0 to n-1. A client stores the first; the others are copies
+// of its file.
 func keepCopies(t testing.TB, spool string, n int) {
 	t.Helper()
 	keep(t, spool, "0")
@@ -48,7 +49,8 @@ func keepCopies(t testing.TB, spool string, n int) {
 	}
 }
 
-// What is kept: one file, its owner's only, with all but the token. The next run sends it first, as it was.
+// A kept message is one file that only its owner may read. It has everything of the request except the token. The next
+// run sends it first, unchanged.
 func TestSpoolKeeps(t *testing.T) {
 	t.Parallel()
 	spool := filepath.Join(t.TempDir(), "spool")
@@ -88,7 +90,8 @@ func TestSpoolKeeps(t *testing.T) {
 	}
 }
 
-// When a message is kept, and when people are told the truth instead.
+// A message that no server took is kept, and the exit status is 0. With -sync, or if a server refuses the message for
+// good, it is not kept, and the exit status is 1.
 func TestSpoolKeepsWhatNoServerTook(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -125,7 +128,7 @@ func TestSpoolKeepsWhatNoServerTook(t *testing.T) {
 	}
 }
 
-// A message does not overtake those that are kept.
+// A new message does not overtake the messages that are kept.
 func TestSpoolKeepsTheOrder(t *testing.T) {
 	t.Parallel()
 	spool := t.TempDir()
@@ -146,7 +149,7 @@ func TestSpoolKeepsTheOrder(t *testing.T) {
 	}
 }
 
-// A file that is not a request is set aside, and so is one that the server refuses. Whatever else is there stays.
+// A file that is not a request, or that the server refuses, is set aside. Other files in the folder stay.
 func TestSpoolSetsAside(t *testing.T) {
 	t.Parallel()
 	spool := t.TempDir()
@@ -182,7 +185,7 @@ func TestSpoolSetsAside(t *testing.T) {
 	}
 }
 
-// What somebody else has put into the folder holds nothing up, whatever its key is.
+// A file that somebody else has put into the folder does not hold up other messages, whatever its key is.
 func TestSpoolTakesAnyKey(t *testing.T) {
 	t.Parallel()
 	spool, s := t.TempDir(), e2e.NewScripted(t)
@@ -193,7 +196,8 @@ func TestSpoolTakesAnyKey(t *testing.T) {
 	}
 }
 
-// A refusal that is about who sends, or comes from a gateway, says nothing against the requests.
+// A message is kept if the server answers 401 or 403 (the token), or 301, 500 or 502: then the request itself is not
+// at fault.
 func TestSpoolOutlivesAWrongToken(t *testing.T) {
 	t.Parallel()
 	for _, status := range []int{301, 401, 403, 500, 502} {
@@ -208,7 +212,7 @@ func TestSpoolOutlivesAWrongToken(t *testing.T) {
 	}
 }
 
-// With many kept, a run sends them all, the oldest first, and then its own message.
+// A run sends all messages in the spool, the oldest first, and then its own.
 func TestSpoolSendsMany(t *testing.T) {
 	t.Parallel()
 	spool := t.TempDir()
@@ -221,8 +225,7 @@ func TestSpoolSendsMany(t *testing.T) {
 	}
 }
 
-// Kept requests that a server is slow to take hold up a new one for 10 s at most, and one to the same place goes behind
-// them.
+// If a server does not answer the request of a kept message, a new message for another tag is sent after 10 s.
 func TestSpoolTimeLimit(t *testing.T) {
 	if !e2e.Long() {
 		t.Skip("skipped: takes 10 s, runs with CI=true")
@@ -243,7 +246,7 @@ func TestSpoolTimeLimit(t *testing.T) {
 	t.Logf("took %v", time.Since(start))
 }
 
-// While another run sends what is kept, a message waits behind it, and a run that has none does not.
+// While another run holds the lock, a run with a message waits for that run. A run without a message does not wait.
 func TestSpoolLock(t *testing.T) {
 	t.Parallel()
 	spool := t.TempDir()
@@ -274,7 +277,8 @@ func TestSpoolLock(t *testing.T) {
 	}
 }
 
-// What slackboard refuses for now holds up what goes to the same place, in order, and nothing else.
+// A message that slackboard cannot take now (503, 429) holds back later messages for the same tag or channel, in their
+// order, and no others.
 func TestSpoolIsNoLane(t *testing.T) {
 	t.Parallel()
 	for _, busy := range []e2e.Reply{e2e.Because(503, "5"), e2e.Because(429, "5")} {
@@ -317,7 +321,7 @@ func TestSpoolIsNoLane(t *testing.T) {
 	}
 }
 
-// A spool that cannot be written is told, and the message is tried as if there were none.
+// If the spool cannot be written, the client says so, and sends the message as without a spool.
 func TestSpoolThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	file := e2e.WriteFile(t, "file", "")
@@ -331,7 +335,8 @@ func TestSpoolThatCannotBeWritten(t *testing.T) {
 	}
 }
 
-// A run that is well sends what earlier ones had to keep: else it would wait for the next failure.
+// slackboard-log sends what earlier runs kept even if its command succeeds. Otherwise these messages would wait for
+// the next failure.
 func TestSpoolIsSentBySuccess(t *testing.T) {
 	t.Parallel()
 	spool := t.TempDir()
@@ -356,7 +361,8 @@ func TestSpoolIsSentBySuccess(t *testing.T) {
 	}
 }
 
-// Ten clients at once on one spool, while the server comes and goes: each message reaches Slack, once.
+// Ten clients use one spool at once, while the server is down, running, killed and started again. Each message reaches
+// Slack, and the clients double none.
 func TestSpoolTenClients(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -386,7 +392,7 @@ func TestSpoolTenClients(t *testing.T) {
 	}
 	first := e2e.StartServer(t, config)
 	killed := make(chan struct{})
-	go func() { // while they send
+	go func() { // while the clients send
 		slack.WaitForPosts(t, 3)
 		first.Kill()
 		close(killed)
@@ -413,19 +419,19 @@ func TestSpoolTenClients(t *testing.T) {
 	if left := e2e.FilesIn(t, spool); len(left) != 0 {
 		t.Errorf("left in the spool: %q", left)
 	}
-	// The server was killed while it posted: one post may be doubled by that, as its README says. The clients double
-	// none.
+	// The server was killed while it posted, which may double one post: see docs/design.md.
 	if len(posts) > len(want)+1 {
 		t.Errorf("%d posts of %d messages", len(posts), len(want))
 	}
 }
 
-// The same with a server that is busy, and breaks off its answers to what it took, two times out of three.
+// The same with a server that answers one of three requests with 503, takes one but closes the connection without an
+// answer, and takes and answers one.
 func TestSpoolTenClientsHalfAnswers(t *testing.T) {
 	t.Parallel()
 	spool := t.TempDir()
 	var mu sync.Mutex
-	// text by key: the server takes one with a known key only once
+	// taken has the texts by key: like slackboard, this server takes a message with a known key only once.
 	requests, healthy, taken := 0, false, map[string]string{}
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body := e2e.ClientRequest{Body: e2e.ReadAll(r.Body)}
@@ -471,7 +477,7 @@ func TestSpoolTenClientsHalfAnswers(t *testing.T) {
 	t.Logf("%d requests for %d messages, %d were kept in the end", requests, len(want), kept)
 }
 
-// What another user keeps there is left alone: it cannot be read, which does not make it bad.
+// A file of another user stays as it is: a file that cannot be read is not set aside.
 func TestSpoolOfTwoUsers(t *testing.T) {
 	t.Parallel()
 	if os.Getuid() != 0 {
