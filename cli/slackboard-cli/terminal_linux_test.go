@@ -12,7 +12,7 @@ import (
 	"slackboard/e2e"
 )
 
-// Memory is bounded, whatever the input.
+// slackboard-cli needs at most 64 MiB of resident memory, whatever its input is.
 func TestCliMemory(t *testing.T) {
 	t.Parallel()
 	for _, flags := range []string{"-t a", "-t a -code", "-c a -l crit -escape"} {
@@ -38,7 +38,8 @@ func TestCliMemory(t *testing.T) {
 	}
 }
 
-// Where people wait they are told why: no server answers, or standard input does not end.
+// At a terminal, a client that will try again says why, and when. Without a terminal it prints only one line, at the
+// end.
 func TestClientsSayWhatTheyWaitFor(t *testing.T) {
 	t.Parallel()
 	dead := e2e.DeadAddress(t)
@@ -88,7 +89,8 @@ func TestCliSaysThatItWaitsForInput(t *testing.T) {
 	}
 }
 
-// clientCommand is a client whose flags are separated by blanks. Without a text it has no standard input.
+// clientCommand returns a command for a client, with flags separated by blanks and text as its standard input. If text
+// is "", Stdin is nil.
 func clientCommand(program, flags, text string) *exec.Cmd {
 	cmd := exec.Command(e2e.Program(program), strings.Fields(flags)...)
 	if text != "" {
