@@ -1,6 +1,6 @@
 package main
 
-// The clients over https: certificates are made here, by an authority that no system knows.
+// The clients over https. The tests make certificates with an authority of their own, which no system trusts.
 
 import (
 	"crypto/tls"
