@@ -1,6 +1,7 @@
 package cli
 
-// A text of any length and content, made fit for people: its beginning and end are kept, cleaned, cut and escaped.
+// A text of any length and content, prepared for people to read: its beginning and its end are kept, cleaned, cut and
+// escaped.
 
 import (
 	"fmt"
@@ -10,25 +11,25 @@ import (
 	"unicode/utf8"
 )
 
-// keptHalf is how much of a text is kept, of its beginning and of its end.
+// keptHalf is how many bytes of a text are kept at its beginning, and how many at its end.
 const keptHalf = maxRequest / 2
 
 // Text keeps the first and the last keptHalf bytes of what is written to it.
 type Text struct {
-	bytes []byte // and some of those in between
-	Total int64  // of all bytes
+	bytes []byte // the kept bytes, and bytes of the middle until Write removes them
+	Total int64  // the number of bytes written
 }
 
 func (t *Text) Write(p []byte) {
 	t.Total += int64(len(p))
 	t.bytes = append(t.bytes, p...)
-	if len(t.bytes) > 4*keptHalf { // seldom: it moves the end
+	if len(t.bytes) > 4*keptHalf { // seldom: copying the end takes time
 		t.bytes = append(t.bytes[:keptHalf], t.bytes[len(t.bytes)-keptHalf:]...)
 	}
 }
 
-// Cut returns the text as clean makes it: its first and last lines, with how much is left out in between, if that has
-// more than limit characters or not all is kept.
+// Cut returns the text as clean returns it. If that has more than limit characters, or if the middle of the text was
+// not kept, Cut returns the first and the last lines, and between them a line that says how many bytes are left out.
 func (t *Text) Cut(limit int, clean func(string) string) string {
 	isWhole := t.Total <= 2*keptHalf
 	head, tail := string(t.bytes), string(t.bytes)
@@ -46,7 +47,7 @@ func (t *Text) Cut(limit int, clean func(string) string) string {
 	if runes := []rune(tail); len(runes) > half {
 		tail = string(runes[len(runes)-half:])
 	}
-	// whole lines, unless that takes much away
+	// Keep only whole lines, unless that would remove half of the head or of the tail.
 	if end := strings.LastIndexByte(head, '\n'); end > len(head)/2 {
 		head = head[:end+1]
 	}
@@ -61,17 +62,19 @@ func Cut(s string, limit int, clean func(string) string) string {
 	return (&Text{[]byte(s), int64(len(s))}).Cut(limit, clean)
 }
 
-// Plain returns s without the control characters of ASCII, except newline and tab.
+// Plain returns s without the control characters below U+0020, except newline and tab.
 func Plain(s string) string {
 	return strings.Join(strings.FieldsFunc(s, func(c rune) bool { return c < ' ' && c != '\n' && c != '\t' }), "")
 }
 
-// Shown returns s as a terminal shows it in the end: without escape sequences (ECMA-48, 5.4 and 5.6, and ECMA-35, 13.2)
-// and control characters, each line as it was last written.
+// Shown returns s as a terminal would finally show it, without escape sequences (ECMA-48, 5.4 and 5.6, and ECMA-35,
+// 13.2) and without control characters except newline and tab. Text that was overwritten or erased within its line is
+// left out. Other movements of the cursor have no effect.
 func Shown(s string) string {
-	// A control string goes up to BEL or ESC \, which are taken out by themselves.
+	// A control string is matched up to the BEL or ESC \ that ends it, or up to the end of the line. BEL is removed as
+	// a control character, ESC \ as a sequence.
 	sequence := regexp.MustCompile(`\x1b(\[[ -?]*[@-~]?|[]PX^_][^\n\a\x1b]*|[ -/]*[0-~]?)`)
-	const erase = "\u0094" // a control character, here for: take out the rest of the line
+	const erase = "\u0094" // a control character that here means: erase the rest of the line
 	means := map[string]string{
 		"\x1b[G": "\r", "\x1b[1G": "\r", "\x1b[K": erase, "\x1b[0K": erase, "\x1b[2K": "\r" + erase,
 	}
@@ -99,20 +102,20 @@ func Shown(s string) string {
 	return b.String() + string(line)
 }
 
-// Escape returns text so that Slack shows it without markup:
+// Escape returns text with &, < and > escaped, so that Slack does not read them as markup:
 // https://docs.slack.dev/messaging/formatting-message-text/#escaping
 func Escape(text string) string {
 	return strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;").Replace(text)
 }
 
-// Code returns s as a block of code, which s cannot end.
+// Code returns s as a block of code. Nothing in s can end the block.
 func Code(s string) string { return "```\n" + strings.TrimSuffix(Harmless(s), "\n") + "\n```\n" }
 
-// Harmless returns s so that Slack shows it and does nothing else: escaped, and with a U+2060, which is invisible,
-// where s would notify everybody or end a code block.
+// Harmless returns s escaped, with a U+2060, which is invisible, wherever s would notify everybody (@channel, @here,
+// @everyone) or end a block of code.
 func Harmless(s string) string {
 	s = regexp.MustCompile("(?i)@(channel|here|everyone)").ReplaceAllString(s, "@\u2060$1")
-	for range 2 { // the first round leaves two of three together
+	for range 2 { // the first round leaves two of three backquotes together
 		s = strings.ReplaceAll(s, "``", "`\u2060`")
 	}
 	return Escape(s)
