@@ -9,7 +9,7 @@ import (
 	"unicode/utf8"
 )
 
-// Whatever is written, the first and the last bytes are kept, and the rest is counted.
+// However a text is written, its first and last bytes are kept, and the bytes that are left out are counted.
 func TestText(t *testing.T) {
 	all := make([]byte, 7*keptHalf)
 	for i := range all {
@@ -34,7 +34,7 @@ func TestText(t *testing.T) {
 	}
 }
 
-// What a terminal shows in the end.
+// Shown returns what a terminal would finally show.
 func TestShown(t *testing.T) {
 	for in, want := range map[string]string{
 		"plain\ttext\n\nmore":                                        "plain\ttext\n\nmore",
@@ -68,7 +68,8 @@ func TestShown(t *testing.T) {
 	}
 }
 
-// The beginning, the end, and how many bytes lie between them. Control sequences do not count, and are not cut into.
+// Cut keeps the beginning and the end, and says how many bytes are left out. Escape sequences do not count as
+// characters, and the limit cuts none in two.
 func TestCut(t *testing.T) {
 	lines := strings.Repeat("line\n", 1000)
 	var large Text
@@ -94,7 +95,7 @@ func TestCut(t *testing.T) {
 	}
 }
 
-// Whatever a text holds and whatever is around it, a server takes the request.
+// A request is never too large for a server, whatever its text and its title are.
 func TestRequestFits(t *testing.T) {
 	for _, flags := range []Flags{{Tag: "a"}, {Channel: "a", Title: strings.Repeat("\"", 1<<17)}} {
 		for name, unit := range map[string]string{"letters": "x", "quotes": "\"", "ampersands": "&", "noise": "\xff",
