@@ -1,11 +1,12 @@
-// slackboard-log runs a command and tells Slack when it fails, by way of a slackboard server. The command does not
-// notice.
+// slackboard-log runs a command and tells Slack when it fails, by way of a slackboard server. The command should not
+// notice slackboard-log.
 //
-//	main.go     the flags, what happens in which order, and what people are told
-//	command.go  the command: its process group, signals, -timeout, its output, and the status it leaves
+//	main.go     the flags, the order of the steps, and the report
+//	command.go  the command: its process group, signals, -timeout, its output, and its exit status
 //
-// It exits as the command did: with its status, with 128+N when signal N killed it, with 127 when it was not found and
-// 126 when it could not be executed, with 124 when -timeout ended it. It exits 125 when it was called wrongly itself.
+// It exits with the status of the command. If signal N killed the command, it exits with 128+N. It exits with 127 if
+// the command was not found, with 126 if it could not be executed, with 124 if -timeout ended it, and with 125 if
+// slackboard-log itself was called wrongly.
 package main
 
 import (
@@ -27,15 +28,15 @@ const usage = `slackboard-log runs a command and tells Slack when it fails, by w
   slackboard-log -t cron -timeout 2h -log /var/log/sync.log -title "nightly sync" -- rsync -a /srv/ backup:/srv/
 `
 
-const excerptLength = 3000 // characters of the command, and of its output, in a message
+const excerptLength = 3000 // characters: the limit of each field in a message, such as the output
 
-// notifyTime is how long the end of slackboard-log may wait for a server, and for those after it.
+// notifyTime is how long slackboard-log may take to send messages, after the command has ended.
 const notifyTime = 2 * time.Minute
 
 func main() { os.Exit(run(os.Args[1:])) }
 
-// run takes flags as wrong only where no run could be right: a file that is missing at night must not keep the command
-// from running.
+// run refuses flags only if they can never work. A file that is missing at night must not keep the command from
+// running.
 func run(args []string) int {
 	c := command{killAfter: 10 * time.Second}
 	flags := c.FlagSet("slackboard-log")
@@ -74,8 +75,8 @@ func run(args []string) int {
 	return c.status
 }
 
-// notify tells Slack how the command ended if that is worth telling, and sends what earlier runs have kept. A signal
-// ends it.
+// notify sends a report of the command if it failed or if always is true, and sends the messages that earlier runs
+// have kept. A signal ends the sending.
 func (c *command) notify(always bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), notifyTime)
 	go func() { <-c.signals; cancel() }()
@@ -88,8 +89,9 @@ func (c *command) notify(always bool) {
 	c.Send(ctx)
 }
 
-// report says what happened, in the original's order. For Slack it has excerpts, as a terminal shows them, in which
-// nothing is markup; else all of the output that was kept, as it was, unless people have seen it.
+// report returns what happened, in the order of the original Slackboard's report. For Slack, each field is an excerpt,
+// as cli.Shown and cli.Harmless return it. For standard error, the output is all that was kept of it, unchanged; with
+// -tee it is left out, because people have seen it.
 func (c *command) report(forSlack bool) string {
 	show := strings.Clone
 	output := "Output:\n" + c.kept.Cut(math.MaxInt, show)
