@@ -1,6 +1,6 @@
 package main
 
-// slackboard-log, as a command, its caller and Slack see it.
+// slackboard-log as its command, its caller and Slack see it.
 
 import (
 	"bytes"
@@ -23,20 +23,20 @@ import (
 
 func TestMain(m *testing.M) { e2e.Main(m) }
 
-// logCommand is slackboard-log with a script for sh. Flags are separated by blanks.
+// logCommand returns a command: slackboard-log with flags, separated by blanks, that runs a script with sh.
 func logCommand(flags, script string, args ...string) *exec.Cmd {
 	args = append([]string{"--", "sh", "-c", script}, args...)
 	return exec.Command(e2e.Program("slackboard-log"), append(strings.Fields(flags), args...)...)
 }
 
-// isAlive tells whether a process runs. One that has ended and waits for its parent does not, where /proc can tell.
+// isAlive tells whether a process runs. A zombie does not run. Without /proc, it counts as running.
 func isAlive(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	_, state, _ := strings.Cut(string(stat), ") ")
 	return syscall.Kill(pid, 0) == nil && (err != nil || !strings.HasPrefix(state, "Z"))
 }
 
-// pidIn returns the process id that a script wrote into a file, once it is there.
+// pidIn waits until a script has written its process id into a file, and returns the id.
 func pidIn(t *testing.T, path string) (pid int) {
 	t.Helper()
 	e2e.Poll(t, "a process id in "+path, func() bool {
@@ -49,7 +49,7 @@ func pidIn(t *testing.T, path string) (pid int) {
 	return pid
 }
 
-// A table of commands: the status, what is printed, and what people are told.
+// For each command: the exit status, what is printed, and what Slack is told.
 func TestLogTable(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -60,8 +60,8 @@ func TestLogTable(t *testing.T) {
 		command []string
 		code    int
 		stdout  string
-		stderr  string // a part of it, "" for nothing at all
-		posted  string // likewise
+		stderr  string // a part of it; "" means that nothing is printed
+		posted  string // a part of it; "" means that nothing is posted
 	}{
 		{"success is quiet", "", []string{"sh", "-c", "echo out; echo err >&2"}, 0, "", "", ""},
 		{"success, told", "-always", []string{"echo", "out"}, 0, "", "", "Command: echo out\n"},
@@ -135,7 +135,7 @@ func TestLogTable(t *testing.T) {
 	}
 }
 
-// The message as a whole, for a tag and for a channel.
+// The whole message, for a tag and for a channel.
 func TestLogMessage(t *testing.T) {
 	t.Parallel()
 	want := regexp.MustCompile("^Host: " + regexp.QuoteMeta(e2e.Hostname()) +
@@ -168,7 +168,7 @@ func TestLogMessage(t *testing.T) {
 	}
 }
 
-// Took is how long the command took.
+// Took is how long the command ran.
 func TestLogTook(t *testing.T) {
 	t.Parallel()
 	s := e2e.NewScripted(t)
@@ -180,7 +180,7 @@ func TestLogTook(t *testing.T) {
 	}
 }
 
-// No output can ping anyone, leave its code block, or make the message larger than people read.
+// Nothing in the output or the command notifies anybody or ends the block of code.
 func TestLogHarmless(t *testing.T) {
 	t.Parallel()
 	s := e2e.NewScripted(t)
@@ -211,7 +211,7 @@ func TestLogHarmless(t *testing.T) {
 	}
 }
 
-// Long output: the first and last lines, and how many bytes lie between them.
+// Of long output, the message has the first and the last lines, and says how many bytes are left out.
 func TestLogExcerpt(t *testing.T) {
 	t.Parallel()
 	for _, script := range []string{
@@ -258,7 +258,7 @@ func TestLogExcerpt(t *testing.T) {
 	}
 }
 
-// The command has our standard input, environment, folder, open files and limits.
+// The command inherits standard input, environment, folder, open files, umask and limits.
 func TestLogInherits(t *testing.T) {
 	t.Parallel()
 	dir, _ := filepath.EvalSymlinks(t.TempDir())
@@ -287,7 +287,7 @@ func TestLogInherits(t *testing.T) {
 	}
 }
 
-// Each signal reaches the command, which says so and goes on.
+// Each signal is passed on to the command, which prints it. slackboard-log goes on.
 func TestLogForwardsSignals(t *testing.T) {
 	t.Parallel()
 	names := map[syscall.Signal]string{syscall.SIGTERM: "TERM", syscall.SIGINT: "INT", syscall.SIGHUP: "HUP",
@@ -311,7 +311,7 @@ func TestLogForwardsSignals(t *testing.T) {
 	p.Kill()
 }
 
-// nohup: a signal that is ignored stays ignored.
+// A signal that is ignored at the start, as under nohup, stays ignored.
 func TestLogUnderNohup(t *testing.T) {
 	t.Parallel()
 	cmd := exec.Command("sh", "-c",
@@ -324,7 +324,7 @@ func TestLogUnderNohup(t *testing.T) {
 	}
 }
 
-// After a TERM, and after a timeout, no grandchild lives on: not one that ignores TERM either.
+// After a TERM or a timeout no grandchild lives on, even if it ignores TERM.
 func TestLogLeavesNoGrandchild(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -361,8 +361,8 @@ func TestLogLeavesNoGrandchild(t *testing.T) {
 	}
 }
 
-// A background child that holds the output open does not hold up the end; what it printed before is there, and it
-// lives.
+// A background child that holds the output open does not keep slackboard-log from ending. What the child printed until
+// then is in the message, and the child lives on.
 func TestLogBackgroundChild(t *testing.T) {
 	t.Parallel()
 	for _, flags := range []string{"", "-tee "} {
@@ -381,7 +381,7 @@ func TestLogBackgroundChild(t *testing.T) {
 	}
 }
 
-// -tee passes output on as it comes.
+// -tee passes the output on as it comes.
 func TestLogTee(t *testing.T) {
 	t.Parallel()
 	cmd := logCommand("-notify=false -tee", "echo one; echo two >&2; read x; echo three; exit 5")
@@ -402,7 +402,7 @@ func TestLogTee(t *testing.T) {
 	}
 }
 
-// When nobody reads what -tee passes on, the command gets the SIGPIPE that it would get without us.
+// If nobody reads the output of -tee, the command gets SIGPIPE, as it would without slackboard-log.
 func TestLogTeeClosed(t *testing.T) {
 	t.Parallel()
 	for _, program := range []string{"", `"$0" -notify=false -tee -- `} {
@@ -414,7 +414,7 @@ func TestLogTeeClosed(t *testing.T) {
 	}
 }
 
-// When nobody reads what we print, people are told all the same, and the status stays.
+// If nobody reads what slackboard-log prints, Slack is told all the same, and the exit status stays.
 func TestLogBrokenOutput(t *testing.T) {
 	t.Parallel()
 	for _, flags := range []string{"", "-tee"} {
@@ -431,8 +431,8 @@ func TestLogBrokenOutput(t *testing.T) {
 	}
 }
 
-// All that a command prints before its end is passed on, to a reader that is slower than we wait for background
-// children.
+// -tee passes on all that the command prints before its end, even if the reader is slower than the time that
+// slackboard-log waits for background children.
 func TestLogTeeSlowReader(t *testing.T) {
 	t.Parallel()
 	p := e2e.StartProcess(t,
@@ -443,7 +443,7 @@ func TestLogTeeSlowReader(t *testing.T) {
 	}
 }
 
-// The -log file grows while the command runs, and is complete when nobody can be told.
+// The -log file grows while the command runs, and is complete even if no server can be reached.
 func TestLogFile(t *testing.T) {
 	t.Parallel()
 	log := filepath.Join(t.TempDir(), "out.log")
@@ -467,7 +467,8 @@ func TestLogFile(t *testing.T) {
 	}
 }
 
-// Who reads the -log file, a FIFO, and stops, holds up nobody for long.
+// If the -log file is a FIFO and its reader has stopped, slackboard-log gives up on it soon after the command has
+// ended.
 func TestLogStalledReader(t *testing.T) {
 	t.Parallel()
 	fifo := filepath.Join(t.TempDir(), "fifo")
@@ -486,7 +487,7 @@ func TestLogStalledReader(t *testing.T) {
 	}
 }
 
-// A -log file that cannot be written is one line, and the command runs all the same.
+// If the -log file cannot be written, one line says so, and the command runs all the same.
 func TestLogFileThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -524,8 +525,8 @@ func TestLogFileThatCannotBeWritten(t *testing.T) {
 	}
 }
 
-// A server that does not answer delays neither start nor output; a notification that fails is one line, and the status
-// stays. A TERM ends the wait.
+// A server that does not answer delays neither the start of the command nor its output. A TERM ends the wait for the
+// server. If the message cannot be sent, one line says so, and the exit status stays.
 func TestLogNotificationFails(t *testing.T) {
 	t.Parallel()
 	s := e2e.NewScripted(t, e2e.Reply{Hang: true})
@@ -541,7 +542,7 @@ func TestLogNotificationFails(t *testing.T) {
 	}
 	for _, test := range []struct {
 		flags string
-		lines int // one that the message is not sent; where a file cannot be read, one before the command runs
+		lines int // 1 for "not sent", and 1 before the command runs if a file cannot be read
 	}{
 		{"-s unix:/nowhere -retry-max 0", 1}, {"-s http://" + e2e.DeadAddress(t) + " " + e2e.Hasty, 1},
 		{"-s h:1 -auth file:/no/such/file", 2}, {"-s https://h:1 -cacert /no/such/file", 2},
@@ -563,7 +564,7 @@ func TestLogNotificationFails(t *testing.T) {
 	}
 }
 
-// With a spool, what a TERM interrupts is kept.
+// With a spool, a message is kept if a TERM interrupts the sending.
 func TestLogKeepsWhatIsInterrupted(t *testing.T) {
 	t.Parallel()
 	spool := t.TempDir()
@@ -576,7 +577,8 @@ func TestLogKeepsWhatIsInterrupted(t *testing.T) {
 	}
 }
 
-// What cron gives: no HOME, no terminal, next to no environment. And no open files at all.
+// The clients work as cron runs them, without HOME, without a terminal, and with almost no environment. They also work
+// if standard input, output and error are closed.
 func TestClientsUnderCron(t *testing.T) {
 	t.Parallel()
 	s := e2e.NewScripted(t)
