@@ -2,5 +2,5 @@
 
 package main
 
-// adoptOrphans does nothing: init takes them.
+// adoptOrphans does nothing: init adopts the orphans.
 func adoptOrphans() {}
