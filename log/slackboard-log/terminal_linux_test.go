@@ -1,6 +1,6 @@
 package main
 
-// slackboard-log at a terminal, as PID 1, and where nobody listens to the clients.
+// slackboard-log at a terminal and as PID 1, and both clients if nobody reads their output.
 
 import (
 	"fmt"
@@ -15,12 +15,12 @@ import (
 	"slackboard/e2e"
 )
 
-// A command that asks at the terminal, whatever its standard input is, gets its answer; Ctrl-C ends it.
+// A command that asks at the terminal gets the answer, whatever its standard input is. Ctrl-C ends the command.
 func TestLogAsksAtTheTerminal(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name  string
-		stdin bool // the terminal
+		stdin bool // standard input is the terminal
 		typed string
 		code  int
 		shows string
@@ -48,7 +48,7 @@ func TestLogAsksAtTheTerminal(t *testing.T) {
 	}
 }
 
-// In the background of a terminal, a command has a group of its own: it is ended as a whole.
+// In the background of a terminal, the command has a group of its own, and the timeout ends the whole group.
 func TestLogInTheBackground(t *testing.T) {
 	t.Parallel()
 	pids := filepath.Join(t.TempDir(), "pid")
@@ -64,7 +64,7 @@ func TestLogInTheBackground(t *testing.T) {
 	e2e.Poll(t, "the grandchild is gone", func() bool { return !isAlive(pid) })
 }
 
-// When nobody reads standard error or output, neither client dies of it.
+// If nobody reads standard output and standard error, the clients do their work all the same.
 func TestClientsWithoutAReader(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -101,7 +101,7 @@ func TestClientsWithoutAReader(t *testing.T) {
 	}
 }
 
-// As PID 1 of a container slackboard-log reaps orphans, passes TERM on, and does not wait for the dead.
+// As PID 1 of a container, slackboard-log reaps orphans, and a timeout does not wait for zombies.
 func TestLogAsPID1(t *testing.T) {
 	t.Parallel()
 	if os.Getuid() != 0 {
@@ -114,7 +114,7 @@ func TestLogAsPID1(t *testing.T) {
 		return exec.Command("unshare", append([]string{"-pf", "--mount-proc", "--kill-child"},
 			logCommand(flags, script).Args...)...)
 	}
-	// A hundred orphans have come and gone when the script counts who is left.
+	// The script makes a hundred orphans, and ends when none of them is a zombie.
 	zombies := `for i in $(seq 100); do sh -c '(exec true) & exit 0'; done; n=1; while [ $n -gt 0 ]; do n=$(cat ` +
 		`/proc/[0-9]*/stat 2>/dev/null | grep -c ') Z 1 '); done; exit 7`
 	p := e2e.StartProcess(t, asPID1("-notify=false -timeout 20s", zombies))
@@ -124,8 +124,8 @@ func TestLogAsPID1(t *testing.T) {
 	endsAtOnce(t, func() *exec.Cmd { return asPID1("-notify=false -timeout 100ms", "sh -c 'sleep 600' & sleep 600") })
 }
 
-// endsAtOnce runs a command that the timeout ends: once out of five times it must not take the 2 s that what is left
-// of its group is waited for.
+// endsAtOnce runs a command that -timeout ends, five times at most. Once it must take less than the 2 s that
+// slackboard-log waits for a group that is not empty.
 func endsAtOnce(t *testing.T, command func() *exec.Cmd) {
 	t.Helper()
 	var took []time.Duration
@@ -142,7 +142,7 @@ func endsAtOnce(t *testing.T, command func() *exec.Cmd) {
 	t.Errorf("took %v", took)
 }
 
-// A timeout does not wait for zombies either where the parent of orphans reaps none, as here.
+// A timeout does not wait for zombies, even if the parent of slackboard-log reaps no orphans, as in this test.
 func TestLogWaitsForNoZombie(t *testing.T) {
 	t.Parallel()
 	endsAtOnce(t, func() *exec.Cmd {
@@ -150,7 +150,7 @@ func TestLogWaitsForNoZombie(t *testing.T) {
 	})
 }
 
-// Reading from a terminal works: the command stays in the terminal's process group, and Ctrl-C reaches it.
+// The command can read from the terminal, because it stays in the terminal's process group. Ctrl-C reaches it.
 func TestLogAtATerminal(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("script"); err != nil {
@@ -183,7 +183,7 @@ func TestLogAtATerminal(t *testing.T) {
 	if code := p.Wait(); code != 4 || strings.Count(p.Stdout.String(), "got INT\r\n") != 1 {
 		t.Errorf("exit %d, %q", code, p.Stdout.String())
 	}
-	// One INT of the terminal is one for the command: it is not forwarded as well. Another signal is.
+	// In the foreground, INT is not passed on: the terminal sends it to the command itself. USR1 is passed on.
 	p, _ = atTerminal("trap \"echo got INT\" INT; trap \"echo got USR1; exit 5\" USR1; kill -INT $PPID; kill -USR1 " +
 		"$PPID; while :; do sleep 0.02; done")
 	if code := p.Wait(); code != 5 || strings.Contains(p.Stdout.String(), "got INT\r\n") ||
@@ -192,10 +192,10 @@ func TestLogAtATerminal(t *testing.T) {
 	}
 }
 
-// Memory is bounded, whatever the output.
+// slackboard-log needs at most 32 MiB of resident memory, whatever the output is.
 func TestLogMemory(t *testing.T) {
 	t.Parallel()
-	lines, line := "yes 'a line of <output> & more'", "tr '\\0' x </dev/zero" // without an end
+	lines, line := "yes 'a line of <output> & more'", "tr '\\0' x </dev/zero" // both are endless
 	for _, test := range [][2]string{
 		{"", lines}, {"-tee", lines}, {"-log /dev/null", lines}, {"", line}, {"-tee", line},
 	} {
