@@ -1,5 +1,5 @@
-// Package e2e tests the built programs from outside: a server is a process, Slack is a fake one.
-// This file has what the tests of all folders share: the built programs, processes, the fake Slack, waiting, files.
+// Package e2e tests the built programs from outside: the server is a process, and Slack is a fake. This file has what
+// the tests of all folders share: the built programs, processes, the fake Slack, waiting, and files.
 package e2e
 
 import (
@@ -34,9 +34,9 @@ import (
 	"time"
 )
 
-var folder string // of the built programs; Main sets it
+var folder string // where the built programs are; set by Main
 
-// build builds the three programs when a test first needs one: tests in one process do without them.
+// build builds the three programs when a test first needs one. A test of the server in its own process needs none.
 var build = sync.OnceFunc(func() {
 	build := exec.Command("go", "build", "-o", folder+"/", "slackboard/...")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -46,7 +46,8 @@ var build = sync.OnceFunc(func() {
 	}
 })
 
-// Main runs the tests of a package. It fails if they leave processes behind.
+// Main runs the tests of a package. On Linux, it fails if the tests leave processes behind. With bareVariable set, it
+// runs serveBare instead.
 func Main(m *testing.M) {
 	if os.Getenv(bareVariable) != "" {
 		serveBare()
@@ -57,7 +58,7 @@ func Main(m *testing.M) {
 	}
 	folder = dir
 	adoptOrphans()
-	flag.Set("test.parallel", "4") // unless go test is given another: many tests wait for a disk or a clock
+	flag.Set("test.parallel", "4") // the default of -parallel: many tests only wait for a disk or a clock
 	code := m.Run()
 	if left := endLeftovers(); len(left) > 0 {
 		fmt.Fprintf(os.Stderr, "the tests left processes behind:\n%s\n", strings.Join(left, "\n"))
@@ -67,7 +68,7 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
-// Binaries returns the folder with the three programs, as a user builds them.
+// Binaries builds the three programs as a user builds them, and returns their folder.
 func Binaries() string {
 	build()
 	return folder
@@ -87,7 +88,7 @@ type Process struct {
 	once   sync.Once
 }
 
-// StartProcess starts cmd. It is killed when the test ends.
+// StartProcess starts cmd. The process is killed when the test ends.
 func StartProcess(t testing.TB, cmd *exec.Cmd) *Process {
 	t.Helper()
 	p := &Process{Cmd: cmd, T: t, Ended: make(chan struct{})}
@@ -105,7 +106,7 @@ func StartProcess(t testing.TB, cmd *exec.Cmd) *Process {
 	return p
 }
 
-// Await returns once done returns true, as Poll does. The test fails at once if the process ends before.
+// Await returns once done returns true, as Poll does. If the process ends before that, the test fails at once.
 func (p *Process) Await(what string, done func() bool) {
 	p.T.Helper()
 	Poll(p.T, what+", from "+p.Cmd.String(), func() bool {
@@ -123,8 +124,8 @@ func (p *Process) Await(what string, done func() bool) {
 	})
 }
 
-// StartServer starts the built slackboard on a free port, or as config says, and returns once it listens. Its spool is
-// in a folder of its own, unless config says otherwise.
+// StartServer starts the built slackboard with config in a new folder, and returns once the server listens. The spool
+// is in that folder, unless config says otherwise.
 func StartServer(t testing.TB, config string, flags ...string) *Process {
 	t.Helper()
 	path := WriteFile(t, "slackboard.toml", config)
@@ -133,7 +134,7 @@ func StartServer(t testing.TB, config string, flags ...string) *Process {
 	return StartServerIn(t, cmd)
 }
 
-// StartServerIn starts a server by cmd, and returns once it listens.
+// StartServerIn starts cmd, which is a server, and returns once the server listens.
 func StartServerIn(t testing.TB, cmd *exec.Cmd) *Process {
 	t.Helper()
 	p := StartProcess(t, cmd)
@@ -145,7 +146,7 @@ func StartServerIn(t testing.TB, cmd *exec.Cmd) *Process {
 	return p
 }
 
-// RunProgram runs one of the built programs to its end.
+// RunProgram runs one of the built programs, and returns its exit status and its output.
 func RunProgram(t testing.TB, stdin string, env []string, name string, args ...string) (
 	code int, stdout, stderr string,
 ) {
@@ -158,7 +159,7 @@ func RunProgram(t testing.TB, stdin string, env []string, name string, args ...s
 	return code, p.Stdout.String(), p.Stderr.String()
 }
 
-// Signal sends a signal.
+// Signal sends s to the process.
 func (p *Process) Signal(s os.Signal) {
 	p.T.Helper()
 	if err := p.Cmd.Process.Signal(s); err != nil {
@@ -166,7 +167,8 @@ func (p *Process) Signal(s os.Signal) {
 	}
 }
 
-// Wait waits for the end of the process and returns its exit status, -1 if a signal ended it.
+// Wait waits for the end of the process and returns its exit status, -1 if a signal ended it. The test fails if that
+// takes longer than 60 s.
 func (p *Process) Wait() int {
 	p.T.Helper()
 	select {
@@ -180,7 +182,7 @@ func (p *Process) Wait() int {
 	}
 }
 
-// Kill kills the process, and returns once it is gone.
+// Kill kills the process, and returns once the process has ended.
 func (p *Process) Kill() {
 	p.once.Do(func() {
 		p.Cmd.Process.Kill()
@@ -205,7 +207,8 @@ func (p *Process) Client() (*http.Client, string) {
 	return &http.Client{Transport: &http.Transport{DialContext: dial}}, "http://unix"
 }
 
-// Request returns status and body of a request to the server, 0 if there was no answer.
+// Request sends a request to the server and returns the status and the body of the answer. Without a whole answer, the
+// status is 0, and the body is the error.
 func (p *Process) Request(method, path, body string) (int, string) {
 	client, base := p.Client()
 	req, err := http.NewRequest(method, base+path, strings.NewReader(body))
@@ -224,7 +227,7 @@ func (p *Process) Request(method, path, body string) (int, string) {
 	return resp.StatusCode, string(text)
 }
 
-// Ask makes a request of p with headers, "Name: value" each.
+// Ask sends a request with headers, each as "Name: value". The server must listen on TCP, and must answer.
 func (p *Process) Ask(t *testing.T, method, path, body string, headers ...string) (*http.Response, string) {
 	t.Helper()
 	req, err := http.NewRequest(method, "http://"+p.Addr+path, strings.NewReader(body))
@@ -245,7 +248,7 @@ func (p *Process) Ask(t *testing.T, method, path, body string, headers ...string
 	return resp, ReadAll(resp.Body)
 }
 
-// Stat returns the counters of a server, after it has checked that they add up.
+// Stat returns the counters of a server, and checks that they add up.
 func (p *Process) Stat(t testing.TB) Stat {
 	t.Helper()
 	status, body := p.Request("GET", "/stat/app", "")
@@ -255,7 +258,7 @@ func (p *Process) Stat(t testing.TB) Stat {
 	return ReadStat(t, []byte(body))
 }
 
-// Stat is what the tests read of the answer of /stat/app.
+// Stat has the fields of the answer of /stat/app that the tests read.
 type Stat struct {
 	Accepted      int64  `json:"accepted"`
 	FoundAtStart  int64  `json:"found_at_start"`
@@ -273,8 +276,8 @@ type Stat struct {
 	Sentence      string `json:"sentence"`
 }
 
-// ReadStat reads the answer of /stat/app and checks that its counters add up: each message that came in was delivered
-// or dropped, or waits, or is a dead letter.
+// ReadStat reads the answer of /stat/app and checks that its counters add up: accepted + found at start = delivered +
+// dropped + waiting + dead.
 func ReadStat(t testing.TB, body []byte) (st Stat) {
 	t.Helper()
 	if err := json.Unmarshal(body, &st); err != nil {
@@ -286,7 +289,7 @@ func ReadStat(t testing.TB, body []byte) (st Stat) {
 	return st
 }
 
-// Delivery is one request that the fake Slack was given.
+// Delivery is one request that the fake Slack received.
 type Delivery struct {
 	At            time.Time
 	Path          string
@@ -296,7 +299,7 @@ type Delivery struct {
 	Body          string
 }
 
-// Field returns a string of the payload, "" where there is none.
+// Field returns a string of the payload, "" if there is none.
 func (d Delivery) Field(key string) string {
 	var m map[string]any
 	json.Unmarshal([]byte(d.Body), &m)
@@ -304,26 +307,27 @@ func (d Delivery) Field(key string) string {
 	return s
 }
 
-// Reply is what the fake Slack answers. The zero one is 200 ok.
+// Reply is what the fake Slack, or a Scripted server, answers. For the zero Reply, the fake Slack answers 200 ok, and
+// a Scripted server closes the connection without an answer.
 type Reply struct {
 	Status     int
 	Body       string
 	RetryAfter string
-	Hang       bool // until the client hangs up or the test ends
+	Hang       bool // no answer until the client hangs up or the test ends
 }
 
-// FakeSlack records what it is given and answers by script.
+// FakeSlack keeps the requests that it receives, and answers as script says.
 type FakeSlack struct {
 	*httptest.Server
 	mu     sync.Mutex
 	got    []Delivery
 	script func(Delivery) Reply
-	begun  int           // requests that came in
-	change chan struct{} // closed and renewed when got grows
+	begun  int           // requests received, also those that script has not answered
+	change chan struct{} // closed and replaced when got grows
 	done   chan struct{}
 }
 
-// NewFakeSlack starts a Slack that answers by script, ok without one.
+// NewFakeSlack starts a fake Slack that answers as script says, or ok if script is nil.
 func NewFakeSlack(t testing.TB, script func(Delivery) Reply) *FakeSlack {
 	t.Helper()
 	f := &FakeSlack{script: script, change: make(chan struct{}), done: make(chan struct{})}
@@ -382,7 +386,7 @@ func (f *FakeSlack) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	io.WriteString(w, re.Body)
 }
 
-// Begun returns how many requests came in, also those without an answer yet.
+// Begun returns how many requests were received, also those that have no answer yet.
 func (f *FakeSlack) Begun() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -396,14 +400,14 @@ func (f *FakeSlack) SetScript(script func(Delivery) Reply) {
 	f.script = script
 }
 
-// Deliveries returns the requests so far.
+// Deliveries returns the requests received so far.
 func (f *FakeSlack) Deliveries() []Delivery {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return append([]Delivery(nil), f.got...)
 }
 
-// WaitFor returns once enough returns true for what was delivered.
+// WaitFor waits until enough returns true for the requests received so far, and returns them.
 func (f *FakeSlack) WaitFor(t testing.TB, what string, enough func([]Delivery) bool) []Delivery {
 	t.Helper()
 	deadline := time.After(Patience)
@@ -422,16 +426,16 @@ func (f *FakeSlack) WaitFor(t testing.TB, what string, enough func([]Delivery) b
 	}
 }
 
-// WaitForPosts returns the requests once there are n.
+// WaitForPosts waits until n requests were received, and returns all.
 func (f *FakeSlack) WaitForPosts(t testing.TB, n int) []Delivery {
 	t.Helper()
 	return f.WaitFor(t, strconv.Itoa(n), func(got []Delivery) bool { return len(got) >= n })
 }
 
-// Patience is for what a slow machine does late. Nothing takes that long when it works.
+// Patience is how long a test waits for something to happen. What works takes less, even on a slow machine.
 const Patience = 30 * time.Second
 
-// Poll returns once done returns true. The test fails if that takes longer than Patience.
+// Poll calls done until it returns true. The test fails if that takes longer than Patience.
 func Poll(t testing.TB, what string, done func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(Patience); !done(); {
@@ -442,7 +446,7 @@ func Poll(t testing.TB, what string, done func() bool) {
 	}
 }
 
-// Buffer takes the output of a process, or of a server in process, while a test reads it.
+// Buffer takes the output of a process, or of a server in the test's own process. A test can read it meanwhile.
 type Buffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -467,7 +471,7 @@ func (l *Buffer) Reset() {
 	l.b.Reset()
 }
 
-// WriteFile writes a file of this name into a new folder, and returns its path.
+// WriteFile writes a file with this name into a new folder, and returns its path.
 func WriteFile(t testing.TB, name, content string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
@@ -487,7 +491,7 @@ func ReadFile(t testing.TB, path string) string {
 	return string(b)
 }
 
-// Normal returns JSON with sorted keys, numbers as they were, and without empty strings in attachments.
+// Normal returns doc with sorted keys, with numbers as they were, and without empty strings in its attachments.
 func Normal(t testing.TB, doc string) string {
 	t.Helper()
 	d := json.NewDecoder(strings.NewReader(doc))
@@ -507,7 +511,7 @@ func Normal(t testing.TB, doc string) string {
 	return Encode(v)
 }
 
-// Encode returns v as JSON, with < > & as they are.
+// Encode returns v as JSON. < > & are not escaped.
 func Encode(v any) string {
 	var b strings.Builder
 	e := json.NewEncoder(&b)
@@ -518,24 +522,25 @@ func Encode(v any) string {
 	return strings.TrimSuffix(b.String(), "\n")
 }
 
-// ReadAll returns what r has until its end, or until it fails.
+// ReadAll reads r until its end or an error, and returns what it has read.
 func ReadAll(r io.Reader) string {
 	b, _ := io.ReadAll(r)
 	return string(b)
 }
 
-// WithCore returns a configuration with more lines in [core].
+// WithCore returns config with more lines in [core].
 func WithCore(config, lines string) string {
 	return strings.Replace(config, "[core]", "[core]\n"+lines, 1)
 }
 
-const bareVariable = "SLACKBOARD_TEST_BARE" // set: this program is only a handler that reads the body and answers
+const bareVariable = "SLACKBOARD_TEST_BARE" // if it is set, Main runs serveBare
 
-// serveBare is the server to compare with, and a Slack that takes everything at once.
+// serveBare is the server that benchmarks compare with: it reads the body and answers. It is also a Slack that takes
+// each post at once.
 func serveBare() {
 	go func() {
 		io.Copy(io.Discard, os.Stdin)
-		os.Exit(0) // the test has ended, however it did
+		os.Exit(0) // the test has ended, or was killed
 	}()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -549,7 +554,7 @@ func serveBare() {
 	})))
 }
 
-// StartBare starts the server to compare with, in a process of its own: it reads the body and answers.
+// StartBare starts serveBare in a process of its own.
 func StartBare(b *testing.B) *Process {
 	b.Helper()
 	program, err := os.Executable()
@@ -558,7 +563,7 @@ func StartBare(b *testing.B) *Process {
 	}
 	cmd := exec.Command(program)
 	cmd.Env = append(os.Environ(), bareVariable+"=1")
-	if _, err := cmd.StdinPipe(); err != nil { // closed with this process
+	if _, err := cmd.StdinPipe(); err != nil { // closed when this process ends
 		b.Fatal(err)
 	}
 	return StartServerIn(b, cmd)
@@ -572,7 +577,7 @@ func WriteInto(t testing.TB, dir, name, content string) {
 	}
 }
 
-// FilesIn returns the names in dir, none if there is no such folder.
+// FilesIn returns the names of the files in dir, none if there is no such folder.
 func FilesIn(t testing.TB, dir string) (names []string) {
 	t.Helper()
 	entries, _ := os.ReadDir(dir)
@@ -582,8 +587,8 @@ func FilesIn(t testing.TB, dir string) (names []string) {
 	return names
 }
 
-// DeadAddress returns an address where nobody listens. Its port is none of those that the system hands out by itself
-// (on Linux from 32768 on): no other test gets it in the meantime.
+// DeadAddress returns an address where nobody listens. Its port is below those that the system assigns (on Linux from
+// 32768 on): no other test is assigned the port in the meantime.
 func DeadAddress(t testing.TB) string {
 	t.Helper()
 	for range 100 {
@@ -597,7 +602,7 @@ func DeadAddress(t testing.TB) string {
 	return ""
 }
 
-// Authority makes certificates.
+// Authority is a certificate authority.
 type Authority struct {
 	t    *testing.T
 	Cert *x509.Certificate
@@ -615,7 +620,7 @@ func NewAuthority(t *testing.T) *Authority {
 	return a
 }
 
-// make returns a certificate signed by a, or by itself when a is new.
+// make returns a new certificate, signed by a, and its key. The first certificate of a is signed with its own key.
 func (a *Authority) make(template *x509.Certificate) ([]byte, *ecdsa.PrivateKey) {
 	a.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -639,7 +644,7 @@ func (a *Authority) write(name, kind string, der []byte) string {
 	return WriteFile(a.t, name, string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})))
 }
 
-// Files returns the paths of a new certificate and its key.
+// Files makes a certificate, and returns the paths of the certificate and of its key.
 func (a *Authority) Files(template *x509.Certificate) (cert, key string) {
 	der, k := a.make(template)
 	private, err := x509.MarshalECPrivateKey(k)
@@ -649,7 +654,7 @@ func (a *Authority) Files(template *x509.Certificate) (cert, key string) {
 	return a.write("cert.pem", "CERTIFICATE", der), a.write("key.pem", "EC PRIVATE KEY", private)
 }
 
-// NeedsRoot skips the test for other users than root.
+// NeedsRoot skips the test unless root runs it.
 func NeedsRoot(t *testing.T, why string) {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -657,7 +662,7 @@ func NeedsRoot(t *testing.T, why string) {
 	}
 }
 
-// Rounds returns how often to do something: CI does it often, others a few times.
+// Rounds returns how often a test repeats something: the first number in CI, the second elsewhere.
 func Rounds(ci, otherwise int) int {
 	if Long() {
 		return ci
@@ -665,7 +670,7 @@ func Rounds(ci, otherwise int) int {
 	return otherwise
 }
 
-// Snapshot returns all that can be seen of a directory: names, modes, times and contents.
+// Snapshot returns all that can be seen of a directory, by path: modes, times and contents.
 func Snapshot(t testing.TB, dir string) map[string]string {
 	t.Helper()
 	all := map[string]string{}
@@ -687,12 +692,12 @@ func Snapshot(t testing.TB, dir string) map[string]string {
 	return all
 }
 
-// NotifyBody is what /notify takes: the text is a number.
+// NotifyBody returns the body of a request to /notify, with the text n.
 func NotifyBody(tag string, n int, sync bool) string {
 	return fmt.Sprintf(`{"tag":%q,"text":"%d","sync":%v}`, tag, n, sync)
 }
 
-// StaleSocket leaves a socket as a dead server does.
+// StaleSocket makes a socket that nobody listens on, as a dead server leaves one behind.
 func StaleSocket(t *testing.T, path string) {
 	t.Helper()
 	l, err := net.Listen("unix", path)
@@ -714,27 +719,27 @@ func NeedsLong(t testing.TB) {
 	}
 }
 
-// ServerConfig returns the configuration of a server with two tags, for a Slack at url.
+// ServerConfig returns the configuration of a server on a free port, with two tags, for a Slack at url.
 func ServerConfig(url string) string {
 	return fmt.Sprintf("[core]\nport = '127.0.0.1:0'\nchannel_rate = 0\nslack_url = '%s/services/x'\n"+
 		"[[tags]]\ntag = 'general'\nchannel = '#general'\n[[tags]]\ntag = 'cron'\nchannel = '#cron'\n", url)
 }
 
-// SpoolLine returns a line of the spool, from what it says behind its checksum and length.
+// SpoolLine returns a line of the server's spool: the checksum, the length, and what format and args say.
 func SpoolLine(format string, args ...any) string {
 	says := fmt.Sprintf(format, args...)
 	summed := fmt.Sprintf("%08x %s", len(says), says)
 	return fmt.Sprintf("%08x %s\n", crc32.Checksum([]byte(summed), crc32.MakeTable(crc32.Castagnoli)), summed)
 }
 
-// ServiceManager is the socket that a service reports to.
+// ServiceManager is a socket like systemd's, to which a service reports: sd_notify(3).
 type ServiceManager struct {
 	*net.UnixConn
 	t      *testing.T
 	Socket string
 }
 
-// NewServiceManager listens to reports.
+// NewServiceManager listens on a new socket.
 func NewServiceManager(t *testing.T) *ServiceManager {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "notify")
@@ -746,7 +751,8 @@ func NewServiceManager(t *testing.T) *ServiceManager {
 	return &ServiceManager{conn, t, socket}
 }
 
-// Next wants the next report to match, and returns what the first group of want matched.
+// Next reads the next report, which must match want. It returns what the last group of want matched, or the whole
+// match if want has no group.
 func (m *ServiceManager) Next(want string) (group string) {
 	m.t.Helper()
 	m.SetReadDeadline(time.Now().Add(Patience))
