@@ -138,18 +138,28 @@ func (m *message) fields(t *tag) object {
 }
 
 // renderDirect returns the post for the fields of a payload, with its text cut. late goes into the footer of the last
-// attachment or, without attachments, below the text; a payload that has neither goes without late.
+// attachment or, without attachments, below the text. If there are blocks, late gets an attachment of its own: Slack
+// shows no text beside blocks, and refuses an attachment with both blocks and a footer
+// (https://github.com/slackapi/node-slack-sdk/issues/1112). A payload of markdown_text alone goes without late.
 func renderDirect(p object, text, late string) []byte {
 	var attachments []object
-	if late != "" && json.Unmarshal(p["attachments"], &attachments) == nil && len(attachments) > 0 {
-		sign(attachments[len(attachments)-1], late)
-		p["attachments"], late = encode(attachments), ""
+	json.Unmarshal(p["attachments"], &attachments)
+	switch n := len(attachments); {
+	case late == "", n == 0 && text != "" && !hasBlocks(p):
+		text = join(text, "\n", late)
+	case n > 0 && !hasBlocks(attachments[n-1]):
+		p["attachments"] = encode(append(attachments[:n-1], sign(attachments[n-1], late)))
+	case n > 0 && n < 100 || hasBlocks(p): // Slack takes 100 attachments at most
+		p["attachments"] = encode(append(attachments, object{"text": encode(late)}))
 	}
 	if text != "" {
-		p["text"] = encode(join(text, "\n", late))
+		p["text"] = encode(text)
 	}
 	return encode(p)
 }
+
+// hasBlocks reports whether a post or an attachment has blocks: more than null or an empty array.
+func hasBlocks(o object) bool { return len(o["blocks"]) > len("null") }
 
 // shorter returns post with each string in it cut to shortLimit characters. ok is false if no string is longer.
 func shorter(post []byte) (short []byte, ok bool) {
@@ -204,8 +214,8 @@ type part struct {
 }
 
 // newPart returns the part for m; t is its tag. A message is posted alone if its tag is gone, or if its payload has
-// anything besides the fields of around, a text and one attachment. So is a payload with both a text and an
-// attachment that has a pretext.
+// anything besides the fields of around, a text and one attachment. So is a payload whose attachment has blocks, or
+// has a pretext while there is a text: its footer or pretext would be refused or lost.
 func newPart(m *message, t *tag) *part {
 	given, err := payload{Text: m.Text}, errGone // errGone stays if the tag is gone
 	switch {
@@ -224,7 +234,7 @@ func newPart(m *message, t *tag) *part {
 	p.Fallback = cut(join(p.Title, ": ", p.Text), fallbackLimit)
 	if p.merges && len(given.Attachments) > 0 {
 		own := asObject(given.Attachments[0])
-		p.merges = own != nil && (p.Text == "" || own["pretext"] == nil)
+		p.merges = own != nil && !hasBlocks(own) && (p.Text == "" || own["pretext"] == nil)
 		if p.merges && p.Text != "" {
 			own["pretext"] = encode(p.Text) // Slack shows it above the attachment, like the text of a post
 		}
@@ -317,21 +327,17 @@ func (p *part) footer(now time.Time) string {
 		from[m.Host] = true
 	}
 	hosts := slices.Sorted(maps.Keys(from))
-	noun, named := "hosts", strings.Join(hosts[:min(len(hosts), hostsNamed)], ", ")
-	if len(hosts) == 1 {
-		noun = "host"
-	}
+	named, plural := strings.Join(hosts[:min(len(hosts), hostsNamed)], ", "), "s"[:asInt(len(hosts) > 1)]
 	if n := len(hosts) - hostsNamed; n > 0 {
 		named += fmt.Sprintf(" and %d more", n)
 	}
-	footer := fmt.Sprintf("×%d from %d %s: %s", len(p.messages), len(hosts), noun, named)
+	footer := fmt.Sprintf("×%d from %d host%s: %s", len(p.messages), len(hosts), plural, named)
 	if len(times) == 0 {
 		return footer
 	}
 	first, last := slices.MinFunc(times, time.Time.Compare), latest(times...)
-	const form = "15:04:05"
-	footer += " · " + stamp(first, form, last.Sub(first)) + " to " + stamp(last, form, last.Sub(first)) + " UTC"
-	return join(footer, " · ", lateness(first, now))
+	exact := func(at time.Time) string { return stamp(at, "15:04:05", last.Sub(first)) }
+	return join(footer+" · "+exact(first)+" to "+exact(last)+" UTC", " · ", lateness(first, now))
 }
 
 // encode returns v as JSON, in which <, > and & are not escaped.

@@ -176,8 +176,9 @@ func TestLateness(t *testing.T) {
 			t.Errorf("after %v: %q, want %q", delay, got, want)
 		}
 	}
-	const late = "accepted 03:12 UTC, delayed 1m"
+	const late, blocks = "accepted 03:12 UTC, delayed 1m", `"blocks":[{"type":"divider"}]`
 	m := func(m message) *message { m.queued = at.UnixMilli(); return &m }
+	plain := func(payload string) *message { return m(message{Payload: json.RawMessage(payload), Plain: true}) }
 	for _, test := range []struct {
 		m    *message
 		want string
@@ -188,7 +189,14 @@ func TestLateness(t *testing.T) {
 		{m(message{Payload: json.RawMessage(`{"attachments":[{"text":"x"},{"footer":"f","n":1.50}]}`)}),
 			`{"text":"x"},{"footer":"` + late + ` · f","n":1.50}`},
 		{m(message{Payload: json.RawMessage(`{"attachments":[null]}`)}), `"attachments":[null]`},
-		{m(message{Payload: json.RawMessage(`{"blocks":[1]}`)}), `"blocks":[1]`},
+		{plain(`{"text":"x",` + blocks + `}`),
+			`{"attachments":[{"text":"` + late + `"}],` + blocks + `,"channel":"","text":"x"}`},
+		{plain(`{` + blocks + `}`),
+			`{"attachments":[{"text":"` + late + `"}],` + blocks + `,`},
+		{m(message{Payload: json.RawMessage(`{"blocks":null,"text":"x"}`)}), `"text":"x\n` + late + `"`},
+		{plain(`{"text":"x","attachments":[{` + blocks + `,"color":"#fff"}]}`),
+			`{"attachments":[{` + blocks + `,"color":"#fff"},{"text":"` + late + `"}],"channel":"","text":"x"}`},
+		{plain(`{"markdown_text":"x"}`), `{"channel":"","markdown_text":"x"}`},
 	} {
 		if got := string(render(test.m, &tag{}, at.Add(61*time.Second))); !strings.Contains(got, test.want) {
 			t.Errorf("got %s, want %s", got, test.want)
@@ -291,6 +299,11 @@ func TestMerging(t *testing.T) {
 			[]step{notify(`{"tag":"a","text":"1"}`),
 				direct(`{"payload":{"channel":"#ops","attachments":[{"text":"2"},{"text":"3"}]}}`),
 				notify(`{"tag":"a","text":"4"}`)}, []string{"1", "2 3", "4"}},
+		{"an attachment with blocks goes alone", "",
+			[]step{notify(`{"tag":"a","text":"1"}`),
+				direct(`{"payload":{"channel":"#ops","attachments":[{"text":"2","blocks":[{"type":"divider"}]}]}}`),
+				direct(`{"payload":{"channel":"#ops","attachments":[{"text":"3","blocks":null}]}}`),
+				notify(`{"tag":"a","text":"4"}`)}, []string{"1", "2", "3 4"}},
 		{"batch", "batch = 2", []step{notify(`{"tag":"a","text":"1"}`), notify(`{"tag":"a","text":"2"}`),
 			notify(`{"tag":"a","text":"2"}`), notify(`{"tag":"a","text":"3"}`)}, []string{"1 2", "3"}},
 		{"never", "batch = 1", []step{notify(`{"tag":"a","text":"1"}`), notify(`{"tag":"a","text":"1"}`)},

@@ -25,21 +25,21 @@ import (
 // ends with _total if the counter only grows.
 type numbers struct {
 	counts
-	OldestWaitingSeconds float64 `json:"oldest_waiting_seconds" metric:"oldest_waiting_seconds" help:"Of a message."`
+	OldestWaitingSeconds float64 `json:"oldest_waiting_seconds" metric:"oldest_waiting_seconds" help:"Age of the oldest one."`
 
 	Posts         int64 `json:"posts"` // in /metrics by outcome
-	Retries       int64 `json:"retries" metric:"retries_total" help:"Posts to Slack after a message's first."`
+	Retries       int64 `json:"retries" metric:"retries_total" help:"Posts that repeat an earlier one."`
 	RateLimited   int64 `json:"rate_limited"` // posts that met a rate limit
-	Unauthorized  int64 `json:"unauthorized" metric:"unauthorized_total" help:"Requests without the token."`
-	ReloadRefused bool  `json:"reload_refused" metric:"reload_refused" help:"1: the old configuration runs."`
+	Unauthorized  int64 `json:"unauthorized" metric:"unauthorized_total" help:"Requests without a valid token."`
+	ReloadRefused bool  `json:"reload_refused" metric:"reload_refused" help:"1 if the last reload was refused."`
 	Ready         bool  `json:"ready" metric:"ready" help:"1 while messages can be accepted."`
 
 	Damaged    int64 `json:"damaged" metric:"spool_damaged_lines_total" help:"Damaged lines found in the spool."`
 	SpoolBytes int64 `json:"spool_bytes" metric:"spool_bytes" help:"Size of the spool's files."`
-	SpoolLimit int64 `json:"spool_limit_bytes" metric:"spool_limit_bytes" help:"Waiting messages that it takes."`
-	Bytes      int64 `json:"waiting_bytes" metric:"waiting_bytes" help:"Waiting messages, of that."`
+	SpoolLimit int64 `json:"spool_limit_bytes" metric:"spool_limit_bytes" help:"Limit of waiting_bytes: max_bytes."`
+	Bytes      int64 `json:"waiting_bytes" metric:"waiting_bytes" help:"Size of the waiting messages."`
 
-	LogLinesDropped int64 `json:"log_lines_dropped" metric:"log_lines_dropped_total" help:"Lines no log took."`
+	LogLinesDropped int64 `json:"log_lines_dropped" metric:"log_lines_dropped_total" help:"Log lines not written."`
 
 	StartedAt   time.Time `json:"started_at"`
 	DeliveredAt moment    `json:"delivered_at"` // the last delivery
@@ -52,10 +52,10 @@ type numbers struct {
 // counts are numbers of messages: those of the whole server, of a route or of a tag. For the whole server,
 // Accepted + FoundAtStart is always equal to Delivered + Dropped + Waiting + Dead.
 type counts struct {
-	Accepted     int64 `json:"accepted" metric:"accepted_total" help:"Messages answered ok (payloads have no tag)."`
-	FoundAtStart int64 `json:"found_at_start" metric:"found_at_start_messages" help:"Left by an earlier process."`
+	Accepted     int64 `json:"accepted" metric:"accepted_total" help:"Messages answered ok; no tag: for a channel."`
+	FoundAtStart int64 `json:"found_at_start" metric:"found_at_start_messages" help:"Messages found at the start."`
 	Delivered    int64 `json:"delivered" metric:"delivered_total" help:"Messages that Slack took."`
-	Dropped      int64 `json:"dropped" metric:"dropped_total" help:"By an operator, or lost with a damaged line."`
+	Dropped      int64 `json:"dropped" metric:"dropped_total" help:"Messages dropped by an operator, or lost."`
 	Waiting      int64 `json:"waiting" metric:"waiting_messages" help:"Messages that wait."`
 	Dead         int64 `json:"dead" metric:"dead_messages" help:"Dead letters."`
 }
@@ -593,8 +593,7 @@ func (s *server) metrics(w http.ResponseWriter, _ *http.Request) {
 	e.value("go_goroutines", "Goroutines.", runtime.NumGoroutine())
 	e.value("go_memstats_heap_alloc_bytes", "Bytes of live and not yet collected objects.", mem.HeapAlloc)
 	e.value("go_memstats_sys_bytes", "Bytes obtained from the system.", mem.Sys)
-	started := float64(st.StartedAt.UnixMilli()) / 1000
-	e.value("process_start_time_seconds", "When the process started, Unix time.", started)
+	e.value("process_start_time_seconds", "Start of the process, Unix time.", float64(st.StartedAt.UnixMilli())/1000)
 	if statm, err := os.ReadFile("/proc/self/statm"); err == nil { // proc(5)
 		pages, _ := strconv.Atoi(strings.Fields(string(statm))[1])
 		e.value("process_resident_memory_bytes", "Resident memory.", pages*os.Getpagesize())
@@ -602,7 +601,7 @@ func (s *server) metrics(w http.ResponseWriter, _ *http.Request) {
 	if files, err := os.ReadDir("/proc/self/fd"); err == nil {
 		e.value("process_open_fds", "Open file descriptors.", len(files))
 	}
-	e.header("slackboard_build_info", "The program.")
+	e.header("slackboard_build_info", "Versions of slackboard and Go.")
 	fmt.Fprintf(e, "slackboard_build_info{version=%q,goversion=%q} 1\n", build(), runtime.Version())
 	s.tagMetrics(e)
 }
