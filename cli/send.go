@@ -367,7 +367,7 @@ func (f *Flags) drain(ctx context.Context, own request) failure {
 		time.Sleep(20 * time.Millisecond)
 	}
 	blocked := map[string]failure{}
-	entries, _ := os.ReadDir(f.Spool) // sorted; after an error, files that are missing here stay in the spool
+	entries, err := os.ReadDir(f.Spool) // sorted; after an error, those that could be read
 	for _, e := range entries {
 		if filepath.Ext(e.Name()) != ".json" || !e.Type().IsRegular() { // reading a named pipe would block
 			continue
@@ -400,5 +400,5 @@ func (f *Flags) drain(ctx context.Context, own request) failure {
 			return fail
 		}
 	}
-	return failure{} // there is no own, or another run has sent it or set it aside
+	return failure{err: err} // nil: there is no own, or another run has sent it or set it aside
 }
