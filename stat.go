@@ -25,7 +25,7 @@ import (
 // ends with _total if the counter only grows.
 type numbers struct {
 	counts
-	OldestWaitingSeconds float64 `json:"oldest_waiting_seconds" metric:"oldest_waiting_seconds" help:"Age of the oldest one."`
+	OldestWaitingSeconds float64 `json:"oldest_waiting_seconds" metric:"oldest_waiting_seconds" help:"Longest wait."`
 
 	Posts         int64 `json:"posts"` // in /metrics by outcome
 	Retries       int64 `json:"retries" metric:"retries_total" help:"Posts that repeat an earlier one."`
