@@ -1,6 +1,6 @@
 package main
 
-// What the tests of this folder share: servers in process.
+// Shared by the tests of this folder: a server that runs inside the test process, and fakes of Slack.
 
 import (
 	"cmp"
@@ -24,7 +24,7 @@ import (
 
 func TestMain(m *testing.M) { e2e.Main(m) }
 
-// testConfig returns the configuration file written as toml, checked.
+// testConfig reads and checks toml as the server does with its configuration file. An error fails the test.
 func testConfig(t testing.TB, toml string) *config {
 	t.Helper()
 	c, err := loadConfig(options{file: e2e.WriteFile(t, "slackboard.toml", toml)})
@@ -34,13 +34,13 @@ func testConfig(t testing.TB, toml string) *config {
 	return c
 }
 
-// inProcess is a server in this process.
+// inProcess is a server that runs inside the test process. It listens nowhere: requests go to http.
 type inProcess struct {
 	*server
 	http http.Handler
 	logs *e2e.Buffer                  // at debug level
 	out  *e2e.Buffer                  // the access log
-	disk atomic.Pointer[func() error] // what a sync of the spool does and returns before it does anything
+	disk atomic.Pointer[func() error] // if set, it is called in place of each sync of the spool
 	stop func()
 }
 
@@ -49,6 +49,8 @@ type aSlack interface {
 	post(to credential, body []byte) outcome
 }
 
+// newInProcess starts a server that posts to slack. It stops when the test ends. Its spool is in a temporary folder,
+// unless cfg names one. A sync of the spool does nothing, except in benchmarks or if disk is set.
 func newInProcess(t testing.TB, cfg *config, slack aSlack) *inProcess {
 	t.Helper()
 	p := &inProcess{logs: &e2e.Buffer{}, out: &e2e.Buffer{}}
@@ -63,7 +65,7 @@ func newInProcess(t testing.TB, cfg *config, slack aSlack) *inProcess {
 		if _, ok := t.(*testing.B); ok {
 			return syncData(f)
 		}
-		return nil // no test cuts the power of the machine
+		return nil // no test that runs in process cuts the power
 	}, log)
 	if err != nil {
 		t.Fatal(err)
@@ -85,7 +87,7 @@ func newInProcess(t testing.TB, cfg *config, slack aSlack) *inProcess {
 	return p
 }
 
-// stat returns the counters, after it has checked that they add up.
+// stat returns the answer of /stat/app. The test fails if the counters do not add up.
 func (p *inProcess) stat(t testing.TB) (st appStat) {
 	t.Helper()
 	body := p.do("GET", "/stat/app", "").Body.Bytes()
@@ -96,14 +98,14 @@ func (p *inProcess) stat(t testing.TB) (st appStat) {
 	return st
 }
 
-// do makes a request of the server in process.
+// do sends a request to the server, as from another host (192.0.2.1), and returns the answer.
 func (p *inProcess) do(method, path, body string) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
 	p.http.ServeHTTP(w, httptest.NewRequest(method, path, strings.NewReader(body)))
 	return w
 }
 
-// askAs makes a request with a Bearer token, if there is one.
+// askAs sends the same request as do, with token as the Bearer token. If token is "", the request has none.
 func (p *inProcess) askAs(token, method, path, body string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(method, path, strings.NewReader(body))
 	if token != "" {
@@ -112,7 +114,8 @@ func (p *inProcess) askAs(token, method, path, body string) *httptest.ResponseRe
 	return newRecorderFor(p, r)
 }
 
-// recorder is a Slack in Process: it answers by script, at once where there is none.
+// recorder is a fake Slack in this process. It records each post and answers it by script. Without a script it answers
+// at once that the message is delivered.
 type recorder struct {
 	mu     sync.Mutex
 	posts  []recorded
@@ -129,7 +132,8 @@ type recorded struct {
 
 func (s *recorder) post(to credential, body []byte) outcome {
 	var p struct{ Channel, Text string }
-	if json.Unmarshal(body, &p); !json.Valid(body) { // a text may be no string: it goes through as it came
+	// An error of Unmarshal is ignored: the text of a payload may be something else than a string.
+	if json.Unmarshal(body, &p); !json.Valid(body) {
 		panic(fmt.Sprintf("posted %q", body))
 	}
 	text, _, _ := strings.Cut(p.Text, "\n") // without "accepted …, delayed …"
@@ -154,7 +158,7 @@ func (s *recorder) all() []recorded {
 	return append([]recorded(nil), s.posts...)
 }
 
-// texts returns what a channel was given, in order.
+// texts returns the texts of all posts to a channel, in order, with blanks between them.
 func (s *recorder) texts(channel string) string {
 	var texts []string
 	for _, r := range s.all() {
@@ -165,13 +169,14 @@ func (s *recorder) texts(channel string) string {
 	return strings.Join(texts, " ")
 }
 
+// newRecorderFor sends r to the server and returns the answer.
 func newRecorderFor(p *inProcess, r *http.Request) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
 	p.http.ServeHTTP(w, r)
 	return w
 }
 
-// inBubble runs test in simulated time with a server whose Slack is script.
+// inBubble runs test in simulated time (testing/synctest), with a server whose fake Slack answers by script.
 func inBubble(t *testing.T, toml string, script func(int, recorded) outcome,
 	test func(*testing.T, *inProcess, *recorder)) {
 	t.Helper()
@@ -182,6 +187,8 @@ func inBubble(t *testing.T, toml string, script func(int, recorded) outcome,
 	})
 }
 
+// hookAndTags has a webhook in [core], a tag with two entries, a tag with a webhook of its own, and two tags that share
+// a token. Messages are neither paced nor merged.
 const hookAndTags = `
 [core]
 channel_rate = 0
@@ -213,6 +220,7 @@ channel = "#bot2"
 slack_token = "xoxb-0"
 `
 
+// tagsConfig returns a configuration with n tags, each with a channel of its own. Nobody listens at its webhook's URL.
 func tagsConfig(n int) string {
 	var b strings.Builder
 	b.WriteString("[core]\nchannel_rate = 0\nbatch = 1\nslack_url = 'http://127.0.0.1:1/'\n")
@@ -222,7 +230,7 @@ func tagsConfig(n int) string {
 	return b.String()
 }
 
-// each runs f so many times, from so many goroutines.
+// each calls f with every number from 0 to times-1, from several goroutines at once, and returns when all calls have.
 func each(times, goroutines int, f func(i int)) {
 	var next atomic.Int64
 	var wg sync.WaitGroup
@@ -236,7 +244,7 @@ func each(times, goroutines int, f func(i int)) {
 	wg.Wait()
 }
 
-// reload changes p over to toml, and returns when it has.
+// reload makes p use the configuration toml from now on.
 func (p *inProcess) reload(t *testing.T, toml string) {
 	t.Helper()
 	cfg := testConfig(t, toml)
@@ -245,22 +253,22 @@ func (p *inProcess) reload(t *testing.T, toml string) {
 	}
 }
 
-// holdsNothing checks that nothing counts for max_bytes.
+// holdsNothing checks that no bytes count for max_bytes any more, in total and in each lane.
 func (p *inProcess) holdsNothing(t *testing.T) {
 	t.Helper()
 	p.deliverer.mu.Lock()
 	defer p.deliverer.mu.Unlock()
 	if p.deliverer.bytes != 0 {
-		t.Errorf("of max_bytes %d is taken", p.deliverer.bytes)
+		t.Errorf("%d bytes still count for max_bytes, want 0", p.deliverer.bytes)
 	}
 	for to, l := range p.deliverer.lanes {
 		if l.bytes != 0 {
-			t.Errorf("of max_bytes %d is taken for %v", l.bytes, to.channel)
+			t.Errorf("%d bytes still count for max_bytes in the lane of %v, want 0", l.bytes, to.channel)
 		}
 	}
 }
 
-// notifyWith posts a message for a tag with an idempotency key and returns its ids.
+// notifyWith posts message n for a tag with an idempotency key and returns the ids in the answer.
 func (p *inProcess) notifyWith(t *testing.T, key, tag string, n int) []string {
 	t.Helper()
 	r := httptest.NewRequest("POST", "/notify", strings.NewReader(e2e.NotifyBody(tag, n, false)))
@@ -268,12 +276,12 @@ func (p *inProcess) notifyWith(t *testing.T, key, tag string, n int) []string {
 	w := newRecorderFor(p, r)
 	var a answer
 	if json.Unmarshal(w.Body.Bytes(), &a); w.Code != 200 {
-		t.Fatalf("got %d %s", w.Code, w.Body)
+		t.Fatalf("/notify: got %d %s, want 200", w.Code, w.Body)
 	}
 	return a.IDs
 }
 
-// restart ends p and returns a server on the same spool.
+// restart stops p and starts a new server on the same spool.
 func (p *inProcess) restart(t *testing.T, toml string, slack aSlack) *inProcess {
 	t.Helper()
 	p.stop()
@@ -282,13 +290,16 @@ func (p *inProcess) restart(t *testing.T, toml string, slack aSlack) *inProcess 
 	return newInProcess(t, cfg, slack)
 }
 
+// down is the script of a Slack that takes nothing: every post has to be tried again.
 func down(int, recorded) outcome { return outcome{class: retry, reason: "connection refused"} }
 
+// list is the answer of GET /messages.
 type list struct {
 	Messages []messageView
 	Total    int
 }
 
+// list returns the answer of GET path, asked for from the server's own host.
 func (p *inProcess) list(t *testing.T, path string) (l list) {
 	t.Helper()
 	w := p.operator("GET", path)
@@ -298,13 +309,15 @@ func (p *inProcess) list(t *testing.T, path string) (l list) {
 	return l
 }
 
-// operator makes a request from the server's own host.
+// operator sends a request as from the server's own host, where an operator needs no token, and returns the answer.
 func (p *inProcess) operator(method, path string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(method, path, nil)
 	r.RemoteAddr, r.Host = "127.0.0.1:5", "localhost:29800"
 	return newRecorderFor(p, r)
 }
 
+// stormConfig merges and paces by the defaults. Messages of the tags a and b merge. Those of other do not merge with
+// them: its username differs.
 const stormConfig = `
 [core]
 slack_url = "http://hook.invalid/core"
@@ -323,11 +336,11 @@ tag = "quiet"
 channel = "#quiet"
 `
 
-// storm is a Slack in process that keeps posts whole.
+// storm is a fake Slack in this process that records posts whole. It delivers all that reject does not refuse.
 type storm struct {
 	mu     sync.Mutex
 	posts  []stormPost
-	reject func(stormPost) bool // for its content
+	reject func(stormPost) bool // true: the content of the post is refused
 }
 
 type stormPost struct {
@@ -359,7 +372,7 @@ func (s *storm) all() []stormPost {
 	return slices.Clone(s.posts)
 }
 
-// texts returns what p shows, in order.
+// texts returns the texts that p shows, in order: its own, if it has one, then those of its attachments.
 func (p stormPost) texts() (texts []string) {
 	if p.Text != "" {
 		texts = append(texts, p.Text)
@@ -370,7 +383,7 @@ func (p stormPost) texts() (texts []string) {
 	return texts
 }
 
-// inStorm runs test in simulated time, past the first second of the server.
+// inStorm runs test in simulated time, with a server that was started two seconds ago: every lane may post at once.
 func inStorm(t *testing.T, toml string, test func(*testing.T, *inProcess, *storm)) {
 	t.Helper()
 	cfg := testConfig(t, toml)
@@ -383,14 +396,15 @@ func inStorm(t *testing.T, toml string, test func(*testing.T, *inProcess, *storm
 	})
 }
 
+// send posts body to /notify. Any other answer than 200 fails the test.
 func (p *inProcess) send(t *testing.T, body string) {
 	t.Helper()
 	if w := p.do("POST", "/notify", body); w.Code != 200 {
-		t.Fatalf("got %d %s", w.Code, w.Body)
+		t.Fatalf("/notify: got %d %s, want 200", w.Code, w.Body)
 	}
 }
 
-// gaps fails for two posts of a channel within less than a second.
+// gaps fails the test if two posts to one channel are less than a second apart.
 func (s *storm) gaps(t *testing.T) {
 	t.Helper()
 	last := map[string]time.Time{}
