@@ -2,6 +2,7 @@ package main
 
 import "testing"
 
+// The web server has all four timeouts, so that a client which is slow or silent cannot keep a connection for good.
 func TestTimeouts(t *testing.T) {
 	t.Parallel()
 	web := newWebServer(newInProcess(t, dryRunConfig(), &recorder{}).server, 9, t.Context())
