@@ -5,6 +5,7 @@ import (
 	"testing"
 )
 
+// cleaned removes control characters, turns white space into blanks, and cuts to a number of characters.
 func TestCleaned(t *testing.T) {
 	for given, want := range map[string]string{
 		"": "", "web-01": "web-01", "a\r\nb\tc": "a  b c", "a\x00\x1b\x7f\u009fb": "ab",
@@ -19,6 +20,7 @@ func TestCleaned(t *testing.T) {
 	}
 }
 
+// A route that is written to the spool is read back as it was. Its written form has no blank and no newline.
 func TestRoutes(t *testing.T) {
 	for _, r := range []route{{tag: "a"}, {tag: "a/b c\n%", index: 7}, {channel: "#x y"}, {channel: ""},
 		{channel: "tag:a/0"}, {tag: "ä“"}} {
