@@ -1,6 +1,6 @@
 package main
 
-// The logs: nothing that they are written to can stop the server.
+// The logs: a file that takes no lines must not stop the server.
 
 import (
 	"fmt"
@@ -15,7 +15,7 @@ import (
 	"slackboard/e2e"
 )
 
-// gate is a file that takes nothing until it is open.
+// gate is a file whose writes block until open is closed.
 type gate struct {
 	e2e.Buffer
 	open chan struct{}
@@ -26,14 +26,15 @@ func (g *gate) Write(p []byte) (int, error) {
 	return g.Buffer.Write(p)
 }
 
-// What a file does not take waits up to a limit. Beyond it lines are lost and counted; the others come, in order.
+// If a file does not take lines, logRoom lines wait for it. Further lines are lost and counted. When the file takes
+// lines again, those that wait are written, in order.
 func TestLogLosesLines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &gate{open: make(chan struct{})}
 		l := newLogs(&e2e.Buffer{}, g)
 		line := strings.Repeat("x", 1023) + "\n"
 		fmt.Fprint(&l.errors, "first\n")
-		synctest.Wait() // it is being written
+		synctest.Wait() // the first line is being written: it does not wait any more
 		for range logRoom + 5 {
 			fmt.Fprint(&l.errors, line)
 		}
@@ -45,17 +46,19 @@ func TestLogLosesLines(t *testing.T) {
 		fmt.Fprint(&l.errors, "last\n")
 		synctest.Wait()
 		if want := "first\n" + strings.Repeat(line, logRoom) + "last\n"; g.String() != want {
-			t.Errorf("%d bytes came, want %d", len(g.String()), len(want))
+			t.Errorf("the file has %d bytes, want %d", len(g.String()), len(want))
 		}
 		l.close()
 	})
 }
 
+// fullDisk is a file on a disk that is full.
 type fullDisk struct{}
 
 func (fullDisk) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
 
-// A stop waits for the last lines, but not for long.
+// close writes the lines that wait. If a file blocks, close returns after flushTime. A line that the file refuses is
+// counted as dropped and delays nothing.
 func TestLogsClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		out, g := &e2e.Buffer{}, &gate{open: make(chan struct{})}
@@ -65,7 +68,7 @@ func TestLogsClose(t *testing.T) {
 		start := time.Now()
 		l.close()
 		if took := time.Since(start); took != flushTime || out.String() != "last words\n" {
-			t.Errorf("close took %v, %q came", took, out.String())
+			t.Errorf("close took %v, want flushTime; standard output has %q", took, out.String())
 		}
 		close(g.open)
 
@@ -74,12 +77,13 @@ func TestLogsClose(t *testing.T) {
 		l.log.Error("nobody takes this either")
 		l.close()
 		if took := time.Since(start); took != 0 || l.dropped() != 1 {
-			t.Errorf("close took %v, %d dropped", took, l.dropped())
+			t.Errorf("close took %v, want 0; %d lines dropped, want 1", took, l.dropped())
 		}
 	})
 }
 
-// What was logged before a change is in the file from before, also if that is slow.
+// A line is written to the file that was the log at that moment, even if the log changes to another file right after
+// it. If a change fails, the server can go back to the file before.
 func TestLogChanges(t *testing.T) {
 	dir := t.TempDir()
 	cfg := dryRunConfig()
@@ -113,7 +117,7 @@ func TestLogChanges(t *testing.T) {
 	})
 }
 
-// A dry run whose output nobody reads keeps what it cannot print.
+// If nobody reads the output of a dry run, a post that cannot be printed is not lost: it has to be tried again.
 func TestPrinterWithoutRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &gate{open: make(chan struct{})}
@@ -130,7 +134,7 @@ func TestPrinterWithoutRoom(t *testing.T) {
 	})
 }
 
-// A dry run prints a post for each of its tags at the same moment, before the first one is written.
+// A dry run takes three posts at the same moment, one for each of its tags, even if none of them is written yet.
 func TestPrinterHasRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &gate{open: make(chan struct{})}
