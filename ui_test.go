@@ -1,6 +1,6 @@
 package main
 
-// The files of the page, and what the browser is told about them.
+// The files of the page, and the headers that the browser gets with them.
 
 import (
 	"io"
@@ -15,8 +15,9 @@ import (
 	"slackboard/e2e"
 )
 
-// What the browser keeps: the files of the page while they have not changed, and nothing else. What the page asks for
-// by itself is no line in the access log.
+// The browser may keep the files of the page, but has to ask each time whether they have changed. It may keep nothing
+// else. The requests that the page makes by itself (polls) are not in the access log, unless they fail or the level is
+// debug.
 func TestPageHeaders(t *testing.T) {
 	t.Parallel()
 	p := newInProcess(t, testConfig(t, hookAndTags), &recorder{})
@@ -56,18 +57,19 @@ func TestPageHeaders(t *testing.T) {
 	before := lines()
 	get("/stat/app", pollHeader, "yes")
 	if n := lines(); n != before {
-		t.Error("a poll is a line in the access log")
+		t.Error("a poll has a line in the access log")
 	}
 	get("/messages", pollHeader, "yes") // 400
 	get("/stat/app")
 	p.log = slog.New(slog.NewTextHandler(io.Discard, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	get("/stat/app", pollHeader, "yes")
 	if n := lines(); n != before+3 {
-		t.Errorf("%d lines instead of 3: an error, what is no poll, a poll at level debug", n-before)
+		t.Errorf("%d lines, want 3: a poll that fails, a request that is no poll, a poll at level debug", n-before)
 	}
 }
 
-// The page is small, and asks nobody but its own server.
+// The page has at most 600 lines that are not blank, none wider than 120 columns. It loads nothing from other servers,
+// and all its links are relative.
 func TestPageIsSmall(t *testing.T) {
 	lines := 0
 	for _, name := range []string{"index.html", "style.css", "app.js"} {
@@ -84,11 +86,11 @@ func TestPageIsSmall(t *testing.T) {
 		for _, url := range outside {
 			name, said := url == "http://www.w3.org/2000/svg", strings.HasPrefix(url, "http://127.0.0.1:29800/")
 			if !name && !said {
-				t.Errorf("a URL that the page may ask: %s", url)
+				t.Errorf("the page must not have this URL: %s", url)
 			}
 		}
 	}
 	if lines > 600 {
-		t.Errorf("%d lines, 600 at most", lines)
+		t.Errorf("the page has %d lines that are not blank, 600 at most", lines)
 	}
 }
