@@ -1,6 +1,6 @@
 package main
 
-// Who may ask, over what, and where the secrets come from.
+// Who may do what: senders, operators, and those who ask from the server's own host.
 
 import (
 	"net/http"
@@ -13,7 +13,8 @@ import (
 	"slackboard/e2e"
 )
 
-// A proxy may add its line behind one that the client has sent.
+// A request with a header that a proxy adds does not count as one from this host, even if the client has sent an empty
+// header of the same name, which stands in front of it.
 func TestForwardedBehindAnEmptyLine(t *testing.T) {
 	for _, name := range []string{"X-Forwarded-For", "Forwarded", "Via", "X-Real-Ip", "X-Forwarded-Host",
 		"X-Forwarded-Proto", "X-Forwarded", "X-Original-Forwarded-For",
@@ -22,16 +23,17 @@ func TestForwardedBehindAnEmptyLine(t *testing.T) {
 		r := httptest.NewRequest("GET", "/messages", nil)
 		r.RemoteAddr, r.Host = "127.0.0.1:1234", "localhost"
 		if !fromHere(r) {
-			t.Error("not from here without " + name)
+			t.Error("not taken for a request from this host, although it has no " + name)
 		}
 		r.Header[name] = []string{"", "for=192.0.2.1"}
 		if fromHere(r) {
-			t.Errorf("%s: from here, after a proxy", name)
+			t.Errorf("%s: taken for a request from this host, although it came through a proxy", name)
 		}
 	}
 }
 
-// A message that is posted at once may wait longer for its answer than others.
+// The answer to a message with sync=true may be written later than other answers: after max_delay_duration and the time
+// that a post may take.
 func TestSyncOutlivesTheWriteTimeout(t *testing.T) {
 	t.Parallel()
 	p := newInProcess(t, testConfig(t, e2e.WithCore(hookAndTags, "max_delay_duration = 600")), &recorder{})
@@ -39,10 +41,11 @@ func TestSyncOutlivesTheWriteTimeout(t *testing.T) {
 	req, _ := http.NewRequest("POST", "http://localhost/notify", strings.NewReader(e2e.NotifyBody("a", 1, true)))
 	p.http.ServeHTTP(w, req)
 	if wait := time.Until(w.deadline); wait < 620*time.Second {
-		t.Errorf("the answer has to be written within %v", wait)
+		t.Errorf("the answer has to be written within %v, want at least 620 s", wait)
 	}
 }
 
+// deadlineWriter discards the answer and keeps the deadline for writing it.
 type deadlineWriter struct{ deadline time.Time }
 
 func (w *deadlineWriter) SetWriteDeadline(at time.Time) error { w.deadline = at; return nil }
@@ -62,7 +65,8 @@ name = "web"
 token = "N3w"
 `
 
-// Senders may post, operators may do everything; where there is a token to bring, nobody posts without one.
+// A sender may post and do nothing else, an operator may do everything. If any token is configured, nobody may post
+// without one. /healthz and /readyz answer everybody.
 func TestSenders(t *testing.T) {
 	t.Parallel()
 	reads := []string{"GET /stat/app", "GET /stat/go", "GET /config/app", "GET /ui/", "GET /", "GET /metrics",
@@ -70,7 +74,7 @@ func TestSenders(t *testing.T) {
 		"POST /messages/retry?tag=a", "POST /messages/0/retry", "DELETE /messages?state=dead&tag=a",
 		"DELETE /messages/0", "GET /nothing"}
 	posts := []string{"POST /notify", "POST /notify/", "POST /notify-directly"}
-	const passes = 0 // instead of a status
+	const passes = 0 // in place of a status: the request is not refused
 	for _, test := range []struct {
 		name, toml, token string
 		post, read        int
@@ -96,7 +100,7 @@ func TestSenders(t *testing.T) {
 				method, path, _ := strings.Cut(request, " ")
 				w := p.askAs(test.token, method, "http://localhost"+path,
 					`{"tag":"a","text":"x","payload":{"text":"x"}}`)
-				// httptest's requests come from elsewhere
+				// A 403 because the request comes from another host is no refusal here: httptest's requests do.
 				refused := w.Code == 401 || w.Code == 403 && !strings.Contains(w.Body.String(), "own host only")
 				if refused != (*want != passes) || refused && w.Code != *want {
 					t.Errorf("%s: %s: %d %s", test.name, request, w.Code, w.Body)
@@ -114,7 +118,7 @@ func TestSenders(t *testing.T) {
 	}
 }
 
-// A sender's name stands in the access log and with the message; no token does.
+// A sender's name is in the access log, and in the spool with its message. No token is in the logs or in the spool.
 func TestSenderIsNamed(t *testing.T) {
 	t.Parallel()
 	p := newInProcess(t, testConfig(t, e2e.WithCore(hookAndTags, "auth_token = '0P3RATOR'")+twoSenders),
@@ -144,6 +148,8 @@ func TestSenderIsNamed(t *testing.T) {
 	}
 }
 
+// Without an auth_token, messages can be seen, sent again and dropped only from the server's own host: not from another
+// host, not through a proxy, and not under a host name that may be another site's (DNS rebinding).
 func TestOperatorsOnly(t *testing.T) {
 	t.Parallel()
 	p := newInProcess(t, dryRunConfig(), &recorder{})
@@ -151,7 +157,7 @@ func TestOperatorsOnly(t *testing.T) {
 		"POST /messages/retry?tag=a", "DELETE /messages/x", "DELETE /messages?state=dead&tag=a"} {
 		method, path, _ := strings.Cut(request, " ")
 		if w := p.do(method, path, ""); w.Code != http.StatusForbidden {
-			t.Errorf("%s from elsewhere: %d", request, w.Code)
+			t.Errorf("%s from another host: %d", request, w.Code)
 		}
 		r := httptest.NewRequest(method, path, nil)
 		r.RemoteAddr, r.Host = "[::1]:5", "[::1]:29800"
@@ -162,7 +168,7 @@ func TestOperatorsOnly(t *testing.T) {
 		r.Header.Del("X-Forwarded-For")
 		r.Host = "evil.example:29800" // DNS rebinding
 		if w := newRecorderFor(p, r); w.Code != http.StatusForbidden {
-			t.Errorf("%s by another name: %d", request, w.Code)
+			t.Errorf("%s with another host name: %d", request, w.Code)
 		}
 		r.Host = "[::1]:29800"
 		if w := newRecorderFor(p, r); w.Code == http.StatusForbidden {
