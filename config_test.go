@@ -13,11 +13,13 @@ import (
 	"testing"
 )
 
+// Every fault of a configuration is reported, with its line and with what to write instead. No error shows a secret. Of
+// faults in the language, such as a multi-line string, the first alone is reported.
 func TestConfigFaults(t *testing.T) {
 	const head = "[core]\nslack_url = 'https://hooks.invalid/x'\n"
 	for _, test := range []struct {
 		name, toml string
-		want       []string // a line of the error each, without the file's name
+		want       []string // the lines of the error, without the file's name
 	}{
 		{"fine", head, nil},
 		{"unknown key", head + "prot = 1\n", []string{`3: unknown key "prot" in [core]: write port`}},
@@ -176,7 +178,8 @@ func TestConfigFaults(t *testing.T) {
 	}
 }
 
-// What /config/app shows is a configuration again, the same one, and has no secret in it.
+// What /config/app shows has no secret in it. It does not load as it is, since "..." is not accepted as a secret. With
+// the secrets put back it loads, and gives the same configuration.
 func TestMaskedRoundTrip(t *testing.T) {
 	cfg := testConfig(t, `
 [core]
@@ -199,11 +202,11 @@ token = "SECRET-2"
 	shown := cfg.masked()
 	if strings.Contains(shown, "SECRET") || strings.Count(shown, `= "..."`) != 4 ||
 		!strings.Contains(shown, `level = "error"`) {
-		t.Errorf("shown: %s", shown)
+		t.Errorf("shown with a secret, or without four masks and the default level: %s", shown)
 	}
 	path := e2e.WriteFile(t, "shown.toml", shown)
 	if _, err := loadConfig(options{file: path}); err == nil || strings.Count(err.Error(), ": wants a ") != 4 {
-		t.Errorf("starting with it: %v", err)
+		t.Errorf("loaded with masked secrets: got %v, want an error for each of the 4", err)
 	}
 	again, err := loadConfig(options{file: e2e.WriteFile(t, "unmasked.toml", unmasked(shown))})
 	if err != nil {
@@ -223,16 +226,17 @@ func dryRunConfig() *config {
 	return c
 }
 
-// unmasked puts secrets into what /config/app shows.
+// unmasked returns what /config/app shows with a secret in place of each "...".
 func unmasked(shown string) string {
 	parts := strings.Split(strings.ReplaceAll(shown, `url = "..."`, `url = "https://h.invalid/"`), `token = "..."`)
-	for i := 1; i < len(parts); i++ { // each its own: no two senders may have one token
+	for i := 1; i < len(parts); i++ { // each token differs: two senders must not have the same
 		parts[0] += fmt.Sprintf(`token = "x%d"`, i) + parts[i]
 	}
 	return parts[0]
 }
 
-// A configuration that everybody may read and that holds secrets is one warning.
+// A configuration file that holds secrets and that everybody may read gives one warning, however many secrets it holds.
+// A reference to a secret (env:NAME, file:/path) is not a secret.
 func TestReadableSecrets(t *testing.T) {
 	t.Setenv("TOKEN", "SECRET\r\n")
 	file := e2e.WriteFile(t, "token", "SECRET\n")
@@ -266,7 +270,8 @@ func TestReadableSecrets(t *testing.T) {
 	}
 }
 
-// A configuration is returned beside its faults: who asks for the health need not be able to read the secrets.
+// If secrets cannot be read, loadConfig returns the configuration beside the errors: -health has to work for a user who
+// may not read the secrets.
 func TestUnreadableSecrets(t *testing.T) {
 	path := e2e.WriteFile(t, "s.toml",
 		"[core]\nslack_token = 'env:NO_SUCH'\n[[senders]]\nname = 'a'\ntoken = 'file:/no/such'\n[[senders]]\nname = "+
@@ -276,6 +281,8 @@ func TestUnreadableSecrets(t *testing.T) {
 	}
 }
 
+// A tag posts with its own credential or, if it has none, with that of [core]. If slack_token and slack_url are both
+// set, the token is used. To look up a tag that is not configured is an error.
 func TestTagCredentials(t *testing.T) {
 	cfg := testConfig(t, `
 [core]
@@ -304,7 +311,7 @@ slack_token = "c"
 	}
 }
 
-// docs/configuration.md has the keys of config.go: section, key and default of each.
+// docs/configuration.md lists exactly the keys of config.go, each in its section and with its default.
 func TestDocumentedKeys(t *testing.T) {
 	t.Setenv("STATE_DIRECTORY", "")
 	c := &config{tags: []*tag{{}}, senders: []*sender{{}}}
@@ -329,10 +336,12 @@ func TestDocumentedKeys(t *testing.T) {
 		}
 	}
 	if !maps.Equal(got, want) {
-		t.Errorf("docs/configuration.md has\n%q\nthe table of keys\n%q", got, want)
+		t.Errorf("docs/configuration.md has\n%q\nthe table of keys in config.go has\n%q", got, want)
 	}
 }
 
+// An unknown name is taken for a known one if the two differ in one place, by at most two letters and at most half of
+// the name. Case and brackets do not count.
 func TestNearest(t *testing.T) {
 	names := strings.Fields("core tags spool log ui max_bytes slack_url Deploys deploys-2")
 	for name, want := range map[string]string{
@@ -349,6 +358,7 @@ func TestNearest(t *testing.T) {
 	}
 }
 
+// The configuration of a dry run without a file, as /config/app shows it, loads once its secret is put back.
 func TestDryRunConfigIsValid(t *testing.T) {
 	path := e2e.WriteFile(t, "dry.toml", unmasked(dryRunConfig().masked()))
 	if _, err := loadConfig(options{file: path}); err != nil {
@@ -356,7 +366,8 @@ func TestDryRunConfigIsValid(t *testing.T) {
 	}
 }
 
-// What loads is shown in a form that loads; what does not says where.
+// A configuration that loads is shown by /config/app in a form that loads again and is shown the same. If one does not
+// load, each error names a line.
 func FuzzConfig(f *testing.F) {
 	f.Add([]byte(dryRunConfig().masked()))
 	f.Add([]byte(hookAndTags))
@@ -376,7 +387,7 @@ func FuzzConfig(f *testing.F) {
 			for line := range strings.Lines(err.Error()) {
 				var n int
 				if _, err := fmt.Sscanf(strings.TrimPrefix(line, path), ":%d:", &n); err != nil || n < 1 {
-					t.Errorf("%q gives %q", src, line)
+					t.Errorf("%q gives an error that names no line: %q", src, line)
 				}
 			}
 			return
