@@ -18,6 +18,8 @@ import (
 	"slackboard/e2e"
 )
 
+// What follows from each outcome of a post within four hours: the posts that each channel gets, their order, and the
+// time between them. In the end no message waits.
 func TestOutcomesInTime(t *testing.T) {
 	t.Parallel()
 	refused := outcome{class: retry, reason: "connection refused"}
@@ -26,7 +28,7 @@ func TestOutcomesInTime(t *testing.T) {
 		script func(n int, r recorded) outcome
 		send   []string // tags, one message each, numbered from 1
 		want   map[string]string
-		gaps   []time.Duration // least time between the posts to the first channel named
+		gaps   []time.Duration // the least time between the posts to #a
 	}{
 		{"in order", nil, []string{"a", "a", "b", "a"}, map[string]string{"#a": "1 2 4", "#b": "3"}, nil},
 		{"retried with back-off, in order", func(n int, r recorded) outcome {
@@ -95,7 +97,8 @@ func TestOutcomesInTime(t *testing.T) {
 	}
 }
 
-// A token's 429 holds for the workspace: all its channels pause, others do not.
+// A rate limit that a post with a token meets holds for the whole token: all channels of the token pause. Channels of
+// other credentials do not.
 func TestTokenPause(t *testing.T) {
 	t.Parallel()
 	inBubble(t, hookAndTags, func(n int, r recorded) outcome {
@@ -112,7 +115,7 @@ func TestTokenPause(t *testing.T) {
 		time.Sleep(time.Minute)
 		for _, r := range slack.all()[1:] {
 			if wait := r.at.Sub(start); (r.channel == "#a") != (wait < 20*time.Second) {
-				t.Errorf("%s was posted after %v", r.channel, wait)
+				t.Errorf("%s was posted after %v; the token pauses for 20 s, the webhook does not", r.channel, wait)
 			}
 		}
 		if n := len(slack.all()); n != 4 {
@@ -121,6 +124,8 @@ func TestTokenPause(t *testing.T) {
 	})
 }
 
+// With qps = 2, two posts are at least 500 ms apart, even in different lanes. A message that would wait for more than
+// max_delay_duration is answered 429 with a Retry-After. All accepted messages are posted.
 func TestQPS(t *testing.T) {
 	t.Parallel()
 	toml := strings.Replace(hookAndTags, "[core]", "[core]\nqps = 2\nmax_delay_duration = 5", 1)
@@ -136,21 +141,23 @@ func TestQPS(t *testing.T) {
 			}
 		}
 		if accepted < 10 || accepted > 12 {
-			t.Errorf("accepted %d messages, want what 2 a second post in 5 s", accepted)
+			t.Errorf("accepted %d messages, want 10 to 12: those that are posted within 5 s", accepted)
 		}
 		time.Sleep(time.Minute)
 		posts := slack.all()
 		if len(posts) != accepted {
-			t.Errorf("%d posts of %d accepted", len(posts), accepted)
+			t.Errorf("%d posts, want one for each of the %d accepted messages", len(posts), accepted)
 		}
 		for i := 1; i < len(posts); i++ {
 			if gap := posts[i].at.Sub(posts[i-1].at); gap < 500*time.Millisecond {
-				t.Errorf("post %d came %v after the one before", i, gap)
+				t.Errorf("post %d came %v after the one before, want at least 500 ms", i, gap)
 			}
 		}
 	})
 }
 
+// The answer to a message with sync=true says what became of its post. It has a Retry-After only if trying again can
+// help and cannot double the message. The message is posted once to each destination, and never again.
 func TestSyncTellsTheTruth(t *testing.T) {
 	t.Parallel()
 	say := func(o outcome) func(int, recorded) outcome { return func(int, recorded) outcome { return o } }
@@ -202,7 +209,9 @@ func TestSyncTellsTheTruth(t *testing.T) {
 	}
 }
 
-// A sync message waits for a pause of Slack's as long as max_delay_duration allows, not for an asynchronous back-off.
+// A sync message waits for the end of a pause that Slack asked for. If that takes longer than delayLimit (10 s), the
+// message is answered 429 at once, with the rest of the pause as Retry-After. A sync message does not wait for the
+// back-off of the messages in its lane.
 func TestSyncAndPauses(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -238,7 +247,8 @@ func TestSyncAndPauses(t *testing.T) {
 	}
 }
 
-// The post goes on when its sender hangs up, and a lane that is busy too long is given up without a post.
+// A post goes on when its sender hangs up. A sync message behind a post that takes too long is answered 429 with a
+// Retry-After, and is not posted later.
 func TestSyncBehindASlowPost(t *testing.T) {
 	t.Parallel()
 	inBubble(t, hookAndTags, func(n int, _ recorded) outcome {
@@ -264,7 +274,8 @@ func TestSyncBehindASlowPost(t *testing.T) {
 	})
 }
 
-// 64 destinations that hang leave no room for more posts, unless they have failed before: then half of it is free.
+// If 99 of the 100 channels of a webhook hang, and have failed before, a message for the last channel is still posted
+// at once.
 func TestHangingDestinations(t *testing.T) {
 	t.Parallel()
 	var toml strings.Builder
@@ -294,16 +305,18 @@ func TestHangingDestinations(t *testing.T) {
 	})
 }
 
+// The back-off starts at 1 s, doubles with each attempt up to 5 min, and is lengthened by up to a quarter.
 func TestBackOff(t *testing.T) {
 	for n, want := range map[int]time.Duration{1: time.Second, 2: 2 * time.Second, 9: 256 * time.Second,
 		10: 5 * time.Minute, 1000: 5 * time.Minute} {
 		if got := backOff(n); got < want || got > want+want/4 {
-			t.Errorf("after attempt %d: %v, want %v to a quarter more", n, got, want)
+			t.Errorf("back-off after attempt %d: %v, want %v or up to a quarter more", n, got, want)
 		}
 	}
 }
 
-// What becomes of a post, by its answer, its head's history and what it held.
+// What becomes of the messages of a post depends on the outcome, on what is known of the head, and on what was in the
+// post.
 func TestJudge(t *testing.T) {
 	now := time.Now()
 	tried := func(n int) head { return head{attempts: n, first: now.Add(-time.Hour)} }
@@ -362,7 +375,8 @@ func TestJudge(t *testing.T) {
 	}
 }
 
-// receiver is a Slack that finds some posts too much, and remembers the numbers of what it took.
+// receiver is a fake Slack that refuses a post if tooMuch says so. A message is known by its number, the first word of
+// its text: took counts how often it was taken.
 type receiver struct {
 	mu      sync.Mutex
 	tooMuch func(body []byte, texts []string) outcome
@@ -396,16 +410,16 @@ func (r *receiver) post(body []byte) outcome {
 	return outcome{class: delivered}
 }
 
-// seen returns how many posts were refused, and how often a number was taken.
+// seen returns how many posts were refused, and how often the message with this number was taken.
 func (r *receiver) seen(number string) (refused, took int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.refused, r.took[number]
 }
 
-// Receivers that take less than Slack does get all of a storm, in posts that they take; one message that is too long
-// for them is cut. The lane remembers what was too much. Dead letters that are sent again are merged under the same
-// limit.
+// A receiver that takes smaller posts than Slack gets all messages of a storm, each once, in posts that it takes. The
+// lane remembers what was too large: a second storm meets at most one refusal more. A single message that is too long
+// is cut, and so are several that say the same. Dead letters that are sent again are delivered within the same limits.
 func TestTooMuchForTheReceiver(t *testing.T) {
 	t.Parallel()
 	refuse := func(class class, reason string, when bool) outcome {
@@ -444,7 +458,8 @@ func TestTooMuchForTheReceiver(t *testing.T) {
 				first, _ := r.seen("")
 				burst()
 				if both, _ := r.seen(""); both-first > 1 || first == 0 {
-					t.Errorf("refused %d times in the first burst, %d in the second", first, both-first)
+					t.Errorf("refused %d times in the first burst (want some), %d in the second (want at most 1)",
+						first, both-first)
 				}
 				if name == "4000 characters" {
 					p.do("POST", "/notify", fmt.Sprintf(`{"tag":"a","text":"%d %s"}`, n, strings.Repeat("é", 9000)))
@@ -456,17 +471,17 @@ func TestTooMuchForTheReceiver(t *testing.T) {
 						t.Errorf("message %d was taken %d times", i, took)
 					}
 				}
-				if name == "4000 characters" { // equal ones, which are one attachment
+				if name == "4000 characters" { // messages that say the same: they are one attachment
 					for range 4 {
 						p.do("POST", "/notify", `{"tag":"a","text":"same `+strings.Repeat("é", 9000)+`"}`)
 					}
 					time.Sleep(time.Hour)
 					if _, took := r.seen("same"); took != 2 {
-						t.Errorf("those that say the same were taken %d times, want the first alone and a fold", took)
+						t.Errorf("four equal messages were taken in %d posts, want 2: one, then the others", took)
 					}
 					n += 4
 				}
-				// Dead letters: the receiver takes nothing for a while.
+				// The receiver takes nothing for a while: the messages become dead letters.
 				r.mu.Lock()
 				r.tooMuch = func([]byte, []string) outcome {
 					return outcome{class: badDestination, reason: "channel_not_found"}
@@ -478,7 +493,7 @@ func TestTooMuchForTheReceiver(t *testing.T) {
 				r.tooMuch = tooMuch
 				r.mu.Unlock()
 				if w := p.operator("POST", "/messages/retry?tag=a"); !strings.Contains(w.Body.String(), `"count": 45`) {
-					t.Errorf("send again: %s", w.Body)
+					t.Errorf("sending dead letters again: got %s, want a count of 45", w.Body)
 				}
 				time.Sleep(time.Minute)
 				if st := p.stat(t); st.Delivered != int64(n) || st.Dead != 0 {
@@ -489,8 +504,8 @@ func TestTooMuchForTheReceiver(t *testing.T) {
 	}
 }
 
-// A clock that was wrong when a message was accepted does not make it a dead letter: Slack's first trouble after the
-// start is not the end of it. Nor does a long stop.
+// A message that is older than max_age at a start, because the server was stopped for long or its clock had been wrong,
+// does not become a dead letter at the first attempt that fails.
 func TestOldButNotTried(t *testing.T) {
 	t.Parallel()
 	inBubble(t, hookAndTags, down, func(t *testing.T, p *inProcess, _ *recorder) {
@@ -512,6 +527,8 @@ func TestOldButNotTried(t *testing.T) {
 	})
 }
 
+// tagsOf returns n [[tags]], each with a channel of its own, that all post to one webhook. The name of the webhook is a
+// part of the URL and begins the names of the tags and channels.
 func tagsOf(webhook string, n int) string {
 	var toml strings.Builder
 	for i := range n {
@@ -521,7 +538,7 @@ func tagsOf(webhook string, n int) string {
 	return toml.String()
 }
 
-// Whoever is sick, a healthy destination is served at once: nobody waits for the posts of another.
+// However many destinations hang, a message for a healthy destination is delivered within 2 s.
 func TestFairWhoeverIsSick(t *testing.T) {
 	t.Parallel()
 	const pace = "[core]\nchannel_rate = 0\nslack_url = 'http://hook.invalid/core'\n"
@@ -535,7 +552,7 @@ func TestFairWhoeverIsSick(t *testing.T) {
 		name, toml string
 		text       int // bytes
 		send       []string
-		later      []string // sent when the sick ones have failed
+		later      []string // sent after the first message for a healthy destination
 	}{
 		{"900 new channels of one webhook", pace + tagsOf("sick", 900), 1, numberedTags("sick%d", 900), nil},
 		{"40 webhooks with large messages", pace + hooks(40), largePost + 1, numberedTags("sick%d-0", 40), nil},
@@ -566,13 +583,13 @@ func TestFairWhoeverIsSick(t *testing.T) {
 						time.Sleep(100 * time.Millisecond)
 					}
 					if took := time.Since(start); took > 2*time.Second {
-						t.Errorf("%s was served after %v", tag, took)
+						t.Errorf("%s was served after %v, want at most 2 s", tag, took)
 					}
 				}
 				for _, tag := range test.send {
 					notify(tag)
 				}
-				served("well0") // it has not delivered anything yet, as they have not
+				served("well0") // its webhook, like the sick ones, has delivered nothing yet
 				for _, tag := range test.later {
 					notify(tag)
 				}
@@ -585,6 +602,7 @@ func TestFairWhoeverIsSick(t *testing.T) {
 	}
 }
 
+// numberedTags returns n tags: form with the numbers from 0 on.
 func numberedTags(form string, n int) (tags []string) {
 	for i := range n {
 		tags = append(tags, fmt.Sprintf(form, i))
@@ -592,7 +610,7 @@ func numberedTags(form string, n int) (tags []string) {
 	return tags
 }
 
-// With qps, what waits for a dead webhook is nothing that others have to wait for.
+// With qps, the messages that wait for a dead webhook do not delay those for another webhook.
 func TestFairUnderQPS(t *testing.T) {
 	t.Parallel()
 	toml := "[core]\nchannel_rate = 0\nqps = 1\nmax_delay_duration = 10\n" + tagsOf("sick", 1) + tagsOf("well", 1)
@@ -613,14 +631,14 @@ func TestFairUnderQPS(t *testing.T) {
 				t.Fatalf("message %d: %d %s", i, w.Code, w.Body)
 			}
 			if took := time.Since(start); took > 2*time.Second {
-				t.Errorf("message %d took %v", i, took)
+				t.Errorf("message %d took %v, want at most 2 s", i, took)
 			}
 			time.Sleep(time.Second)
 		}
 	})
 }
 
-// A pause of one account does not keep the turn from the next one, whoever stands first.
+// An account that pauses does not keep other accounts from their turns, even if it stands first in the ring.
 func TestPauseWhileOthersStandInLine(t *testing.T) {
 	t.Parallel()
 	inBubble(t, e2e.WithCore(hookAndTags, "qps = 1"), func(_ int, r recorded) outcome {
@@ -632,18 +650,19 @@ func TestPauseWhileOthersStandInLine(t *testing.T) {
 	}, func(t *testing.T, p *inProcess, slack *recorder) {
 		time.Sleep(5 * time.Second)
 		p.do("POST", "/notify", e2e.NotifyBody("bot", 1, false))
-		synctest.Wait() // it is posted, and the next turn is a second later
+		synctest.Wait() // message 1 is being posted, and the next turn is a second later
 		p.do("POST", "/notify", e2e.NotifyBody("bot2", 2, false))
 		p.do("POST", "/notify", e2e.NotifyBody("own", 3, false))
 		time.Sleep(2 * time.Second)
 		if got := slack.texts("#own"); got != "3" {
-			t.Errorf("posted %q beside a pause, want 3", got)
+			t.Errorf("while another account pauses, #own got %q, want 3", got)
 		}
 	})
 }
 
-// A webhook's host that refuses connections is one trouble: all that waits for it waits together, with a try now and
-// then, and two lines in the log. Another webhook notices nothing.
+// If a webhook's host refuses connections, all lanes of the webhook wait together: they share the tries, at most 200 in
+// an hour, and the log has one line when the trouble begins and one when it ends. A sync message is told the reason.
+// Another webhook is not delayed. Once the host takes connections again, all that waits is delivered within a minute.
 func TestDeadNetworkIsOneTrouble(t *testing.T) {
 	t.Parallel()
 	const lanes = 2000
@@ -663,7 +682,7 @@ func TestDeadNetworkIsOneTrouble(t *testing.T) {
 		}
 		time.Sleep(time.Hour)
 		if n := tries.Load(); n < 100 || n > 200 {
-			t.Errorf("%d tries in an hour", n)
+			t.Errorf("%d tries in an hour, want 100 to 200", n)
 		}
 		start := time.Now()
 		if p.do("POST", "/notify", e2e.NotifyBody("well0", 1, true)); time.Since(start) > 0 {
@@ -671,21 +690,21 @@ func TestDeadNetworkIsOneTrouble(t *testing.T) {
 		}
 		if w := p.do("POST", "/notify", e2e.NotifyBody("sick0", 1, true)); w.Code != 502 ||
 			!strings.Contains(w.Body.String(), "connection refused") {
-			t.Errorf("sync: %d %s", w.Code, w.Body)
+			t.Errorf("a sync message for the dead webhook: got %d %s, want 502 and the reason", w.Code, w.Body)
 		}
 		mended.Store(true)
 		time.Sleep(time.Minute)
 		if st := p.stat(t); st.Waiting != 0 || st.Delivered != lanes+1 {
-			t.Errorf("a minute after it is mended: %+v", st)
+			t.Errorf("a minute after the host works again, not all is delivered: %+v", st)
 		}
 		logged := strings.Count(p.logs.String(), "level=WARN") + strings.Count(p.logs.String(), "level=ERROR")
 		if logged != 2 || strings.Count(p.logs.String(), `level=ERROR msg="slack can be reached again"`) != 1 {
-			t.Errorf("want a line when it begins and one when it ends, got %d: %s", logged, p.logs)
+			t.Errorf("want a line when the trouble begins and one when it ends, got %d: %s", logged, p.logs)
 		}
 	})
 }
 
-// What sync requests wait with is bounded, and let go when they give up.
+// Sync messages that wait too long for their turn are answered 429. Nothing of them is kept then.
 func TestSyncThatGivesUp(t *testing.T) {
 	t.Parallel()
 	inBubble(t, hookAndTags, func(int, recorded) outcome {
@@ -704,12 +723,12 @@ func TestSyncThatGivesUp(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		if n := given.Load(); n != 99 {
-			t.Errorf("%d gave up, want all but the one that is being posted", n)
+			t.Errorf("%d were answered 429, want 99: all but the one that is being posted", n)
 		}
 		p.deliverer.mu.Lock()
 		for _, l := range p.deliverer.lanes {
 			if len(l.urgent) > 0 || p.deliverer.urgent != 0 || l.account.urgent != 0 {
-				t.Errorf("%d posts and %d bytes are kept", len(l.urgent), p.deliverer.urgent)
+				t.Errorf("%d sync messages and %d bytes are still kept, want none", len(l.urgent), p.deliverer.urgent)
 			}
 		}
 		p.deliverer.mu.Unlock()
@@ -717,8 +736,8 @@ func TestSyncThatGivesUp(t *testing.T) {
 	})
 }
 
-// BenchmarkDeliver compares delivery from disk, message after message, with a bare net/http client that has as many
-// connections to the same instant receiver.
+// BenchmarkDeliver compares delivery from the spool, one message a post, with a bare net/http client that makes as many
+// posts over as many connections. The receiver answers at once. The ratio is our rate divided by the bare client's.
 //
 //	go test -run '^$' -bench Deliver -benchtime 5x
 func BenchmarkDeliver(b *testing.B) {
@@ -790,7 +809,7 @@ func TestPauseIsNotShortened(t *testing.T) {
 	})
 }
 
-// With max_delay_duration = 0 an idle lane still posts at once.
+// With max_delay_duration = 0, an idle lane still posts a sync message at once.
 func TestSyncWithoutDelay(t *testing.T) {
 	t.Parallel()
 	toml := strings.Replace(hookAndTags, "[core]", "[core]\nmax_delay_duration = 0", 1)
@@ -801,6 +820,8 @@ func TestSyncWithoutDelay(t *testing.T) {
 	})
 }
 
+// A message that fails until it is older than max_age becomes a dead letter, not earlier. The reason of the dead letter
+// has the last error.
 func TestDeadByAge(t *testing.T) {
 	t.Parallel()
 	inBubble(t, hookAndTags+"[spool]\nmax_age = 7200\n", func(n int, r recorded) outcome {
@@ -809,11 +830,11 @@ func TestDeadByAge(t *testing.T) {
 		p.do("POST", "/notify", e2e.NotifyBody("a", 1, false))
 		time.Sleep(119 * time.Minute)
 		if st := p.stat(t); st.Dead != 0 {
-			t.Errorf("dead too early: %+v", st)
+			t.Errorf("a dead letter before max_age: %+v", st)
 		}
 		time.Sleep(10 * time.Minute)
 		if st := p.stat(t); st.Dead != 1 {
-			t.Errorf("the old one is not dead: %+v", st)
+			t.Errorf("no dead letter after max_age: %+v", st)
 		}
 		body := p.operator("GET", "/messages?state=dead").Body.String()
 		if want := "older than max_age: token_revoked"; !strings.Contains(body, want) {
@@ -822,6 +843,8 @@ func TestDeadByAge(t *testing.T) {
 	})
 }
 
+// Of the dead letters of a destination, one an hour at most is reported to core.report_tag. A dead letter of the report
+// tag itself is not reported. A report_tag that is not configured is an error of the configuration.
 func TestReportTag(t *testing.T) {
 	t.Parallel()
 	toml := strings.Replace(hookAndTags, "[core]", "[core]\nreport_tag = \"own\"", 1)
@@ -834,7 +857,7 @@ func TestReportTag(t *testing.T) {
 		for i := range 3 {
 			p.do("POST", "/notify", e2e.NotifyBody("a", i, false))
 		}
-		p.do("POST", "/notify", e2e.NotifyBody("own", 9, false)) // a dead letter of the report tag's
+		p.do("POST", "/notify", e2e.NotifyBody("own", 9, false)) // it becomes a dead letter of the report tag
 		time.Sleep(59 * time.Minute)
 		reports := func() (n int) {
 			for _, m := range p.list(t, "/messages?state=delivered").Messages {
@@ -842,14 +865,14 @@ func TestReportTag(t *testing.T) {
 					n++
 					if !strings.HasPrefix(m.Text,
 						"A message for a could not be delivered: invalid_blocks. It is kept as dead letter ") {
-						t.Errorf("report: %s", m.Text)
+						t.Errorf("the report says: %s", m.Text)
 					}
 				}
 			}
 			return n
 		}
 		if n := reports(); n != 1 {
-			t.Errorf("%d reports, want 1", n)
+			t.Errorf("%d reports within an hour, want 1", n)
 		}
 		time.Sleep(2 * time.Minute)
 		p.do("POST", "/notify", e2e.NotifyBody("a", 4, false))
@@ -858,7 +881,7 @@ func TestReportTag(t *testing.T) {
 			t.Errorf("%d reports after an hour, want 2", n)
 		}
 		if st := p.stat(t); st.Dead != 5 {
-			t.Errorf("counters: %+v", st)
+			t.Errorf("want 5 dead letters: %+v", st)
 		}
 	})
 	path := e2e.WriteFile(t, "x.toml", "[core]\nslack_url='http://h.invalid/'\nreport_tag='x'\n")
@@ -868,7 +891,8 @@ func TestReportTag(t *testing.T) {
 	}
 }
 
-// One bad message among forty costs one dead letter, wherever it stands; a fold stands or falls as one.
+// If Slack refuses the content of one among 40 messages, this message alone becomes a dead letter, wherever it stands.
+// The others are delivered, in order. Messages that say the same become dead letters together.
 func TestBadMessageAmongMerged(t *testing.T) {
 	t.Parallel()
 	for _, bad := range []int{0, 1, 17, 38, 39} {
@@ -884,7 +908,7 @@ func TestBadMessageAmongMerged(t *testing.T) {
 			time.Sleep(time.Hour)
 			synctest.Wait()
 			if st := p.stat(t); st.Dead != 1 || st.Delivered != 39 || st.Posts > 16 {
-				t.Errorf("bad one at %d: %+v", bad, st)
+				t.Errorf("bad message at %d: want 1 dead letter, 39 delivered, 16 posts at most: %+v", bad, st)
 			}
 			var last int
 			for _, post := range slack.all() {
@@ -910,12 +934,12 @@ func TestBadMessageAmongMerged(t *testing.T) {
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		if st := p.stat(t); st.Dead != 30 || st.Delivered != 30 {
-			t.Errorf("folded bad ones: %+v", st)
+			t.Errorf("30 bad messages that say the same: want 30 dead letters and 30 delivered: %+v", st)
 		}
 	})
 }
 
-// A merged post that fails is tried again as it was, and its marks are one change: a crash cannot tear it.
+// A merged post that fails is tried again with the same messages. Those that come meanwhile go into the next post.
 func TestMergedPostStaysTogether(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t, stormConfig)
@@ -937,7 +961,7 @@ func TestMergedPostStaysTogether(t *testing.T) {
 		for i := range 5 {
 			p.send(t, fmt.Sprintf(`{"tag":"a","text":"%d"}`, i))
 		}
-		time.Sleep(1500 * time.Millisecond) // the first turn is over
+		time.Sleep(1500 * time.Millisecond) // the first post has failed
 		synctest.Wait()
 		for i := range 5 {
 			p.send(t, fmt.Sprintf(`{"tag":"a","text":"more %d"}`, i))
@@ -945,13 +969,14 @@ func TestMergedPostStaysTogether(t *testing.T) {
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		if got := fmt.Sprint(sizes); got != "[5 5 5 5 5]" {
-			t.Errorf("posts of %s messages", got)
+			t.Errorf("the posts had %s messages, want [5 5 5 5 5]", got)
 		}
 		p.stat(t)
 	})
 }
 
-// After a start a lane's first turn waits one pace: the last post may have been a moment ago.
+// After a start, the first post of a lane comes no earlier than one pace (1 s) later: the last post of the process
+// before may have been a moment ago.
 func TestFirstTurnWaits(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t, stormConfig)
@@ -963,7 +988,7 @@ func TestFirstTurnWaits(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
 		if len(slack.all()) != 1 || slack.all()[0].at.Sub(start) < time.Second {
-			t.Errorf("posted after %v", slack.all()[0].at.Sub(start))
+			t.Errorf("posted after %v, want one post after at least 1 s", slack.all()[0].at.Sub(start))
 		}
 	})
 }
@@ -989,7 +1014,7 @@ func TestFirstTurnsAreSpread(t *testing.T) {
 	})
 }
 
-// A connection that is refused while Slack has a token pause does not end the pause.
+// If a connection is refused while a token pauses, as Slack asked for, the pause does not end earlier.
 func TestPauseOutlastsARefusedConnection(t *testing.T) {
 	t.Parallel()
 	inBubble(t, hookAndTags, func(n int, r recorded) outcome {
