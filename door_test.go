@@ -17,7 +17,8 @@ import (
 	"slackboard/e2e"
 )
 
-// doorConfig has a tag with a face of its own, one with the defaults and two channels, and a sender.
+// doorConfig has an operator's and a sender's token, a tag with a username and an icon of its own, a tag with two
+// channels, and a tag with a slash in its name.
 const doorConfig = `
 [core]
 channel_rate = 0
@@ -43,7 +44,8 @@ tag = "with/slash"
 channel = "#slash"
 `
 
-// replay makes the request that is written in raw, with its Content-Length.
+// replay sends the request that is written in raw (its head, an empty line, its body), with a Host and a
+// Content-Length.
 func (p *inProcess) replay(t *testing.T, raw string) *httptest.ResponseRecorder {
 	t.Helper()
 	head, body, _ := strings.Cut(raw, "\n\n")
@@ -57,7 +59,8 @@ func (p *inProcess) replay(t *testing.T, raw string) *httptest.ResponseRecorder 
 	return newRecorderFor(p, r)
 }
 
-// What clients that know Slack only send, and what they have to be answered to be content.
+// Requests as real clients of Slack send them are answered as Slack answers, and their posts are what the clients
+// wanted. No token gets into the spool, the logs, /metrics or /stat/app.
 func TestDoor(t *testing.T) {
 	t.Parallel()
 	const usual = `"username":"slackboard","icon_emoji":":clipboard:","parse":"full"`
@@ -211,7 +214,8 @@ func TestDoor(t *testing.T) {
 	}
 }
 
-// What the door refuses, in Slack's words.
+// What Slack would refuse is refused with Slack's own word for it: by a webhook with a status and a line of text, by
+// the API with JSON. Nothing is posted, and no token is logged.
 func TestDoorRefuses(t *testing.T) {
 	t.Parallel()
 	slack := &recorder{}
@@ -223,7 +227,7 @@ func TestDoorRefuses(t *testing.T) {
 	for _, test := range []struct {
 		name, request string
 		status        int
-		body          string // "…": and more
+		body          string // with "…" at its end, the answer only begins with it
 	}{
 		{"no token", webhook("ops HTTP/1.1", `{"text":"x"}`), 403, "invalid_token"},
 		{"a wrong token", webhook("ops/S3NDE HTTP/1.1", `{"text":"x"}`), 403, "invalid_token"},
@@ -298,7 +302,7 @@ func TestDoorRefuses(t *testing.T) {
 		}
 	}
 	if len(slack.all()) != 0 {
-		t.Errorf("posted %+v", slack.all())
+		t.Errorf("refused requests were posted: %+v", slack.all())
 	}
 	if all := p.out.String() + p.logs.String(); strings.Contains(all, "S3NDE") || strings.Contains(all, "SECRET") {
 		t.Errorf("a token shows: %s", all)
@@ -316,7 +320,8 @@ func TestDoorRefuses(t *testing.T) {
 	}
 }
 
-// What cannot be stored is a 503 with Retry-After, at which all clients try again; never a 429.
+// If messages cannot be accepted because too many wait, clients of Slack get a 503 with a Retry-After, after which all
+// of them try again. They never get a 429, after which some drop the message.
 func TestDoorIsFull(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -329,13 +334,14 @@ func TestDoorIsFull(t *testing.T) {
 			}
 			if w.Code != 503 || w.Header().Get("Retry-After") == "" ||
 				strings.HasPrefix(w.Body.String(), "{") != strings.Contains(request, "api") {
-				t.Errorf("%s: %d %v %s", request, w.Code, w.Header(), w.Body)
+				t.Errorf("%s: got %d %v %s, want 503 with a Retry-After", request, w.Code, w.Header(), w.Body)
 			}
 		}
 	})
 }
 
-// Who has not shown a token yet leaves room for large requests of those who have.
+// Large requests that show no token before their body is read get half of the room for large bodies. Beyond that they
+// are answered 503. The other half is for large requests with a token in the header.
 func TestStrangersLeaveRoom(t *testing.T) {
 	t.Parallel()
 	p := newInProcess(t, testConfig(t, fmt.Sprintf(doorConfig, "http://127.0.0.1:1")), &recorder{})
@@ -349,15 +355,15 @@ func TestStrangersLeaveRoom(t *testing.T) {
 	}{{"", 503}, {"\nAuthorization: Bearer S3NDER", 200}} {
 		if w := p.replay(t, "POST /api/chat.postMessage HTTP/1.1"+test.head+"\n\n"+body); w.Code != test.status ||
 			(w.Header().Get("Retry-After") == "") != (w.Code == 200) {
-			t.Errorf("%q: %d %s", test.head, w.Code, w.Body)
+			t.Errorf("with the header %q: got %d %s", test.head, w.Code, w.Body)
 		}
 	}
 	if len(p.bodies) != maxLarge/2 {
-		t.Errorf("%d tokens are taken", len(p.bodies))
+		t.Errorf("%d large bodies count as in memory, want as many as before", len(p.bodies))
 	}
 }
 
-// Without tokens in the configuration whatever stands for one will do: -dry-run.
+// If the configuration has no tokens, as that of a dry run, clients of Slack may post with any token or none.
 func TestDryRunHasADoor(t *testing.T) {
 	t.Parallel()
 	slack := &recorder{}
@@ -372,7 +378,8 @@ func TestDryRunHasADoor(t *testing.T) {
 	e2e.Poll(t, "four posts", func() bool { return len(slack.all()) == 4 })
 }
 
-// A path that is not known may be that of another program's webhook, with its secret.
+// The access log and the answer do not show the parts of a path or query that may be a secret. A path that is not known
+// may be that of another program's webhook.
 func TestShownURI(t *testing.T) {
 	t.Parallel()
 	p := newInProcess(t, dryRunConfig(), &recorder{})
@@ -406,7 +413,7 @@ func TestShownURI(t *testing.T) {
 	}
 }
 
-// As many payloads of the door as today's rule for others wants go in one post.
+// Payloads that were posted to a webhook's path merge by the same rule as other messages.
 func TestDoorMerges(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -428,11 +435,12 @@ func TestDoorMerges(t *testing.T) {
 		close(stop)
 		time.Sleep(time.Minute)
 		if n := len(slack.all()); n != 2 {
-			t.Errorf("%d posts of ten messages, want 2", n)
+			t.Errorf("%d posts of ten messages, want 2: the first, then the nine that waited", n)
 		}
 	})
 }
 
+// Everything that is taken for a form becomes a JSON object.
 func FuzzForm(f *testing.F) {
 	for _, body := range []string{"tag=a&text=b%20c", "payload=%7B%7D", `payload={"text":"100%"}`, "blocks=[&sync=1",
 		"a=%FF&a=\x00", "=", "x", `{"a":"b=c"}`} {
@@ -441,7 +449,7 @@ func FuzzForm(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body string) {
 		if isForm([]byte(body)) {
 			if doc := asJSON([]byte(body)); !json.Valid(doc) || doc[0] != '{' {
-				t.Errorf("%q became %s", body, doc)
+				t.Errorf("%q became %s, want a JSON object", body, doc)
 			}
 		}
 	})
