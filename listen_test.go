@@ -1,6 +1,6 @@
 package main
 
-// Where the server listens: few file descriptors, and two that start at once.
+// Where the server listens: limits on connections, sockets, and reports to systemd.
 
 import (
 	"context"
@@ -20,17 +20,20 @@ import (
 	"slackboard/e2e"
 )
 
+// However many files the process may open, there are at least four connections and four posts. Neither number is above
+// its maximum.
 func TestLimits(t *testing.T) {
 	for _, test := range []struct{ files, connections, posts int }{
 		{0, 4, 4}, {30, 6, 4}, {64, 32, 6}, {256, 128, 30}, {1024, 512, maxPosts}, {65536, maxConnections, maxPosts},
 	} {
 		if connections, posts := shareFiles(test.files); connections != test.connections || posts != test.posts {
-			t.Errorf("%d files: %d connections, %d posts", test.files, connections, posts)
+			t.Errorf("%d files: got %d connections and %d posts", test.files, connections, posts)
 		}
 	}
 }
 
-// Idle connections are closed for new ones: clients that keep theirs keep out nobody.
+// If all connections are in use, idle ones are closed for new ones: clients that keep their connections open do not
+// keep others out.
 func TestIdleConnectionsMakeRoom(t *testing.T) {
 	t.Parallel()
 	p := newInProcess(t, dryRunConfig(), &recorder{})
@@ -53,7 +56,7 @@ func TestIdleConnectionsMakeRoom(t *testing.T) {
 	}
 }
 
-// A connection that waits for its turn does not hold up a stop.
+// A connection that waits because all others are in use does not delay a stop.
 func TestStopWhileConnectionsWait(t *testing.T) {
 	t.Parallel()
 	p := newInProcess(t, dryRunConfig(), &recorder{})
@@ -89,11 +92,12 @@ func TestStopWhileConnectionsWait(t *testing.T) {
 	start := time.Now()
 	web.Shutdown(enough)
 	if took := time.Since(start); took > web.ReadHeaderTimeout/2 {
-		t.Errorf("it took %v", took)
+		t.Errorf("Shutdown took %v, want much less than ReadHeaderTimeout", took)
 	}
 }
 
-// scriptedListener fails as errs say, then accepts.
+// scriptedListener returns the errors of errs, one for each call of Accept. For nil, and after the last error, it
+// returns a connection.
 type scriptedListener struct {
 	net.Listener
 	errs []error
@@ -111,7 +115,8 @@ func (l *scriptedListener) Accept() (net.Conn, error) {
 	return nil, err
 }
 
-// Accepting that fails is an error in the log, once until it works again.
+// If no connection can be accepted, Accept tries again until one can, and logs one error. After a success, the next
+// failure is logged again. A listener that is closed ends Accept.
 func TestAcceptFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log e2e.Buffer
@@ -123,7 +128,7 @@ func TestAcceptFails(t *testing.T) {
 			}
 		}
 		if _, err := d.Accept(); err != net.ErrClosed {
-			t.Errorf("got %v", err)
+			t.Errorf("after the listener is closed: got %v, want net.ErrClosed", err)
 		}
 		for text, want := range map[string]int{"no connection can": 2, "too many open files": 1} {
 			if got := strings.Count(log.String(), text); got != want {
@@ -133,7 +138,8 @@ func TestAcceptFails(t *testing.T) {
 	})
 }
 
-// Of several servers that start at once, one listens: they take turns at the folder of the socket.
+// If several servers start at once on a unix socket that a dead server has left, exactly one of them listens: they
+// take turns, by a lock on the folder.
 func TestOneListens(t *testing.T) {
 	dir := t.TempDir()
 	e2e.StaleSocket(t, filepath.Join(dir, "s"))
@@ -149,10 +155,11 @@ func TestOneListens(t *testing.T) {
 	}
 	all.Wait()
 	if opened.Load() != 1 {
-		t.Errorf("%d listen on one socket", opened.Load())
+		t.Errorf("%d servers listen on one socket, want 1", opened.Load())
 	}
 }
 
+// core.port may be a PORT, HOST:PORT or unix:/path.
 func TestParsePort(t *testing.T) {
 	for port, want := range map[string]string{"29800": ":29800", "unix:/a/b": "/a/b", "[::1]:1": "[::1]:1"} {
 		if _, address, err := parsePort(port); err != nil || address != want {
@@ -161,7 +168,8 @@ func TestParsePort(t *testing.T) {
 	}
 }
 
-// A value begins no assignment of its own, whatever is in it, and a manager that does not read holds up nobody.
+// Whatever a value contains, it cannot begin another assignment: each assignment is one line of at most 500 characters.
+// If the service manager does not read, tellSystemd does not block for good.
 func TestTellsSystemdOneLine(t *testing.T) {
 	manager := e2e.NewServiceManager(t)
 	t.Setenv("NOTIFY_SOCKET", manager.Socket)
