@@ -20,13 +20,14 @@ import (
 	"slackboard/e2e"
 )
 
-// searched is what a search answers.
+// searched is the answer to a search.
 type searched struct {
 	Messages []messageView
 	Total    int
 	Totals   map[string]int
 }
 
+// search returns the answer of GET /messages with a query, and the texts of its messages, with a blank after each.
 func (p *inProcess) search(t *testing.T, query string) (found searched, texts string) {
 	t.Helper()
 	w := p.operator("GET", "/messages?"+query)
@@ -39,7 +40,8 @@ func (p *inProcess) search(t *testing.T, query string) (found searched, texts st
 	return found, texts
 }
 
-// One search finds messages of all states, from either end, page by page, and says how many there are of each state.
+// One search finds messages of any state, the newest or the oldest first, page by page, and says how many there are in
+// each state. A parameter that is unknown or wrong is answered 400.
 func TestSearch(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -70,7 +72,7 @@ func TestSearch(t *testing.T) {
 			"state=dropped":                               "w3 ",
 			"state=any&q=web-2":                           "w2 ",
 			"state=any&q=inner+3":                         "p3 ",
-			"state=any&q=CAF%C3%89+/var+%22x%22+%5C%22+2": "p2 ", // as it is read, not as it was sent
+			"state=any&q=CAF%C3%89+/var+%22x%22+%5C%22+2": "p2 ", // as people read it, without escapes
 			"state=any&q=INVALID_BLOCKS&limit=1":          "d3 ",
 			"state=any&tag=a&order=oldest":                "w0 w1 w2 w3 ",
 			"state=any&q=" + waiting.Messages[1].ID[2:12]: "w1 ",
@@ -86,7 +88,7 @@ func TestSearch(t *testing.T) {
 		}
 		found, _ := p.search(t, "state=dead&q=p1")
 		if found.Total != 0 || found.Totals["delivered"] != 1 {
-			t.Errorf("nothing is dead, but one is delivered: %+v", found)
+			t.Errorf("want no dead letter, and one delivered in the totals: %+v", found)
 		}
 		found, _ = p.search(t, "state=any&limit=1")
 		if fmt.Sprint(found.Total, found.Totals) != "12 map[any:12 dead:4 delivered:4 dropped:1 waiting:3]" {
@@ -94,7 +96,7 @@ func TestSearch(t *testing.T) {
 		}
 		for i, m := range waiting.Messages[:3] {
 			if m.Before != i || m.NextAttemptAt.IsZero() || m.Error != "status 503" || m.Trouble != failing {
-				t.Errorf("what waits knows its lane: %+v", m)
+				t.Errorf("want how many wait before it, its next attempt, its error and why it waits: %+v", m)
 			}
 		}
 		for request, want := range map[string]string{
@@ -114,7 +116,8 @@ func TestSearch(t *testing.T) {
 	})
 }
 
-// A message alone is whole: its text, and what Slack gets, or got when it was delivered.
+// GET /messages/ID shows all of a message: its whole text, and the payload as Slack gets it, or got it when the message
+// was delivered. A list shows the beginning of the text, and no payload.
 func TestWholeMessage(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -128,10 +131,10 @@ func TestWholeMessage(t *testing.T) {
 		p.do("POST", "/notify-directly",
 			`{"payload":{"channel":"#free","text":"direct","blocks":[{"type":"divider"}]}}`)
 		synctest.Wait()
-		time.Sleep(time.Hour) // what Slack got does not say that it is late
+		time.Sleep(time.Hour) // the payload must not say that the message is late: it was delivered in time
 		list, _ := p.search(t, "state=any&order=oldest")
 		if n := len(list.Messages[0].Text); n > listedText+3 {
-			t.Errorf("a list has %d bytes of a text", n)
+			t.Errorf("a list has %d bytes of a text, want 1,024 and an ellipsis at most", n)
 		}
 		for i, m := range list.Messages {
 			var whole messageView
@@ -144,13 +147,14 @@ func TestWholeMessage(t *testing.T) {
 				t.Errorf("payload of %s: %s, Slack got %s", m.ID, whole.Payload, body)
 			}
 			if i == 0 && whole.Text != long {
-				t.Errorf("the text has %d bytes", len(whole.Text))
+				t.Errorf("%d bytes of the text are shown, want all 5,000", len(whole.Text))
 			}
 		}
 	})
 }
 
-// Send again says what it did.
+// The answer to sending a message again says what that means for it: it is due now, it waits behind others or for a
+// pause, or, if it is a dead letter, it was put at the end of its queue.
 func TestSendAgainSays(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -182,6 +186,8 @@ func TestSendAgainSays(t *testing.T) {
 	})
 }
 
+// shorter cuts each text of a post that has more than shortLimit characters: it keeps the beginning and the end, and
+// says how much is left out. Everything else stays as it is. It returns false if no text is that long.
 func TestShortened(t *testing.T) {
 	long, edge := "begin"+strings.Repeat("ä", 5000)+"end", strings.Repeat("ä", shortLimit)
 	payload := func(v any) *message { return &message{ID: "i", Payload: encode(v)} }
@@ -226,7 +232,8 @@ func TestShortened(t *testing.T) {
 	}
 }
 
-// A waiting message may be dropped while a sync post of its lane is in flight; one that is in flight itself may not.
+// A waiting message can be dropped while a sync message of its lane is being posted. A message that is being posted
+// itself cannot be dropped: the answer is 409.
 func TestDropDuringPosts(t *testing.T) {
 	t.Parallel()
 	inBubble(t, hookAndTags, func(int, recorded) outcome {
@@ -253,16 +260,16 @@ func TestDropDuringPosts(t *testing.T) {
 		sync.Wait()
 		time.Sleep(time.Minute)
 		if got := slack.texts("#a"); got != "0 2 4" {
-			t.Errorf("posted %q", got)
+			t.Errorf("posted %q, want 0 2 4", got)
 		}
 		if st := p.stat(t); st.Dropped != 2 || st.Delivered != 3 {
-			t.Errorf("counters: %+v", st)
+			t.Errorf("want 2 dropped and 3 delivered: %+v", st)
 		}
 		p.holdsNothing(t)
 	})
 }
 
-// Sending all dead letters again does each once, also when they come back at once.
+// If all dead letters of a tag are sent again, each is sent once, even if it becomes a dead letter again at once.
 func TestRetryAllOnce(t *testing.T) {
 	t.Parallel()
 	inBubble(t, hookAndTags, func(int, recorded) outcome {
@@ -273,7 +280,7 @@ func TestRetryAllOnce(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		if w := p.operator("POST", "/messages/retry?tag=a"); !strings.Contains(w.Body.String(), `"count": 5`) {
-			t.Errorf("got %s", w.Body)
+			t.Errorf("got %s, want a count of 5", w.Body)
 		}
 		time.Sleep(time.Minute)
 		if n := len(slack.all()); n != 10 {
@@ -282,7 +289,7 @@ func TestRetryAllOnce(t *testing.T) {
 	})
 }
 
-// A dead letter that is dropped twice while the disk fails is dropped once.
+// If a dead letter is dropped twice while the disk fails, it is dropped once: one request gets a 200, the other a 404.
 func TestDropTwiceWhileTheDiskFails(t *testing.T) {
 	t.Parallel()
 	inBubble(t, hookAndTags, func(int, recorded) outcome {
@@ -306,12 +313,12 @@ func TestDropTwiceWhileTheDiskFails(t *testing.T) {
 			t.Errorf("got %d and %d, want 200 and 404", a, b)
 		}
 		if st := p.stat(t); st.Dead != 2 || st.Dropped != 1 {
-			t.Errorf("counters: %+v", st)
+			t.Errorf("want 2 dead letters and 1 dropped: %+v", st)
 		}
 	})
 }
 
-// A dead letter that two operators send again at once is sent again once.
+// If two operators send a dead letter again at the same time, it is sent once: one of them gets a 200, the other a 404.
 func TestResendTwiceAtOnce(t *testing.T) {
 	inBubble(t, hookAndTags, func(n int, _ recorded) outcome {
 		if n == 1 {
@@ -332,12 +339,14 @@ func TestResendTwiceAtOnce(t *testing.T) {
 			t.Errorf("got %d and %d, want 200 and 404", a, b)
 		}
 		if st := p.stat(t); st.Delivered != 1 || st.Waiting != 0 || st.Dead != 0 || st.Damaged != 0 {
-			t.Errorf("counters: %+v", st)
+			t.Errorf("want 1 delivered, and none that waits, is dead or damaged: %+v", st)
 		}
 		p.holdsNothing(t)
 	})
 }
 
+// The operators' API as a whole: lists by state, tag and text, single messages, sending again, dropping, what is
+// answered to wrong requests, and the counters at the end.
 func TestOperatorsAPI(t *testing.T) {
 	t.Parallel()
 	inBubble(t, hookAndTags, func(n int, r recorded) outcome {
@@ -399,7 +408,7 @@ func TestOperatorsAPI(t *testing.T) {
 			}
 		}
 		if l := get("/messages?state=dead&limit=1"); len(l.Messages) != 1 || l.Total != 2 {
-			t.Errorf("limit: %+v", l)
+			t.Errorf("with limit=1, want one message and a total of 2: %+v", l)
 		}
 		for path, want := range map[string]int{
 			"/messages": 400, "/messages?state=x": 400, "/messages?state=dead&limit=0": 400, "/messages/nope": 404,
@@ -414,14 +423,14 @@ func TestOperatorsAPI(t *testing.T) {
 			"POST /messages/" + delivered.Messages[0].ID + "/retry"} {
 			method, path, _ := strings.Cut(request, " ")
 			if w := p.operator(method, path); w.Code != 404 {
-				t.Errorf("%s: %d", request, w.Code)
+				t.Errorf("%s: %d, want 404", request, w.Code)
 			}
 		}
 		for _, request := range []string{"POST /messages/retry", "DELETE /messages?state=dead",
 			"DELETE /messages?state=waiting&tag=a"} {
 			method, path, _ := strings.Cut(request, " ")
 			if w := p.operator(method, path); w.Code != 400 {
-				t.Errorf("%s: %d", request, w.Code)
+				t.Errorf("%s: %d, want 400", request, w.Code)
 			}
 		}
 
@@ -429,14 +438,14 @@ func TestOperatorsAPI(t *testing.T) {
 		count("POST", "/messages/"+head.ID+"/retry", 1)
 		synctest.Wait()
 		if n := len(slack.all()); n != posts+1 {
-			t.Errorf("a waiting one sent again is not due: %d posts, then %d", posts, n)
+			t.Errorf("sending a waiting message again does not post it now: %d posts before, %d after", posts, n)
 		}
 		count("DELETE", "/messages/"+head.ID, 1)
 		count("POST", "/messages/"+dead.Messages[1].ID+"/retry", 1)
 		synctest.Wait()
 		if l := get("/messages?state=dead"); l.Total != 2 || l.Messages[0].Text != "3" ||
 			!l.Messages[0].AcceptedAt.Equal(dead.Messages[1].AcceptedAt) {
-			t.Errorf("sent again and refused again: %+v", l)
+			t.Errorf("dead letters after one was sent again and refused again: %+v", l)
 		}
 		count("DELETE", "/messages/"+dead.Messages[0].ID, 1)
 		count("DELETE", "/messages?state=dead&tag=a", 0)
@@ -448,16 +457,16 @@ func TestOperatorsAPI(t *testing.T) {
 		st := p.stat(t)
 		if row := st.Tags[0]; row.Tag != "a" || row.Channel != "#a" || row.Accepted != 2 || row.Waiting != 1 ||
 			row.LastError != "connection refused" || row.LastAt.IsZero() {
-			t.Errorf("row of a: %+v", row)
+			t.Errorf("the row of tag a: %+v", row)
 		}
 		ofPayload := func(row *tagStat) bool { return row.Tag == "" && row.Channel == "#c" }
 		if n := len(st.Tags); n != 8 || !slices.ContainsFunc(st.Tags, ofPayload) {
-			t.Errorf("%d rows: %+v", n, st.Tags)
+			t.Errorf("%d rows, want 8, with one for channel #c: %+v", n, st.Tags)
 		}
 	})
 }
 
-// answers is a Slack that says what the map says to posts to a channel, and ok to all others.
+// answers is a fake Slack: a post to a channel in the map has that outcome, all other posts are delivered.
 type answers struct {
 	sync.Mutex
 	to map[string]outcome
@@ -474,7 +483,7 @@ func (a *answers) post(_ credential, body []byte) outcome {
 	return outcome{class: delivered}
 }
 
-// Dead letters that cannot be read at the moment are neither dropped nor sent again, and the operator is told.
+// Dead letters that cannot be read at the moment are neither dropped nor sent again, and the operator gets the error.
 func TestUnreadableDeadLetters(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -488,7 +497,7 @@ func TestUnreadableDeadLetters(t *testing.T) {
 		}
 		segment := filepath.Join(p.cfg().spool.dir, "00000001.log")
 		os.Rename(segment, segment+"-away")
-		os.Mkdir(segment, 0o700) // it can be opened, and not be read
+		os.Mkdir(segment, 0o700) // a folder can be opened, but not be read as a file
 		for name, do := range map[string]toDead{"resend": p.resend, "drop": p.dropDead} {
 			if _, n, err := do(dead); n != 0 || !errors.Is(err, syscall.EISDIR) {
 				t.Errorf("%s: %d, %v", name, n, err)
