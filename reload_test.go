@@ -1,6 +1,6 @@
 package main
 
-// SIGHUP: the configuration is read again under load, and while messages wait.
+// SIGHUP: the configuration is read again while messages wait, and while they are posted, stored and dropped.
 
 import (
 	"fmt"
@@ -13,6 +13,7 @@ import (
 	"slackboard/e2e"
 )
 
+// After a reload, the waiting messages go at once, in order, to where the new configuration leads.
 func TestReloadMovesWhatWaits(t *testing.T) {
 	t.Parallel()
 	revoked := func(n int, r recorded) outcome {
@@ -27,7 +28,7 @@ func TestReloadMovesWhatWaits(t *testing.T) {
 		}
 		time.Sleep(time.Hour)
 		before := len(slack.all())
-		// ab's first entry leaves #a for #own.
+		// The first entry of ab moves from #a to #new.
 		mended := strings.Replace(strings.ReplaceAll(hookAndTags, "/core", "/new"), "tag = \"ab\"\nchannel = \"#a\"",
 			"tag = \"ab\"\nchannel = \"#new\"", 1)
 		p.reload(t, mended)
@@ -39,17 +40,17 @@ func TestReloadMovesWhatWaits(t *testing.T) {
 		want := map[string]string{"http://hook.invalid/new#a": "14", "http://hook.invalid/new#new": "26",
 			"http://hook.invalid/new#b": "236"}
 		if fmt.Sprint(got) != fmt.Sprint(want) {
-			t.Errorf("got %v, want %v: at once, and in order", got, want)
+			t.Errorf("right after the reload Slack got %v, want %v", got, want)
 		}
 		if st := p.stat(t); st.Waiting != 0 || st.Delivered != 8 || st.State != "ok" {
-			t.Errorf("%+v", st)
+			t.Errorf("want 8 delivered, none waiting, state ok: %+v", st)
 		}
 		synctest.Wait()
 		p.holdsNothing(t)
 	})
 }
 
-// Two tags that become one destination keep the order in which their messages were accepted.
+// If a reload makes one destination of several, their messages are delivered in the order in which they were accepted.
 func TestReloadJoinsLanes(t *testing.T) {
 	t.Parallel()
 	var down atomic.Bool
@@ -73,11 +74,12 @@ func TestReloadJoinsLanes(t *testing.T) {
 			got += r.text
 		}
 		if got != "123456789" {
-			t.Errorf("got %s", got)
+			t.Errorf("got %s, want 123456789", got)
 		}
 	})
 }
 
+// A pause that Slack asked for does not end with a reload, even if the tag gets another channel.
 func TestReloadKeepsPauses(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ tag, toml string }{
@@ -105,13 +107,14 @@ func TestReloadKeepsPauses(t *testing.T) {
 			time.Sleep(time.Hour)
 			posts := slack.all()
 			if len(posts) != 2 || posts[1].at.Sub(posts[0].at) < time.Minute {
-				t.Errorf("%s: %+v", test.tag, posts)
+				t.Errorf("%s: want two posts, at least a minute apart: %+v", test.tag, posts)
 			}
 		})
 	}
 }
 
-// Back-offs start anew: those of a destination, and those of an account that cannot be reached.
+// A reload ends back-offs: that of a destination, and that of an account that cannot be reached. What waits is tried
+// at once.
 func TestReloadEndsBackOffs(t *testing.T) {
 	t.Parallel()
 	for _, failed := range []outcome{
@@ -122,20 +125,21 @@ func TestReloadEndsBackOffs(t *testing.T) {
 			func(t *testing.T, p *inProcess, slack *recorder) {
 				p.do("POST", "/notify", e2e.NotifyBody("a", 1, false))
 				time.Sleep(5 * time.Minute)
-				for before := 0; before != len(slack.all()); time.Sleep(time.Second) { // the next try is in a while
+				for before := 0; before != len(slack.all()); time.Sleep(time.Second) { // until a second without a try
 					before = len(slack.all())
 				}
 				before := len(slack.all())
 				p.reload(t, hookAndTags)
 				synctest.Wait()
 				if n := len(slack.all()); n != before+1 {
-					t.Errorf("%s: tried %d times before the reload, %d in all right after it", failed.reason, before, n)
+					t.Errorf("%s: %d tries before the reload, %d after it, want one more", failed.reason, before, n)
 				}
 			})
 	}
 }
 
-// An account that cannot be reached is tried again after a reload, also if nothing waits for it.
+// After a reload, an account that could not be reached is tried for the next sync message, even if no message waits
+// for it.
 func TestReloadEndsBackOffsOfSyncPosts(t *testing.T) {
 	t.Parallel()
 	inBubble(t, hookAndTags, func(int, recorded) outcome {
@@ -150,18 +154,19 @@ func TestReloadEndsBackOffsOfSyncPosts(t *testing.T) {
 			time.Sleep(20 * time.Second)
 		}
 		before := -1
-		for before != len(slack.all()) { // until one is refused without a try
+		for before != len(slack.all()) { // until a sync message is refused without a try
 			before = len(slack.all())
 			send()
 		}
 		p.reload(t, hookAndTags)
 		if n := send(); n != before+1 {
-			t.Errorf("tried %d times before the reload, %d in all after it", before, n)
+			t.Errorf("%d tries before the reload, %d after it, want one more", before, n)
 		}
 	})
 }
 
-// A pause of one channel stays its own after a reload: a channel with nothing waiting is not held up by it later.
+// If one channel has to wait, a reload does not make another channel of the same webhook or token wait as well. No
+// message waits for the other channel during the reload.
 func TestReloadHoldsUpNoOthers(t *testing.T) {
 	t.Parallel()
 	for tag, other := range map[string]string{"a": "b", "bot": "bot2"} {
@@ -178,14 +183,14 @@ func TestReloadHoldsUpNoOthers(t *testing.T) {
 			p.do("POST", "/notify", e2e.NotifyBody(other, 2, false))
 			time.Sleep(time.Second)
 			if got := slack.texts("#" + other); got != "2" {
-				t.Errorf("%s pauses, and %s got %q", tag, other, got)
+				t.Errorf("%s has to wait; %s does not, but got %q, want 2", tag, other, got)
 			}
 		})
 	}
 }
 
-// What is being posted ends first, under the old configuration; what is accepted meanwhile is delivered under the new
-// one.
+// A reload waits for posts in flight: they end under the old configuration. Messages that are accepted meanwhile are
+// delivered under the new one.
 func TestReloadWaitsForPosts(t *testing.T) {
 	t.Parallel()
 	inBubble(t, hookAndTags, func(n int, _ recorded) outcome {
@@ -216,7 +221,8 @@ func TestReloadWaitsForPosts(t *testing.T) {
 	})
 }
 
-// Posts that overlap without an end do not hold the reload up: none begins until it is done.
+// Even if there is always a post in flight, a reload has to wait for the longest of them only: no post begins until
+// the reload is done.
 func TestReloadIsNotHeldUp(t *testing.T) {
 	t.Parallel()
 	inBubble(t, hookAndTags, func(int, recorded) outcome {
@@ -232,16 +238,17 @@ func TestReloadIsNotHeldUp(t *testing.T) {
 		start := time.Now()
 		p.reload(t, hookAndTags)
 		if took := time.Since(start); took > 10*time.Second {
-			t.Errorf("it took %v", took)
+			t.Errorf("the reload took %v, want 10 s at most", took)
 		}
 		time.Sleep(time.Hour)
 		if n := len(slack.all()); n != 40 {
-			t.Errorf("%d posts", n)
+			t.Errorf("%d posts, want 40", n)
 		}
 	})
 }
 
-// A message that is being stored while the configuration changes takes its share of max_bytes along.
+// A message that is being stored when a reload begins is delivered under the new configuration. After that, none of its
+// bytes count for max_bytes.
 func TestReloadWhileStoring(t *testing.T) {
 	t.Parallel()
 	inBubble(t, hookAndTags, nil, func(t *testing.T, p *inProcess, slack *recorder) {
@@ -252,14 +259,14 @@ func TestReloadWhileStoring(t *testing.T) {
 		p.reload(t, strings.ReplaceAll(hookAndTags, "/core", "/new"))
 		time.Sleep(time.Hour)
 		if got := slack.all(); len(got) != 1 || !strings.HasSuffix(got[0].to, "/new") {
-			t.Errorf("%+v", got)
+			t.Errorf("want one post, to the new webhook: %+v", got)
 		}
 		synctest.Wait()
 		p.holdsNothing(t)
 	})
 }
 
-// A message that is being dropped while the configuration changes does not come back.
+// A message that is being dropped when a reload begins does not come back.
 func TestReloadWhileDropping(t *testing.T) {
 	t.Parallel()
 	inBubble(t, hookAndTags, down, func(t *testing.T, p *inProcess, slack *recorder) {
@@ -281,7 +288,7 @@ func TestReloadWhileDropping(t *testing.T) {
 		p.reload(t, hookAndTags)
 		time.Sleep(time.Hour)
 		if st := p.stat(t); st.Dropped != 1 || st.Delivered != 0 || len(slack.all()) != posts {
-			t.Errorf("%d posts, then %d: %+v", posts, len(slack.all()), st)
+			t.Errorf("want no post after the first %d, got %d, and want 1 dropped: %+v", posts, len(slack.all()), st)
 		}
 		p.holdsNothing(t)
 	})
