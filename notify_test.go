@@ -20,7 +20,7 @@ import (
 	"slackboard/e2e"
 )
 
-// originalConfig is a configuration of the original's, key for key.
+// originalConfig is a configuration of the original Slackboard, with the same keys.
 const originalConfig = `
 [core]
 port = "29800"
@@ -55,7 +55,8 @@ level      = "error"
 root = ""
 `
 
-// TestOriginal is the original's behavior, request in and payload out, with the differences that are ours.
+// Requests of the original Slackboard get the original's answers, and Slack gets the original's payloads, with the
+// differences that docs/migration.md lists.
 func TestOriginal(t *testing.T) {
 	t.Parallel()
 	slack := e2e.NewFakeSlack(t, nil)
@@ -228,6 +229,8 @@ func TestOriginal(t *testing.T) {
 	}
 }
 
+// A wrong method is answered 405, with the right ones in Allow, and an unknown path 404, each with a message. In the
+// path of a POST, doubled slashes and a slash at the end do not matter.
 func TestMethodsAndPaths(t *testing.T) {
 	t.Parallel()
 	p := newInProcess(t, dryRunConfig(), &recorder{})
@@ -264,7 +267,7 @@ func TestMethodsAndPaths(t *testing.T) {
 	}
 }
 
-// A body that says it is too large is refused before any of it is read.
+// A body whose Content-Length is too large is refused before any of it is read.
 func TestHugeBodyIsNotRead(t *testing.T) {
 	t.Parallel()
 	p := newInProcess(t, dryRunConfig(), &recorder{})
@@ -276,7 +279,7 @@ func TestHugeBodyIsNotRead(t *testing.T) {
 	}
 }
 
-// A compressed body is refused, unread, in words that say so.
+// A compressed body is refused without being read. The message says that it is compressed, and how.
 func TestCompressedBody(t *testing.T) {
 	t.Parallel()
 	p := newInProcess(t, dryRunConfig(), &recorder{})
@@ -293,6 +296,8 @@ func TestCompressedBody(t *testing.T) {
 	}
 }
 
+// Requests are counted by the pattern of their route and by status. Paths that match no route are counted together, as
+// the route /.
 func TestRequestCounts(t *testing.T) {
 	t.Parallel()
 	p := newInProcess(t, testConfig(t, e2e.WithCore(hookAndTags, "auth_token = 'x'")), &recorder{})
@@ -311,7 +316,8 @@ func TestRequestCounts(t *testing.T) {
 	}
 }
 
-// Large messages that are being posted with sync leave room for other large requests.
+// A large message with sync=true gives back its room for large bodies before it is posted: other large requests need
+// not wait.
 func TestLargeSyncHoldsNoRoom(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -327,17 +333,17 @@ func TestLargeSyncHoldsNoRoom(t *testing.T) {
 		synctest.Wait()
 		start := time.Now()
 		if w := p.do("POST", "/notify", body+"false}"); w.Code != 200 || time.Since(start) > time.Second {
-			t.Errorf("%d after %v: %s", w.Code, time.Since(start), w.Body)
+			t.Errorf("another large request: got %d after %v, want 200 at once: %s", w.Code, time.Since(start), w.Body)
 		}
 		posting.Wait()
 		if len(p.bodies) != 0 {
-			t.Errorf("%d tokens were not given back", len(p.bodies))
+			t.Errorf("%d large bodies still count as in memory, want none", len(p.bodies))
 		}
 	})
 }
 
-// A request with sync and a key that comes again is answered as the first time, and posts nothing. Where nothing was
-// posted, and the answer says to try again, it is posted then.
+// A request with sync and an Idempotency-Key that comes again is answered as the first time, and posts nothing. It
+// posts only if the first request posted nothing and its answer invited to try again.
 func TestKeyWithSync(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -345,8 +351,8 @@ func TestKeyWithSync(t *testing.T) {
 		first   outcome
 		status  int
 		detail  string
-		posts   int // of two requests one after the other
-		second  int
+		posts   int  // of the two requests together
+		second  int  // the status of the second answer
 		delayed bool // the post takes long: the second request comes meanwhile
 	}{
 		{"delivered", outcome{class: delivered}, 200, "", 1, 200, false},
@@ -409,7 +415,7 @@ func TestKeyWithSync(t *testing.T) {
 	}
 }
 
-// The keys that are remembered are the last keysKept.
+// The answers to the last keysKept requests with sync and a key are remembered. Older ones are forgotten.
 func TestKeysAreForgotten(t *testing.T) {
 	var k keyedAnswers
 	done := 0
@@ -421,16 +427,17 @@ func TestKeysAreForgotten(t *testing.T) {
 		k.once(fmt.Sprint(5*keysKept/2-1-i), true, do)
 	}
 	if done != 5*keysKept/2 {
-		t.Errorf("%d of the last keys are forgotten", done-5*keysKept/2)
+		t.Errorf("%d of the last keysKept keys are forgotten", done-5*keysKept/2)
 	}
 	k.once("0", true, do)
 	kept := 0
 	k.byID.Range(func(_, _ any) bool { kept++; return true })
 	if done != 5*keysKept/2+1 || kept > keysKept {
-		t.Errorf("%d keys are kept", kept)
+		t.Errorf("the oldest key is not forgotten, or %d keys are too many", kept)
 	}
 }
 
+// unreadable is a body that fails the test if anything reads it.
 type unreadable struct{ t *testing.T }
 
 func (u unreadable) Read([]byte) (int, error) {
@@ -438,6 +445,7 @@ func (u unreadable) Read([]byte) (int, error) {
 	return 0, http.ErrBodyReadAfterClose
 }
 
+// /notify-directly is answered 400 if [core] has no credential, or if it has a token and the payload names no channel.
 func TestDirectNeedsACredential(t *testing.T) {
 	t.Parallel()
 	p := newInProcess(t, testConfig(t, "[[tags]]\ntag='a'\nslack_url='http://127.0.0.1:1/x'\n"), &recorder{})
@@ -452,6 +460,8 @@ func TestDirectNeedsACredential(t *testing.T) {
 	}
 }
 
+// Each request has one line of JSON in the access log, with the original's keys, the ids of its messages and how long
+// it took. No text of a message is in the logs.
 func TestAccessLog(t *testing.T) {
 	t.Parallel()
 	p := newInProcess(t, dryRunConfig(), &recorder{})
@@ -482,7 +492,7 @@ func TestAccessLog(t *testing.T) {
 	}
 }
 
-// However long or strange names are, a request is one short line.
+// However long or strange the names in a request are, it has one short line in the access log.
 func TestAccessLogLine(t *testing.T) {
 	t.Parallel()
 	p := newInProcess(t, dryRunConfig(), &recorder{})
@@ -492,11 +502,11 @@ func TestAccessLogLine(t *testing.T) {
 	log := p.out.String()
 	if len(log) > 4000 || strings.Count(log, "\n") != 2 || strings.ContainsAny(log, "\u0085\u2028\x00") ||
 		!strings.Contains(log, `"tag":"no such x`) {
-		t.Errorf("%d bytes: %.5000q", len(log), log)
+		t.Errorf("want two lines of 4,000 bytes in all, got %d bytes: %.5000q", len(log), log)
 	}
 }
 
-// Messages for several entries of a tag differ in id and route alone: they share the rest as it lies in the spool.
+// The messages for the entries of one tag differ only in id and route. They share one copy of their JSON.
 func TestSharedBody(t *testing.T) {
 	shared := message{Host: "h", Text: "text"}
 	shared.encoded()
@@ -504,11 +514,12 @@ func TestSharedBody(t *testing.T) {
 		m := shared
 		m.ID, m.route = newID(), route{tag: "a", index: i}
 		if got, want := string(m.encoded()), string(encode(m)); got != want || &m.body[0] != &shared.body[0] {
-			t.Errorf("%s, want %s", got, want)
+			t.Errorf("got %s, want %s in the shared memory", got, want)
 		}
 	}
 }
 
+// /stat/go is indented JSON with the original's keys, in the original's order.
 func TestStatGo(t *testing.T) {
 	t.Parallel()
 	p := newInProcess(t, dryRunConfig(), &recorder{})
@@ -534,6 +545,7 @@ func TestStatGo(t *testing.T) {
 	}
 }
 
+// Whatever the body of a request is, the answer is JSON with the status 200, 400 or 413.
 func FuzzRequestBody(f *testing.F) {
 	f.Add(`{"tag":"general","text":"hi"}`, false)
 	f.Add(`{"payload":{"channel":"#c","text":"hi","blocks":[1e999]}}`, true)
@@ -556,8 +568,8 @@ func FuzzRequestBody(f *testing.F) {
 	})
 }
 
-// BenchmarkStore is what one accepted message costs, without the network: time and allocations, with few tags and with
-// many.
+// BenchmarkStore measures what it costs to accept a message, without the network: time and allocations, with few tags
+// and with many.
 func BenchmarkStore(b *testing.B) {
 	for _, tags := range []int{10, 100_000} {
 		b.Run(fmt.Sprintf("tags=%d", tags), func(b *testing.B) {
@@ -582,7 +594,7 @@ func BenchmarkStore(b *testing.B) {
 	}
 }
 
-// A known key is answered as the first time, also when nothing more can be stored.
+// A request with a known key is answered as the first time, even if the spool is full.
 func TestKnownKeyWhenFull(t *testing.T) {
 	t.Parallel()
 	inBubble(t, hookAndTags+"[spool]\nmax_bytes = 1048576\n", down, func(t *testing.T, p *inProcess, slack *recorder) {
@@ -590,13 +602,13 @@ func TestKnownKeyWhenFull(t *testing.T) {
 		for p.do("POST", "/notify", `{"tag":"a","text":"`+strings.Repeat("x", 5000)+`"}`).Code == 200 {
 		}
 		if again := p.notifyWith(t, "k", "a", 1); fmt.Sprint(again) != fmt.Sprint(first) {
-			t.Errorf("got %v, first %v", again, first)
+			t.Errorf("got the ids %v, the first time %v", again, first)
 		}
 	})
 }
 
-// The same key again is answered as the first time and stores nothing: while it waits, when it is delivered, when its
-// file is gone, after restarts.
+// A request with a known key is answered as the first time, and stores nothing: while the message waits, after it is
+// delivered, and after restarts.
 func TestIdempotencyKey(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -605,12 +617,12 @@ func TestIdempotencyKey(t *testing.T) {
 		first := p.notifyWith(t, "key", "ab", 1)
 		if again := p.notifyWith(t, "key", "ab", 1); fmt.Sprint(again) != fmt.Sprint(first) || len(first) != 2 ||
 			first[0] == first[1] {
-			t.Errorf("got %v, first %v", again, first)
+			t.Errorf("got the ids %v, the first time %v, want two that differ", again, first)
 		}
-		for range 3 { // the first restart deletes the file, the others know the key from elsewhere
+		for range 3 { // after a restart, the key is known from the log
 			p = p.restart(t, hookAndTags, slack)
 			if again := p.notifyWith(t, "key", "ab", 1); fmt.Sprint(again) != fmt.Sprint(first) {
-				t.Errorf("after a restart: got %v, first %v", again, first)
+				t.Errorf("after a restart: got the ids %v, the first time %v", again, first)
 			}
 		}
 		if other := p.notifyWith(t, "other", "a", 2); other[0] == first[0] {
@@ -618,7 +630,7 @@ func TestIdempotencyKey(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		if a, b := slack.texts("#a"), slack.texts("#b"); a != "1 2" || b != "1" {
-			t.Errorf("posted %q, %q", a, b)
+			t.Errorf("#a got %q, want 1 2; #b got %q, want 1", a, b)
 		}
 		if st := p.stat(t); st.Accepted != 1 {
 			t.Errorf("accepted %d, want 1", st.Accepted)
@@ -627,7 +639,7 @@ func TestIdempotencyKey(t *testing.T) {
 	})
 }
 
-// The same key twice at the same time is one message.
+// Requests with the same key at the same time store one message.
 func TestSameKeyAtOnce(t *testing.T) {
 	t.Parallel()
 	inBubble(t, hookAndTags, nil, func(t *testing.T, p *inProcess, slack *recorder) {
@@ -635,7 +647,7 @@ func TestSameKeyAtOnce(t *testing.T) {
 		p.disk.Store(&slow)
 		ids := make([]string, 10)
 		var asked sync.WaitGroup
-		for i := range ids { // the first alone, the others in one write behind it
+		for i := range ids { // the first is in a write of its own, the others are in one write after it
 			asked.Go(func() {
 				ids[i] = fmt.Sprint(p.notifyWith(t, "key", "ab", 1), p.notifyWith(t, fmt.Sprint("key", i/4), "a", 2))
 			})
@@ -646,19 +658,19 @@ func TestSameKeyAtOnce(t *testing.T) {
 		asked.Wait()
 		time.Sleep(time.Hour)
 		if a, b := slack.texts("#a"), slack.texts("#b"); a != "1 2 2 2" || b != "1" {
-			t.Errorf("posted %q, %q", a, b)
+			t.Errorf("#a got %q, want 1 2 2 2; #b got %q, want 1", a, b)
 		}
 		if st := p.stat(t); st.Accepted != 5 {
-			t.Errorf("counters: %+v", st)
+			t.Errorf("want 5 accepted: %+v", st)
 		}
 		if ids[8] != ids[9] || ids[0] == "" {
-			t.Errorf("ids: %v", ids)
+			t.Errorf("want the same ids for the last two requests, which have equal keys: %v", ids)
 		}
 		p.holdsNothing(t)
 	})
 }
 
-// What a client may ask before it has anything to say.
+// GET /check tells a client whether a message for a tag or a channel would be accepted now and, if not, why.
 func TestCheckAnswers(t *testing.T) {
 	t.Parallel()
 	const tags = "[[tags]]\ntag = 'ops & co'\nslack_url = 'http://127.0.0.1:1/'\n"
@@ -700,7 +712,7 @@ func TestDocumentedRoutes(t *testing.T) {
 		e2e.ReadFile(t, "docs/http.md"), -1) {
 		got[m[1]] = true
 	}
-	delete(want, "GET /") // both lead to the page
+	delete(want, "GET /") // this and /ui only lead to the page
 	delete(want, "GET /ui")
 	if !maps.Equal(got, want) {
 		t.Errorf("documented are %q, there are %q", slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want)))
