@@ -11,7 +11,8 @@ import (
 	"slackboard/e2e"
 )
 
-// merge returns the post that messages become, which all fit.
+// merge returns the one post that messages become. The test fails if one of them does not merge with the others, or if
+// rendering twice gives two results.
 func merge(t *testing.T, now time.Time, tags *tag, messages ...*message) string {
 	t.Helper()
 	g := &merger{limit: 20}
@@ -27,7 +28,8 @@ func merge(t *testing.T, now time.Time, tags *tag, messages ...*message) string 
 	return post
 }
 
-// A mention in plain text, which notifies where it is posted alone, does in a merged post as well.
+// A mention in a plain text notifies people if the text is posted alone. In a merged post it notifies them as well: the
+// text above the attachments repeats each mention once.
 func TestMentionsInMergedPosts(t *testing.T) {
 	ops := &tag{destination: destination{channel: "#ops"}, username: "u", parse: "full"}
 	quiet := &message{Text: "quiet"}
@@ -61,14 +63,14 @@ func TestMentionsInMergedPosts(t *testing.T) {
 	got = merge(t, time.Now(), nil, direct(`{"text":"<!here> 1","attachments":[{"text":"@everyone"}]}`),
 		direct(`{"text":"2"}`), direct(`{"attachments":[{"text":"@channel"}]}`))
 	if !strings.Contains(got, `,"text":"<!here>","attachments":`) {
-		t.Errorf("got %s, want the mentions of what was above attachments", got)
+		t.Errorf("got %s, want the mention of the text, not those of the attachments", got)
 	}
 	if got := string(render(&message{Text: "@here 1"}, ops, time.Now())); strings.Count(got, "@here") != 1 {
 		t.Errorf("alone: got %s", got)
 	}
 }
 
-// A time that cannot be true is not shown: a clock may have been wrong when a message was accepted.
+// A time of acceptance before 2024 or in the future is not shown: the clock was wrong then.
 func TestTimesThatCannotBe(t *testing.T) {
 	now := time.Date(2026, 11, 23, 3, 12, 30, 0, time.UTC)
 	ops := &tag{destination: destination{channel: "#ops"}}
@@ -95,7 +97,7 @@ func TestTimesThatCannotBe(t *testing.T) {
 	}
 }
 
-// A payload's own footer stands behind ours.
+// If the attachment of a payload has a footer, it stands after ours.
 func TestFooterOfPayload(t *testing.T) {
 	now := time.Date(2026, 11, 23, 3, 12, 30, 0, time.UTC)
 	late := func(payload string) *message {
@@ -107,6 +109,7 @@ func TestFooterOfPayload(t *testing.T) {
 	}
 }
 
+// Each level has its color, in upper and lower case. A message without a known level is posted as plain text.
 func TestLevels(t *testing.T) {
 	for level, want := range map[string]string{
 		"info": "#00ff00", "ok": "#00ff00", "warn": "#ffdd00", "WARN": "#ffdd00", "Warning": "#ffdd00",
@@ -120,7 +123,8 @@ func TestLevels(t *testing.T) {
 	}
 }
 
-// A payload that is posted as it came: nothing is added to it, but what its tag says.
+// A payload from a client of Slack is posted as it came, without the defaults of /notify-directly. If it is for a tag,
+// it gets the tag's channel and, if it has none of its own, the tag's username and icon. Such payloads merge, too.
 func TestPlainPayload(t *testing.T) {
 	ops := &tag{destination: destination{channel: "#ops"}, username: "ops", icon: ":o:", parse: "full"}
 	bare := &tag{destination: destination{channel: "#ops"}}
@@ -165,6 +169,8 @@ func TestPlainPayload(t *testing.T) {
 	}
 }
 
+// A message that is delivered more than a minute late says when it was accepted: in the footer of its last attachment,
+// else below its text. A payload that has neither is posted as it is.
 func TestLateness(t *testing.T) {
 	at := time.Date(2026, 11, 23, 3, 12, 30, 0, time.UTC)
 	for delay, want := range map[time.Duration]string{
@@ -204,6 +210,8 @@ func TestLateness(t *testing.T) {
 	}
 }
 
+// 1,000 different messages for one channel arrive in order, in 52 posts at most, at least a second apart. A message for
+// another channel is posted at once meanwhile.
 func TestStormOfDifferentMessages(t *testing.T) {
 	t.Parallel()
 	inStorm(t, stormConfig, func(t *testing.T, p *inProcess, slack *storm) {
@@ -216,7 +224,7 @@ func TestStormOfDifferentMessages(t *testing.T) {
 		p.send(t, `{"tag":"quiet","text":"unhurt"}`)
 		synctest.Wait()
 		if n := len(slack.all()); n != 2 || slack.all()[1].Channel != "#quiet" {
-			t.Errorf("at once went %d posts, want the first of each destination", n)
+			t.Errorf("%d posts at once, want 2: the first of each destination", n)
 		}
 		time.Sleep(time.Hour)
 		synctest.Wait()
@@ -227,7 +235,7 @@ func TestStormOfDifferentMessages(t *testing.T) {
 			}
 		}
 		if strings.Join(got, ",") != strings.Join(want, ",") {
-			t.Errorf("got %d texts, not the 1000 in order", len(got))
+			t.Errorf("got %d texts, want the 1000 in order", len(got))
 		}
 		if n := len(slack.all()) - 1; n > 52 {
 			t.Errorf("1000 messages took %d posts, want 52 at most", n)
@@ -235,11 +243,13 @@ func TestStormOfDifferentMessages(t *testing.T) {
 		t.Logf("1000 different messages took %d posts", len(slack.all())-1)
 		slack.gaps(t)
 		if st := p.stat(t); st.Delivered != 1001 || st.Posts != int64(len(slack.all())) {
-			t.Errorf("counters: %+v", st)
+			t.Errorf("want 1001 delivered, and as many posts as Slack got: %+v", st)
 		}
 	})
 }
 
+// Thousands of equal messages arrive as a few posts, each with one attachment that counts its messages and names hosts.
+// Together the counts are the number of messages.
 func TestStormOfIdenticalMessages(t *testing.T) {
 	t.Parallel()
 	inStorm(t, stormConfig, func(t *testing.T, p *inProcess, slack *storm) {
@@ -262,17 +272,17 @@ func TestStormOfIdenticalMessages(t *testing.T) {
 			total += n
 		}
 		if len(slack.all()) > sent/1000+5 || total != sent {
-			t.Errorf("%d posts tell of %d messages, want %d at most, %d", len(slack.all()), total, sent/1000+5, sent)
+			t.Errorf("%d posts count %d messages, want %d at most, for %d", len(slack.all()), total, sent/1000+5, sent)
 		}
 		t.Logf("%d equal messages took %d posts", sent, len(slack.all()))
 		slack.gaps(t)
 		if st := p.stat(t); st.Delivered != int64(sent) {
-			t.Errorf("counters: %+v", st)
+			t.Errorf("not all messages are delivered: %+v", st)
 		}
 	})
 }
 
-// What merges, what does not, and what it looks like.
+// Which messages merge into one post, which do not, and that all keep their order.
 func TestMerging(t *testing.T) {
 	t.Parallel()
 	type step struct{ path, body string }
@@ -281,8 +291,8 @@ func TestMerging(t *testing.T) {
 	for _, test := range []struct {
 		name  string
 		toml  string
-		steps []step   // behind one that opens the lane
-		want  []string // a post each: its texts, joined
+		steps []step   // after a first message, which is posted alone
+		want  []string // for each further post: its texts, joined
 	}{
 		{"two tags, one channel", "", []step{notify(`{"tag":"a","text":"1"}`), notify(`{"tag":"b","text":"2"}`),
 			notify(`{"tag":"a","text":"3"}`), notify(`{"tag":"b","text":"4"}`)}, []string{"1 2 3 4"}},
@@ -338,6 +348,8 @@ func TestMerging(t *testing.T) {
 	}
 }
 
+// The whole JSON of a message that is posted alone, and of a merged post: equal messages with their number and hosts, a
+// level, the attachment of a payload, and a plain text.
 func TestMergedPostInFull(t *testing.T) {
 	t.Parallel()
 	inStorm(t, stormConfig, func(t *testing.T, p *inProcess, slack *storm) {
@@ -359,7 +371,7 @@ func TestMergedPostInFull(t *testing.T) {
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if len(slack.all()) != 2 {
-			t.Fatalf("%d posts", len(slack.all()))
+			t.Fatalf("%d posts, want 2", len(slack.all()))
 		}
 		want := `{"channel":"#ops","username":"slackboard","icon_emoji":":clipboard:","parse":"full","text":"alone"}`
 		if slack.all()[0].body != want {
