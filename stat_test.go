@@ -22,6 +22,7 @@ import (
 	"slackboard/e2e"
 )
 
+// A histogram of /metrics counts a duration in each bucket whose bound it does not exceed, and sums up in seconds.
 func TestHistogram(t *testing.T) {
 	h := histogram{bounds: []float64{1, 5}}
 	for _, d := range []time.Duration{time.Second, 2 * time.Second, 5 * time.Second, time.Minute} {
@@ -37,7 +38,8 @@ func TestHistogram(t *testing.T) {
 	}
 }
 
-// Who is in trouble, the most at stake first: one line for a destination, one for all those of a token.
+// /stat/app lists what is in trouble, most waiting messages first: one entry for a destination that fails, and one
+// entry for all destinations of a token that pauses or of a webhook that cannot be reached. The sentence says the same.
 func TestTrouble(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -115,7 +117,7 @@ slack_url = 'http://127.0.0.1:1/gone'
 		tags := p.stat(t).Tags
 		at := slices.IndexFunc(tags, func(row *tagStat) bool { return row.Tag == "db" })
 		if row := tags[at]; row.Trouble != "paused" || row.NextAttemptAt.IsZero() {
-			t.Errorf("the row of db: %+v", row)
+			t.Errorf("the row of tag db, which pauses: %+v", row)
 		}
 		check("failing",
 			`^#gone and 1 more cannot be reached since .*: connection refused \(and 1 more fail\); a pause`, gone,
@@ -123,7 +125,8 @@ slack_url = 'http://127.0.0.1:1/gone'
 	})
 }
 
-// manyWait returns a server with n tags that fail, each with one message of size bytes, that posts nothing.
+// manyWait returns a server with n destinations. Each fails and has one waiting message with a text of size bytes. The
+// server makes no posts.
 func manyWait(t testing.TB, n, size int) *inProcess {
 	t.Helper()
 	p := newInProcess(t, testConfig(t, tagsConfig(n)), posterFunc(func(credential, []byte) outcome {
@@ -148,8 +151,8 @@ func manyWait(t testing.TB, n, size int) *inProcess {
 	return p
 }
 
-// However many wait, one message is read from disk.
-// It counts what this process reads: no other test may run beside it.
+// However many messages wait, one of them is read from disk to show the counters. The test counts the bytes that this
+// process reads: it must not run in parallel with other tests.
 func TestStatReadsOneMessage(t *testing.T) {
 	if _, err := os.Stat("/proc/self/io"); err != nil {
 		t.Skip("skipped: no /proc/self/io here")
@@ -169,11 +172,12 @@ func TestStatReadsOneMessage(t *testing.T) {
 		}
 	}
 	if st := p.stat(t); st.OldestWaitingSeconds <= 0 || st.TroubleTotal != 50 {
-		t.Errorf("%+v", st)
+		t.Errorf("want the age of the oldest message, and 50 destinations in trouble: %+v", st)
 	}
 }
 
-// BenchmarkStat is what the counters cost with 100,000 destinations that wait and fail.
+// BenchmarkStat measures what it costs to show the counters, with 100,000 destinations that fail and have a message
+// waiting.
 //
 //	go test -run '^$' -bench Stat .
 func BenchmarkStat(b *testing.B) {
@@ -186,26 +190,28 @@ func BenchmarkStat(b *testing.B) {
 				w := &discarded{header: http.Header{}}
 				p.http.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
 			}
-			// on a busy machine
+			// The time of the processor, since ns/op says little on a busy machine.
 			b.ReportMetric(float64((processorTime()-before).Milliseconds())/float64(b.N), "cpu-ms/op")
 		})
 	}
 }
 
-// discarded is an answer that nobody keeps.
+// discarded is an http.ResponseWriter that discards what is written.
 type discarded struct{ header http.Header }
 
 func (d *discarded) Header() http.Header         { return d.header }
 func (d *discarded) Write(b []byte) (int, error) { return len(b), nil }
 func (d *discarded) WriteHeader(int)             {}
 
+// processorTime returns how long processors have worked for this process.
 func processorTime() time.Duration {
 	var used syscall.Rusage
 	syscall.Getrusage(syscall.RUSAGE_SELF, &used)
 	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
-// What clients name is remembered within bounds, and so is what was answered to them.
+// However many channels clients name, and however long Slack's answers are, the counters take bounded memory. Beyond
+// maxChannels, messages are counted for "(others)".
 func TestRememberedRoutes(t *testing.T) {
 	s := newStats()
 	channel, reason := strings.Repeat("c", nameLimit-6), strings.Repeat("r", 1<<20)
@@ -222,11 +228,12 @@ func TestRememberedRoutes(t *testing.T) {
 	}
 	others := s.routes[route{channel: "(others)"}].Accepted
 	if len(s.routes) != maxChannels+2 || bytes > 32<<20 || accepted != maxChannels+1001 || others != 1000 {
-		t.Errorf("%d routes, %d bytes of %d accepted, %d of others", len(s.routes), bytes, accepted, others)
+		t.Errorf("%d routes take %d bytes; %d accepted, %d of them as (others)", len(s.routes), bytes, accepted, others)
 	}
 }
 
-// Each counter of the table moves.
+// Every counter of the table counts something: after this test none of them is 0 in /stat/app or /metrics. Each metric
+// has a help text.
 func TestEveryCounter(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t, stormConfig+"[[tags]]\ntag = 'more'\n")
@@ -271,10 +278,10 @@ func TestEveryCounter(t *testing.T) {
 	p = newInProcess(t, cfg, slack)
 	send(p, "#c", "again")
 	send(p, "#d", "limited")
-	e2e.Poll(t, "it is delivered, the second time", func() bool {
+	e2e.Poll(t, "the message that failed once is delivered", func() bool {
 		return p.stat(t).Retries > 0 && p.stat(t).Delivered > 0
 	})
-	e2e.Poll(t, "the damaged one is found", func() bool { return p.stat(t).Damaged > 0 })
+	e2e.Poll(t, "the damaged line is found", func() bool { return p.stat(t).Damaged > 0 })
 	for _, state := range []string{"waiting", "dead"} {
 		var list struct{ Messages []messageView }
 		if err := json.Unmarshal(p.operator("GET", "/messages?state="+state).Body.Bytes(), &list); err != nil ||
@@ -287,7 +294,7 @@ func TestEveryCounter(t *testing.T) {
 	}
 	send(p, "#d", "limited")
 	send(p, "#a", "bad")
-	e2e.Poll(t, "it is dead", func() bool { return p.stat(t).Dead > 0 })
+	e2e.Poll(t, "the bad message is a dead letter", func() bool { return p.stat(t).Dead > 0 })
 	guarded := *cfg
 	guarded.core.authToken = newSecret("T0KEN")
 	p.deliverer.config.Store(&guarded)
@@ -298,20 +305,21 @@ func TestEveryCounter(t *testing.T) {
 	st, metrics := p.stat(t), "\n"+p.do("GET", "/metrics", "").Body.String()
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[numbers]()) {
 		if f.Tag.Get("json") != "" && reflect.ValueOf(st.numbers).FieldByIndex(f.Index).IsZero() {
-			t.Errorf("%s does not move", f.Name)
+			t.Errorf("/stat/app: %s is still zero", f.Name)
 		}
 		name, ok := f.Tag.Lookup("metric")
 		if ok && !regexp.MustCompile(`\nslackboard_`+name+`(\{.*\})? [1-9]`).MatchString(metrics) &&
 			f.Type.Kind() != reflect.Float64 {
-			t.Errorf("/metrics: %s does not move", name)
+			t.Errorf("/metrics: %s is missing or still zero", name)
 		}
 		if ok && f.Tag.Get("help") == "" {
-			t.Errorf("%s has no help", name)
+			t.Errorf("/metrics: %s has no help text", name)
 		}
 	}
 }
 
-// Requests that overlap see the collections since the one before, each in its turn.
+// Overlapping requests for /stat/go do not disturb each other: each gets the collections since the one before it, 256
+// at most.
 func TestStatGoAtOnce(t *testing.T) {
 	t.Parallel()
 	p := newInProcess(t, dryRunConfig(), &recorder{})
@@ -324,7 +332,7 @@ func TestStatGoAtOnce(t *testing.T) {
 		}
 		w := p.do("GET", "/stat/go", "")
 		if err := json.Unmarshal(w.Body.Bytes(), &st); err != nil || len(st.Pauses) > 256 {
-			t.Errorf("%d pauses, %v", len(st.Pauses), err)
+			t.Errorf("%d pauses of collections, want 256 at most; %v", len(st.Pauses), err)
 		}
 	})
 }
