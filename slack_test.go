@@ -20,7 +20,8 @@ import (
 	"slackboard/e2e"
 )
 
-// What each answer means, over a real connection.
+// What each answer of Slack, of another receiver, or of something in between means. The answers come over a real
+// connection. The first list answers posts to a webhook, the second one posts with a token.
 func TestAnswers(t *testing.T) {
 	const page = "<html><title>Forbidden</title></html>"
 	const between = ", not from Slack but from something in between: see the proxies, and the URL in the configuration"
@@ -41,12 +42,12 @@ func TestAnswers(t *testing.T) {
 	type row struct {
 		status int
 		header string // "Key: value"
-		body   string // "…" at its end: the rest never comes; "✂": it breaks off
+		body   string // with "…" at its end, the rest never comes; with "✂", it breaks off
 		want   outcome
 		reason string
 	}
 	webhook, token := []row{
-		// Receivers that took it, whatever their body does.
+		// Receivers that took the post, whatever their body says, and even if it breaks off or does not end.
 		{200, "", "ok", ok, ""},
 		{200, "", `{"ok":true,"ts":"1.2"}`, ok, ""},
 		{200, "", `{"success":true}`, ok, ""},
@@ -63,7 +64,7 @@ func TestAnswers(t *testing.T) {
 		{200, "", `{"ok":✂`, ok, ""},
 		{200, "", strings.Repeat("[", 1<<20), ok, ""},
 		{200, "", strings.Repeat(`{"x":`, 1<<20), ok, ""},
-		// and those that say 200 and mean something else.
+		// Receivers that answer 200, but say in the body that they did not take the post.
 		{200, "", "channel_not_found", destination, "channel_not_found"},
 		{200, "", "no_service", cred, "no_service"},
 		{200, "", "invalid_payload\n", content, "invalid_payload"},
@@ -84,7 +85,7 @@ func TestAnswers(t *testing.T) {
 		{410, "", "channel_is_archived", destination, "channel_is_archived"},
 		{500, "", "rollup_error", again, "rollup_error"},
 		{500, "", "no_service", cred, "no_service"},
-		// Receivers.
+		// Other receivers.
 		{301, "", "", cred, "status 301 Moved Permanently"},
 		{401, "", "", cred, "status 401 Unauthorized"},
 		{501, "", `{"message":"Incoming webhooks have been disabled"}`, cred,
@@ -250,6 +251,7 @@ func TestAnswers(t *testing.T) {
 	posts.Wait()
 }
 
+// A rate limit that names no time lasts 30 s, then twice as long after each further one in a row, 15 min at most.
 func TestUnnamedPause(t *testing.T) {
 	var got []time.Duration
 	for n := range 7 {
@@ -260,6 +262,8 @@ func TestUnnamedPause(t *testing.T) {
 	}
 }
 
+// Whatever an answer says, the wait is 0 or within its limits, and the reason is one printable line of bounded length,
+// without a part of the webhook's URL or of the token.
 func FuzzAnswer(f *testing.F) {
 	f.Add(200, "ok", "", true)
 	f.Add(429, `{"retry_after":-1e308}`, "NaN", false)
@@ -273,17 +277,17 @@ func FuzzAnswer(f *testing.F) {
 		a := readAnswer(strings.NewReader(body))
 		o := decide(to, status, http.Header{"Retry-After": {header}, "X-Ratelimit-Reset": {header}}, a)
 		if o.wait != 0 && o.wait < leastWait || o.wait > longestWait {
-			t.Errorf("wait %v", o.wait)
+			t.Errorf("the wait is %v, want 0, or 1 s to 1 h", o.wait)
 		}
 		if strings.ContainsFunc(o.reason, func(c rune) bool { return !unicode.IsPrint(c) }) ||
 			utf8.RuneCountInString(o.reason) > reasonLimit ||
 			strings.Contains(strings.ToLower(o.reason), "tsecret") {
-			t.Errorf("reason %q", o.reason)
+			t.Errorf("the reason is too long, not printable or has a secret in it: %q", o.reason)
 		}
 	})
 }
 
-// What is explained comes without the words that give away a part of the webhook or of a token.
+// redact leaves out the words that could be or hold a part of a webhook's URL or of a token. It returns one line.
 func TestRedact(t *testing.T) {
 	to := credential{url: newSecret("https://me:passWORD@hooks.slack.com/services/T0AB12/B0CD34/xYz123AbC456" +
 		"?key=k%20v%21secret")}
@@ -321,7 +325,8 @@ func TestRedact(t *testing.T) {
 	}
 }
 
-// What goes over the wire to a webhook and to the Web API.
+// A post goes to the path of its tag's webhook or to that of the Web API, with the right Content-Type and, to the API
+// only, with the token.
 func TestPostRequests(t *testing.T) {
 	t.Parallel()
 	slack := e2e.NewFakeSlack(t, nil)
@@ -349,12 +354,12 @@ slack_token = "xoxb-1"
 		}
 		d := slack.WaitForPosts(t, i+1)[i]
 		if d.Path != test.path || d.Authorization != test.authorization || d.ContentType != test.contentType {
-			t.Errorf("%s: got %s, %q, %s", test.tag, d.Path, d.Authorization, d.ContentType)
+			t.Errorf("%s: posted to %s with the token %q as %s", test.tag, d.Path, d.Authorization, d.ContentType)
 		}
 	}
 }
 
-// One connection serves one message after the other, whatever Slack answers.
+// One post after the other uses the same connection, whatever Slack answers.
 func TestConnectionIsReused(t *testing.T) {
 	n := 0
 	slack := e2e.NewFakeSlack(t, func(e2e.Delivery) e2e.Reply {
@@ -373,7 +378,8 @@ func TestConnectionIsReused(t *testing.T) {
 	}
 }
 
-// unsure tells a post that was not sent from one that may have arrived.
+// If there is no answer, the outcome says whether the post may have arrived: it is unsure if a connection broke after
+// the request was begun, and sure if no connection was made.
 func TestUnsure(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -415,7 +421,7 @@ func TestUnsure(t *testing.T) {
 	}
 }
 
-// A proxy that opens no way to Slack is named as what refuses.
+// If a proxy refuses to connect to Slack, the reason says that the proxy refuses, and why.
 func TestProxyRefuses(t *testing.T) {
 	for status, want := range map[int]outcome{
 		407: {class: retry, reason: "the proxy refuses: status 407 Proxy Authentication Required", unreached: true},
@@ -435,21 +441,23 @@ func TestProxyRefuses(t *testing.T) {
 	}
 }
 
+// A redirect is not followed: the message is not posted elsewhere, and an operator has to mend the URL.
 func TestRedirectIsNotFollowed(t *testing.T) {
 	elsewhere := e2e.NewFakeSlack(t, nil)
 	slack := e2e.NewFakeSlack(t, nil)
 	slack.Config.Handler = http.RedirectHandler(elsewhere.URL, http.StatusTemporaryRedirect)
 	out := newSlackClient(maxPosts).post(credential{url: newSecret(slack.URL)}, []byte("{}"))
 	if out.class != badCredential || len(elsewhere.Deliveries()) != 0 {
-		t.Errorf("got %+v and %d posts elsewhere", out, len(elsewhere.Deliveries()))
+		t.Errorf("got %+v and %d posts elsewhere, want none", out, len(elsewhere.Deliveries()))
 	}
 }
 
-// No webhook's URL or path, and no token, comes out anywhere, whatever goes wrong.
+// No part of a webhook's URL and no token gets into an answer, a log, a formatted value or a panic, even if Slack
+// repeats them in its answers.
 func TestSecretsStayInside(t *testing.T) {
 	t.Parallel()
 	const hook, token = "/services/TSECRET1/BSECRET2/SECRET3", "xoxb-SECRET4"
-	explain := func(d e2e.Delivery) string { // whole, in parts, encoded
+	explain := func(d e2e.Delivery) string { // the secrets as a whole, in parts, and encoded
 		text := "the URL " + d.Path + " with " + d.Authorization + ", " + url.QueryEscape(d.Path+d.Authorization) +
 			" or " + strings.ToLower(d.Path)
 		for _, c := range d.Path + d.Authorization {
@@ -524,12 +532,14 @@ slack_url = "%[5]s%[3]s"
 	}
 }
 
+// panicText returns what f panics with, as text.
 func panicText(f func()) (text string) {
 	defer func() { text = fmt.Sprint(recover()) }()
 	f()
 	return ""
 }
 
+// A dry run prints a post as one line of JSON, and counts it as delivered.
 func TestPrinter(t *testing.T) {
 	var out strings.Builder
 	o := (&printer{out: &out}).post(credential{},
