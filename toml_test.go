@@ -9,9 +9,10 @@ import (
 	"unicode/utf8"
 )
 
-// tomlCase is a source and what its lines say: the number of each with its header, or its key and value in Go's syntax.
+// tomlCase is a source text and what its lines say, as showLines returns it.
 type tomlCase struct{ name, src, want string }
 
+// showLines returns lines as text: each has its number, then its header, or its key and its value as a string of Go.
 func showLines(lines []tomlLine) string {
 	var shown []string
 	for _, l := range lines {
@@ -24,6 +25,7 @@ func showLines(lines []tomlLine) string {
 	return strings.Join(shown, "; ")
 }
 
+// tomlValid returns what parseTOML has to read.
 func tomlValid() []tomlCase {
 	return []tomlCase{
 		{"empty file", "", ``},
@@ -55,6 +57,7 @@ func tomlValid() []tomlCase {
 	}
 }
 
+// Valid TOML is read as it is meant, whether lines end with LF or CRLF, and with a byte order mark or without.
 func TestTOMLValid(t *testing.T) {
 	for _, c := range tomlValid() {
 		lf := strings.ReplaceAll(strings.TrimPrefix(c.src, "\ufeff"), "\r\n", "\n")
@@ -67,13 +70,15 @@ func TestTOMLValid(t *testing.T) {
 	}
 }
 
-// tomlFault is a fault: sources, separated by |, that are refused in a line with a message that has words.
+// tomlFault is a kind of fault: sources, separated by |, each of which is refused. The error names the line row and
+// contains words.
 type tomlFault struct {
 	name, srcs string
 	row        int
 	words      string
 }
 
+// testTOMLFaults checks that each source of faults is refused with the right error, and that nothing of it is returned.
 func testTOMLFaults(t *testing.T, faults []tomlFault) {
 	for _, f := range faults {
 		for src := range strings.SplitSeq(f.srcs, "|") {
@@ -89,6 +94,7 @@ func testTOMLFaults(t *testing.T, faults []tomlFault) {
 	}
 }
 
+// tomlInvalid is what TOML 1.0 calls invalid.
 var tomlInvalid = []tomlFault{
 	{"unknown escape", `k = "\x41"|k = "\e"|k = "\q"|k = "\'"|k = "\ "|k = "\N"|k = "\0"|k = "\/"|k = "\é"|k = ` +
 		`"\|k = "\` + "\n\"", 1, "wants a value"},
@@ -158,9 +164,11 @@ var tomlInvalid = []tomlFault{
 	{"typographic quote of a key", "[‘a’]|a‘ = 1", 1, "wants [NAME]"},
 }
 
+// What TOML calls invalid is refused, with the number of its line.
 func TestTOMLInvalid(t *testing.T) { testTOMLFaults(t, tomlInvalid) }
 
-// The name of each stands in the message, which says "not supported".
+// tomlUnsupported is valid TOML that parseTOML does not support. The error contains the name of the fault and "not
+// supported".
 var tomlUnsupported = []tomlFault{
 	{"dotted keys", "'a'.b = 1|abc.'d'.e = 1|abc.= 1|a  .b = 1", 1, ""},
 	{"nested tables", "[ a.b]|[a .b]|[[a.b]]|[ab.]", 1, ""},
@@ -177,6 +185,7 @@ var tomlUnsupported = []tomlFault{
 	{"other number bases", "k = 0xff|k = 0xDEAD_BEEF|k = 0xe|k = 0o7|k = 0o755|k = 0b1|k = 0b1_0", 1, ""},
 }
 
+// TOML that is not supported is refused, never misread, and the error says what is not supported.
 func TestTOMLNotSupported(t *testing.T) {
 	var faults []tomlFault
 	for _, f := range tomlUnsupported {
@@ -187,9 +196,10 @@ func TestTOMLNotSupported(t *testing.T) {
 	testTOMLFaults(t, faults)
 }
 
+// No error shows a value of the file: it may be a secret that somebody forgot to put in quotes.
 func TestTOMLErrorsHideValues(t *testing.T) {
 	const url = "https://hooks.example.invalid/services/T000/B000/SECRETSECRET"
-	for _, c := range []struct{ name, srcs string }{ // with URL for url
+	for _, c := range []struct{ name, srcs string }{ // in srcs, URL stands for url
 		{"no quotes", "k = URL|k = SECRETSECRET|k = Bearer SECRETSECRET|k = +SECRETSECRET|k = trueSECRETSECRET|k = " +
 			"#SECRETSECRET"},
 		{"no quotes, like a number",
@@ -216,6 +226,7 @@ func TestTOMLErrorsHideValues(t *testing.T) {
 	}
 }
 
+// Whatever the source is, an error names one of its lines, and what is read is UTF-8 with its lines in order.
 func FuzzTOML(f *testing.F) {
 	for _, c := range tomlValid() {
 		f.Add(c.src)
@@ -249,6 +260,7 @@ func FuzzTOML(f *testing.F) {
 	})
 }
 
+// parseTOML reads each text that tomlQuote has quoted as the same text, as a key and as a value.
 func FuzzTOMLQuote(f *testing.F) {
 	for _, s := range []string{"", "a", `"\'`, `\u0041`, "\x00\b\t\n\f\r\x1f\x7f\u0080",
 		"\ufeff\ufffd\uffff😀\U0010ffff\u2028", "a\nb = 1", "#"} {
