@@ -24,7 +24,8 @@ import (
 	"slackboard/e2e"
 )
 
-// The format as it is written down: each kind of line, written and read.
+// Each kind of line is written in the documented format, and read back as it was. A flipped bit is noticed, except in
+// the newline. A whole line of another format is read as one without a kind.
 func TestLineFormat(t *testing.T) {
 	for _, test := range []struct {
 		says string
@@ -46,11 +47,11 @@ func TestLineFormat(t *testing.T) {
 		if n != len(want) || fmt.Sprintf("%+v", read) != fmt.Sprintf("%+v", test.line) {
 			t.Errorf("%q is read as %+v, %d of %d bytes", want, read, n, len(want))
 		}
-		for i := range len(want) - 1 { // its newline says nothing
+		for i := range len(want) - 1 { // the checksum does not cover the newline
 			if broken := []byte(want); true {
 				broken[i] ^= 1
 				if _, n := parseLine(broken); n > 0 {
-					t.Errorf("a bit of byte %d of %q is wrong, and it is taken", i, want)
+					t.Errorf("a bit of byte %d of %q is flipped, and the line still counts as whole", i, want)
 				}
 			}
 		}
@@ -59,12 +60,13 @@ func TestLineFormat(t *testing.T) {
 		`X 1 0 2 3 - -`, `D 1 0 2 -1 - - delivered`, `D 1 0 2 x - - delivered`, `WW 1 0 2 0 to:x a {}`,
 		`Q 1 0 2 0 to:x a {}`, `W 1 0 2 to:x {"id":"a","text":"a b c d e f"}`} {
 		if l, n := parseLine([]byte(e2e.SpoolLine("%s", says))); n == 0 || l.kind != 0 {
-			t.Errorf("%q is taken: %+v", says, l)
+			t.Errorf("%q is read as %+v, want a whole line without a kind", says, l)
 		}
 	}
 }
 
-// Whatever is in a file of the spool, reading it ends, and what was read is written as the same line.
+// Whatever is in a file of the spool, reading it ends without an error, and each line that was read is written again as
+// the same line.
 func FuzzSpoolFile(f *testing.F) {
 	one := []byte(e2e.SpoolLine(`W 1 0 2 0 to:#c k1 {"text":"x"}`) + e2e.SpoolLine(`X 1 0 2 1 - - y`))
 	f.Add(slices.Concat(one, one, []byte(e2e.SpoolLine("D 1 0 2 3 - - dropped"))))
@@ -104,7 +106,7 @@ func FuzzSpoolFile(f *testing.F) {
 	})
 }
 
-// What was written takes no memory any more, also when nothing comes after it.
+// A message that is on disk is not in memory any more, even if nothing is written after it.
 func TestWriterForgets(t *testing.T) {
 	t.Parallel()
 	p := newInProcess(t, testConfig(t, hookAndTags), &recorder{script: down})
@@ -116,16 +118,16 @@ func TestWriterForgets(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	e2e.Poll(t, "it is forgotten", func() bool {
+	e2e.Poll(t, "no message is in memory", func() bool {
 		runtime.GC()
 		return !slices.ContainsFunc(written, func(m weak.Pointer[message]) bool { return m.Value() != nil })
 	})
 }
 
-// unsynced stands in for syncData, which takes most of the time: no test cuts the power of the machine.
+// unsynced is used in place of syncData, which would take most of the time: no test in process cuts the power.
 func unsynced(*os.File) error { return nil }
 
-// openAlone opens a spool that nobody writes to.
+// openAlone opens a spool without its writer.
 func openAlone(t testing.TB, dir string) *spool {
 	t.Helper()
 	s, err := openSpool(dir, unsynced, slog.New(slog.DiscardHandler))
@@ -135,13 +137,14 @@ func openAlone(t testing.TB, dir string) *spool {
 	return s
 }
 
-// The newest keys are remembered whatever has been cleaned, and not without end.
+// The newest keysKept idempotency keys are remembered, even if the segments of their messages are removed. Older keys
+// are forgotten: at most 2*keysKept are in memory.
 func TestKeysAreBounded(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	s := openAlone(t, dir)
 	go s.run()
-	for batch := range 5 { // and segments without an end to them
+	for batch := range 5 { // 13 MB each
 		var add []*message
 		for i := range keysKept / 2 {
 			add = append(add, &message{ID: fmt.Sprintf("k%015x", batch*keysKept/2+i), Text: strings.Repeat("x", 1500),
@@ -162,7 +165,8 @@ func TestKeysAreBounded(t *testing.T) {
 	for range 2 { // as it is, and after a restart
 		s.mu.Lock()
 		if len(s.keys) > 2*keysKept || s.keys["k000000000000000"] != 0 {
-			t.Errorf("%d keys, the first is %d", len(s.keys), s.keys["k000000000000000"])
+			t.Errorf("%d keys are in memory; the oldest should be forgotten, but is of message %d", len(s.keys),
+				s.keys["k000000000000000"])
 		}
 		for i := range keysKept {
 			if id := fmt.Sprintf("k%015x", 5*keysKept/2-1-i); s.keys[id] == 0 {
@@ -170,7 +174,7 @@ func TestKeysAreBounded(t *testing.T) {
 			}
 		}
 		if len(s.segments) > 1 {
-			t.Errorf("%d segments, of which all is done", len(s.segments))
+			t.Errorf("%d segments, want 1, since all messages are done", len(s.segments))
 		}
 		s.mu.Unlock()
 		s.close()
@@ -180,7 +184,8 @@ func TestKeysAreBounded(t *testing.T) {
 	s.close()
 }
 
-// What waits survives a restart, in order; a corrected configuration heals it; a tag that is gone makes dead letters.
+// Messages that wait survive a restart, in order. If the configuration is corrected, they are delivered. If their tag
+// is gone, they become dead letters, which can be sent again when the tag is back.
 func TestRestartHeals(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -202,7 +207,7 @@ func TestRestartHeals(t *testing.T) {
 		p = p.restart(t, healed, good)
 		time.Sleep(time.Hour)
 		if got := good.texts("#a"); got != "0 1 2 3 4" || good.all()[0].to != "http://hook.invalid/new" {
-			t.Errorf("after the restart: %q", got)
+			t.Errorf("after the restart, posted %q, want 0 1 2 3 4 to the new webhook", got)
 		}
 		st := p.stat(t)
 		if st.FoundAtStart != 10 || st.Delivered != 5 || st.Dead != 5 {
@@ -217,23 +222,24 @@ func TestRestartHeals(t *testing.T) {
 		}
 		p = p.restart(t, hookAndTags, good)
 		if st := p.stat(t); st.FoundAtStart != 5 || st.Dead != 5 {
-			t.Errorf("counters after another: %+v", st)
+			t.Errorf("counters after another restart: %+v", st)
 		}
 		if w := p.operator("POST", "/messages/retry?tag=b"); w.Code != 200 ||
 			!strings.Contains(w.Body.String(), `"count": 5`) {
-			t.Errorf("send again: %d %s", w.Code, w.Body)
+			t.Errorf("sending the dead letters again: got %d %s, want a count of 5", w.Code, w.Body)
 		}
 		time.Sleep(time.Hour)
 		if st := p.stat(t); st.Dead != 0 || st.Delivered != 5 {
-			t.Errorf("sent again: %+v", st)
+			t.Errorf("after sending the dead letters again: %+v", st)
 		}
 		if got := good.texts("#b"); got != "0 1 2 3 4" {
-			t.Errorf("sent again: %q", got)
+			t.Errorf("after sending the dead letters again: posted %q, want 0 1 2 3 4", got)
 		}
 	})
 }
 
-// One destination may use half of the spool, all together the whole; what is delivered makes room.
+// The messages of one destination may take half of max_bytes, those of all destinations together the whole. When they
+// are delivered, there is room again.
 func TestQuota(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
@@ -263,10 +269,10 @@ func TestQuota(t *testing.T) {
 			t.Errorf("one destination took %d messages of 50 kB, want half of 1 MiB", n)
 		}
 		if n := fill("own"); n != 10 {
-			t.Errorf("another took %d, want half of 1 MiB", n)
+			t.Errorf("a second destination took %d messages of 50 kB, want half of 1 MiB", n)
 		}
 		if n := fill("b"); n != 0 {
-			t.Errorf("a third took %d of a full spool", n)
+			t.Errorf("a third destination took %d messages, want none: the spool is full", n)
 		}
 		mu.Lock()
 		isDown = false
@@ -278,7 +284,8 @@ func TestQuota(t *testing.T) {
 	})
 }
 
-// Files whose messages are done go away; one that a waiting message pins is written again.
+// Segments whose messages are all done are removed. A waiting message in an old segment is carried forward, so that it
+// does not keep the segment. No message is lost.
 func TestCarryForward(t *testing.T) {
 	t.Parallel()
 	e2e.NeedsLong(t)
@@ -321,8 +328,9 @@ func TestCarryForward(t *testing.T) {
 	})
 }
 
-// What a crash leaves: a message that was carried forward and whose old segment is still there, once alive, once dead,
-// once done; a dead letter that was sent again; a torn tail.
+// A start finds the right messages, whatever a crash has left: messages that were carried forward while their old
+// segment is still there (one waits, one is a dead letter, one is done), a dead letter that was sent again, a line that
+// was torn at the end. Other files in the folder do not matter.
 func TestFoundAtStart(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -359,7 +367,7 @@ func TestFoundAtStart(t *testing.T) {
 	})
 }
 
-// A record that is damaged while the server runs costs that record.
+// If a line is damaged while the server runs, its message is lost, and no other.
 func TestDamageWhileRunning(t *testing.T) {
 	t.Parallel()
 	inBubble(t, hookAndTags, nil, func(t *testing.T, p *inProcess, slack *recorder) {
@@ -378,7 +386,7 @@ func TestDamageWhileRunning(t *testing.T) {
 		slack.mu.Unlock()
 		time.Sleep(time.Minute)
 		if got := slack.texts("#a"); got != "0 0 2" {
-			t.Errorf("posted %q", got)
+			t.Errorf("posted %q, want 0 0 2", got)
 		}
 		if st := p.stat(t); st.Damaged != 1 || st.Dropped != 1 || st.Waiting != 0 {
 			t.Errorf("counters: %+v", st)
@@ -387,7 +395,7 @@ func TestDamageWhileRunning(t *testing.T) {
 	})
 }
 
-// A route that an earlier version wrote in another way is the same route.
+// A route that an earlier version spelled in another way is read as the same route.
 func TestSpellingsOfARoute(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -411,7 +419,7 @@ func TestSpellingsOfARoute(t *testing.T) {
 	})
 }
 
-// The folder's name is a name, whatever characters are in it.
+// The name of the spool's folder may have any characters, such as those of a pattern.
 func TestFolderOfAnyName(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -423,13 +431,13 @@ func TestFolderOfAnyName(t *testing.T) {
 		p.restart(t, hookAndTags, slack)
 		time.Sleep(time.Minute)
 		if got := slack.texts("#a"); got != "1" {
-			t.Errorf("after a restart: %q", got)
+			t.Errorf("after a restart, posted %q, want 1", got)
 		}
 	})
 }
 
-// The folder goes away while the server runs, and comes back: nothing is accepted meanwhile, and nothing is lost. What
-// lies in its place is not touched.
+// If the spool's folder, or the file in it, goes away while the server runs, no message is accepted until it is back.
+// Nothing is lost. A folder that took its place is not touched.
 func TestFolderGoesAway(t *testing.T) {
 	t.Parallel()
 	for name, away := range map[string]func(t *testing.T, dir string) (back func()){
@@ -471,12 +479,12 @@ func TestFolderGoesAway(t *testing.T) {
 				time.Sleep(probeEvery)
 				synctest.Wait()
 				if w := p.do("GET", "/readyz", ""); w.Code != 503 {
-					t.Errorf("after a second it is ready: %d %s", w.Code, w.Body)
+					t.Errorf("a second after the folder went away: /readyz answers %d %s, want 503", w.Code, w.Body)
 				}
 				for range 3 {
 					if w := p.do("POST", "/notify", e2e.NotifyBody("b", 2, false)); w.Code != 503 ||
 						w.Header().Get("Retry-After") == "" {
-						t.Errorf("accepted into nothing: %d %s", w.Code, w.Body)
+						t.Errorf("without the folder: got %d %s, want 503 with a Retry-After", w.Code, w.Body)
 					}
 				}
 				slack.mu.Lock()
@@ -484,13 +492,13 @@ func TestFolderGoesAway(t *testing.T) {
 				slack.mu.Unlock()
 				time.Sleep(time.Hour)
 				if n := strings.Count(p.logs.String(), "the spool's folder is gone"); n < 1 || n > 2 {
-					t.Errorf("%d lines of log say so", n)
+					t.Errorf("%d lines of the log say that the folder is gone, want 1 or 2", n)
 				}
 				back()
 				time.Sleep(probeEvery)
 				synctest.Wait()
 				if w := p.do("GET", "/readyz", ""); w.Code != 200 {
-					t.Errorf("it is back, but not ready: %d %s", w.Code, w.Body)
+					t.Errorf("a second after the folder is back: /readyz answers %d %s, want 200", w.Code, w.Body)
 				}
 				p.send(t, e2e.NotifyBody("b", 3, false))
 				time.Sleep(time.Hour)
@@ -503,7 +511,7 @@ func TestFolderGoesAway(t *testing.T) {
 	}
 }
 
-// openRunning opens a spool with its writer, and without a history.
+// openRunning opens a spool and starts its writer. It keeps no history.
 func openRunning(t testing.TB, dir string) *spool {
 	t.Helper()
 	s := openAlone(t, dir)
@@ -511,7 +519,7 @@ func openRunning(t testing.TB, dir string) *spool {
 	return s
 }
 
-// add stores n messages of so many bytes and returns their numbers.
+// add stores n messages with a text of size bytes each, and returns their numbers.
 func (s *spool) add(t testing.TB, n, size int) (numbers []uint64) {
 	t.Helper()
 	c := &change{}
@@ -527,6 +535,7 @@ func (s *spool) add(t testing.TB, n, size int) (numbers []uint64) {
 	return numbers
 }
 
+// end records that messages end with fate.
 func (s *spool) end(fate string, numbers ...uint64) {
 	c := &change{}
 	for _, seq := range numbers {
@@ -535,7 +544,7 @@ func (s *spool) end(fate string, numbers ...uint64) {
 	s.do(c)
 }
 
-// pass has so many MB of messages delivered.
+// pass stores so many messages of 1 MB and records each as delivered.
 func (s *spool) pass(t testing.TB, megabytes int) {
 	t.Helper()
 	for range megabytes {
@@ -543,13 +552,14 @@ func (s *spool) pass(t testing.TB, megabytes int) {
 	}
 }
 
-// Who looks at all that is live finds each once, whatever is cleaned meanwhile: else a reload would forget a message.
+// all finds each live message once, even if a segment has to be removed meanwhile. Otherwise a reload would forget a
+// message.
 func TestEachWhileCleaning(t *testing.T) {
 	t.Parallel()
 	s := openRunning(t, t.TempDir())
 	defer s.close()
 	want := s.add(t, 100, 1000)
-	s.pass(t, 45) // it does not take much more until the first segment has to go
+	s.pass(t, 45) // with a few MB more, the first segment has to be removed
 	var got []uint64
 	err := s.all(false, func() bool { return false }, func(_ found, w line, _ string) {
 		if !slices.Contains(want, w.seq) {
@@ -560,16 +570,17 @@ func TestEachWhileCleaning(t *testing.T) {
 		}
 	})
 	if slices.Sort(got); err != nil || !slices.Equal(got, want) {
-		t.Errorf("found %d of %d: %v", len(got), len(want), err)
+		t.Errorf("found %d messages, want each of the %d once: %v", len(got), len(want), err)
 	}
 	first := slices.Min(s.numbers())
 	s.pass(t, 2)
-	if slices.Min(s.numbers()) == first { // and now it is
-		t.Error("nothing is cleaned: this shows nothing")
+	if slices.Min(s.numbers()) == first { // now it is removed
+		t.Error("the first segment had not to be removed: the test shows nothing")
 	}
 }
 
-// A crash left a dead letter that was carried forward without its X line: that is not forgotten.
+// If a crash left a dead letter whose W line was carried forward, but not its X line, it is still a dead letter when
+// the old segments are removed.
 func TestDeadLetterHalfCarried(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -584,7 +595,7 @@ func TestDeadLetterHalfCarried(t *testing.T) {
 	for range 2 {
 		s := openRunning(t, dir)
 		s.pass(t, 1)
-		e2e.Poll(t, "the old ones are cleaned", func() bool { return slices.Equal(s.numbers(), []uint64{9}) })
+		e2e.Poll(t, "the old segments are removed", func() bool { return slices.Equal(s.numbers(), []uint64{9}) })
 		for seq, attempts := range []int{1: 4, 2: 2} {
 			_, x, err := s.read(found{seq: uint64(seq)})
 			if seq > 0 && (err != nil || x.kind != 'X' || int(x.attempts) != attempts) {
@@ -595,7 +606,7 @@ func TestDeadLetterHalfCarried(t *testing.T) {
 	}
 }
 
-// A segment whose last line was damaged, before the server began, is kept, too.
+// A segment whose last line was damaged before the start is kept as *.bad as well.
 func TestDamagedLastLine(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -606,13 +617,14 @@ func TestDamagedLastLine(t *testing.T) {
 	s := openRunning(t, dir)
 	defer s.close()
 	s.pass(t, 1)
-	e2e.Poll(t, "the first segment is cleaned", func() bool { return slices.Min(s.numbers()) > 1 })
+	e2e.Poll(t, "the log needs the first segment no more", func() bool { return slices.Min(s.numbers()) > 1 })
 	if _, err := os.Stat(filepath.Join(dir, "00000001.bad")); err != nil || s.damaged.Load() != 1 {
 		t.Errorf("the damaged file is not kept: %v; %d damaged lines", err, s.damaged.Load())
 	}
 }
 
-// Lines that are damaged while the server runs, and whose segment is cleaned then, are lost, and hold nobody up.
+// If lines are damaged while the server runs, and the log then needs their segment no more, the messages of these lines
+// are lost, and no others. A dead letter whose reason is damaged stays one. The damaged file is kept.
 func TestDamageBeforeCleaning(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -622,14 +634,14 @@ func TestDamageBeforeCleaning(t *testing.T) {
 	name := filepath.Join(dir, "00000001.log")
 	data := []byte(e2e.ReadFile(t, name))
 	for i, line := range slices.Collect(bytes.Lines(data))[:7] {
-		if i == 1 || i == 3 || i == 6 { // messages 2 and 4, and why 5 is dead
+		if i == 1 || i == 3 || i == 6 { // messages 2 and 4, and the reason of dead letter 5
 			line[30] ^= 1
 		}
 	}
 	os.WriteFile(name, data, 0o600)
 	s.pass(t, 60)
 	if slices.Min(s.numbers()) == 1 {
-		t.Fatal("nothing is cleaned: this shows nothing")
+		t.Fatal("the first segment is still in the log: the test shows nothing")
 	}
 	for i, want := range []error{nil, errDamaged, nil, errDamaged, nil} {
 		m, x, err := s.read(found{seq: numbers[i]})
@@ -642,12 +654,13 @@ func TestDamageBeforeCleaning(t *testing.T) {
 		t.Error("the damaged file is not kept:", err)
 	}
 	if n := s.damaged.Load(); n != 5 || len(s.live) != 0 {
-		t.Errorf("%d damaged, %d live", n, len(s.live))
+		t.Errorf("%d damaged lines, want 5; %d live messages, want none", n, len(s.live))
 	}
 	s.close()
 }
 
-// Each bit of each byte: one damaged line is all that it costs. That of a newline costs none.
+// If one bit of the log is flipped, whichever it is, one line at most is lost, and it is counted as damaged. A bit of a
+// newline costs no line, nor does one that makes a digit of a checksum a capital letter.
 func TestEachBit(t *testing.T) {
 	t.Parallel()
 	var lines []string
@@ -680,19 +693,19 @@ func TestEachBit(t *testing.T) {
 				got, damaged := holds(before + string(flipped) + behind)
 				const sum = 8 // where the checksum ends: A is the same digit as a
 				harmless := at == len(text)-1 || at < sum && bit == 5 && text[at] >= 'a' && text[at] <= 'f'
-				want, least := without, asInt(behind != "") // the last may be what a crash tore
+				want, least := without, asInt(behind != "") // the last line may be one that a crash tore
 				if harmless {
 					want, least = whole, 0
 				}
 				if got != want || damaged < int64(least) || damaged > 2 || harmless && damaged > 0 {
-					t.Fatalf("bit %d of byte %d of %q: %d damaged, %s", bit, at, text, damaged, got)
+					t.Fatalf("bit %d of byte %d of %q flipped: %d damaged lines: %s", bit, at, text, damaged, got)
 				}
 			}
 		}
 	}
 }
 
-// What a message says is never taken for a line of the log, even where its own line is damaged.
+// What a message says is never taken for a line of the log, even if the message's own line is damaged.
 func TestLinesInsideTexts(t *testing.T) {
 	t.Parallel()
 	for _, inner := range []string{"D 1 0 5 1 - - dropped", "K 1 0 0 0 - k0123456789abcde ", `X 1 0 5 1 - - :`,
@@ -715,7 +728,7 @@ func TestLinesInsideTexts(t *testing.T) {
 	}
 }
 
-// listed returns the texts that GET /messages lists.
+// listed returns the texts of the messages that GET path lists, with blanks between them.
 func (p *inProcess) listed(t *testing.T, path string) string {
 	t.Helper()
 	var texts []string
@@ -725,8 +738,8 @@ func (p *inProcess) listed(t *testing.T, path string) string {
 	return strings.Join(texts, " ")
 }
 
-// What was delivered or dropped is found after a restart, in the list and by id, until the log is larger than
-// history_bytes.
+// Messages that were delivered or dropped are found in lists and by id, also after a restart, until the log is larger
+// than history_bytes. The idempotency key of a message is known even after that.
 func TestHistory(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -787,7 +800,7 @@ func TestHistory(t *testing.T) {
 
 		most, big := int64(0), strings.Repeat("x", 1_000_000)
 		for range 60 {
-			m := &message{ID: newID(), Text: big, route: route{tag: "a"}, sync: true} // straight to disk: it is large
+			m := &message{ID: newID(), Text: big, route: route{tag: "a"}, sync: true} // as one that was delivered
 			p.spool.do(&change{add: []*message{m}})
 			time.Sleep(time.Second)
 			most = max(most, p.spool.bytes.Load())
@@ -796,13 +809,13 @@ func TestHistory(t *testing.T) {
 			t.Errorf("the log took %d bytes at most, want about history_bytes", most)
 		}
 		if w := p.operator("GET", "/messages/"+id); w.Code != 404 {
-			t.Errorf("it is cleaned, but found: %d %s", w.Code, w.Body)
+			t.Errorf("a message whose segment is removed: got %d %s, want 404", w.Code, w.Body)
 		}
 		if n := p.list(t, "/messages?state=delivered").Total; n < 15 || n > 40 {
-			t.Errorf("%d are found", n)
+			t.Errorf("%d delivered messages are found, want 15 to 40", n)
 		}
 		if again := p.notifyWith(t, "key", "b", 4); again[0] != id {
-			t.Errorf("its key is forgotten: %s, first %s", again[0], id)
+			t.Errorf("the key is forgotten: got the id %s, the first time %s", again[0], id)
 		}
 		p = p.restart(t, hookAndTags+"[spool]\nhistory_bytes = 0\n", slack)
 		p.send(t, e2e.NotifyBody("a", 9, false))
@@ -815,7 +828,8 @@ func TestHistory(t *testing.T) {
 	})
 }
 
-// The same key, after it was forgotten, makes a message of its own, beside the dead letter that had it.
+// After a key is forgotten, a request with this key stores a new message. It has the same id as the first one, which is
+// a dead letter: both can be listed and sent again.
 func TestForgottenKey(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -841,7 +855,7 @@ func TestForgottenKey(t *testing.T) {
 			p.spool.do(&change{end: c.end})
 		}
 		if again := p.notifyWith(t, "key", "b", 2); again[0] != id[0] {
-			t.Fatalf("the same key, another id: %v, %v", id, again)
+			t.Fatalf("the same key has another id: first %v, then %v", id, again)
 		}
 		time.Sleep(time.Minute)
 		for restarts := range 3 {
@@ -854,17 +868,18 @@ func TestForgottenKey(t *testing.T) {
 			p = p.restart(t, hookAndTags, slack)
 		}
 		if w := p.operator("POST", "/messages/retry?tag=b"); !strings.Contains(w.Body.String(), `"count": 2`) {
-			t.Errorf("both sent again: %s", w.Body)
+			t.Errorf("sending both again: got %s, want a count of 2", w.Body)
 		}
 		time.Sleep(time.Minute)
 		if got := p.listed(t, "/messages?state=dead"); got != "2 1" {
-			t.Errorf("sent again and refused again: %q", got)
+			t.Errorf("both sent again and refused again: the dead letters are %q, want 2 1", got)
 		}
 		p.stat(t)
 	})
 }
 
-// An error of reading says nothing about a line: its lane tries again later, and shows why.
+// If a segment cannot be read, its messages do not count as damaged: their lane tries again later, and shows why. Lists
+// are answered 503.
 func TestReadErrors(t *testing.T) {
 	t.Parallel()
 	inBubble(t, hookAndTags, down, func(t *testing.T, p *inProcess, slack *recorder) {
@@ -874,67 +889,70 @@ func TestReadErrors(t *testing.T) {
 		time.Sleep(time.Second)
 		name := filepath.Join(p.cfg().spool.dir, "00000001.log")
 		os.Rename(name, name+".away")
-		os.Mkdir(name, 0o700) // to read it is an error
+		os.Mkdir(name, 0o700) // a folder can be opened, but not be read as a file
 		slack.mu.Lock()
 		slack.script = nil
 		slack.mu.Unlock()
 		time.Sleep(time.Hour)
 		st := p.stat(t)
 		if st.Waiting != 3 || st.Damaged != 0 || st.Tags[0].LastError == "" {
-			t.Errorf("unreadable: %+v", st)
+			t.Errorf("while the segment cannot be read: %+v", st)
 		}
 		if n := strings.Count(p.logs.String(), "reading the spool: "); n != 1 {
-			t.Errorf("%d lines of log", n)
+			t.Errorf("%d lines of the log say that the spool cannot be read, want 1", n)
 		}
 		if w := p.operator("GET", "/messages?state=delivered"); w.Code != 503 {
-			t.Errorf("the history cannot be read: %d %s", w.Code, w.Body)
+			t.Errorf("a list while the segment cannot be read: got %d %s, want 503", w.Code, w.Body)
 		}
 		os.Remove(name)
 		os.Rename(name+".away", name)
 		time.Sleep(time.Hour)
 		if st := p.stat(t); st.Delivered != 3 || st.Damaged != 0 {
-			t.Errorf("readable again: %+v", st)
+			t.Errorf("after the segment can be read again: %+v", st)
 		}
 		p.holdsNothing(t)
 	})
 }
 
-// model is what is known from outside about a server that is treated at random, in simulated time: what it promised,
-// and what its Slack took.
+// model does random things to a server, in simulated time, and keeps what is known from outside: what the server
+// promised, and what its Slack took. It is also that Slack, and the disk that fails.
 type model struct {
 	t      *testing.T
 	mu     sync.Mutex
-	random *rand.Rand // of the test; Slack and the disk have one of their own
-	fate   *rand.Rand
-	calm   bool      // Slack takes all
-	broken time.Time // no sync succeeds before
-	epoch  int       // restarts
+	random *rand.Rand // for what is done to the server
+	fate   *rand.Rand // for Slack and the disk
+	calm   bool       // Slack takes everything, and the disk works
+	broken time.Time  // until then, no sync succeeds
+	epoch  int        // restarts
 	posts  int
 	took   map[modelMessage]modelPost
-	// In an epoch that ended before the disk did what was asked, the posts of a channel that came again:
+	// The posts of a channel that came again, by the epoch of the first time: one at most, and only if that epoch is in
+	// unclean.
 	doubled map[modelPost]map[int]bool
-	unclean map[int]bool
-	last    map[string]int // by tag and entry: the newest that came for the first time
+	unclean map[int]bool   // epochs that ended while the disk failed
+	last    map[string]int // by tag and entry: the highest number that has come for the first time
 	next    int
-	acked   map[modelMessage]string // its tag
+	acked   map[modelMessage]string // what was answered 200, with its tag
 	ids     map[string]modelMessage
-	keys    map[string]int
+	keys    map[string]int // the number of the first message with a key
 	refused map[int]bool
-	again   map[int]bool // have been dead letters, or need not come in order
+	again   map[int]bool // need not come in order: they have sync, or have been dead letters
 	dropped map[modelMessage]bool
 }
 
-// modelMessage is a number and, since a tag may have two entries, the letter that its channel's name begins with.
+// modelMessage is the number of a message and, since a tag may have two entries, the first letter of its channel.
 type modelMessage struct {
 	number int
 	entry  byte
 }
 
+// modelPost is a post that Slack took.
 type modelPost struct {
 	epoch, number int
 	channel       string
 }
 
+// post is Slack: it answers after up to 3 s. Unless m is calm, every third answer is an error.
 func (m *model) post(_ credential, body []byte) outcome {
 	var p stormPost
 	if err := json.Unmarshal(body, &p); err != nil {
@@ -969,7 +987,7 @@ func (m *model) post(_ credential, body []byte) outcome {
 	return out
 }
 
-// take notes that Slack took msg.
+// take notes that Slack took msg, after it has checked that this may happen now.
 func (m *model) take(msg modelMessage, post modelPost) {
 	before, came := m.took[msg]
 	m.took[msg] = post
@@ -996,7 +1014,7 @@ func (m *model) take(msg modelMessage, post modelPost) {
 	}
 }
 
-// disk is what a sync does before it does anything.
+// disk is called in place of each sync. It fails until m.broken, and now and then unless m is calm.
 func (m *model) disk() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -1006,7 +1024,7 @@ func (m *model) disk() error {
 	return nil
 }
 
-// accept posts a message for a tag, with a key or without.
+// accept sends a message for a tag, with a key, with sync or with neither, and notes what the server promises.
 func (m *model) accept(p *inProcess, tag string, padding int) {
 	m.mu.Lock()
 	m.next++
@@ -1015,7 +1033,7 @@ func (m *model) accept(p *inProcess, tag string, padding int) {
 	if entries == "" {
 		entries = tag[:1]
 	}
-	for _, e := range entries { // known before it can be posted
+	for _, e := range entries { // noted now, since the message may be posted before the answer comes
 		m.acked[modelMessage{n, byte(e)}] = tag
 	}
 	m.again[n] = isSync
@@ -1038,7 +1056,7 @@ func (m *model) accept(p *inProcess, tag string, padding int) {
 			msg := modelMessage{n, byte(e)}
 			delete(m.acked, msg)
 			if _, came := m.took[msg]; came && !isSync {
-				m.t.Errorf("%v is delivered, but got %d", msg, w.Code)
+				m.t.Errorf("%v is delivered, but was answered %d, or had a known key", msg, w.Code)
 			}
 		}
 		m.refused[n] = !isSync
@@ -1062,7 +1080,7 @@ func (m *model) accept(p *inProcess, tag string, padding int) {
 	}
 }
 
-// operate does what operators do to a message or to the dead letters of a tag.
+// operate sends again or drops one message of a tag, or all dead letters of the tag.
 func (m *model) operate(p *inProcess, tag string) {
 	state := []string{"dead", "waiting"}[m.random.IntN(2)]
 	found := p.list(m.t, "/messages?state="+state+"&tag="+tag).Messages
@@ -1103,7 +1121,7 @@ func (m *model) operate(p *inProcess, tag string) {
 	}
 }
 
-// loseTheirPlace notes the dead letters of a tag: those that are sent again come behind others.
+// loseTheirPlace notes that the dead letters of a tag need not come in order: they are sent again, behind others.
 func (m *model) loseTheirPlace(p *inProcess, tag string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -1112,7 +1130,9 @@ func (m *model) loseTheirPlace(p *inProcess, tag string) {
 	}
 }
 
-// Everything at random: whatever happens, nothing that was answered 200 is lost or comes again after it was recorded.
+// Messages, restarts, reloads, operators and failures of Slack and of the disk, at random: no message that was answered
+// 200 is lost, or comes again after its delivery was recorded. Messages come in order. One that was refused or dropped
+// does not come.
 func TestModel(t *testing.T) {
 	t.Parallel()
 	seed := time.Now().UnixNano()
@@ -1121,11 +1141,12 @@ func TestModel(t *testing.T) {
 	}
 	for i := range e2e.Rounds(15, 2) {
 		if !t.Run(fmt.Sprint(i), func(t *testing.T) { runModel(t, uint64(seed)+uint64(i), (seed+int64(i))%10 == 0) }) {
-			t.Fatalf("SEED=%d shows it again", seed+int64(i))
+			t.Fatalf("run the test with SEED=%d to see this again", seed+int64(i))
 		}
 	}
 }
 
+// runModel does 200 random things, then lets everything work, and checks what became of all messages.
 func runModel(t *testing.T, seed uint64, large bool) {
 	variants := []string{hookAndTags, strings.ReplaceAll(hookAndTags, "#a", "#a2"),
 		strings.Replace(hookAndTags, "batch = 1", "batch = 20", 1),
@@ -1210,33 +1231,34 @@ func runModel(t *testing.T, seed uint64, large bool) {
 		}
 		p.holdsNothing(t)
 		if n := p.spool.bytes.Load(); n > segmentSize+1<<20 {
-			t.Errorf("all is done, and the log takes %d bytes", n)
+			t.Errorf("all messages are done, but the log takes %d bytes", n)
 		}
 		t.Logf("seed %d: %d messages, %d accepted, %d dropped, %d restarts, %d posts doubled", seed, m.next,
 			len(m.acked), len(m.dropped), m.epoch, len(m.doubled))
 	})
 }
 
-// powerCuts is a spool whose disk loses its power again and again. It keeps what was synced and, of what was not, any
-// sectors. The segment that was removed last may come back.
+// powerCuts is a spool whose disk loses its power again and again. After a cut, the disk has all that was synced, and
+// any of the sectors that were written but not synced. The segment that was removed last may be there again.
 type powerCuts struct {
 	t      *testing.T
 	random *rand.Rand
 	s      *spool
 	dir    string
 	next   string // the folder as it is after the cut
-	cutAt  int    // syncs from now
-	synced []byte // of the newest segment
+	cutAt  int    // so many syncs succeed before the cut; negative after it
+	synced []byte // what was synced of the newest segment
 	of     uint64 // its number
-	torn   int
+	torn   int    // cuts after which some sectors were missing
 
 	mu    sync.Mutex
-	fates map[uint64]string // of what was acknowledged: "" waits, a fate, "?" while one is on its way
+	fates map[uint64]string // of acknowledged messages: "" if it waits, its fate, "?" while one is being written
 	ids   map[uint64]string
 	keys  map[string]uint64
 }
 
-// sync cuts the power in time.
+// sync is called in place of each sync of the spool. When it is time for the cut, it writes into p.next what the disk
+// has after the cut.
 func (p *powerCuts) sync(f *os.File) error {
 	s := p.s
 	if f != s.f || s.segments[s.newest] == nil {
@@ -1252,7 +1274,7 @@ func (p *powerCuts) sync(f *os.File) error {
 		p.synced = nil
 	}
 	p.of = s.newest
-	// behind it may be what the cut before has torn
+	// After the synced bytes, there may be what the cut before has torn.
 	size, pending := min(len(p.synced), int(s.segments[s.newest].size)), make([]byte, 4<<20)
 	n, _ := f.ReadAt(pending, int64(size))
 	before := append(p.synced, make([]byte, n)...)
@@ -1283,7 +1305,7 @@ func (p *powerCuts) sync(f *os.File) error {
 	return errors.New("the power is off")
 }
 
-// produce does what lanes and operators do, until the power is off.
+// produce stores messages, ends them, and sends dead letters again, as lanes and operators do, until the power is off.
 func (p *powerCuts) produce(seed uint64) {
 	random := rand.New(rand.NewPCG(seed, 3))
 	for {
@@ -1327,7 +1349,7 @@ func (p *powerCuts) produce(seed uint64) {
 	}
 }
 
-// endMost ends most of what is left from before, so that there is something to clean.
+// endMost drops seven of eight messages from before the cut, so that there are segments to remove.
 func (p *powerCuts) endMost() {
 	p.mu.Lock()
 	c := &change{}
@@ -1389,6 +1411,8 @@ func (p *powerCuts) check(cut int) {
 	}
 }
 
+// After a power cut, each message has the fate that was acknowledged before the cut, and its key is known. What was
+// being written at that moment may have happened or not.
 func TestPowerCutsInProcess(t *testing.T) {
 	t.Parallel()
 	seed := uint64(time.Now().UnixNano())
@@ -1404,9 +1428,9 @@ func TestPowerCutsInProcess(t *testing.T) {
 		p.s = openAlone(t, p.dir)
 		p.check(cut)
 		if p.next = filepath.Join(base, fmt.Sprint(cut+1)); os.Mkdir(p.next, 0o700) != nil || t.Failed() {
-			t.Fatal("that is enough")
+			t.Fatal("a check has failed, or the next folder cannot be made")
 		}
-		for number := range p.s.segments { // so that one that is removed can come back
+		for number := range p.s.segments { // so that a segment that is removed can come back
 			os.Link(filepath.Join(p.dir, fileName(number)), filepath.Join(p.dir, "old-"+fileName(number)))
 		}
 		p.cutAt, p.of, p.s.sync = 1+p.random.IntN(40), 0, p.sync
@@ -1430,11 +1454,11 @@ func TestPowerCutsInProcess(t *testing.T) {
 	t.Logf("%d messages, %d keys, %d still known, %d cuts torn, %d segments removed", acknowledged, len(p.keys),
 		len(p.fates), p.torn, removed)
 	if p.torn == 0 {
-		t.Error("nothing was torn: this shows nothing")
+		t.Error("no cut has torn anything: the test shows nothing")
 	}
 }
 
-// A large message for many destinations is in memory once.
+// A large message for 100 destinations is in memory once, not 100 times.
 func TestLargeMessageForMany(t *testing.T) {
 	toml := "[core]\nslack_url = 'http://hook.invalid/core'\n"
 	for i := range 100 {
@@ -1447,19 +1471,19 @@ func TestLargeMessageForMany(t *testing.T) {
 	p.send(t, body)
 	runtime.ReadMemStats(&after)
 	if mb := (after.TotalAlloc - before.TotalAlloc) >> 20; mb > 60 {
-		t.Errorf("it took %d MB", mb)
+		t.Errorf("storing the message allocated %d MB, want 60 at most", mb)
 	} else {
-		t.Logf("it took %d MB", mb)
+		t.Logf("storing the message allocated %d MB", mb)
 	}
 	p.stop()
 	s := openAlone(t, p.cfg().spool.dir)
 	if n := len(s.live); n == 0 || s.segments[1].live != 100 {
-		t.Errorf("%+v", s.segments[1])
+		t.Errorf("want 100 live messages in the first segment: %+v", s.segments[1])
 	}
 	s.closeFiles()
 }
 
-// filled is a disk that another program has filled, with a server on it for which three messages wait.
+// filled runs test with a server whose disk another program has filled, with the file filler. Three messages wait.
 func filled(t *testing.T, test func(t *testing.T, p *inProcess, slack *recorder, filler string)) {
 	disk := e2e.SmallDisk(t)
 	cfg := testConfig(t, hookAndTags)
@@ -1478,7 +1502,7 @@ func filled(t *testing.T, test func(t *testing.T, p *inProcess, slack *recorder,
 	})
 }
 
-// Dead letters need no room.
+// If the disk is full, messages can still become dead letters, and they are dead letters after a restart.
 func TestNoRoomForDeadLetters(t *testing.T) {
 	t.Parallel()
 	filled(t, func(t *testing.T, p *inProcess, slack *recorder, filler string) {
@@ -1487,17 +1511,18 @@ func TestNoRoomForDeadLetters(t *testing.T) {
 		slack.mu.Unlock()
 		time.Sleep(10 * time.Minute)
 		if st := p.stat(t); st.Dead != 3 || st.Waiting != 0 {
-			t.Errorf("without room: %+v", st)
+			t.Errorf("on the full disk, want 3 dead letters: %+v", st)
 		}
 		p = p.restart(t, hookAndTags, slack)
 		if st := p.stat(t); st.Dead != 3 || st.Waiting != 0 {
-			t.Errorf("after a restart: %+v", st)
+			t.Errorf("after a restart, want 3 dead letters: %+v", st)
 		}
 	})
 }
 
-// A disk that another program has filled takes what is left of the segment and of the spare one, then refuses; with
-// room again it goes on. Nothing of it is lost, nor is what was refused delivered.
+// If another program has filled the disk, messages are accepted as long as they fit into the newest segment and the
+// spare one, then they are refused. When there is room again, messages are accepted again. All accepted messages are
+// delivered, and none of the refused ones.
 func TestDiskThatAnotherFills(t *testing.T) {
 	t.Parallel()
 	filled(t, func(t *testing.T, p *inProcess, slack *recorder, filler string) {
@@ -1521,7 +1546,7 @@ func TestDiskThatAnotherFills(t *testing.T) {
 		slack.mu.Unlock()
 		time.Sleep(10 * time.Minute)
 		if st := p.stat(t); st.Waiting != 0 || st.Delivered != int64(3+accepted) {
-			t.Errorf("without room, but drained: %+v", st)
+			t.Errorf("on the full disk, not all accepted messages are delivered: %+v", st)
 		}
 		os.Remove(filler)
 		time.Sleep(2 * time.Second)
@@ -1530,12 +1555,13 @@ func TestDiskThatAnotherFills(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		if st := p.stat(t); st.Waiting != 0 || st.Delivered != int64(4+accepted) {
-			t.Errorf("with room again: %+v", st)
+			t.Errorf("with room again, not all accepted messages are delivered: %+v", st)
 		}
 	})
 }
 
-// A full disk drains although its oldest segment is for a dead destination, as large as the room that is left.
+// A full disk drains, and messages are accepted again, even if 13 MiB in its oldest segment wait for a dead destination
+// and have to be carried forward into the room that is left.
 func TestFullDiskBehindADeadDestination(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int{1000, 200, 30}[:e2e.Rounds(3, 1)] {
@@ -1567,7 +1593,7 @@ func TestFullDiskBehindADeadDestination(t *testing.T) {
 				return false
 			}
 		})
-		e2e.Poll(t, "it takes messages again", func() bool { return s.health() == nil })
+		e2e.Poll(t, "the spool takes messages again", func() bool { return s.health() == nil })
 		dead = append(dead, s.add(t, 10, 1000)...)
 		e2e.Poll(t, "disk use falls while messages pass", func() bool {
 			c := &change{add: []*message{{ID: newID(), Text: strings.Repeat("x", 1_000_000), route: route{tag: "b"}}}}
@@ -1585,8 +1611,8 @@ func TestFullDiskBehindADeadDestination(t *testing.T) {
 	}
 }
 
-// While the disk fails, nothing is taken, and no lane goes on before what became of its head is on disk. Then all goes
-// on.
+// While the disk fails, it is tried once a second, messages are refused, and no lane makes another post before the fate
+// of its head is on disk. When the disk works again, everything goes on.
 func TestDiskFails(t *testing.T) {
 	t.Parallel()
 	inBubble(t, hookAndTags, down, func(t *testing.T, p *inProcess, slack *recorder) {
@@ -1609,7 +1635,7 @@ func TestDiskFails(t *testing.T) {
 			t.Errorf("tried %d times in a minute, want once a second", tries)
 		}
 		before := tries
-		for range 50 { // in no time
+		for range 50 { // in the same second
 			p.do("POST", "/notify", e2e.NotifyBody("b", 3, false))
 		}
 		if tries > before {
@@ -1617,12 +1643,12 @@ func TestDiskFails(t *testing.T) {
 		}
 		again := make(chan error, 1)
 		go func() {
-			_, _, err := p.resend([]found{{seq: 99}}) // of two operators, the other one was first
+			_, _, err := p.resend([]found{{seq: 99}}) // a dead letter that another operator has just sent again
 			again <- err
 		}()
 		time.Sleep(10 * time.Second)
 		if len(again) == 0 {
-			t.Error("sending again what is gone waits for the disk")
+			t.Error("sending again a dead letter that is gone waits for the disk")
 		}
 		if got := slack.texts("#a"); got != "0 0" {
 			t.Errorf("posted %q, want 0 twice", got)
@@ -1645,7 +1671,7 @@ func TestDiskFails(t *testing.T) {
 	})
 }
 
-// The example of a log in docs/design.md is one: its lines are whole, and say what stands above them.
+// The example of a log in docs/design.md can be read: its lines are whole, and say what the text above them says.
 func TestDocumentedLog(t *testing.T) {
 	_, example, _ := strings.Cut(e2e.ReadFile(t, "docs/design.md"), "```spool\n")
 	example, _, _ = strings.Cut(example, "```")
