@@ -14,6 +14,9 @@ import (
 	"testing"
 )
 
+// With an auth_token, every request needs it, as a Bearer token or as a password, except /healthz and /readyz. Other
+// requests are answered 401 and counted. The clients take the token from a flag, a file or the environment. No answer
+// and no log shows it.
 func TestAuthToken(t *testing.T) {
 	t.Parallel()
 	slack := NewFakeSlack(t, nil)
@@ -69,11 +72,11 @@ func TestAuthToken(t *testing.T) {
 	}
 	if _, body := s.Ask(t, "GET", "/metrics", "", "Authorization: Bearer T0KEN"); !strings.Contains(body,
 		fmt.Sprintf("\nslackboard_unauthorized_total %d\n", refused)) {
-		t.Errorf("%d were refused, and counted: %s", refused, body)
+		t.Errorf("%d requests were refused, /metrics counts another number: %s", refused, body)
 	}
 	if _, body := s.Ask(t, "GET", "/stat/app", "", "Authorization: Bearer T0KEN"); !strings.Contains(body,
 		fmt.Sprintf(`"unauthorized": %d`, refused)) {
-		t.Errorf("%d were refused, and counted: %s", refused, body)
+		t.Errorf("%d requests were refused, /stat/app counts another number: %s", refused, body)
 	}
 	if strings.Contains(s.Stdout.String()+s.Stderr.String(), "T0KEN") {
 		t.Error("the logs show the token")
@@ -94,7 +97,7 @@ func TestAuthToken(t *testing.T) {
 		good := strings.Contains(test.flags+test.env, "T0KEN") || strings.Contains(test.flags, file)
 		if taken := acceptedBy(t, s) > before; code != test.code || taken != good ||
 			strings.Contains(stderr, "401") == good {
-			t.Errorf("%s %s %s: exit %d, taken %v, %s", test.program, test.flags, test.env, code, taken, stderr)
+			t.Errorf("%s %s %s: exit %d, accepted %v, %s", test.program, test.flags, test.env, code, taken, stderr)
 		}
 	}
 }
@@ -108,7 +111,8 @@ func acceptedBy(t *testing.T, p *Process) (n int) {
 	return n
 }
 
-// With a token, messages are shown to whoever brings it, from wherever; without one, to this host.
+// If an auth_token is configured, whoever brings it sees messages, from any host. If none is, messages are shown to the
+// server's own host only.
 func TestOperatorFromElsewhere(t *testing.T) {
 	t.Parallel()
 	slack := NewFakeSlack(t, nil)
@@ -118,12 +122,12 @@ func TestOperatorFromElsewhere(t *testing.T) {
 		resp, body := s.Ask(t, "GET", "/messages?state=dead", "", "X-Forwarded-For: 192.0.2.1",
 			"Authorization: Bearer T0KEN")
 		if resp.StatusCode != want {
-			t.Errorf("%d %s, want %d", resp.StatusCode, body, want)
+			t.Errorf("a list from another host: got %d %s, want %d", resp.StatusCode, body, want)
 		}
 	}
 }
 
-// A page of another site, in the browser of somebody who may ask, changes nothing.
+// A page of another site cannot post or change anything through the browser of somebody who may.
 func TestOtherSites(t *testing.T) {
 	t.Parallel()
 	slack := NewFakeSlack(t, nil)
@@ -149,10 +153,12 @@ func TestOtherSites(t *testing.T) {
 		}
 	}
 	if st := s.Stat(t); st.Accepted != 3 {
-		t.Errorf("%d were accepted", st.Accepted)
+		t.Errorf("%d messages were accepted, want 3", st.Accepted)
 	}
 }
 
+// A server with a certificate speaks TLS 1.2 or later, and nothing else. With tls_client_ca, clients need a certificate
+// of that authority, besides the token. -health works over TLS, also for a user who may not read the secrets.
 func TestTLS(t *testing.T) {
 	t.Parallel()
 	slack, ca, other := NewFakeSlack(t, nil), NewAuthority(t), NewAuthority(t)
@@ -190,7 +196,7 @@ func TestTLS(t *testing.T) {
 			}
 		}
 		if got, want := len(slack.Deliveries())-before, 2*(1-test.code); got != want {
-			t.Errorf("%s: %d of 2 arrived, want %d", test.name, got, want)
+			t.Errorf("%s: %d of 2 messages arrived, want %d", test.name, got, want)
 		}
 	}
 	for _, s := range []*Process{open, closed} { // -health asks the port that the configuration names
@@ -209,16 +215,17 @@ func TestTLS(t *testing.T) {
 	code, _, stderr := RunProgram(t, "", nil, "slackboard", "-health", "-c",
 		WriteFile(t, "monitor.toml", unreadable))
 	if code != 0 {
-		t.Errorf("-health by who may not read the secrets: %d %s", code, stderr)
+		t.Errorf("-health with secrets that cannot be read: %d %s", code, stderr)
 	}
-	// It speaks nothing older than TLS 1.2.
+	// The server must not speak what is older than TLS 1.2.
 	_, err := tls.Dial("tcp", open.Addr,
 		&tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10})
 	if err == nil {
-		t.Error("TLS 1.1 is spoken")
+		t.Error("the server speaks TLS 1.1")
 	}
 }
 
+// A unix socket has the mode of core.socket_mode. The spool's folder is for the server's user only.
 func TestSocketMode(t *testing.T) {
 	t.Parallel()
 	slack := NewFakeSlack(t, nil)
@@ -232,15 +239,16 @@ func TestSocketMode(t *testing.T) {
 			t.Errorf("%s: %v %v", mode, info.Mode(), err)
 		}
 		if status, body := s.Request("POST", "/notify", NotifyBody("general", 1, true)); status != 200 {
-			t.Errorf("%d %s", status, body)
+			t.Errorf("/notify over the socket: got %d %s, want 200", status, body)
 		}
 		if info, err := os.Stat(filepath.Join(s.Cmd.Dir, "slackboard.spool")); err != nil ||
 			info.Mode().Perm() != 0o700 {
-			t.Errorf("the spool has %v %v", info.Mode(), err)
+			t.Errorf("the spool's folder has the mode %v, want 0700; %v", info.Mode(), err)
 		}
 	}
 }
 
+// If other hosts can reach the server, and it asks for no token and no client certificate, it warns, at any log level.
 func TestOpenToTheNetwork(t *testing.T) {
 	t.Parallel()
 	ca := NewAuthority(t)
@@ -267,6 +275,9 @@ func TestOpenToTheNetwork(t *testing.T) {
 	}
 }
 
+// A secret can be given as env:NAME or file:/path; a newline at its end does not matter. It is not shown anywhere. If
+// everybody may read its file, the server warns. A reference to nothing, or to what is no token, is an error of one
+// line, which does not show the value.
 func TestSecretsByReference(t *testing.T) {
 	t.Parallel()
 	slack := NewFakeSlack(t, nil)
@@ -300,7 +311,7 @@ func TestSecretsByReference(t *testing.T) {
 	}
 	got := slack.Deliveries()
 	if got[0].Path != "/services/S3CRET" || got[1].Authorization != "Bearer xoxb-S3CRET" {
-		t.Errorf("%+v", got)
+		t.Errorf("want a post to the webhook of $HOOK, and one with the token of the file: %+v", got)
 	}
 	_, shown := s.Ask(t, "GET", "/config/app", "", "Authorization: Bearer T0KEN")
 	if all := shown + s.Stdout.String() + s.Stderr.String(); strings.Contains(all, "S3CRET") ||
@@ -313,7 +324,7 @@ func TestSecretsByReference(t *testing.T) {
 	}
 	hook := file("hook.toml", "[core]\nslack_url = 'file:/no/such/file'\n[[tags]]\ntag = 'a'\n", 0o600)
 	if _, _, stderr := RunProgram(t, "", nil, "slackboard", "-t", "-c", hook); strings.Count(stderr, "\n") != 1 {
-		t.Errorf("one fault is reported as %s", stderr)
+		t.Errorf("one fault is not reported in one line: %s", stderr)
 	}
 	badToken := `2: auth_token in [core]: wants a token: ASCII without blanks and quotes, and not "..."`
 	for value, want := range map[string]string{
@@ -338,6 +349,7 @@ func TestSecretsByReference(t *testing.T) {
 	}
 }
 
+// TLS files that are missing, empty or do not belong together, and a wrong socket_mode, are errors that say so.
 func TestTLSFaults(t *testing.T) {
 	t.Parallel()
 	ca := NewAuthority(t)
