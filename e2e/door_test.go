@@ -1,6 +1,6 @@
 package e2e
 
-// Real clients that know Slack only, through the door, as the README says.
+// Real clients of Slack post through Slackboard, configured as the README says.
 
 import (
 	"encoding/json"
@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// startDoor starts a server for the tag ops and a sender, at address and with the spool in dir.
+// startDoor starts a server that listens at address, with the tag ops, a sender, and its spool in dir.
 func startDoor(t *testing.T, slack *FakeSlack, address, dir string) *Process {
 	t.Helper()
 	config := strings.NewReplacer("port = '127.0.0.1:0'", "port = '"+address+"'",
@@ -19,8 +19,8 @@ func startDoor(t *testing.T, slack *FakeSlack, address, dir string) *Process {
 	return StartServer(t, config+"[[senders]]\nname = 'x'\ntoken = 'S3NDER'\n[spool]\ndir = '"+dir+"'\n")
 }
 
-// Alertmanager posts an alert, to a webhook and with a token, while Slack is down. The server is killed, and the next
-// one delivers both.
+// While Slack is down, Alertmanager posts an alert twice: to a webhook, and with a token to the API. The server accepts
+// both and is killed. The next server delivers them.
 func TestAlertmanager(t *testing.T) {
 	t.Parallel()
 	alertmanager, err := exec.LookPath("prometheus-alertmanager")
@@ -46,7 +46,7 @@ func TestAlertmanager(t *testing.T) {
 		resp.Body.Close()
 		return resp.StatusCode == http.StatusOK
 	})
-	Poll(t, "both are accepted", func() bool {
+	Poll(t, "both messages are accepted", func() bool {
 		_, metrics := s.Request("GET", "/metrics", "")
 		return strings.Contains(metrics, `slackboard_accepted_total{tag="ops"} 1`) &&
 			strings.Contains(metrics, `slackboard_accepted_total{tag=""} 1`)
@@ -61,11 +61,11 @@ func TestAlertmanager(t *testing.T) {
 		}
 	}
 	if log := am.Stderr.String(); strings.Contains(log, "Notify") || strings.Contains(log, "level=error") {
-		t.Errorf("Alertmanager says %s", log)
+		t.Errorf("Alertmanager has logged an error: %s", log)
 	}
 }
 
-// The npm packages @slack/webhook and @slack/web-api post, ask, and are refused.
+// The npm packages @slack/webhook and @slack/web-api can post, test a token, and understand how they are refused.
 func TestNPMClients(t *testing.T) {
 	t.Parallel()
 	modules := os.Getenv("SLACKBOARD_NPM")
