@@ -1,7 +1,7 @@
 package e2e
 
-// Two servers behind HAProxy, as deploy/haproxy.cfg says: one dies at a time, and nothing that was answered 200 is
-// lost.
+// Two servers behind HAProxy, with deploy/haproxy.cfg. One server at a time is killed, and no message that was answered
+// 200 is lost.
 
 import (
 	"encoding/json"
@@ -26,6 +26,7 @@ type behindProxy struct {
 	servers [2]*Process // those that run now
 }
 
+// newBehindProxy starts the two servers and the proxy, and returns when the proxy serves.
 func newBehindProxy(t *testing.T) *behindProxy {
 	haproxy, err := exec.LookPath("haproxy")
 	if err != nil {
@@ -56,6 +57,7 @@ func newBehindProxy(t *testing.T) *behindProxy {
 	return p
 }
 
+// start starts server i on its spool.
 func (p *behindProxy) start(i int) {
 	p.t.Helper()
 	config := strings.Replace(spoolConfig(p.spool[i]), "127.0.0.1:0", p.address[i], 1) + tagConfig(p.slack.URL+
@@ -64,16 +66,17 @@ func (p *behindProxy) start(i int) {
 		exec.Command(Program("slackboard"), "-c", WriteFile(p.t, "slackboard.toml", config)))
 }
 
-// proxyClient does what slackboard-cli does: the same message, with its key, until it is answered 200. Without a key it
-// does what curl does, and sends each once.
+// proxyClient sends messages through the proxy. If keyed, it does what slackboard-cli does: it sends the same message,
+// with its Idempotency-Key, until it is answered 200. Otherwise it does what curl does: it sends each message once.
 type proxyClient struct {
 	http    http.Client
 	keyed   bool
-	taken   []int // the numbers of those answered 200
-	answers map[string]int
-	slowest time.Duration // until a message was taken
+	taken   []int          // the numbers of the messages that were answered 200
+	answers map[string]int // by status
+	slowest time.Duration  // the longest time until a message was answered 200
 }
 
+// send sends message number to the proxy.
 func (c *proxyClient) send(t *testing.T, proxy string, number int) {
 	start := time.Now()
 	for tries := 0; tries == 0 || c.keyed && time.Since(start) < Patience; tries++ {
@@ -97,23 +100,25 @@ func (c *proxyClient) send(t *testing.T, proxy string, number int) {
 			case resp.StatusCode == 200:
 				c.slowest, c.taken = max(c.slowest, time.Since(start)), append(c.taken, number)
 				return
-			case resp.StatusCode == 503 || !json.Valid([]byte(answer)): // HAProxy's own 502
-			default: // the clients give up
+			case resp.StatusCode == 503 || !json.Valid([]byte(answer)): // no JSON: a 502 of HAProxy's own
+			default: // at any other status, the clients give up
 				t.Errorf("message %d: %d %v %s", number, resp.StatusCode, resp.Header, answer)
 				return
 			}
 		}
-		<-time.After(20 * time.Millisecond) // they wait a second
+		<-time.After(20 * time.Millisecond) // the real clients wait a second
 	}
 	if c.keyed {
-		t.Errorf("message %d was not taken within %v", number, Patience)
+		t.Errorf("message %d was not answered 200 within %v", number, Patience)
 	}
 }
 
+// Through the proxy, messages are accepted while one of the servers is dead. None of those answered 200 is lost, and no
+// more are doubled than a kill explains.
 func TestBehindHAProxy(t *testing.T) {
 	t.Parallel()
 	p := newBehindProxy(t)
-	// Who comes through the proxy is not on the server's host, though the proxy may be.
+	// A request through the proxy does not count as one from the server's own host, even if the proxy runs there.
 	if resp, err := http.Get("http://" + p.proxy + "/messages"); err != nil || resp.StatusCode != http.StatusForbidden {
 		t.Errorf("/messages through the proxy: %v %v", resp, err)
 	} else {
@@ -127,7 +132,7 @@ func TestBehindHAProxy(t *testing.T) {
 		resp.Body.Close()
 	}
 
-	const clients, some, kills = 8, 300, 2 // clients of each kind
+	const clients, some, kills = 8, 300, 2 // so many clients with a key, and as many without
 	var taken atomic.Int64
 	all := make([]*proxyClient, 2*clients)
 	stop := make(chan struct{})
@@ -136,8 +141,10 @@ func TestBehindHAProxy(t *testing.T) {
 	t.Cleanup(func() { stopAll(); sending.Wait() })
 	for i := range all {
 		c := &proxyClient{keyed: i < clients, answers: map[string]int{}}
-		// A program sends one message, a daemon many. A connection that has served before is closed without an answer
-		// where others get a 502, and net/http sends again what has a key: these are no answers that could be counted.
+		// Every other client opens a connection for each message, as a program does that sends one. The others keep
+		// theirs open, as a daemon does. If a server dies, HAProxy answers 502 on a new connection. It closes one that
+		// has served before without an answer, and net/http sends a request with a key again: c.answers has none of
+		// these.
 		c.http.Transport, c.http.Timeout = &http.Transport{DisableKeepAlives: i%2 == 0}, Patience
 		all[i] = c
 		sending.Go(func() {
@@ -156,17 +163,17 @@ func TestBehindHAProxy(t *testing.T) {
 	more := func(what string) {
 		t.Helper()
 		start, target := time.Now(), taken.Load()+some
-		Poll(t, fmt.Sprintf("%s: %d more are taken", what, some), func() bool { return taken.Load() >= target })
+		Poll(t, fmt.Sprintf("%s: %d more are sent", what, some), func() bool { return taken.Load() >= target })
 		t.Logf("%s: %d more after %.1f s", what, some, time.Since(start).Seconds())
 	}
 	more("both up")
 	p.servers[0].Kill()
 	more("the first is killed")
 	if st := p.servers[1].Stat(t); st.Accepted == 0 {
-		t.Error("the second took nothing")
+		t.Error("the second server accepted nothing")
 	}
 	p.start(0)
-	p.servers[1].Kill() // while everything still goes there
+	p.servers[1].Kill() // while all messages still go to it
 	more("the first is back, the second is killed")
 	p.start(1)
 	more("both up again")
@@ -177,7 +184,7 @@ func TestBehindHAProxy(t *testing.T) {
 	}
 
 	times, lost, total := map[int]int{}, 0, 0
-	var doubled [2]int // of those with a key, and without
+	var doubled [2]int // messages with a key, and without
 	for _, number := range p.slack.taken("#general") {
 		if times[number]++; times[number] > 1 {
 			doubled[number%len(all)/clients]++
@@ -200,9 +207,9 @@ func TestBehindHAProxy(t *testing.T) {
 	if lost > 0 {
 		t.Errorf("%d messages are lost", lost)
 	}
-	// The post in flight, one for the channel, is posted again. A server that is killed may also have stored what each
-	// client is sending at that moment, and not have said so: those with a key send it again, and the other server does
-	// not know the key.
+	// A kill may double the post in flight, one for the channel. The server that is killed may also have stored the
+	// message that a client is sending at that moment, without an answer. Clients with a key send it again, and the
+	// other server does not know the key.
 	if most := kills * (clients + 1); doubled[0] > most {
 		t.Errorf("%d messages with a key are doubled, want %d at most", doubled[0], most)
 	}
