@@ -25,9 +25,10 @@ import (
 // browser is a session of Chromium.
 type browser struct {
 	t       testing.TB
-	session string // URL
+	session string // its URL, for WebDriver
 }
 
+// newBrowser starts Chromium, which ends with the test.
 func newBrowser(t testing.TB) *browser {
 	t.Helper()
 	driver, err := exec.LookPath("chromedriver")
@@ -51,6 +52,7 @@ func newBrowser(t testing.TB) *browser {
 	return b
 }
 
+// call sends a command of WebDriver with a body, and decodes the value of the answer into value.
 func (b *browser) call(method, path string, body, value any) {
 	b.t.Helper()
 	if body == nil {
@@ -87,6 +89,7 @@ func (b *browser) js(script string, args ...any) (value any) {
 
 func (b *browser) open(url string) { b.call("POST", "/url", map[string]string{"url": url}, nil) }
 
+// element returns the path of the first element that css selects.
 func (b *browser) element(css string) string {
 	b.t.Helper()
 	var found map[string]string
@@ -97,20 +100,21 @@ func (b *browser) element(css string) string {
 	return ""
 }
 
-// click and write do as a person would: they fail on what cannot be seen.
+// click clicks on an element. Like write, it fails if a person could not see the element.
 func (b *browser) click(css string) {
 	b.t.Helper()
 	b.call("POST", b.element(css)+"/click", nil, nil)
 }
 
+// write replaces the text of a field.
 func (b *browser) write(css, text string) {
 	b.t.Helper()
-	// as a person does: WebDriver's own clear tells the page nothing
+	// The old text is selected and deleted, as a person does it: the page does not notice WebDriver's own clear.
 	const selectAll, remove = "\ue009a\ue009", "\ue017"
 	b.call("POST", b.element(css)+"/value", map[string]string{"text": selectAll + remove + text}, nil)
 }
 
-// wait returns once the page shows text in css.
+// wait returns once an element that css selects shows text.
 func (b *browser) wait(css, text string) {
 	b.t.Helper()
 	var shown any
@@ -125,16 +129,18 @@ func (b *browser) wait(css, text string) {
 	})
 }
 
+// devtools sends a command of the Chrome DevTools Protocol.
 func (b *browser) devtools(cmd string, params any) {
 	b.t.Helper()
 	b.call("POST", "/goog/cdp/execute", map[string]any{"cmd": cmd, "params": params}, nil)
 }
 
-// widths are those that nothing may be wider than: a desktop's, a tablet's, a phone's window.
+// widths are those of the windows that the page has to fit into, in pixels: a desktop's, a tablet's, a phone's.
 var widths = []int{1300, 800, 390}
 
-// look checks what is seen in light and dark at all widths, and saves it as a picture where SLACKBOARD_PICTURES names a
-// folder: nothing is wider than the window, buttons are in it, and what is written or drawn stands out.
+// look checks what the browser shows, in light and dark mode and at all widths: nothing is wider than the window, no
+// button is outside of it, and texts, borders and bars have enough contrast. If SLACKBOARD_PICTURES names a folder, it
+// saves a picture of each there.
 func (b *browser) look(name string) {
 	b.t.Helper()
 	for _, scheme := range []string{"light", "dark"} {
@@ -142,7 +148,7 @@ func (b *browser) look(name string) {
 		b.devtools("Emulation.setEmulatedMedia", map[string]any{"features": media})
 		back := fmt.Sprint(b.js("return getComputedStyle(document.body).backgroundColor"))
 		if want := map[string]string{"light": "rgb(255, 255, 255)", "dark": "rgb(13, 17, 23)"}[scheme]; back != want {
-			b.t.Errorf("in %s mode the background is %s", scheme, back)
+			b.t.Errorf("in %s mode the background has the wrong color %s", scheme, back)
 		}
 		for _, width := range widths {
 			b.devtools("Emulation.setDeviceMetricsOverride",
@@ -166,8 +172,8 @@ func (b *browser) look(name string) {
 	b.devtools("Emulation.clearDeviceMetricsOverride", struct{}{})
 }
 
-// lookScript returns what is wrong with what is seen, for a window of a width. Contrast is that of WCAG 2.2, 1.4.3
-// (text, 4.5) and 1.4.11 (borders and marks, 3).
+// lookScript returns the faults of what is shown, eight at most, for a window of a width. The least contrast is that of
+// WCAG 2.2, 1.4.3 (text, 4.5) and 1.4.11 (borders and bars, 3).
 const lookScript = `
 const width = arguments[0], faults = [];
 const say = (what, e) => { if (faults.length < 8) 
@@ -213,7 +219,7 @@ type pageServer struct {
 	*Process
 	*browser
 	t       testing.TB
-	between *switched // the server, until a test puts something else in its place
+	between *switched // passes requests on to the server, until a test puts another handler in its place
 	web     *httptest.Server
 	url     string
 }
@@ -227,7 +233,8 @@ func (s *switched) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	(*s.Load().(*http.Handler)).ServeHTTP(w, r)
 }
 
-// newPageServer starts a server whose SLACK, in its configuration, answers by script.
+// newPageServer starts a server and a browser. In config, SLACK stands for the URL of a fake Slack that answers by
+// script.
 func newPageServer(t testing.TB, config string, script *answers) *pageServer {
 	t.Helper()
 	slack := NewFakeSlack(t, script.to)
@@ -240,29 +247,29 @@ func newPageServer(t testing.TB, config string, script *answers) *pageServer {
 	return p
 }
 
-// through passes requests on to the server, with their headers changed.
+// through returns a handler that passes requests on to the server, with their headers changed.
 func (p *pageServer) through(change func(http.Header)) http.Handler {
 	return &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.URL.Scheme, r.Out.URL.Host = "http", p.Addr
 			change(r.Out.Header)
 		},
-		ErrorLog: log.New(io.Discard, "", 0), // of a browser that has gone
+		ErrorLog: log.New(io.Discard, "", 0), // it would tell of a browser that has gone
 	}
 }
 
-// send hands in a message for a tag and returns its id.
+// send posts a message for a tag and returns its id.
 func (p *pageServer) send(tag, level, title, text, host string) string {
 	body := Encode(map[string]string{"tag": tag, "level": level, "title": title, "text": text, "host": host})
 	status, answer := p.Request("POST", "/notify", body)
 	var accepted struct{ IDs []string }
 	if json.Unmarshal([]byte(answer), &accepted); status != 200 || len(accepted.IDs) == 0 {
-		p.t.Fatalf("%d %s", status, answer)
+		p.t.Fatalf("/notify: got %d %s, want 200 and an id", status, answer)
 	}
 	return accepted.IDs[0]
 }
 
-// answers are what Slack says to posts to a channel; to all other channels it says ok.
+// answers are Slack's replies to posts, by channel. Posts to all other channels are answered ok.
 type answers struct {
 	sync.Mutex
 	replies map[string]Reply
@@ -280,9 +287,10 @@ func (a *answers) set(channel string, reply Reply) {
 	a.replies[channel] = reply
 }
 
+// injection runs a script if a page takes it for markup.
 const injection = `<script>window.hacked=1</script><img src=x onerror="window.hacked=1">"'&`
 
-// nightly is a configuration as they are, with what names can be.
+// nightly returns a configuration like real ones, with names that are very long, right to left, or look like markup.
 func nightly() string {
 	var b strings.Builder
 	b.WriteString("[core]\nport = '127.0.0.1:0'\nchannel_rate = 0\nbatch = 1\n" +
@@ -301,7 +309,8 @@ func nightly() string {
 	return b.String()
 }
 
-// Real-looking content, in every view: nothing is wider than the window, rows have two lines, colors can be told apart.
+// With content like that of a real night, every view looks right: see look. Rows have two lines, and each level has a
+// color.
 func TestPageLooks(t *testing.T) {
 	t.Parallel()
 	NeedsLong(t)
@@ -362,7 +371,8 @@ func TestPageLooks(t *testing.T) {
 	p.checkClean()
 }
 
-// An operator's night: a test message arrives, a dead letter is seen with its reason, read, sent again, and gone.
+// What an operator does in one night: a test message arrives, a dead letter is found with its reason, read, sent again,
+// and gone; waiting messages are dropped. Names and texts that look like markup are shown as text.
 func TestPage(t *testing.T) {
 	t.Parallel()
 	slack := &answers{replies: map[string]Reply{
@@ -403,7 +413,7 @@ func TestPage(t *testing.T) {
 	p.wait("#message-rows", "status 503 Service Unavailable")
 	p.wait("#sentence", "#db fails since")
 
-	// A row opens to the whole message, and what one looks at is in the URL.
+	// A click on a row shows the whole message, and its id is in the URL.
 	p.click("#states a:nth-child(3)")
 	p.wait("#count", "2 of 2 messages")
 	p.click("#message-rows li:last-child .head")
@@ -413,13 +423,13 @@ func TestPage(t *testing.T) {
 	p.wait(".detail pre:last-child", `"color": "#ff0000"`)
 	id := fmt.Sprint(p.js("return document.querySelector('[aria-expanded=true]').parentNode.id"))
 	if url := fmt.Sprint(p.js("return location.href")); !strings.Contains(url, "id="+strings.TrimPrefix(id, "m-")) {
-		t.Errorf("the URL of message %s: %s", id, url)
+		t.Errorf("the URL has no id of message %s, which is shown: %s", id, url)
 	}
 	p.click(".detail .tools button[aria-label^='Send again: message']")
 	p.wait("#ask-text", "Send 1 message again?")
 	p.click("#ask [value=no]")
 	if st := p.Stat(t); st.Dead != 2 {
-		t.Errorf("after cancel: %+v", st)
+		t.Errorf("after the question was answered with no, want 2 dead letters: %+v", st)
 	}
 	slack.set("#billing", Reply{})
 	p.click(".detail .tools button[aria-label^='Send again: message']")
@@ -429,7 +439,7 @@ func TestPage(t *testing.T) {
 	p.call("POST", "/back", nil, nil)
 	Poll(t, "Back closes the message", func() bool { return p.js("return !document.querySelector('.detail')") == true })
 
-	// Many at once: the number stands in the question and in the answer.
+	// For many messages at once, the question and the answer say how many they are.
 	p.open(p.url + "#messages?tag=billing&state=dead")
 	p.wait("#tag-detail", "Send all 1 dead letter again")
 	p.click("#tag-detail button:nth-child(2)")
@@ -454,7 +464,7 @@ func TestPage(t *testing.T) {
 	p.checkClean()
 }
 
-// checkClean fails if a message was taken for markup, or the browser complains.
+// checkClean fails the test if the page took a message for markup, or if the browser logged an error.
 func (p *pageServer) checkClean() {
 	p.t.Helper()
 	if hacked := p.js("return [window.hacked, document.scripts.length]"); fmt.Sprint(hacked) != "[<nil> 1]" {
@@ -464,15 +474,15 @@ func (p *pageServer) checkClean() {
 	p.call("POST", "/se/log", map[string]string{"type": "browser"}, &logged)
 	for _, line := range logged {
 		gone, token := strings.Contains(line.Message, "/messages"), strings.Contains(line.Message, "401")
-		its := strings.HasPrefix(line.Message, "chrome://") // a page of its own, which wants a network
+		its := strings.HasPrefix(line.Message, "chrome://") // a page of Chromium's own, which wants a network
 		if !gone && !token && !its {
-			p.t.Errorf("the browser complains: %s", line.Message)
+			p.t.Errorf("the browser has logged an error: %s", line.Message)
 		}
 	}
 }
 
-// A pause of a token is shown with each of its channels, tags and messages, and send again says that it does not end
-// it.
+// The pause of a token is shown with each of the token's channels, tags and messages. Sending a message again says that
+// the message still waits for the end of the pause.
 func TestPageShowsPause(t *testing.T) {
 	t.Parallel()
 	NeedsLong(t)
@@ -483,7 +493,7 @@ func TestPageShowsPause(t *testing.T) {
 	Poll(t, "the token pauses", func() bool { return p.Stat(t).State == "paused" })
 	p.open(p.url + "#overview?q=edge")
 	const pause = `this token pauses until `
-	p.wait("#tag-rows", "in 14 min: slack's rate limit, met by #cdn") // nothing waits for it yet
+	p.wait("#tag-rows", "in 14 min: slack's rate limit, met by #cdn") // no message waits for this tag yet
 	p.send("edge", "crit", "", "on call", "")
 	p.wait("#sentence", "a pause for")
 	p.wait("#news", pause)
@@ -494,7 +504,7 @@ func TestPageShowsPause(t *testing.T) {
 		t.Error("a pause is shown as a failure")
 	}
 	if title := p.js("return document.title"); title != "(pause) Slackboard" {
-		t.Errorf("the title: %v", title)
+		t.Errorf("the title during a pause is %v", title)
 	}
 	p.click("#message-rows .head")
 	p.wait(".detail", "none yet")
@@ -504,8 +514,8 @@ func TestPageShowsPause(t *testing.T) {
 	p.wait("#note", "1 message: waits for a pause until")
 }
 
-// What fails while somebody looks is pinned above the rest, and what is read does not move. A tab that nobody looks at
-// asks every 30 s, and its title and icon say what is wrong: also that there is no answer.
+// What begins to fail while somebody reads is shown above everything else, and what is read does not move. A tab that
+// is hidden asks the server every 30 s. Its title and icon say what is wrong, even if there is no answer.
 func TestPageTellsByItself(t *testing.T) {
 	t.Parallel()
 	NeedsLong(t)
@@ -526,11 +536,11 @@ func TestPageTellsByItself(t *testing.T) {
 	p.wait("#news", "#db fails: 1 wait · status 503")
 	p.wait("#message-changes", "show 1 new")
 	if after := p.js(top); after != before {
-		t.Errorf("what one reads was at %v, is at %v", before, after)
+		t.Errorf("the row that is read was at %v and has moved to %v", before, after)
 	}
 	p.look("news")
 	p.click("#noted")
-	Poll(t, "noted trouble goes", func() bool { return p.js("return document.getElementById('news').hidden") == true })
+	Poll(t, "the news is hidden", func() bool { return p.js("return document.getElementById('news').hidden") == true })
 	icon := p.js("return document.getElementById('icon').href")
 
 	p.js(`window.setTimeout = (real => (f, ms) => { window.waits = ms; return real(f, ms / 100) })(window.setTimeout);
@@ -543,7 +553,7 @@ func TestPageTellsByItself(t *testing.T) {
 		return p.js("return document.title") == "(1 failing, 3 dead) Slackboard"
 	})
 	if waits := p.js("return window.waits"); fmt.Sprint(waits) != "30000" {
-		t.Errorf("a hidden tab asks after %v ms", waits)
+		t.Errorf("a hidden tab asks every %v ms, want 30000", waits)
 	}
 	broken := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusBadGateway)
@@ -552,26 +562,27 @@ func TestPageTellsByItself(t *testing.T) {
 	p.between.Store(broken)
 	p.wait("#offline", "something in between does, with status 502. What is shown is from 20")
 	if title := p.js("return document.title"); title != "(no answer) Slackboard" {
-		t.Errorf("the title: %v", title)
+		t.Errorf("the title without an answer is %v", title)
 	}
 	p.look("offline")
 	if now := p.js("return document.getElementById('icon').href"); now == icon {
 		t.Error("the icon does not say that there is no answer")
 	}
 	if grey := p.js("return getComputedStyle(document.getElementById('sentence')).filter"); grey != "grayscale(1)" {
-		t.Errorf("what is from before looks as now: %v", grey)
+		t.Errorf("what is shown from the last answer is not grey: %v", grey)
 	}
 	login := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte(`{"login":"please"}`)) })
 	p.between.Store(login)
 	p.wait("#offline", "something in between does. What is shown is from 20")
 	p.between.Store(p.through(func(http.Header) {}))
-	Poll(t, "it is back", func() bool { return p.js("return document.getElementById('offline').hidden") == true })
+	Poll(t, "it answers again", func() bool { return p.js("return document.getElementById('offline').hidden") == true })
 	p.web.CloseClientConnections()
 	p.web.Close()
 	p.wait("#offline", "The server does not answer: there is no connection.")
 }
 
-// Without a mouse: the keyboard reaches everything, in order, and one sees where it is.
+// The keyboard reaches everything, in order, and the focus can be seen. Everything that can be used has a name for a
+// screen reader, which also hears how things are.
 func TestPageByKeyboard(t *testing.T) {
 	t.Parallel()
 	NeedsLong(t)
@@ -590,13 +601,13 @@ func TestPageByKeyboard(t *testing.T) {
 		p.call("POST", "/actions", map[string]any{"actions": []any{keyboard}}, nil)
 	}
 	const tab, enter, escape = "\ue004", "\ue007", "\ue00c"
-	keys(tab + tab + tab + tab + "hel" + enter) // the three views, the search
+	keys(tab + tab + tab + tab + "hel" + enter) // past the three views to the search
 	p.wait("#count", "1 of 1 message that match “hel”")
-	keys(tab + tab + strings.Repeat(tab, 5) + tab + tab + enter) // two buttons, the states, the order, the row
+	keys(tab + tab + strings.Repeat(tab, 5) + tab + tab + enter) // past two buttons, the states, the order to the row
 	p.wait(".detail", "What Slack gets")
 	focus := p.js("const e = document.activeElement; return getComputedStyle(e).outlineWidth + e.className")
 	if focus != "3pxhead" {
-		t.Errorf("the focus is not seen, or not where it was: %v", focus)
+		t.Errorf("the focus cannot be seen, or is not on the row: %v", focus)
 	}
 	p.click("#test-open")
 	keys("ops" + tab + tab + tab + tab + tab + enter)
@@ -610,11 +621,11 @@ func TestPageByKeyboard(t *testing.T) {
 	}
 	live := fmt.Sprint(p.js("const e = document.getElementById('spoken'); return e.role + ': ' + e.textContent"))
 	if !strings.HasPrefix(live, "status: everything is delivered") {
-		t.Errorf("what a screen reader says: %v", live)
+		t.Errorf("a screen reader is told %v, want a status that everything is delivered", live)
 	}
 }
 
-// 5,000 tags and 1,000 messages: what is looked for is found, and what is in trouble stands first.
+// With 5,000 tags and 1,000 messages, what is searched for is found, and what is in trouble comes first.
 func TestPageWithMuch(t *testing.T) {
 	t.Parallel()
 	NeedsLong(t)
@@ -666,17 +677,18 @@ func TestPageWithMuch(t *testing.T) {
 	p.wait("#message-rows", "tag-4007")
 	suggested := p.js("return document.getElementById('suggestions').children.length")
 	if fmt.Sprint(suggested) != "0" {
-		t.Errorf("suggestions for no tag: %v", suggested)
+		t.Errorf("%v tags are suggested for a search that is no tag, want none", suggested)
 	}
 	p.write("#search", "no such thing")
 	p.wait("#count", "No waiting message that match “no such thing”; there are in all 1000 waiting")
 	p.write("#search", "")
 	p.wait("#count", "100 of 1,000")
 	p.call("POST", "/back", nil, nil)
-	p.wait("#message-rows li:first-child", "message 0") // before the order was turned
+	p.wait("#message-rows li:first-child", "message 0") // the order from before it was reversed
 }
 
-// Below a path of a reverse proxy, with a token that the browser asks for once, all works; a sender sees nothing.
+// The page works below a path of a reverse proxy, with a token that the browser asks for once. If the server refuses to
+// show anything, as to a sender, the page says why.
 func TestPageBelowPath(t *testing.T) {
 	t.Parallel()
 	NeedsLong(t)
@@ -711,11 +723,11 @@ func TestPageBelowPath(t *testing.T) {
 	before, polls := refused(), strings.Count(p.Stdout.String(), "/stat/app")
 	Poll(t, "the page asks again", func() bool { return strings.Count(p.Stdout.String(), "/stat/app") > polls+2 })
 	if n := refused() - before; n != 0 {
-		t.Errorf("the browser asked %d times without the token, once it had it", n)
+		t.Errorf("the browser has the token, but made %d requests without it", n)
 	}
 	asked.Range(func(path, _ any) bool {
 		if path != "/favicon.ico" {
-			t.Errorf("asked for above its path: %v", path)
+			t.Errorf("the page asked for %v, which is not below its path", path)
 		}
 		return true
 	})
@@ -733,7 +745,7 @@ func TestPageBelowPath(t *testing.T) {
 	p.wait("#sentence", "loading")
 }
 
-// Seen from elsewhere, the page shows the numbers, and says how to get the rest.
+// To a browser on another host, the page shows the counters, and says how to see the messages.
 func TestPageFromElsewhere(t *testing.T) {
 	t.Parallel()
 	NeedsLong(t)
@@ -745,7 +757,8 @@ func TestPageFromElsewhere(t *testing.T) {
 	p.wait("#note", "ssh -L")
 }
 
-// [ui] root serves a folder instead.
+// If ui.root names a folder, its files are served in place of the built-in page, without lists of folders. If there is
+// no such folder, the server warns and serves the built-in page.
 func TestPageOfOnesOwn(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Dir(WriteFile(t, "index.html", "<h1>mine</h1>"))
@@ -773,7 +786,7 @@ func TestPageOfOnesOwn(t *testing.T) {
 	if status, body := s.Request("GET", "/ui/", ""); status != 200 || !strings.Contains(body, "<h1>Slackboard</h1>") {
 		t.Errorf("the built-in page: %d %s", status, s.Stderr.String())
 	}
-	Poll(t, "it warns", func() bool {
+	Poll(t, "the server warns", func() bool {
 		return strings.Contains(s.Stderr.String(), "ui.root: /nowhere is no folder: the built-in page serves")
 	})
 	if status, body := s.Request("GET", "/ui/nothing", ""); status != 404 || !strings.Contains(body, `"message"`) {
@@ -781,7 +794,7 @@ func TestPageOfOnesOwn(t *testing.T) {
 	}
 }
 
-// The page says so when the server hangs.
+// If the server hangs, the page says that it does not answer, until it answers again.
 func TestPageOfAServerThatHangs(t *testing.T) {
 	t.Parallel()
 	NeedsLong(t)
@@ -792,5 +805,5 @@ func TestPageOfAServerThatHangs(t *testing.T) {
 	s.Signal(syscall.SIGSTOP)
 	b.wait("#offline", "The server does not answer")
 	s.Signal(syscall.SIGCONT)
-	Poll(t, "it is back", func() bool { return b.js("return document.getElementById('offline').hidden") == true })
+	Poll(t, "it answers again", func() bool { return b.js("return document.getElementById('offline').hidden") == true })
 }
