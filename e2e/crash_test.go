@@ -1,7 +1,8 @@
 package e2e
 
-// What crashes, damage and errors cost: nothing that was answered 200. From outside, with the real binary: senders
-// that number their messages, a Slack that keeps the numbers, and what must not lie between them.
+// What crashes, damage and errors may cost. No message that was answered 200 is lost, unless its line in the spool is
+// damaged. The tests run the real binary: senders number their messages, a fake Slack keeps the numbers, and both are
+// compared.
 
 import (
 	"bytes"
@@ -30,27 +31,27 @@ import (
 // segmentBytes is the size of a file of the spool.
 const segmentBytes = 16 << 20
 
-// drained returns the counters of p once nothing waits.
+// drained waits until no message waits in p, and returns the counters.
 func drained(t testing.TB, p *Process) (s Stat) {
 	t.Helper()
 	Poll(t, "nothing waits", func() bool { s = p.Stat(t); return s.Waiting == 0 })
 	return s
 }
 
-// crashTest is one spool with the servers that run on it one after the other, the Slack they post to, and a sender for
-// each destination: so it is known in which order a destination's messages were accepted.
+// crashTest has one spool, the servers that run on it one after the other, the Slack that they post to, and one sender
+// for each destination: so it is known in which order the messages of a destination were accepted.
 type crashTest struct {
 	t       testing.TB
 	slack   *FakeSlack
 	down    atomic.Bool // Slack answers 503
-	noPower atomic.Bool // what the server says and posts reaches nobody
-	refused bool        // the next server finds nobody at Slack's address
+	noPower atomic.Bool // answers and posts of the server do not count: its host has lost its power
+	refused bool        // nobody listens at the address that the next server has for Slack
 	history string      // a line of [spool]
 	spool   string
 	starts  int
 	senders []*crashSender
 	mu      sync.Mutex
-	got     map[arrival][][]int // posts: the numbers that each holds
+	got     map[arrival][][]int // for each post, the numbers of its messages
 }
 
 // arrival says which server posted (the first is 1), and to which channel.
@@ -59,6 +60,7 @@ type arrival struct {
 	channel string
 }
 
+// newCrashTest returns a test with so many destinations and senders. Every fourth sender is keyed.
 func newCrashTest(t testing.TB, destinations int) *crashTest {
 	c := &crashTest{t: t, spool: filepath.Join(t.TempDir(), "spool"), got: map[arrival][][]int{}}
 	c.slack = NewFakeSlack(t, c.take)
@@ -69,7 +71,7 @@ func newCrashTest(t testing.TB, destinations int) *crashTest {
 	return c
 }
 
-// take is what Slack does with a post: the webhook's path says which server sent it.
+// take is Slack: it notes the numbers in a post. The path of the webhook says which server made the post.
 func (c *crashTest) take(d Delivery) Reply {
 	if c.down.Load() || c.noPower.Load() {
 		return Reply{Status: 503, Body: "down"}
@@ -101,7 +103,8 @@ func (c *crashTest) take(d Delivery) Reply {
 	return Reply{}
 }
 
-// command returns the next server, yet to be started. Those in front of it, such as strace, run it.
+// command returns the command that starts the next server. If before is given, such as strace with its flags, that runs
+// the server.
 func (c *crashTest) command(before ...string) *exec.Cmd {
 	c.starts++
 	url := c.slack.URL
@@ -109,7 +112,7 @@ func (c *crashTest) command(before ...string) *exec.Cmd {
 		url = "http://127.0.0.1:1"
 	}
 	var toml strings.Builder
-	batch := 1 + c.starts%2*19 // every other one merges what waits
+	batch := 1 + c.starts%2*19 // every other server merges messages
 	fmt.Fprintf(&toml,
 		"[core]\nport='127.0.0.1:0'\nchannel_rate=0\nbatch=%d\nslack_url='%s/services/%d'\n[spool]\ndir='%s'\n%s",
 		batch, url, c.starts, c.spool, c.history)
@@ -120,13 +123,14 @@ func (c *crashTest) command(before ...string) *exec.Cmd {
 	return exec.Command(args[0], args[1:]...)
 }
 
+// start starts the next server.
 func (c *crashTest) start() *Process {
 	c.t.Helper()
 	return StartServerIn(c.t, c.command())
 }
 
-// load lets every sender send to p, one message after the other, until enough were answered with 200 (ok) or 503
-// (refused). It calls then while they go on, and returns once they have stopped.
+// load has every sender send to p, one message after the other. Once enough says that enough of them were answered 200
+// (ok) or 503 (refused), it calls then, while the senders go on. It returns when they have stopped.
 func (c *crashTest) load(p *Process, enough func(ok, refused int) bool, then func()) {
 	c.t.Helper()
 	var mu sync.Mutex
@@ -162,7 +166,7 @@ func (c *crashTest) load(p *Process, enough func(ok, refused int) bool, then fun
 	case <-stopped:
 		c.t.Errorf("the server went away: %s", p.Stderr.String())
 	case <-time.After(Patience):
-		c.t.Errorf("only %d times 200, %d times 503: %s", ok, refused, p.Stderr.String())
+		c.t.Errorf("too few answers: %d times 200, %d times 503: %s", ok, refused, p.Stderr.String())
 	}
 	close(stop)
 	<-stopped
@@ -171,11 +175,12 @@ func (c *crashTest) load(p *Process, enough func(ok, refused int) bool, then fun
 	}
 }
 
-// accepted is a measure for load.
+// accepted is a condition for load: n messages were answered 200.
 func accepted(n int) func(int, int) bool { return func(ok, _ int) bool { return ok >= n } }
 
-// verify compares what Slack got with what the senders know, once all is delivered. Between two starts was a crash.
-// Each may double one post of a destination, and so may each of the failed writes.
+// verify compares what Slack got with what the senders know, once everything is delivered: no message that was answered
+// 200 is lost, none that was answered 503 came, and each destination got its messages in order. There was a crash
+// between any two starts. It may double one post of each destination, and so may each of the failed writes.
 func (c *crashTest) verify(failed int) {
 	c.t.Helper()
 	c.mu.Lock()
@@ -220,29 +225,30 @@ func (c *crashTest) verify(failed int) {
 			}
 		}
 		if acked += len(s.acked); len(lost)+len(ghosts) > 0 {
-			c.t.Errorf("%s: %d of %d acknowledged are lost: %.200s; refused, but delivered: %v", s.tag, len(lost),
+			c.t.Errorf("%s: %d of %d answered 200 are lost: %.200s; answered 503, but delivered: %v", s.tag, len(lost),
 				len(s.acked), fmt.Sprint(lost), ghosts)
 		}
 	}
 	if acked == 0 {
-		c.t.Error("nothing was acknowledged: this shows nothing")
+		c.t.Error("no message was answered 200: the test shows nothing")
 	}
 	c.t.Logf("%d starts, %d acknowledged, %d delivered, %d posts doubled", c.starts, acked, delivered, doubled)
 }
 
-// crashSender numbers the messages of one destination. Those that know no answer go on with the next number, or, keyed,
-// send the same one again until it is accepted.
+// crashSender sends numbered messages for one destination. If no answer comes, it goes on with the next number. A keyed
+// one sends the same message with the same key again, until it is accepted.
 type crashSender struct {
 	c       *crashTest
 	tag     string
 	keyed   bool
-	pad     string // text behind the number
+	pad     string // the text after the number
 	next    int
-	acked   []int
-	refused map[int]bool
+	acked   []int        // answered 200
+	refused map[int]bool // answered 503
 	client  http.Client
 }
 
+// goesOn reports whether stop is still open.
 func (s *crashSender) goesOn(stop <-chan struct{}) bool {
 	select {
 	case <-stop:
@@ -252,7 +258,7 @@ func (s *crashSender) goesOn(stop <-chan struct{}) bool {
 	}
 }
 
-// send sends one message and returns the status, 0 where no complete answer came.
+// send sends one message and returns the status, 0 if no complete answer came.
 func (s *crashSender) send(addr string) int {
 	if s.client.Transport == nil {
 		s.client = http.Client{Transport: &http.Transport{}, Timeout: Patience} // a connection of its own, kept alive
@@ -292,6 +298,8 @@ func (s *crashSender) send(addr string) int {
 	return resp.StatusCode
 }
 
+// A server that is killed at any moment, also during its start, loses no message that was answered 200. Each kill
+// doubles one post of each destination at most.
 func TestKill(t *testing.T) {
 	t.Parallel()
 	c := newCrashTest(t, 16)
@@ -309,7 +317,7 @@ func TestKill(t *testing.T) {
 	c.verify(0)
 }
 
-// As TestKill, with messages so large that segments begin and are removed all the time.
+// As TestKill, with messages so large that segments are begun and removed all the time.
 func TestKillWhileCleaning(t *testing.T) {
 	t.Parallel()
 	c := newCrashTest(t, 8)
@@ -319,7 +327,7 @@ func TestKillWhileCleaning(t *testing.T) {
 	}
 	random := rand.New(rand.NewPCG(7, 8))
 	for round := range Rounds(20, 3) {
-		c.down.Store(round%5 == 2) // then they are carried forward
+		c.down.Store(round%5 == 2) // then waiting messages are carried forward
 		if random.IntN(2) == 0 {
 			p := StartProcess(t, c.command())
 			<-time.After(time.Duration(random.IntN(40_000)) * time.Microsecond)
@@ -334,13 +342,15 @@ func TestKillWhileCleaning(t *testing.T) {
 	t.Logf("damaged: %d", s.Damaged)
 }
 
+// As TestKill, while Slack is down or cannot be reached: the next servers find all messages and deliver them when Slack
+// works again.
 func TestKillWhileSlackIsDown(t *testing.T) {
 	t.Parallel()
 	c := newCrashTest(t, 16)
 	for round := range Rounds(10, 2) {
 		c.refused = round%2 == 1
 		c.down.Store(true)
-		for range 2 { // the second finds what the first accepted
+		for range 2 { // the second server finds what the first one has accepted
 			p := c.start()
 			c.load(p, accepted(150), p.Kill)
 		}
@@ -356,11 +366,13 @@ func TestKillWhileSlackIsDown(t *testing.T) {
 	c.verify(0)
 }
 
+// A second server on the same spool exits with 1 and one line that names the spool, and does not touch it. The first
+// server goes on.
 func TestSecondProcess(t *testing.T) {
 	t.Parallel()
 	c := newCrashTest(t, 2)
 	release := make(chan struct{})
-	c.slack.SetScript(func(d Delivery) Reply { <-release; return c.take(d) }) // nothing changes meanwhile
+	c.slack.SetScript(func(d Delivery) Reply { <-release; return c.take(d) }) // the spool does not change until then
 	goOn := sync.OnceFunc(func() { close(release) })
 	t.Cleanup(goOn)
 	first := c.start()
@@ -371,21 +383,21 @@ func TestSecondProcess(t *testing.T) {
 	code, stderr := second.Wait(), second.Stderr.String()
 	if code != 1 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, c.spool) ||
 		second.Stdout.String() != "" {
-		t.Errorf("the second: exit %d, stdout %q, stderr %q; want 1 and a line that names %s", code,
+		t.Errorf("the second server: exit %d, stdout %q, stderr %q; want 1 and a line that names %s", code,
 			second.Stdout.String(), stderr, c.spool)
 	}
 	if after := Snapshot(t, c.spool); !maps.Equal(before, after) {
-		t.Errorf("the second touched the spool: before %q, after %q", before, after)
+		t.Errorf("the second server touched the spool: before %q, after %q", before, after)
 	}
 	goOn()
 	c.send(first, 0, 1)
 	if s := drained(t, first); s.Delivered != 7 || s.Accepted != 7 {
-		t.Errorf("the first goes on: %+v, want 7 accepted and delivered", s)
+		t.Errorf("the first server: %+v, want 7 accepted and delivered", s)
 	}
 	c.verify(0)
 }
 
-// send sends one message of each of these senders, which must be accepted.
+// send sends one message of each of these senders. Each must be answered 200.
 func (c *crashTest) send(p *Process, senders ...int) {
 	c.t.Helper()
 	for _, i := range senders {
@@ -398,6 +410,7 @@ func (c *crashTest) send(p *Process, senders ...int) {
 // spoolFiles are the files of a spool by name.
 type spoolFiles map[string][]byte
 
+// readSpool returns the files of a spool, without the spare segment and the zeros at the end of a file.
 func readSpool(t testing.TB, dir string) spoolFiles {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -407,13 +420,14 @@ func readSpool(t testing.TB, dir string) spoolFiles {
 	files := spoolFiles{}
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), "spare") {
-			continue // zeros; a server that starts makes it anew
+			continue // a server makes it anew when it starts
 		}
 		files[e.Name()] = bytes.TrimRight([]byte(ReadFile(t, filepath.Join(dir, e.Name()))), "\x00")
 	}
 	return files
 }
 
+// write makes dir anew, with these files and no others.
 func (f spoolFiles) write(t testing.TB, dir string) {
 	t.Helper()
 	if err := os.RemoveAll(dir); err != nil {
@@ -429,13 +443,13 @@ func (f spoolFiles) write(t testing.TB, dir string) {
 	}
 }
 
-// segment returns the name of the one segment that has records.
+// segment returns the name of the only segment that has lines.
 func (f spoolFiles) segment(t testing.TB) (segment string) {
 	t.Helper()
 	for name, content := range f {
 		if filepath.Ext(name) == ".log" && len(content) > 0 {
 			if segment != "" {
-				t.Fatalf("records in %s and %s", segment, name)
+				t.Fatalf("there are lines in two segments, %s and %s", segment, name)
 			}
 			segment = name
 		}
@@ -443,11 +457,13 @@ func (f spoolFiles) segment(t testing.TB) (segment string) {
 	return segment
 }
 
+// lineForm matches a W line. Its groups are the checksum, the bytes that it covers, the length, the bytes that it
+// counts, and the number in the message's text.
 var lineForm = regexp.MustCompile(
 	`^([0-9a-f]{8}) (([0-9a-f]{8}) (W [0-9]+ 0 [0-9]+ 0 \S+ \S+ \{.*"text":"([0-9]+) .*\}))\n$`)
 
-// fillSpool returns a spool with n messages, numbered from 0, as a killed server left it, and their records: the format
-// as it is written down, read without the server's help.
+// fillSpool returns the files of a spool with n waiting messages, numbered from 0, as a killed server has left it, and
+// the lines of the messages. The lines are checked against the documented format, without the server's own code.
 func fillSpool(c *crashTest, n int) (files spoolFiles, records [][]byte) {
 	c.t.Helper()
 	c.refused = true
@@ -470,20 +486,21 @@ func fillSpool(c *crashTest, n int) (files spoolFiles, records [][]byte) {
 		m := lineForm.FindSubmatch(line)
 		if m == nil || string(m[1]) != fmt.Sprintf("%08x", crc32.Checksum(m[2], crc32.MakeTable(crc32.Castagnoli))) ||
 			string(m[3]) != fmt.Sprintf("%08x", len(m[4])) || string(m[5]) != strconv.Itoa(i) {
-			c.t.Fatalf("record %d is %q", i, line)
+			c.t.Fatalf("line %d is not as documented: %q", i, line)
 		}
 	}
 	return files, records
 }
 
-// deliverFrom starts a server on these files, waits until nothing waits, and kills it. It returns how often each number
-// was posted, the counters, and what the spool then holds.
+// deliverFrom starts a server on these files, waits until no message waits, and kills it. It returns how often each
+// number was posted, the counters, and the files of the spool after that.
 func (c *crashTest) deliverFrom(files spoolFiles) (posted map[int]int, s Stat, left spoolFiles) {
 	c.t.Helper()
 	files.write(c.t, c.spool)
 	return c.deliverAgain(files)
 }
 
+// deliverAgain is deliverFrom with the files that are in the spool already.
 func (c *crashTest) deliverAgain(files spoolFiles) (posted map[int]int, s Stat, left spoolFiles) {
 	c.t.Helper()
 	p := c.start()
@@ -500,7 +517,7 @@ func (c *crashTest) deliverAgain(files spoolFiles) (posted map[int]int, s Stat, 
 				posted[n]++
 			}
 			if !slices.IsSorted(all) {
-				c.t.Errorf("%s got %v", at.channel, all)
+				c.t.Errorf("%s got %v, which is not in order", at.channel, all)
 			}
 			delete(c.got, at)
 		}
@@ -508,17 +525,18 @@ func (c *crashTest) deliverAgain(files spoolFiles) (posted map[int]int, s Stat, 
 	return posted, s, left
 }
 
-// Whatever bit of whatever byte: one damaged line is all that it costs. That of a newline costs none.
+// If one bit of the log is flipped, whichever it is, one message at most is lost. The damaged line is counted, unless
+// it is the last, and the file is kept as it was. A bit of a newline costs nothing.
 func TestBitFlips(t *testing.T) {
 	t.Parallel()
 	maker := newCrashTest(t, 5)
 	for _, s := range maker.senders {
-		// one bit from newlines; and what looks like a line's beginning
+		// J and * differ from a newline by one bit. The rest looks like the beginning of a line.
 		s.pad = "JJJJJJJJ******** 0123abcd 00000018 W 7 0 8 0 "
 	}
 	files, records := fillSpool(maker, 20)
 	segment := files.segment(t)
-	step := int64(Rounds(97, 1999)) // each bit of each byte: TestEachBit, in one process
+	step := int64(Rounds(97, 1999)) // TestEachBit flips each bit of each byte, in one process
 	var next, starts atomic.Int64
 	began := time.Now()
 	t.Run("flips", func(t *testing.T) {
@@ -536,13 +554,14 @@ func TestBitFlips(t *testing.T) {
 	t.Logf("%d starts, %v each", starts.Load(), time.Since(began)/time.Duration(starts.Load()))
 }
 
+// checkFlip flips one bit of byte at, delivers from the spool, and checks what that has cost.
 func checkFlip(c *crashTest, files spoolFiles, segment string, records [][]byte, at int) {
 	c.t.Helper()
 	hit, offset := 0, at
 	for ; offset >= len(records[hit]); hit++ {
 		offset -= len(records[hit])
 	}
-	bit := (hit + offset) % 8 // so that every field meets all of them
+	bit := (hit + offset) % 8 // so that each bit is flipped in every field
 	flipped := bytes.Clone(files[segment])
 	flipped[at] ^= 1 << bit
 	damaged := maps.Clone(files)
@@ -550,7 +569,7 @@ func checkFlip(c *crashTest, files spoolFiles, segment string, records [][]byte,
 	posted, s, left := c.deliverFrom(damaged)
 	fault := func(format string, args ...any) {
 		c.t.Helper()
-		c.t.Errorf("bit %d of byte %d, in record %d at %d (%q): "+format,
+		c.t.Errorf("bit %d of byte %d, in line %d at %d (%q), is flipped: "+format,
 			append([]any{bit, at, hit, offset, files[segment][at]}, args...)...)
 	}
 	for i := range records {
@@ -564,15 +583,17 @@ func checkFlip(c *crashTest, files spoolFiles, segment string, records [][]byte,
 	harmless := offset == len(records[hit])-1 || offset < sum && letter && bit == 5
 	switch {
 	case lost == harmless:
-		fault("lost: %v", lost)
-	case lost && !last && s.Damaged == 0, s.Damaged > 2, !lost && s.Damaged > 0: // the last may be what a crash tore
-		fault("lost %v, but damaged is %d", lost, s.Damaged)
+		fault("its message is lost: %v", lost)
+	case lost && !last && s.Damaged == 0, s.Damaged > 2, !lost && s.Damaged > 0: // a crash may have torn the last
+		fault("its message is lost: %v, but %d damaged lines are counted", lost, s.Damaged)
 	}
 	if !last && !bytes.HasPrefix(left[segment], flipped) {
 		fault("the damaged file is not kept as it was: %q", left[segment])
 	}
 }
 
+// However the files of a spool are damaged, each message whose line is whole is posted once, and nothing else. Damage
+// is counted if a whole line follows it, or if it ends a segment that is not the newest: no crash leaves that.
 func TestDamage(t *testing.T) {
 	t.Parallel()
 	maker := newCrashTest(t, 5)
@@ -606,14 +627,14 @@ func TestDamage(t *testing.T) {
 	type damage struct {
 		name    string
 		to      func(segment []byte) []byte
-		counted bool // a cut between two records cannot be seen
+		counted bool // not if a crash could have left the same, nor if nothing shows that something is missing
 	}
 	cases := []damage{
 		{"none", cut(size), false},
 		{"a file of length zero", cut(0), false},
 		{"the first byte is left", cut(1), false},
 		{"cut between records", cut(last), false},
-		{"cut in a checksum", cut(last + 5), false}, // all of these may be what a crash tore: nothing good is behind it
+		{"cut in a checksum", cut(last + 5), false}, // a crash may have torn a line after which no whole one follows
 		{"cut in a route", cut(last + 35), false},
 		{"cut in the last record", cut(size - 50), false},
 		{"cut in a record in the middle", cut(size / 2), false},
@@ -669,7 +690,8 @@ func TestDamage(t *testing.T) {
 	check("damage at the end of an old segment", files, true)
 }
 
-// checkDamage delivers from these files, twice: what is whole in them is posted once, and nothing else.
+// checkDamage delivers from these files: each message whose line is whole is posted once, the others once at most. A
+// second start posts nothing.
 func (c *crashTest) checkDamage(files spoolFiles, records [][]byte, counted bool) {
 	c.t.Helper()
 	posted, s, left := c.deliverFrom(files)
@@ -680,18 +702,18 @@ func (c *crashTest) checkDamage(files spoolFiles, records [][]byte, counted bool
 			whole = whole || bytes.Contains(content, record)
 		}
 		if posted[i] > 1 || whole && posted[i] == 0 {
-			c.t.Errorf("message %d, whole %v, was posted %d times", i, whole, posted[i])
+			c.t.Errorf("message %d, whose line is whole: %v, was posted %d times", i, whole, posted[i])
 		}
 		if posted[i] == 0 {
 			lost++
 		}
 	}
 	if counted != (s.Damaged > 0) {
-		c.t.Errorf("damaged is %d", s.Damaged)
+		c.t.Errorf("%d damaged lines are counted: none should be, or some should be", s.Damaged)
 	}
 	c.t.Logf("%d of %d lost, %d counted", lost, len(records), s.Damaged)
 	if posted, s, _ := c.deliverAgain(left); len(posted) > 0 || s.FoundAtStart > 0 {
-		c.t.Errorf("started again it found %d and posted %v", s.FoundAtStart, posted)
+		c.t.Errorf("a second start found %d messages and posted %v, want none", s.FoundAtStart, posted)
 	}
 }
 
@@ -719,7 +741,7 @@ func TestEarlierFormat(t *testing.T) {
 			t.Errorf("%s: exit %d, %q", name, code, stderr)
 		}
 		if after := Snapshot(t, dir); !maps.Equal(before, after) {
-			t.Errorf("%s: before %q, after %q", name, before, after)
+			t.Errorf("%s: the folder was touched: before %q, after %q", name, before, after)
 		}
 	}
 }
