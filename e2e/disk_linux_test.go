@@ -22,21 +22,24 @@ func diskUse(t *testing.T, dir string) int64 {
 	return int64(fs.Blocks-fs.Bfree) * int64(fs.Bsize)
 }
 
-// full is a measure for load: every sender has been refused some times.
+// full is a condition for load: 100 messages were answered 503.
 func full(_, refused int) bool { return refused >= 100 }
 
+// newFullDisk returns a test with a spool on a small disk, and with a Slack that is down.
 func newFullDisk(t *testing.T) *crashTest {
 	disk := SmallDisk(t)
 	c := newCrashTest(t, 16)
 	c.spool = filepath.Join(disk, "spool")
 	for i, s := range c.senders {
-		s.pad = strings.Repeat("x", 500*i) // small ones fill the last gap
+		s.pad = strings.Repeat("x", 500*i) // small messages fill the last gap
 	}
 	c.history = "history_bytes = 0\n"
 	c.down.Store(true)
 	return c
 }
 
+// While the disk is full, messages are refused. When Slack works again, all accepted messages are delivered, disk use
+// falls, and messages are accepted again.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
 	NeedsLong(t)
@@ -56,6 +59,7 @@ func TestFullDisk(t *testing.T) {
 	c.verify(0)
 }
 
+// As TestFullDisk, with a server that is killed while the disk is full, and starts on the full disk.
 func TestFullDiskAndKilled(t *testing.T) {
 	t.Parallel()
 	NeedsLong(t)
@@ -64,9 +68,9 @@ func TestFullDiskAndKilled(t *testing.T) {
 		c.down.Store(true)
 		p := c.start()
 		c.load(p, full, p.Kill)
-		p = c.start() // there is no room for anything
+		p = c.start() // on the full disk
 		if s := p.Stat(t); s.Waiting < 300 {
-			t.Errorf("only %d wait", s.Waiting)
+			t.Errorf("only %d messages wait, want 300 at least", s.Waiting)
 		}
 		c.load(p, full, p.Kill)
 		c.down.Store(false)
@@ -78,12 +82,13 @@ func TestFullDiskAndKilled(t *testing.T) {
 	c.verify(0)
 }
 
-// imageDisk is an ext4 file system in a file, and as good as a disk that can lose its power.
+// imageDisk is an ext4 file system in a file, used as a disk that can lose its power.
 type imageDisk struct {
 	t          *testing.T
 	image, dir string
 }
 
+// newImageDisk makes and mounts an ext4 file system of 128 MiB.
 func newImageDisk(t *testing.T) *imageDisk {
 	t.Helper()
 	NeedsRoot(t, "to mount an ext4 image")
@@ -105,6 +110,7 @@ func newImageDisk(t *testing.T) *imageDisk {
 	return d
 }
 
+// runLine runs a command, whose words are separated by blanks, and returns its output.
 func runLine(command string) (string, error) {
 	words := strings.Fields(command)
 	out, err := exec.Command(words[0], words[1:]...).CombinedOutput()
@@ -138,6 +144,7 @@ func (d *imageDisk) powerOn() {
 	}
 }
 
+// As TestKill, with a disk that loses its power at the same moment: what was not synced is gone.
 func TestPowerCut(t *testing.T) {
 	t.Parallel()
 	disk := newImageDisk(t)
@@ -151,7 +158,8 @@ func TestPowerCut(t *testing.T) {
 		c.down.Store(round%3 == 0) // so that much waits
 		p := c.start()
 		c.load(p, accepted(50+random.IntN(400)), func() {
-			// The kernel goes on: a sync may return while its journal is being shut down, and tell the server a lie.
+			// The kernel goes on: while it shuts down the journal, a sync may return without an error, although its
+			// data are not on disk.
 			c.noPower.Store(true)
 			disk.cutPower()
 			p.Kill()
@@ -167,6 +175,7 @@ func TestPowerCut(t *testing.T) {
 	t.Logf("damaged: %d", s.Damaged)
 }
 
+// needsStrace skips the test for other users than root, and if there is no strace.
 func needsStrace(t *testing.T) {
 	t.Helper()
 	NeedsRoot(t, "to trace the server")
@@ -175,12 +184,13 @@ func needsStrace(t *testing.T) {
 	}
 }
 
-// traced returns the next server, run by strace. -D makes it the child of the test all the same.
+// traced returns the command that starts the next server under strace. With -D, the server is a child of the test.
 func (c *crashTest) traced(output string, options ...string) *exec.Cmd {
 	return c.command(append([]string{"strace", "-D", "-f", "--seccomp-bpf", "-qq", "-o", output}, options...)...)
 }
 
-// The Nth time that a thread of the server makes the call, it fails.
+// A call for the disk fails when a thread of the server makes it for the nth time. No message that was answered 200 is
+// lost, and the server goes on working.
 func TestInjectedErrors(t *testing.T) {
 	t.Parallel()
 	NeedsLong(t)
@@ -192,7 +202,7 @@ func TestInjectedErrors(t *testing.T) {
 			t.Run(fault.String(), fault.inject)
 		}
 	}
-	// Those of a segment's begin and end, and of reading:
+	// Calls that begin or remove a segment, and those that read:
 	for _, fault := range []diskFault{{call: "renameat", errno: "EIO"}, {call: "unlinkat", errno: "EIO"},
 		{call: "fsync", errno: "EIO"},
 		{call: "openat", errno: "EMFILE", file: "spare"}, {call: "openat", errno: "EIO", file: "spare"},
@@ -200,7 +210,7 @@ func TestInjectedErrors(t *testing.T) {
 		for n := range 2 {
 			fault.n, fault.rolls = n+1, true
 			if fault.file == "00000001.log" {
-				fault.n += 9 // the first ones are those of the start
+				fault.n += 9 // the start makes the first ones
 			}
 			t.Run(fault.String(), fault.inject)
 		}
@@ -209,13 +219,14 @@ func TestInjectedErrors(t *testing.T) {
 
 // diskFault is an error that a call meets the nth time that a thread makes it.
 type diskFault struct {
-	call, errno, file string // file: only calls for it
+	call, errno, file string // only calls for file fail, if it is set
 	n                 int
 	rolls             bool // with traffic that begins and removes segments
 }
 
 func (f diskFault) String() string { return fmt.Sprintf("%s%s/%s/%d", f.call, f.file, f.errno, f.n) }
 
+// inject runs a server whose call fails.
 func (f diskFault) inject(t *testing.T) {
 	c := newCrashTest(t, 4)
 	if f.rolls {
@@ -224,8 +235,8 @@ func (f diskFault) inject(t *testing.T) {
 			s.pad = strings.Repeat("x", 120<<10)
 		}
 	}
-	c.down.Store(f.n%2 == 1 && !f.rolls) // then the spool alone has what was acknowledged
-	c.start().Kill()                     // a new spool is made without errors
+	c.down.Store(f.n%2 == 1 && !f.rolls) // then only the spool has what was answered 200
+	c.start().Kill()                     // makes a new spool, without errors
 	trace := filepath.Join(t.TempDir(), "trace")
 	options := []string{"-e", "trace=" + f.call, "-e", fmt.Sprintf("inject=%s:error=%s:when=%d", f.call, f.errno, f.n)}
 	if f.file != "" {
@@ -236,17 +247,17 @@ func (f diskFault) inject(t *testing.T) {
 	answered, after, refused := 0, 0, 0
 	c.load(p, func(ok, no int) bool {
 		refused = no
-		// It fails, and after it the server goes on working.
+		// After the call has failed, the server has to accept 60 messages more.
 		if answered++; after == 0 && answered%20 == 0 && injected() > 0 {
 			after = ok + 60
 		}
 		return after > 0 && ok >= after
 	}, func() {})
 	if after == 0 {
-		t.Fatalf("%d messages, and no %dth %s of a thread", answered, f.n, f.call)
+		t.Fatalf("after %d messages, no thread has made its call %d of %s", answered, f.n, f.call)
 	}
 	if c.down.Load() && refused == 0 {
-		t.Errorf("nothing but accepting can have failed, and nobody was refused: %s", ReadFile(t, trace))
+		t.Errorf("only accepting can have failed, but no message was refused: %s", ReadFile(t, trace))
 	}
 	c.down.Store(false)
 	p.Kill()
@@ -258,8 +269,8 @@ func (f diskFault) inject(t *testing.T) {
 	t.Logf("%d times injected, %d refused", failed, refused)
 }
 
-// What was delivered is kept for look-ups as long as there is room: it never keeps a message from being accepted for
-// long.
+// Delivered messages are kept for look-ups only as long as there is room: they do not keep new messages from being
+// accepted for long.
 func TestFullDiskWithNothingWaiting(t *testing.T) {
 	t.Parallel()
 	NeedsLong(t)
@@ -272,11 +283,11 @@ func TestFullDiskWithNothingWaiting(t *testing.T) {
 			status, _ := s.Request("POST", "/notify", body)
 			return status == 200
 		})
-		Poll(t, "it is delivered", func() bool { return s.Stat(t).Waiting == 0 })
+		Poll(t, "the message is delivered", func() bool { return s.Stat(t).Waiting == 0 })
 	}
 }
 
-// limitFiles sets how large files may grow that a process writes, in bytes.
+// limitFiles sets the size, in bytes, beyond which a process may not write a file: RLIMIT_FSIZE of prlimit(2).
 func limitFiles(t *testing.T, pid int, bytes uint64) {
 	t.Helper()
 	limit := syscall.Rlimit{Cur: bytes, Max: 1<<64 - 1}
@@ -287,8 +298,8 @@ func limitFiles(t *testing.T, pid int, bytes uint64) {
 	}
 }
 
-// A process that may not write behind the first MiB of a file any more (what the kernel then sends is SIGXFSZ) takes
-// nothing, and no lane goes on. With the limit gone all goes on.
+// A server that may not write beyond the first MiB of a file any more (the kernel then sends SIGXFSZ) accepts nothing,
+// and no lane goes on. When the limit is gone, everything goes on.
 func TestFileSizeLimit(t *testing.T) {
 	t.Parallel()
 	c := newCrashTest(t, 16)
@@ -308,7 +319,7 @@ func TestFileSizeLimit(t *testing.T) {
 	c.verify(0)
 }
 
-// A server that cannot make a segment does not start, and says why in one line.
+// A server that cannot make a segment does not start: it exits with 1 and says why in one line.
 func TestFileSizeLimitAtStart(t *testing.T) {
 	t.Parallel()
 	c := newCrashTest(t, 1)
