@@ -16,7 +16,7 @@ import (
 	"unicode/utf8"
 )
 
-// examples returns the blocks of a kind in a document, as they stand there.
+// examples returns the code blocks of a kind, such as sh, in a document.
 func examples(t *testing.T, document, kind string) (blocks []string) {
 	t.Helper()
 	for _, block := range strings.Split(ReadFile(t, "../"+document), "```"+kind+"\n")[1:] {
@@ -26,7 +26,7 @@ func examples(t *testing.T, document, kind string) (blocks []string) {
 	return blocks
 }
 
-// example returns the first of these blocks that contains text.
+// example returns the first of the code blocks of a kind in a document that contains text.
 func example(t *testing.T, document, kind, text string) string {
 	t.Helper()
 	for _, block := range examples(t, document, kind) {
@@ -38,7 +38,8 @@ func example(t *testing.T, document, kind, text string) string {
 	return ""
 }
 
-// The clients' examples, as they stand there: only their paths lead into the test's folder.
+// The examples for the clients work as the documents have them. Only their paths are changed, so that they lead into
+// the test's folder, and the server's address.
 func TestClientExamples(t *testing.T) {
 	t.Parallel()
 	cli := example(t, "docs/clients.md", "sh", "slackboard-cli -t")
@@ -64,16 +65,16 @@ func TestClientExamples(t *testing.T) {
 
 	os.Mkdir(filepath.Join(dir, "backup"), 0o700)
 	if told := run(cli, 0); !strings.Contains(told, dir+"/photos") {
-		t.Errorf("the cli told %q", told)
+		t.Errorf("slackboard-cli sent %q, want a text with the path of the photos", told)
 	}
 	if told := run(log, 1); !strings.Contains(told, dir+"/photos") ||
 		!strings.Contains(s.Requests()[1].Body, "photos are not copied") {
-		t.Errorf("the log told %q", told)
+		t.Errorf("slackboard-log sent %q, want a report that the photos are not copied", told)
 	}
 	os.Mkdir(filepath.Join(dir, "photos"), 0o700)
 	WriteInto(t, filepath.Join(dir, "photos"), "one", "a photo")
 	if told := run(cli, 0) + run(log, 0); told != "" || ReadFile(t, dir+"/backup/photos/one") != "a photo" {
-		t.Errorf("success told %q", told)
+		t.Errorf("after a success, %q was sent, want nothing and a copy of the photo", told)
 	}
 
 	// cron runs what follows the five fields, with the assignments above it.
@@ -85,16 +86,16 @@ func TestClientExamples(t *testing.T) {
 	before := "set -a\n" + strings.Join(table[:len(table)-3], "\n") + "\n"
 	check, isDaily := strings.CutPrefix(table[len(table)-3], "0 9 * * * ")
 	flush, isOften := strings.CutPrefix(table[len(table)-2], "*/10 * * * * ")
-	// one of the two servers is dead
+	// The check has to fail: one of the two servers in SLACKBOARD_SERVER is dead.
 	if run(before+check, 1); !isDaily || !strings.HasPrefix(check, "slackboard-log -check ") {
 		t.Errorf("the crontab does not begin with a check, but with %q", check)
 	}
 	if told := run(before+flush, 0); !isOften || told != "" {
-		t.Errorf("%s told %q, and nothing waited", flush, told)
+		t.Errorf("%s sent %q, although nothing was kept to be sent", flush, told)
 	}
 	script := before + job
 	if told := run(script, 127); !strings.Contains(told, "Command: backup --full\n") {
-		t.Errorf("without a backup: told %q", told)
+		t.Errorf("without the program backup, %q was sent, want a report", told)
 	}
 	WriteInto(t, dir, "backup.sh", "#!/bin/sh\necho \"backup $1\"; exit 5\n")
 	os.Chmod(filepath.Join(dir, "backup.sh"), 0o700)
@@ -102,11 +103,11 @@ func TestClientExamples(t *testing.T) {
 	os.Rename(filepath.Join(dir, "backup.sh"), filepath.Join(dir, "backup"))
 	if told := run(script, 5); !strings.Contains(told, "\nbackup --full\n") ||
 		ReadFile(t, dir+"/backup.log") != "backup --full\n" {
-		t.Errorf("told %q", told)
+		t.Errorf("a backup that fails: %q was sent, want its output, which has to be in the log as well", told)
 	}
 }
 
-// documents are all that people read.
+// documents returns the texts of all documents, by their names.
 func documents(t *testing.T) map[string]string {
 	t.Helper()
 	texts := map[string]string{}
@@ -117,7 +118,8 @@ func documents(t *testing.T) map[string]string {
 	return texts
 }
 
-// Lines fit into a window, the README is short, links lead somewhere, and each entry of a list begins its line.
+// The lines of documents have at most 120 columns. README.md has at most 12 KiB. Links lead to files that exist. Each
+// entry of a numbered list begins a line.
 func TestDocumentsAreWellFormed(t *testing.T) {
 	t.Parallel()
 	link, entry := regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`), regexp.MustCompile(`\. [2-9]\. [A-Z`+"`"+`]`)
@@ -137,11 +139,11 @@ func TestDocumentsAreWellFormed(t *testing.T) {
 		}
 	}
 	if size := len(ReadFile(t, "../README.md")); size > 12<<10 {
-		t.Errorf("README.md has %d bytes", size)
+		t.Errorf("README.md has %d bytes, want 12 KiB at most", size)
 	}
 }
 
-// Lines of code fit into a window, too, with a tab as wide as four blanks.
+// The lines of code have at most 120 columns as well. A tab counts as four.
 func TestLinesOfCodeFit(t *testing.T) {
 	t.Parallel()
 	for _, pattern := range []string{"*", "*/*", "*/*/*"} {
@@ -156,7 +158,7 @@ func TestLinesOfCodeFit(t *testing.T) {
 	}
 }
 
-// Each promise in docs/design.md names the tests that show it: there are such tests.
+// The tests that docs/design.md names for its promises exist.
 func TestPromisesHaveTests(t *testing.T) {
 	t.Parallel()
 	var source strings.Builder
@@ -169,15 +171,15 @@ func TestPromisesHaveTests(t *testing.T) {
 	names := regexp.MustCompile("`(Test\\w+)`").FindAllStringSubmatch(ReadFile(t, "../docs/design.md"), -1)
 	for _, m := range names {
 		if !strings.Contains(source.String(), "func "+m[1]+"(t *testing.T)") {
-			t.Errorf("there is no %s", m[1])
+			t.Errorf("docs/design.md names %s, which does not exist", m[1])
 		}
 	}
 	if len(names) < 20 {
-		t.Errorf("%d tests are named", len(names))
+		t.Errorf("docs/design.md names %d tests, want 20 at least", len(names))
 	}
 }
 
-// What docs/operations.md measures with is there, in the folder that it names.
+// The benchmarks that docs/operations.md runs exist in the folders that it names.
 func TestDocumentedBenchmarks(t *testing.T) {
 	t.Parallel()
 	commands := regexp.MustCompile(`go test -run '\^\$' -bench (\w+) .*?(\.\S*) `)
@@ -191,7 +193,7 @@ func TestDocumentedBenchmarks(t *testing.T) {
 		}
 	}
 	if len(found) < 5 {
-		t.Errorf("%d benchmarks are named", len(found))
+		t.Errorf("docs/operations.md names %d benchmarks, want 5 at least", len(found))
 	}
 }
 
@@ -227,7 +229,7 @@ func TestDocumentedFlags(t *testing.T) {
 				s == "-dry-run" && program != "slackboard"
 		})
 		if !slices.Equal(got, documented) {
-			t.Errorf("%s has %q, documented are %q", program, got, documented)
+			t.Errorf("%s -h shows %q, documented are %q", program, got, documented)
 		}
 	}
 }
@@ -263,7 +265,7 @@ func TestDocumentedCounters(t *testing.T) {
 	}
 }
 
-// The configurations of the documents and of deploy/ are right, once their secrets exist.
+// The configurations in README.md and deploy/ are without faults and warnings, once the files of their secrets exist.
 func TestDocumentedConfigurations(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -273,12 +275,12 @@ func TestDocumentedConfigurations(t *testing.T) {
 	for _, toml := range append(examples(t, "README.md", "toml"), ReadFile(t, "../deploy/slackboard.toml")) {
 		path := WriteFile(t, "slackboard.toml", strings.ReplaceAll(toml, "file:/etc/slackboard/", "file:"+dir+"/"))
 		if code, stdout, stderr := RunProgram(t, "", nil, "slackboard", "-t", "-c", path); code != 0 || stderr != "" {
-			t.Errorf("exit %d, %q %q", code, stdout, stderr)
+			t.Errorf("-t: exit %d, %q %q, want 0 and no warnings", code, stdout, stderr)
 		}
 	}
 }
 
-// What the documents say to type with curl works.
+// The commands with curl in the documents work.
 func TestCurlExamples(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("curl"); err != nil {
@@ -301,17 +303,17 @@ func TestCurlExamples(t *testing.T) {
 			}
 			out, err := exec.Command("sh", "-c", real.Replace(line)).CombinedOutput()
 			if ran++; string(out) != want {
-				t.Errorf("%s: %s%s %v", name, line, out, err)
+				t.Errorf("%s: this command is not answered as it should be: %s%s %v", name, line, out, err)
 			}
 		}
 	}
 	if ran < 8 {
-		t.Errorf("%d examples ran", ran)
+		t.Errorf("the documents have %d commands with curl, want 8 at least", ran)
 	}
 }
 
-// The steps of deploy/Containerfile by hand: the binary, alone in a root of its own and without privileges, serves and
-// is healthy.
+// The steps of deploy/Containerfile, made by hand: the binary, alone in a root of its own and without privileges,
+// serves and is healthy.
 func TestContainerByHand(t *testing.T) {
 	t.Parallel()
 	if os.Getuid() != 0 {
@@ -354,6 +356,6 @@ func TestContainerByHand(t *testing.T) {
 	s := StartServerIn(t, inContainer("\nCMD"))
 	health := StartProcess(t, inContainer("5s CMD"))
 	if code := health.Wait(); code != 0 {
-		t.Errorf("health: exit %d, %s; %s", code, health.Stderr.String(), s.Stderr.String())
+		t.Errorf("-health: exit %d, %s; the server says %s", code, health.Stderr.String(), s.Stderr.String())
 	}
 }
