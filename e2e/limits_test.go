@@ -1,6 +1,6 @@
 package e2e
 
-// Abuse: what it costs the server is bounded, and an honest client is served meanwhile.
+// Abuse: the memory that it costs the server is bounded, and an honest client is served meanwhile.
 
 import (
 	"bufio"
@@ -25,7 +25,7 @@ import (
 	"time"
 )
 
-const mostMemory = 128 // MB resident, whoever asks
+const mostMemory = 128 // MB resident, whatever clients do
 
 // besieged is a server under abuse, and its honest client.
 type besieged struct {
@@ -38,7 +38,8 @@ type besieged struct {
 	slowest time.Duration // until one of them was answered
 }
 
-// besiege starts a server: core is more of its configuration, before what runs it.
+// besiege starts a server. core is added to its [core]. If before is given, such as a shell that sets a limit, that
+// runs the server.
 func besiege(t *testing.T, core string, before ...string) *besieged {
 	t.Helper()
 	b := &besieged{t: t, tls: strings.Contains(core, "tls_cert")}
@@ -55,7 +56,7 @@ func besiege(t *testing.T, core string, before ...string) *besieged {
 	return b
 }
 
-// post returns the status of a POST, 0 where no answer came.
+// post returns the answer to a POST of the honest client: status, headers and body. The status is 0 if no answer came.
 func (b *besieged) post(path, body string) (int, http.Header, string) {
 	scheme := "http://"
 	if b.tls {
@@ -69,7 +70,7 @@ func (b *besieged) post(path, body string) (int, http.Header, string) {
 	return resp.StatusCode, resp.Header, ReadAll(resp.Body)
 }
 
-// serves wants n honest messages to be accepted and delivered, one after the other.
+// serves checks that n messages of the honest client are accepted and delivered, one after the other.
 func (b *besieged) serves(n int) {
 	b.t.Helper()
 	for range n {
@@ -77,14 +78,15 @@ func (b *besieged) serves(n int) {
 		status, _, answer := b.post("/notify",
 			fmt.Sprintf(`{"tag":"honest","text":"%d bottles"}`, b.served))
 		if status != 200 {
-			b.t.Fatalf("honest message %d: %d %s", b.served, status, answer)
+			b.t.Fatalf("message %d of the honest client: got %d %s, want 200", b.served, status, answer)
 		}
 		b.served, b.slowest = b.served+1, max(b.slowest, time.Since(start))
 		b.slack.waitForAll(b.t, []string{"honest"}, b.served)
 	}
 }
 
-// survives wants the server to have taken little memory, and to be as it was.
+// survives checks that the server still serves the honest client, that Slack got all its messages in order, and that
+// the server never took mostMemory.
 func (b *besieged) survives() {
 	b.t.Helper()
 	b.serves(5)
@@ -97,6 +99,7 @@ func (b *besieged) survives() {
 	}
 }
 
+// dial opens a connection to the server.
 func (b *besieged) dial() *net.TCPConn {
 	b.t.Helper()
 	conn, err := net.Dial("tcp", b.Addr)
@@ -108,18 +111,19 @@ func (b *besieged) dial() *net.TCPConn {
 	return conn.(*net.TCPConn)
 }
 
-// read returns how many bytes the server has read since it started, from connections and files; 0 where Linux does not
-// tell.
+// read returns how many bytes the server has read since it started, from connections and files, as Linux says. On other
+// systems it is 0.
 func (b *besieged) read() (n int64) {
 	counters, _ := os.ReadFile(fmt.Sprintf("/proc/%d/io", b.Cmd.Process.Pid))
 	fmt.Sscanf(string(counters), "rchar: %d", &n)
 	return n
 }
 
+// post begins a request.
 const post = "POST /notify HTTP/1.1\r\nHost: x\r\n"
 
-// answered returns the status of the answer that comes on conn, and whether nothing follows it. 0: it was closed
-// without.
+// answered returns the status of the answer that comes on conn, 0 if there is none, and whether the server closes the
+// connection then.
 func answered(conn net.Conn) (status int, closed bool) {
 	r := bufio.NewReader(conn)
 	resp, err := http.ReadResponse(r, nil)
@@ -131,7 +135,7 @@ func answered(conn net.Conn) (status int, closed bool) {
 	return resp.StatusCode, err != nil && !errors.Is(err, os.ErrDeadlineExceeded)
 }
 
-// manyHeaders are lines of 10 KB.
+// manyHeaders returns 10 KB of short header lines.
 func manyHeaders() string {
 	var b strings.Builder
 	for i := range 10_000 / 8 {
@@ -140,7 +144,8 @@ func manyHeaders() string {
 	return b.String()
 }
 
-// Connections that say little, or stop in the middle. Half of them go on, a byte at a time.
+// A thousand connections stop in the middle of a request, and half of them go on, a byte at a time. The honest client
+// is served, and in the end the server closes these connections.
 func TestSlowConnections(t *testing.T) {
 	t.Parallel() // it waits
 	large := `{"tag":"other","text":"` + strings.Repeat("x", 900_000)
@@ -186,13 +191,13 @@ func TestSlowConnections(t *testing.T) {
 				b.serves(5)
 				sending.Wait()
 			}
-			if Long() { // they lose their connections in the end
+			if Long() { // it takes long until the server closes the connections
 				for i, conn := range conns {
 					switch status, closed := answered(conn); {
 					case !closed:
-						t.Errorf("%s: it was answered %d and is still open", kinds[i%len(kinds)].name, status)
+						t.Errorf("%s: answered %d, and the connection is still open", kinds[i%len(kinds)].name, status)
 					case status != 0 && status != 400 && status != 408 && status != 503:
-						t.Errorf("%s: answered %d", kinds[i%len(kinds)].name, status)
+						t.Errorf("%s: answered %d, want 400, 408, 503 or nothing", kinds[i%len(kinds)].name, status)
 					}
 				}
 			}
@@ -201,7 +206,7 @@ func TestSlowConnections(t *testing.T) {
 	}
 }
 
-// repeat writes to conn until it is cut off.
+// repeat writes what to conn again and again, until the connection is cut off.
 func repeat(conn net.Conn, what string) {
 	for {
 		if _, err := io.WriteString(conn, what); err != nil {
@@ -210,7 +215,7 @@ func repeat(conn net.Conn, what string) {
 	}
 }
 
-// What has no end is cut off: the server reads little more of it than it takes.
+// A request without an end is refused and cut off: the server reads little more of it than it would accept.
 func TestEndlessRequests(t *testing.T) {
 	t.Parallel()
 	text, line := strings.Repeat("bottles of beer ", 4096), strings.Repeat("x", 1000)
@@ -264,6 +269,7 @@ func TestEndlessRequests(t *testing.T) {
 	}
 }
 
+// Deeply nested JSON is refused, or it is accepted and delivered. It costs the server little memory.
 func TestDeepJSON(t *testing.T) {
 	t.Parallel()
 	const deep = 100_000
@@ -286,7 +292,7 @@ func TestDeepJSON(t *testing.T) {
 		}
 		b.serves(1)
 	}
-	// What is accepted is delivered, however deep.
+	// What is accepted has to be delivered, however deep it is.
 	accepted := 0
 	for _, depth := range []int{100, 9_990, 9_995, 9_996, 9_997, 9_998, 9_999, 10_000} {
 		for _, key := range []string{"blocks", "attachments"} {
@@ -302,13 +308,14 @@ func TestDeepJSON(t *testing.T) {
 		}
 	}
 	if accepted < 2 {
-		t.Errorf("%d were accepted", accepted)
+		t.Errorf("%d messages were accepted, want 2 at least", accepted)
 	}
 	checkDelivered(t, b.Process, b.served+accepted)
 	b.survives()
 }
 
-// Connections that are reset, and such as are closed in one direction.
+// Connections that a client resets, or closes in one direction, leave no goroutines behind. A message that came whole
+// is delivered.
 func TestBrokenConnections(t *testing.T) {
 	t.Parallel()
 	body := `{"tag":"other","text":"1 bottle"}`
@@ -372,17 +379,19 @@ func TestBrokenConnections(t *testing.T) {
 		b.serves(5)
 		breaking.Wait()
 	}
-	// of 4,000 connections; those to Slack stay
-	Poll(t, "what served them has ended", func() bool { return goroutines() <= before+50 })
+	// There were 4,000 connections. Those to Slack stay.
+	Poll(t, "the goroutines of the connections have ended", func() bool { return goroutines() <= before+50 })
 	st := drained(t, b.Process)
-	if n := st.Delivered - int64(b.served); n < count || n > 2*count { // those that were reset may have been taken
+	if n := st.Delivered - int64(b.served); n < count || n > 2*count { // a message may be accepted before the reset
 		t.Errorf("%d messages were delivered, want %d to %d", n, count, 2*count)
 	}
-	t.Logf("%d of %d that did not wait for the answer were taken", st.Delivered-int64(b.served)-count, count)
+	t.Logf("%d of %d messages whose client did not wait for the answer were accepted",
+		st.Delivered-int64(b.served)-count, count)
 	b.survives()
 }
 
-// The largest messages that there are, from many at once, while Slack takes its time.
+// Many clients send the largest messages at once, while Slack hangs. Messages are accepted or refused with a 503, and
+// the number of large posts in flight is bounded.
 func TestManyLargeMessages(t *testing.T) {
 	t.Parallel()
 	NeedsLong(t)
@@ -399,7 +408,7 @@ func TestManyLargeMessages(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			b := besiege(t, "")
 			clients, posts := 64, 2
-			if test.posts == 1 { // all that waits would be folded into the second post
+			if test.posts == 1 { // all messages that wait are folded into the second post
 				posts = 2
 			}
 			var hanging, taken, refused atomic.Int64
@@ -416,7 +425,7 @@ func TestManyLargeMessages(t *testing.T) {
 			var sending sync.WaitGroup
 			for i := range clients {
 				sending.Go(func() {
-					room := 1<<20 - len(fmt.Sprintf(test.body, 10+i, "")) // two digits: the texts are equal
+					room := 1<<20 - len(fmt.Sprintf(test.body, 10+i, "")) // numbers of two digits: all texts are equal
 					body := fmt.Sprintf(test.body, 10+i, strings.Repeat("x", room))
 					for range posts {
 						status, header, answer := b.post(test.path, body)
@@ -435,8 +444,8 @@ func TestManyLargeMessages(t *testing.T) {
 			b.serves(5)
 			sending.Wait()
 			b.serves(5)
-			most := test.posts // and as many of the share of those that deliver, once the honest client's message was
-			if most > 1 {
+			most := test.posts
+			if most > 1 { // as many again, for accounts that deliver: the honest client's message was delivered
 				most *= 2
 			}
 			if n := hanging.Load(); n > most {
@@ -447,15 +456,15 @@ func TestManyLargeMessages(t *testing.T) {
 			drained(t, b.Process)
 			t.Logf("%d taken, %d refused", taken.Load(), refused.Load())
 			if taken.Load() < int64(clients) {
-				t.Errorf("%d were taken", taken.Load())
+				t.Errorf("%d messages were accepted, want one of each client at least", taken.Load())
 			}
 			b.survives()
 		})
 	}
 }
 
-// There are so many connections and no more: while all are in use, the next one waits until one of them is closed. One
-// that is idle is closed for it.
+// The number of connections is limited: while all are in use, the next one waits until one of them is closed. One that
+// is idle is closed for a new one.
 func TestConnectionLimit(t *testing.T) {
 	t.Parallel()
 	b := besiege(t, "batch=1\n", "sh", "-c", `ulimit -n 256 && exec "$@"`, "sh")
@@ -484,13 +493,13 @@ func TestConnectionLimit(t *testing.T) {
 			t.Fatalf("connection %d: %v", i, err)
 		}
 		if i == 0 {
-			if err := <-answer; err != nil { // the first one closed: its answer says so
+			if err := <-answer; err != nil { // the first connection was closed after its answer, for the next one
 				t.Error(err)
 			}
 		}
 	}
 	b.slack.waitForAll(t, []string{"other"}, most+1)
-	for range 2 * most { // none is in use now
+	for range 2 * most { // no connection is in use now
 		if err := newCaller(t, b.Addr).call(numbered("other", 3, "bottles")); err != nil {
 			t.Fatal(err)
 		}
@@ -499,7 +508,7 @@ func TestConnectionLimit(t *testing.T) {
 	b.survives()
 }
 
-// besiegeFull is besiege with 100,000 messages that wait for a webhook that nobody answers for.
+// besiegeFull is besiege with 100,000 messages that wait for a webhook at whose address nobody listens.
 func besiegeFull(t *testing.T) *besieged {
 	t.Helper()
 	spool := t.TempDir()
@@ -516,8 +525,8 @@ func besiegeFull(t *testing.T) *besieged {
 	return b
 }
 
-// One listing, or four at once, of large messages takes little memory: texts are shortened in it, and one message has
-// the whole.
+// Four listings of large messages at the same time take little memory: a list shows only the beginning of each text.
+// The whole text is in GET /messages/ID.
 func TestListingOfLargeMessages(t *testing.T) {
 	t.Parallel()
 	NeedsLong(t)
@@ -543,11 +552,11 @@ func TestListingOfLargeMessages(t *testing.T) {
 				return
 			}
 			if got := len(list.Messages[0].Text); got > 1100 {
-				t.Errorf("a text of %d bytes in the list", got)
+				t.Errorf("a text of %d bytes in the list, want 1100 at most", got)
 			}
 			status, body = b.Request("GET", "/messages/"+list.Messages[0].ID, "")
 			if status != 200 || !strings.Contains(body, text) {
-				t.Errorf("the message alone: %d, %d bytes", status, len(body))
+				t.Errorf("the message alone: got %d and %d bytes, want 200 and the whole text", status, len(body))
 			}
 		})
 	}
@@ -555,7 +564,7 @@ func TestListingOfLargeMessages(t *testing.T) {
 	b.survives()
 }
 
-// An operator who does not read a long listing to its end keeps no other operator waiting.
+// An operator who does not read a long listing to its end does not keep other operators waiting.
 func TestListingThatNobodyReads(t *testing.T) {
 	t.Parallel()
 	b := besiegeFull(t)
@@ -565,15 +574,15 @@ func TestListingThatNobodyReads(t *testing.T) {
 		t.Fatalf("%q %v", line, err)
 	}
 	if status, body := b.Request("GET", "/messages?state=waiting&limit=1", ""); status != 200 {
-		t.Errorf("%d %s", status, body)
+		t.Errorf("another listing: got %d %s, want 200", status, body)
 	}
 	rest, err := io.ReadAll(slow.r)
 	if err != nil || !strings.Contains(string(rest[max(0, len(rest)-200):]), `"total": 100000`) {
-		t.Errorf("the long listing was over before the other began: %d bytes, %v", len(rest), err)
+		t.Errorf("the long listing does not end with the right total: %d bytes, %v", len(rest), err)
 	}
 }
 
-// A tag with a hundred entries keeps one copy of a text.
+// A large message for a tag with a hundred entries takes the memory of one copy.
 func TestFanOutOfLargeMessages(t *testing.T) {
 	t.Parallel()
 	b := besiegeFull(t)
@@ -592,7 +601,7 @@ func TestFanOutOfLargeMessages(t *testing.T) {
 	b.survives()
 }
 
-// Sync requests that gave up keep nothing.
+// Thousands of sync requests that are given up leave nothing in memory.
 func TestManySyncRequestsGiveUp(t *testing.T) {
 	t.Parallel()
 	NeedsLong(t)
@@ -622,7 +631,7 @@ func TestManySyncRequestsGiveUp(t *testing.T) {
 	b.survives()
 }
 
-// Large sync requests to destinations that hang leave room for the large requests of others.
+// Large sync requests to destinations that hang leave room for other large requests.
 func TestLargeSyncRequestsToSickDestinations(t *testing.T) {
 	t.Parallel()
 	b := besiege(t, "")
@@ -644,7 +653,7 @@ func TestLargeSyncRequestsToSickDestinations(t *testing.T) {
 			b.post("/notify-directly", fmt.Sprintf(`{"sync":true,"payload":{"channel":"#c%d","text":"%s"}}`, i, large))
 		})
 	}
-	Poll(t, "eight hang", func() bool { return hanging.Load() >= 8 })
+	Poll(t, "eight posts hang", func() bool { return hanging.Load() >= 8 })
 	for range 5 {
 		start := time.Now()
 		if status, _, answer := b.post("/notify", `{"tag":"other","text":"`+large+`"}`); status != 200 {
@@ -658,7 +667,7 @@ func TestLargeSyncRequestsToSickDestinations(t *testing.T) {
 	asked.Wait()
 }
 
-// Sending all dead letters of a tag again ends when the operator goes away, and does not hold up a stop.
+// Sending all dead letters of a tag again ends when the operator goes away, and does not delay a stop.
 func TestSendingAgainEnds(t *testing.T) {
 	t.Parallel()
 	const dead = 30_000
@@ -687,13 +696,13 @@ func TestSendingAgainEnds(t *testing.T) {
 	Poll(t, "some are sent again", func() bool { return s.Stat(t).Dead < dead })
 	cancel()
 	var left int64
-	Poll(t, "it ends", func() bool {
+	Poll(t, "sending again ends", func() bool {
 		before := left
 		left = s.Stat(t).Dead
 		return left == before
 	})
 	if left == 0 {
-		t.Error("all were sent again before the operator could go away: this shows nothing")
+		t.Error("all were sent again before the operator could go away: the test shows nothing")
 	}
 	go again(context.Background())
 	Poll(t, "more are sent again", func() bool { return s.Stat(t).Dead < left })
