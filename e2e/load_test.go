@@ -1,7 +1,8 @@
 package e2e
 
-// One destination's trouble is nobody else's: lanes that hang, fail or are limited beside healthy ones, a dead one
-// under gigabytes for others, a million messages that wait.
+// The trouble of one destination does not hurt the others: lanes that hang, fail or are limited beside healthy ones, a
+// dead destination beside a gigabyte of messages for others. Also a million messages that wait, a million dead letters,
+// and a storm.
 
 import (
 	"bufio"
@@ -23,8 +24,9 @@ import (
 	"time"
 )
 
-// BenchmarkAccept compares accepting onto disk with a bare net/http handler: two processes, loaded by turns from this
-// one. An operation is half a second of each. The temporary folder has to be on a real disk for this to mean something.
+// BenchmarkAccept compares accepting messages, which are synced to disk, with a bare net/http handler. Both are
+// processes that this one loads by turns. An operation is half a second of each. The figures mean something only if
+// the temporary folder is on a real disk.
 //
 //	go test -run '^$' -bench Accept -benchtime 3x
 func BenchmarkAccept(b *testing.B) {
@@ -37,6 +39,7 @@ func BenchmarkAccept(b *testing.B) {
 	}
 }
 
+// compareAccept compares with so many connections. If delivering is false, nobody listens at the webhook's address.
 func compareAccept(b *testing.B, conns int, delivering bool) {
 	const slice = 500 * time.Millisecond
 	webhook := "http://127.0.0.1:1/"
@@ -56,12 +59,12 @@ func compareAccept(b *testing.B, conns int, delivering bool) {
 	for b.Loop() {
 		ours.run(b, slice)
 		last = s.Stat(b).Delivered
-		// What still goes to Slack must not slow the bare handler.
+		// The server is stopped meanwhile: what it still posts to Slack must not slow the bare handler.
 		s.Signal(syscall.SIGSTOP)
 		bare.run(b, slice)
 		s.Signal(syscall.SIGCONT)
 	}
-	b.ReportMetric(0, "ns/op") // that is only the slices
+	b.ReportMetric(0, "ns/op") // left out: it is the length of the slices
 	b.ReportMetric(ours.rate(), "req/s")
 	b.ReportMetric(bare.rate(), "bare-req/s")
 	b.ReportMetric(ours.rate()/bare.rate(), "ratio")
@@ -92,7 +95,7 @@ func newLoad(b *testing.B, addr string, conns int, tags []string) *load {
 	return l
 }
 
-// run keeps a request on each connection for so long.
+// run sends one request after the other on each connection, for the time of slice.
 func (l *load) run(b *testing.B, slice time.Duration) {
 	b.Helper()
 	var wg sync.WaitGroup
@@ -117,21 +120,23 @@ func (l *load) run(b *testing.B, slice time.Duration) {
 	}
 }
 
+// reset forgets what was measured.
 func (l *load) reset() {
 	l.answered.Store(0)
 	l.took = 0
 }
 
+// rate returns how many requests were answered in a second.
 func (l *load) rate() float64 { return float64(l.answered.Load()) / l.took.Seconds() }
 
-// sink is a Slack for many and large posts. fakeSlack keeps every body; this one keeps, of a text like "17 bottles",
-// the number, and its script can hang for as long as it likes.
+// sink is a fake Slack for many or large posts. FakeSlack keeps every body. sink keeps only the number in a text such
+// as "17 bottles", and its script may block.
 type sink struct {
 	*httptest.Server
 	script func(sinkPost) Reply
 	mu     sync.Mutex
 	tries  map[string][]time.Time // by channel: every post that came in
-	took   map[string][]int       // by channel: the numbers of those that were answered ok, in order
+	took   map[string][]int       // by channel: the numbers of the posts that were answered ok, in order
 }
 
 type sinkPost struct {
@@ -183,12 +188,14 @@ func (s *sink) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	io.WriteString(w, "ok")
 }
 
+// tried returns when the posts to a channel came in.
 func (s *sink) tried(channel string) []time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]time.Time(nil), s.tries[channel]...)
 }
 
+// taken returns the numbers of the posts to a channel that were answered ok, in order.
 func (s *sink) taken(channel string) []int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -203,7 +210,7 @@ func (s *sink) waitForAll(t testing.TB, tags []string, n int) {
 	}
 }
 
-// checkOrder wants that a tag's channel took 0 to n-1, each once, in this order.
+// checkOrder checks that a tag's channel took the messages 0 to n-1, each once, in this order.
 func (s *sink) checkOrder(t testing.TB, tag string, n int) {
 	t.Helper()
 	took := s.taken("#" + tag)
@@ -219,14 +226,14 @@ func (s *sink) checkOrder(t testing.TB, tag string, n int) {
 	}
 }
 
-// spoolConfig is a server's configuration without tags. Every message is a post, as soon as Slack has answered the one
-// before.
+// spoolConfig returns a server's configuration without tags. Each message is a post of its own, which is made as soon
+// as Slack has answered the one before.
 func spoolConfig(spool string) string {
 	return fmt.Sprintf("[core]\nport='127.0.0.1:0'\nchannel_rate=0\nbatch=1\n[log]\naccess_log='%s'\n[spool]\n"+
 		"dir='%s'\n", os.DevNull, spool)
 }
 
-// tagConfig adds tags of one webhook, each with the channel of its name.
+// tagConfig returns [[tags]] that all post to one webhook, each to a channel with its name.
 func tagConfig(webhook string, tags ...string) string {
 	var b strings.Builder
 	for _, tag := range tags {
@@ -235,6 +242,7 @@ func tagConfig(webhook string, tags ...string) string {
 	return b.String()
 }
 
+// tagNames returns n names, each with the prefix and a number of four digits.
 func tagNames(prefix string, n int) []string {
 	names := make([]string, n)
 	for i := range names {
@@ -243,7 +251,7 @@ func tagNames(prefix string, n int) []string {
 	return names
 }
 
-// caller is a client on one connection. It does so little that what it measures is the server.
+// caller is a client with one connection. It does little itself, so that it measures the server.
 type caller struct {
 	conn net.Conn
 	r    *bufio.Reader
@@ -265,7 +273,7 @@ func numbered(tag string, n int, padding string) []byte {
 	return fmt.Appendf(nil, "POST /notify HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 }
 
-// call returns an error for any answer but 200.
+// call sends a request. Any other answer than 200 is an error.
 func (c *caller) call(request []byte) error {
 	if _, err := c.conn.Write(request); err != nil {
 		return err
@@ -317,7 +325,8 @@ func sendAll(t testing.TB, p *Process, tags []string, from, to int) {
 	wg.Wait()
 }
 
-// checkDelivered waits until n messages count as delivered and none as waiting, and wants no other.
+// checkDelivered waits until n messages count as delivered and none as waiting. It checks that no more are delivered
+// and that none is a dead letter or dropped.
 func checkDelivered(t testing.TB, p *Process, n int) (st Stat) {
 	t.Helper()
 	Poll(t, fmt.Sprintf("/stat/app says delivered %d, waiting 0", n), func() bool {
@@ -330,6 +339,8 @@ func checkDelivered(t testing.TB, p *Process, n int) (st Stat) {
 	return st
 }
 
+// Destinations that hang, fail or are limited do not delay 50 healthy ones. When they work again, they get all their
+// messages, in order. A limited destination gets no post before the time of its Retry-After is over.
 func TestIsolation(t *testing.T) {
 	t.Parallel()
 	rounds, pauses, pause := 3, 1, 2*time.Second
@@ -372,26 +383,26 @@ func TestIsolation(t *testing.T) {
 	}
 	sendAll(t, s, append(bad, healthy...), 1, rounds+1)
 	slack.waitForAll(t, healthy, rounds)
-	// The healthy ones are through. The others are as stuck as before:
+	// The healthy destinations have all their messages. The others are as stuck as before:
 	if n := hanging.Load(); n != 1 {
 		t.Errorf("%d posts hang, want 1", n)
 	}
 	for _, tag := range bad {
 		if took := slack.taken("#" + tag); len(took) > 0 {
-			t.Fatalf("slack took %v of %s: nothing was shown", took, tag)
+			t.Fatalf("slack took %v of %s, which should be stuck: the test shows nothing", took, tag)
 		}
 	}
-	Poll(t, fmt.Sprintf("the limited one is tried %d times", pauses), func() bool {
+	Poll(t, fmt.Sprintf("the limited destination is tried %d times", pauses), func() bool {
 		return len(slack.tried("#limited")) >= pauses
 	})
 	close(healed)
 	slack.waitForAll(t, bad, rounds+1)
 	for i, at := range slack.tried("#limited")[1 : limited.Load()+1] {
 		if gap := at.Sub(slack.tried("#limited")[i]); gap < pause {
-			t.Errorf("the limited one was tried again %v after a 429 with Retry-After %v", gap, pause)
+			t.Errorf("the limited destination was tried again %v after a 429 with Retry-After %v", gap, pause)
 		}
 	}
-	for _, tag := range healthy { // sent from 1 on
+	for _, tag := range healthy { // their numbers begin with 1
 		if took := fmt.Sprint(slack.taken("#" + tag)); took != fmt.Sprint(numbersTo(rounds + 1)[1:]) {
 			t.Errorf("%s: slack took %s, want 1 to %d", tag, took, rounds)
 		}
@@ -404,6 +415,7 @@ func TestIsolation(t *testing.T) {
 	}
 }
 
+// numbersTo returns the numbers from 0 to n-1.
 func numbersTo(n int) []int {
 	numbers := make([]int, n)
 	for i := range numbers {
@@ -412,8 +424,8 @@ func numbersTo(n int) []int {
 	return numbers
 }
 
-// All posts that may be in flight hang. Once they have failed, half of them at most may hang again: a healthy one goes
-// out beside them.
+// 64 webhooks hang, as many as posts may be in flight to webhooks that Slack has not answered for. After they have
+// failed, 32 of them at most are tried again at the same time: a healthy webhook delivers beside them.
 func TestManyHangingWebhooks(t *testing.T) {
 	t.Parallel()
 	const count, each = 64, 3
@@ -423,7 +435,7 @@ func TestManyHangingWebhooks(t *testing.T) {
 	slack := newSink(t, func(p sinkPost) Reply {
 		switch {
 		case p.channel == "#healthy":
-		case p.try == 1: // what a timeout of 30 s ends is ended by hanging up
+		case p.try == 1: // Slack hangs up, so that the test need not wait for the timeout of 30 s
 			first.Add(1)
 			<-cut
 			panic(http.ErrAbortHandler)
@@ -438,7 +450,7 @@ func TestManyHangingWebhooks(t *testing.T) {
 		return Reply{}
 	})
 	release := sync.OnceFunc(func() { close(cut) })
-	t.Cleanup(release) // a test that fails before must not wait for them
+	t.Cleanup(release) // a test that fails before must not wait for these posts
 	webhooks := tagNames("hook", count)
 	config := spoolConfig(t.TempDir()) + tagConfig(slack.URL+"/services/healthy", "healthy")
 	for _, tag := range webhooks {
@@ -454,11 +466,11 @@ func TestManyHangingWebhooks(t *testing.T) {
 	sendAll(t, s, []string{"healthy"}, 1, each)
 	slack.waitForAll(t, []string{"healthy"}, each)
 	if n := again.Load(); n != 32 {
-		t.Errorf("%d webhooks hang when the healthy one is through, want 32", n)
+		t.Errorf("%d webhooks hang after the healthy one has all its messages, want 32", n)
 	}
 	for _, tag := range webhooks {
 		if took := slack.taken("#" + tag); len(took) > 0 {
-			t.Fatalf("slack took %v of %s: nothing was shown", took, tag)
+			t.Fatalf("slack took %v of %s, which should hang: the test shows nothing", took, tag)
 		}
 	}
 	if most := mostAgain.Load(); most > 32 {
@@ -472,7 +484,8 @@ func TestManyHangingWebhooks(t *testing.T) {
 	checkDelivered(t, s, (count+1)*each)
 }
 
-// A dead destination holds one message in every segment. What went to others does not stay on disk for it.
+// A dead destination has a message in about every segment. This does not keep the messages of others, which were
+// delivered, on disk or in memory. When the destination works again, it gets its messages, in order.
 func TestDeadDestinationDoesNotPinTheDisk(t *testing.T) {
 	t.Parallel()
 	const diskLimit, size, senders = 200 << 20, 256 << 10, 8
@@ -481,7 +494,8 @@ func TestDeadDestinationDoesNotPinTheDisk(t *testing.T) {
 		volume = 1 << 30
 	}
 	var healed atomic.Bool
-	// A sender takes a token, Slack gives it back: what waits, but for the dead one's, is bounded.
+	// A sender takes a token for each message, and Slack gives it back: so only few messages wait, except those of the
+	// dead destination.
 	tokens := make(chan struct{}, 4*senders)
 	for range cap(tokens) {
 		tokens <- struct{}{}
@@ -524,7 +538,7 @@ func TestDeadDestinationDoesNotPinTheDisk(t *testing.T) {
 					dead++
 					mu.Unlock()
 					if err != nil {
-						t.Errorf("the dead one: %v", err)
+						t.Errorf("a message for the dead destination: %v", err)
 						return
 					}
 				}
@@ -537,7 +551,7 @@ func TestDeadDestinationDoesNotPinTheDisk(t *testing.T) {
 		t.FailNow()
 	}
 	slack.waitForAll(t, others, each)
-	Poll(t, "only the dead one's wait", func() bool { return s.Stat(t).Waiting == int64(dead) })
+	Poll(t, "only the dead destination's wait", func() bool { return s.Stat(t).Waiting == int64(dead) })
 	for _, tag := range others {
 		slack.checkOrder(t, tag, each)
 	}
@@ -549,7 +563,7 @@ func TestDeadDestinationDoesNotPinTheDisk(t *testing.T) {
 	if most.Load() >= diskLimit {
 		t.Errorf("the spool took %d MiB, want less than %d MiB", most.Load()>>20, diskLimit>>20)
 	}
-	if mostMemory > 256 { // what passed through must not stay there either
+	if mostMemory > 256 { // delivered messages must not stay in memory either
 		t.Errorf("the server took %d MB of memory, want 256 at most", mostMemory)
 	}
 	s.Signal(syscall.SIGTERM)
@@ -557,7 +571,8 @@ func TestDeadDestinationDoesNotPinTheDisk(t *testing.T) {
 		t.Errorf("exit %d: %s", code, s.Stderr.String())
 	}
 
-	// A new start, so that nobody has to wait for the back-off; what was carried forward has to be put in order again.
+	// After a new start, the test need not wait for the back-off, and the server has to put in order again what was
+	// carried forward.
 	healed.Store(true)
 	s = StartServer(t, config)
 	slack.waitForAll(t, []string{"dead"}, dead)
@@ -566,11 +581,11 @@ func TestDeadDestinationDoesNotPinTheDisk(t *testing.T) {
 		t.Errorf("found_at_start %d, want %d", st.FoundAtStart, dead)
 	}
 	for _, tag := range others {
-		slack.checkOrder(t, tag, each) // nothing came a second time
+		slack.checkOrder(t, tag, each) // no message came a second time
 	}
 }
 
-// peak is the most that was noted.
+// peak is the highest number that was noted.
 type peak struct{ atomic.Int64 }
 
 func (p *peak) note(n int64) {
@@ -578,7 +593,7 @@ func (p *peak) note(n int64) {
 	}
 }
 
-// dirSize returns the bytes in the files of dir. One that is deleted meanwhile has none.
+// dirSize returns how many bytes the files of dir have. A file that is deleted meanwhile does not count.
 func dirSize(dir string) (size int64) {
 	entries, _ := os.ReadDir(dir)
 	for _, e := range entries {
@@ -589,7 +604,8 @@ func dirSize(dir string) (size int64) {
 	return size
 }
 
-// memoryOf returns a process's resident memory in MB, now and at most, as Linux tells it. Elsewhere it is 0.
+// memoryOf returns how many MB of memory of a process are resident now, and were at most, as Linux says. On other
+// systems both are 0.
 func memoryOf(p *Process) (now, most int) {
 	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Cmd.Process.Pid))
 	for line := range strings.Lines(string(status)) {
@@ -607,8 +623,8 @@ func memoryOf(p *Process) (now, most int) {
 	return now, most
 }
 
-// A million messages take at most 64 MB at any time, the start included. The time until it listens is reported: the
-// goal is 1.5 s.
+// With a million messages that wait, the server takes at most 64 MB of memory at any time, also during its start. The
+// time until it listens is only logged. The goal is 1.5 s.
 func TestMillionWaiting(t *testing.T) {
 	t.Parallel()
 	counts := []int{20_000}
@@ -630,7 +646,7 @@ func TestMillionWaiting(t *testing.T) {
 			t.Logf("%d waiting in %d MiB: listening after %.2fs; resident %d MB, at most %d MB; at most %d MB after "+
 				"a post for each tag", n, size>>20, took.Seconds(), atStart, most, after)
 			if after > 64 {
-				t.Errorf("it took %d MB, want 64 at most", after)
+				t.Errorf("the server took %d MB, want 64 at most", after)
 			}
 			if st := s.Stat(t); st.FoundAtStart != int64(n) || st.Waiting != int64(n) {
 				t.Errorf("found_at_start %d, waiting %d, want %d", st.FoundAtStart, st.Waiting, n)
@@ -639,7 +655,7 @@ func TestMillionWaiting(t *testing.T) {
 	}
 }
 
-// writeSpool writes n messages that wait as a server would have, and returns the bytes they take.
+// writeSpool writes a spool with n messages that wait, as a server would have, and returns how many bytes they take.
 func writeSpool(t testing.TB, dir string, tags []string, n int) (size int64) {
 	t.Helper()
 	accepted := time.Now().UnixMilli() - int64(n)
@@ -679,7 +695,8 @@ func writeSpool(t testing.TB, dir string, tags []string, n int) (size int64) {
 	return size
 }
 
-// To find one of many dead letters, and to send all of a tag again, takes no more memory than their numbers.
+// With a million dead letters, finding one of them, listing them, and sending all of a tag again takes bounded memory:
+// the server keeps their numbers, not their contents.
 func TestMillionDead(t *testing.T) {
 	t.Parallel()
 	n := Rounds(1_000_000, 20_000)
@@ -705,18 +722,18 @@ func TestMillionDead(t *testing.T) {
 	start := time.Now()
 	if status, body := s.Request("GET", fmt.Sprintf("/messages/%016x", uint64(0x9e3779b97f4a7c15)),
 		""); status != 200 || !strings.Contains(body, "invalid_blocks") {
-		t.Errorf("the first: %d %s", status, body)
+		t.Errorf("the first dead letter: got %d %s", status, body)
 	}
 	found := time.Since(start)
 	if status, body := s.Request("GET", "/messages?state=dead&limit=10", ""); status != 200 ||
 		!strings.Contains(body, fmt.Sprintf(`"total": %d`, n)) {
-		t.Errorf("the list: %d %.300s", status, body)
+		t.Errorf("the list: got %d %.300s", status, body)
 	}
 	_, listed := memoryOf(s)
 	start = time.Now()
 	status, body := s.Request("POST", "/messages/retry?tag="+tags[3], "")
 	if status != 200 || !strings.Contains(body, fmt.Sprintf(`"count": %d`, n/len(tags))) {
-		t.Errorf("sent again: %d %s", status, body)
+		t.Errorf("sending those of a tag again: got %d %s", status, body)
 	}
 	took := time.Since(start)
 	_, most := memoryOf(s)
@@ -724,15 +741,15 @@ func TestMillionDead(t *testing.T) {
 		"%d MB after %d were sent again (%v)",
 		n, atStart, listed, found.Round(time.Millisecond), most, n/len(tags), took.Round(time.Millisecond))
 	if listed > 128 || most > 160 {
-		t.Error("that is more than numbers take")
+		t.Error("want 128 MB at most after the list, and 160 MB at most in all")
 	}
 	if st := s.Stat(t); st.Dead != int64(n-n/len(tags)) || st.FoundAtStart != int64(n) {
 		t.Errorf("counters: %+v", st)
 	}
 }
 
-// With real processes and a receiver that wants a second between posts: the storm arrives whole and in order, and is
-// not told to slow down more than twice.
+// If a receiver wants a second between posts, all messages of a storm arrive, and the server is answered 429 at most
+// twice.
 func TestStormEndToEnd(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
@@ -768,18 +785,18 @@ func TestStormEndToEnd(t *testing.T) {
 		})
 	}
 	senders.Wait()
-	Poll(t, "all is delivered", func() bool {
+	Poll(t, "all messages are delivered", func() bool {
 		st := s.Stat(t)
 		return st.Delivered == int64(n) && st.Accepted == int64(n)
 	})
 	t.Logf("%d messages in %d posts, %v, %d times 429", n, len(slack.Deliveries()),
 		time.Since(start).Round(time.Millisecond), limited)
 	if limited > 2 {
-		t.Errorf("%d times 429, want 2 at most", limited)
+		t.Errorf("the server was answered 429 %d times, want 2 at most", limited)
 	}
 	mu.Lock()
 	defer mu.Unlock()
 	if seen != n {
-		t.Errorf("the posts tell of %d messages, want %d", seen, n)
+		t.Errorf("the posts have %d messages, want %d", seen, n)
 	}
 }
