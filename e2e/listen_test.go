@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// withFiles runs a program with so many file descriptors.
+// withFiles returns a command that runs a program with at most so many file descriptors.
 func withFiles(files int, program string, args ...string) *exec.Cmd {
 	script := fmt.Sprintf(`ulimit -n %d; exec "$0" "$@"`, files)
 	return exec.Command("sh", append([]string{"-c", script, program}, args...)...)
@@ -49,7 +49,8 @@ func TestFewFileDescriptors(t *testing.T) {
 	}
 }
 
-// Two servers start at once on one socket, where a dead one left its own: one of them serves, the other says why not.
+// If two servers start at once on a socket that a dead server has left, one of them serves, and the other says why it
+// does not.
 func TestTwoStartsAtOnce(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ name, first, second, want string }{
@@ -74,10 +75,10 @@ func TestTwoStartsAtOnce(t *testing.T) {
 					server, other = other, server
 				case <-other.Ended:
 				case <-time.After(Patience):
-					t.Fatalf("both run: %s, %s", server.Stderr.String(), other.Stderr.String())
+					t.Fatalf("both servers run: %s, %s", server.Stderr.String(), other.Stderr.String())
 				}
 				if code := other.Wait(); code != 1 || !strings.Contains(other.Stderr.String(), test.want) {
-					t.Errorf("exit %d: %s", code, other.Stderr.String())
+					t.Errorf("the other server: exit %d, want 1 and why: %s", code, other.Stderr.String())
 				}
 				server.Addr = socket
 				server.IsAlive()
