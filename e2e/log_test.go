@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// stuck is a pipe that nobody reads. If it has no reader at all, writing to it is a SIGPIPE.
+// stuck returns a pipe that nobody reads. If it has no reader at all, a write to it raises SIGPIPE.
 func stuck(t *testing.T, hasReader bool) *os.File {
 	t.Helper()
 	r, w, err := os.Pipe()
@@ -28,7 +28,7 @@ func stuck(t *testing.T, hasReader bool) *os.File {
 	return w
 }
 
-// startUnheard starts cmd with a unix socket to listen on, and returns when it answers: it cannot be heard.
+// startUnheard starts cmd, a server whose output cannot be read, on a unix socket. It returns when the server answers.
 func startUnheard(t *testing.T, cmd *exec.Cmd) *Process {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "s")
@@ -39,7 +39,8 @@ func startUnheard(t *testing.T, cmd *exec.Cmd) *Process {
 	return p
 }
 
-// Nobody reads standard output or error, or a named pipe: requests go on, and a stop is a stop.
+// If nobody reads standard output, standard error or a named pipe that is a log, the server still answers requests,
+// reloads its configuration and stops.
 func TestLogsCannotStopTheServer(t *testing.T) {
 	t.Parallel()
 	slack := NewFakeSlack(t, nil)
@@ -76,7 +77,7 @@ func TestLogsCannotStopTheServer(t *testing.T) {
 					}
 				}
 				if status, body := p.Request("POST", "/notify", NotifyBody("general", 1, true)); status != 200 {
-					t.Errorf("%d %s", status, body)
+					t.Errorf("/notify: got %d %s, want 200", status, body)
 				}
 				p.Signal(syscall.SIGHUP)
 				p.IsAlive()
@@ -87,14 +88,15 @@ func TestLogsCannotStopTheServer(t *testing.T) {
 				}
 				t.Logf("the stop took %v", time.Since(start))
 				if left := FilesIn(t, strings.TrimPrefix(cmd.Env[len(cmd.Env)-1], "TMPDIR=")); len(left) > 0 {
-					t.Errorf("it leaves %v behind", left)
+					t.Errorf("the server leaves %v behind", left)
 				}
 			})
 		}
 	}
 }
 
-// A named pipe needs no reader at the start. One that comes gets what was logged before, one that goes can come again.
+// A log may be a named pipe. It needs no reader at the start: a reader that comes later gets what was logged before. If
+// a reader goes, another one may come.
 func TestNamedPipeAsLog(t *testing.T) {
 	t.Parallel()
 	fifo := filepath.Join(t.TempDir(), "fifo")
