@@ -21,7 +21,7 @@ import (
 
 func TestMain(m *testing.M) { Main(m) }
 
-// The main job on real input: lines of a log, and a command that fails, arrive at Slack.
+// The main job with real input: lines of a log arrive at Slack, and so does the report of a command that fails.
 func TestEndToEnd(t *testing.T) {
 	t.Parallel()
 	slack := NewFakeSlack(t, nil)
@@ -45,7 +45,7 @@ func TestEndToEnd(t *testing.T) {
 		}
 	}
 	if n < 10 {
-		t.Fatalf("only %d lines", n)
+		t.Fatalf("testdata/app.log has only %d lines, want 10 at least", n)
 	}
 	code, _, stderr := RunProgram(t, "", env, "slackboard-log", "-t", "cron", "--", "sh", "-c",
 		"echo to stdout; echo to stderr >&2; exit 7")
@@ -70,7 +70,8 @@ func TestEndToEnd(t *testing.T) {
 	}
 }
 
-// Requests as they come from curl -d, Ruby's Net::HTTP and the fluentd plugin: the Content-Type is not JSON's.
+// Requests as curl -d, Ruby's Net::HTTP and the fluentd plugin send them are accepted, although their Content-Type is
+// not that of JSON.
 func TestForeignClients(t *testing.T) {
 	t.Parallel()
 	slack := NewFakeSlack(t, nil)
@@ -100,6 +101,8 @@ func TestForeignClients(t *testing.T) {
 	}
 }
 
+// A dry run without a configuration listens on port 29800 of this host and knows three tags. It prints each post as a
+// line of JSON on standard output, and writes its logs to standard error.
 func TestDryRun(t *testing.T) {
 	t.Parallel()
 	probe, err := net.Listen("tcp", "127.0.0.1:29800")
@@ -109,7 +112,7 @@ func TestDryRun(t *testing.T) {
 	probe.Close()
 	s := StartServerIn(t, exec.Command(Program("slackboard"), "-dry-run"))
 	if s.Addr != "127.0.0.1:29800" {
-		t.Errorf("listens on %s", s.Addr)
+		t.Errorf("listens on %s, want 127.0.0.1:29800", s.Addr)
 	}
 	for _, tag := range []string{"general", "random", "test"} {
 		if status, body := s.Request("POST", "/notify", NotifyBody(tag, 1, true)); status != 200 {
@@ -128,7 +131,7 @@ func TestDryRun(t *testing.T) {
 	Poll(t, "standard output is "+want, func() bool { return s.Stdout.String() == want })
 }
 
-// With a file that has no credential, a dry run works all the same.
+// A dry run also works with a configuration that has no credential.
 func TestDryRunWithConfig(t *testing.T) {
 	t.Parallel()
 	s := StartServer(t, "[core]\nport='127.0.0.1:0'\n[[tags]]\ntag='x'\nchannel='#y'\n", "-dry-run")
@@ -136,7 +139,8 @@ func TestDryRunWithConfig(t *testing.T) {
 	Poll(t, "the post is printed", func() bool { return strings.Contains(s.Stdout.String(), `"channel":"#y"`) })
 }
 
-// -port is stronger than the configuration, also after a reload. A dry run whose port is busy says how to take another.
+// -port takes precedence over the configuration's port, also after a reload. If the port of a dry run is in use, the
+// error says how to choose another one.
 func TestPortFlag(t *testing.T) {
 	t.Parallel()
 	busy, err := net.Listen("tcp", "127.0.0.1:0")
@@ -157,7 +161,7 @@ func TestPortFlag(t *testing.T) {
 		return strings.Contains(s.Stderr.String(), "was read again")
 	})
 	if strings.Contains(s.Stderr.String(), "needs a restart") {
-		t.Errorf("it says %s", s.Stderr.String())
+		t.Errorf("with -port, the log must not ask for a restart: %s", s.Stderr.String())
 	}
 	path := WriteFile(t, "s.toml", config)
 	if code, _, stderr := RunProgram(t, "", nil, "slackboard", "-health", "-c", path, "-port", s.Addr); code != 0 {
@@ -165,6 +169,7 @@ func TestPortFlag(t *testing.T) {
 	}
 }
 
+// All three programs print the same version, and which Go and which system they are built for.
 func TestVersion(t *testing.T) {
 	t.Parallel()
 	var release string
@@ -188,6 +193,7 @@ func TestVersion(t *testing.T) {
 	}
 }
 
+// A wrong command line is one line of error and exit status 2. -h prints the usage on standard output.
 func TestUsage(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -221,6 +227,8 @@ func TestUsage(t *testing.T) {
 	}
 }
 
+// -t checks a configuration and starts nothing. It prints that the file is ok, with warnings on standard error, or
+// exits with 1 and prints each fault.
 func TestCheckOption(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -234,7 +242,7 @@ func TestCheckOption(t *testing.T) {
 		t.Errorf("exit %d, %q %q", code, stdout, stderr)
 	}
 	if _, err := os.Stat(log); err == nil {
-		t.Errorf("-t made the log file")
+		t.Errorf("-t has made the log file")
 	}
 	bad := WriteFile(t, "bad.toml", "[core]\nfoo = 1\nqps = 'x'\n")
 	code, stdout, stderr = RunProgram(t, "", nil, "slackboard", "-t", "-c", bad)
@@ -243,7 +251,7 @@ func TestCheckOption(t *testing.T) {
 	}
 }
 
-// What keeps the server from starting is one line that says just that.
+// If the server cannot start, it exits with 1 and says why, in one line.
 func TestStartFails(t *testing.T) {
 	t.Parallel()
 	busy, err := net.Listen("tcp", "127.0.0.1:0")
@@ -284,6 +292,7 @@ func TestStartFails(t *testing.T) {
 	})
 }
 
+// A port may be a number, with or without quotes, or be given with an IPv4 or IPv6 address.
 func TestPortForms(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ port, prefix string }{
@@ -304,6 +313,9 @@ func TestPortForms(t *testing.T) {
 	}
 }
 
+// A server can listen on a unix socket. It does not take over the socket of a running server, but replaces one that a
+// dead server has left. It removes its socket when it stops. A message without a host that comes over the socket is of
+// this host.
 func TestUnixSocket(t *testing.T) {
 	t.Parallel()
 	slack := NewFakeSlack(t, nil)
@@ -324,11 +336,11 @@ func TestUnixSocket(t *testing.T) {
 	}
 	host, _ := os.Hostname()
 	if d := slack.WaitForPosts(t, 1)[0]; !strings.Contains(d.Body, `"footer":"`+host+`"`) {
-		t.Errorf("got %s", d.Body)
+		t.Errorf("from slackboard-cli, want this host in the footer: %s", d.Body)
 	}
 	second.Request("POST", "/notify", `{"tag":"general","title":"no host"}`)
 	if d := slack.WaitForPosts(t, 2)[1]; !strings.Contains(d.Body, `"footer":"`+host+`"`) {
-		t.Errorf("without a host: %s", d.Body)
+		t.Errorf("from a request without a host, want this host in the footer: %s", d.Body)
 	}
 	second.Signal(syscall.SIGTERM)
 	second.Wait()
@@ -337,7 +349,7 @@ func TestUnixSocket(t *testing.T) {
 	}
 }
 
-// A client that sends a byte now and then holds up nobody, and loses its connection in the end.
+// Two hundred clients that stop in the middle of their requests do not keep the server from serving another one.
 func TestSlowClients(t *testing.T) {
 	t.Parallel()
 	slack := NewFakeSlack(t, nil)
@@ -351,11 +363,11 @@ func TestSlowClients(t *testing.T) {
 		io.WriteString(conn, "POST /notify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
 	}
 	if status, body := s.Request("POST", "/notify", NotifyBody("general", 1, true)); status != 200 {
-		t.Errorf("%d %s", status, body)
+		t.Errorf("another client: got %d %s, want 200", status, body)
 	}
 }
 
-// SIGTERM: no new connection, the request in hand is answered.
+// After a SIGTERM, new connections are refused, and the request that is in hand is answered.
 func TestStopAnswersRequestsInHand(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
@@ -377,13 +389,14 @@ func TestStopAnswersRequestsInHand(t *testing.T) {
 	})
 	close(release)
 	if status := <-answered; status != 200 {
-		t.Errorf("the request in hand got %d", status)
+		t.Errorf("the request in hand got %d, want 200", status)
 	}
 	if code := s.Wait(); code != 0 {
 		t.Errorf("exit %d: %s", code, s.Stderr.String())
 	}
 }
 
+// A second SIGTERM ends the server at once, even if a post is in flight, and not with exit status 0.
 func TestSecondSignalExitsAtOnce(t *testing.T) {
 	t.Parallel()
 	slack := NewFakeSlack(t, func(Delivery) Reply { return Reply{Hang: true} })
@@ -391,14 +404,14 @@ func TestSecondSignalExitsAtOnce(t *testing.T) {
 	s.Request("POST", "/notify", NotifyBody("general", 1, false))
 	slack.WaitForPosts(t, 1)
 	s.Signal(syscall.SIGTERM)
-	Poll(t, "it is stopping", func() bool { return strings.Contains(s.Stderr.String(), "stopping") })
+	Poll(t, "the server is stopping", func() bool { return strings.Contains(s.Stderr.String(), "stopping") })
 	s.Signal(syscall.SIGTERM)
 	if s.Wait(); s.Cmd.ProcessState.Success() {
-		t.Errorf("exit 0 with a message not delivered")
+		t.Errorf("exit 0, although a message is not delivered")
 	}
 }
 
-// At SIGTERM what waits stays on disk, and the next start delivers it.
+// After a SIGTERM, messages that wait stay on disk, and the next server delivers them.
 func TestWhatWaitsStays(t *testing.T) {
 	t.Parallel()
 	slack := NewFakeSlack(t, func(Delivery) Reply { return Reply{Status: 503} })
@@ -419,11 +432,12 @@ func TestWhatWaitsStays(t *testing.T) {
 		t.Errorf("counters: %+v", st)
 	}
 	if n < 1 {
-		t.Error("nothing was tried")
+		t.Error("no message was tried before the SIGTERM")
 	}
 }
 
-// A spool that cannot be used names the key to set.
+// If the spool's folder cannot be used, the error names the key to set. Without that key, the spool is in the first
+// folder of $STATE_DIRECTORY.
 func TestSpoolThatCannotBeUsed(t *testing.T) {
 	t.Parallel()
 	plain := WriteFile(t, "plain", "")
@@ -444,7 +458,7 @@ func TestSpoolThatCannotBeUsed(t *testing.T) {
 	}
 }
 
-// HTTPS_PROXY, NO_PROXY and SSL_CERT_FILE are obeyed.
+// Posts to Slack obey HTTPS_PROXY, NO_PROXY and SSL_CERT_FILE.
 func TestProxyAndCertificates(t *testing.T) {
 	t.Parallel()
 	var posted atomic.Int64
@@ -464,7 +478,8 @@ func TestProxyAndCertificates(t *testing.T) {
 		if err != nil {
 			return
 		}
-		io.WriteString(here, "HTTP/1.1 200 OK\r\n\r\n") // only now: the server would have read into the tunnel
+		// The answer is written after Hijack: otherwise net/http might read what the client sends through the tunnel.
+		io.WriteString(here, "HTTP/1.1 200 OK\r\n\r\n")
 		go func() { io.Copy(there, here); there.Close() }()
 		io.Copy(here, there)
 		here.Close()
@@ -481,7 +496,7 @@ func TestProxyAndCertificates(t *testing.T) {
 	s := start("HTTPS_PROXY="+proxy.URL, "NO_PROXY=", "SSL_CERT_FILE="+certificate, "SSL_CERT_DIR=/nowhere")
 	if status, body := s.Request("POST", "/notify", NotifyBody("general", 1, true)); status != 200 ||
 		posted.Load() != 1 {
-		t.Errorf("%d %s, %d posts", status, body, posted.Load())
+		t.Errorf("through the proxy: got %d %s and %d posts, want 200 and 1", status, body, posted.Load())
 	}
 	if got := <-tunnels; got != "CONNECT example.com:443" {
 		t.Errorf("the proxy was asked %s", got)
