@@ -24,7 +24,8 @@ type reloadable struct {
 	path string // of the configuration
 }
 
-// reload writes toml and returns when the server has read it, or has said why not.
+// reload writes toml into the configuration's file, and returns when the server uses it. The test fails if the server
+// refuses it or ends.
 func (r *reloadable) reload(toml string) {
 	r.t.Helper()
 	if err := os.WriteFile(r.path, []byte(toml), 0o600); err != nil {
@@ -35,14 +36,14 @@ func (r *reloadable) reload(toml string) {
 	Poll(r.t, "the configuration is read again", func() bool {
 		select {
 		case <-r.Ended:
-			r.t.Fatalf("the server says %.20000s", r.Stderr.String())
+			r.t.Fatalf("the server has ended: %.20000s", r.Stderr.String())
 		default:
 		}
 		return strings.Count(r.Stderr.String(), "the configuration was read again") > before
 	})
 }
 
-// refuse is reload for a configuration that is not taken: the log names the faults.
+// refuse writes toml into the configuration's file, and returns when the log has all faults: the server refuses it.
 func (r *reloadable) refuse(toml string, faults ...string) {
 	r.t.Helper()
 	if err := os.WriteFile(r.path, []byte(toml), 0o600); err != nil {
@@ -54,11 +55,14 @@ func (r *reloadable) refuse(toml string, faults ...string) {
 	}
 }
 
+// newReloadable starts a server with the configuration toml.
 func newReloadable(t *testing.T, toml string) *reloadable {
 	s := StartServer(t, toml)
 	return &reloadable{Process: s, t: t, path: s.Cmd.Args[len(s.Cmd.Args)-1]}
 }
 
+// A configuration with a fault is refused as a whole: the old one stays, and /metrics and /stat/app say that a reload
+// was refused. A good one is taken as a whole. Keys that need a restart keep their old values, and the log says so.
 func TestReloadOrNotAtAll(t *testing.T) {
 	t.Parallel()
 	slack := NewFakeSlack(t, nil)
@@ -72,29 +76,30 @@ func TestReloadOrNotAtAll(t *testing.T) {
 	s.refuse(good+"[log]\naccess_log = '/no/such/folder/x'\n", "log.access_log: open /no/such/folder/x")
 	if _, metrics := s.Request("GET", "/metrics", ""); !strings.Contains(metrics, "\nslackboard_reload_refused 1\n") ||
 		!s.Stat(t).ReloadRefused {
-		t.Error("the refused reload does not show")
+		t.Error("/metrics or /stat/app does not say that the reload was refused")
 	}
 	s.reload(strings.NewReplacer("127.0.0.1:0", "127.0.0.1:1", "'cron'", "'nightly'").Replace(good) +
 		"[spool]\ndir = 'other'\n")
 	for _, want := range []string{"core.port has changed: that needs a restart",
 		"spool.dir has changed: that needs a restart"} {
 		if !strings.Contains(s.Stderr.String(), want) {
-			t.Errorf("%s does not say %s", s.Stderr.String(), want)
+			t.Errorf("the log %s does not say %s", s.Stderr.String(), want)
 		}
 	}
 	if s.Stat(t).ReloadRefused {
-		t.Error("the reload shows as refused")
+		t.Error("after a good reload, /stat/app still says that a reload was refused")
 	}
 	if status, body := s.Request("POST", "/notify", NotifyBody("nightly", 1, true)); status != 200 {
 		t.Errorf("a new tag: %d %s", status, body)
 	}
 	if _, body := s.Request("GET", "/config/app", ""); !strings.Contains(body, `port = "127.0.0.1:0"`) ||
 		!strings.Contains(body, `dir = "slackboard.spool"`) {
-		t.Errorf("what runs is shown as %s", body)
+		t.Errorf("/config/app does not show the old port and the old spool.dir: %s", body)
 	}
 }
 
-// logrotate does not wait until somebody has mended the configuration.
+// A reload that is refused opens the log files again all the same: logrotate must not wait until somebody has corrected
+// the configuration.
 func TestRefusedReloadReopensLogs(t *testing.T) {
 	t.Parallel()
 	log := filepath.Join(t.TempDir(), "access.log")
@@ -108,7 +113,7 @@ func TestRefusedReloadReopensLogs(t *testing.T) {
 	Poll(t, "a line in the new file", func() bool { b, _ := os.ReadFile(log); return len(b) > 0 })
 }
 
-// A reload that does not get on, here since it reads a secret from a pipe, does not keep the server from stopping.
+// A reload that hangs, here because it reads a secret from a pipe, does not keep the server from stopping.
 func TestReloadThatHangs(t *testing.T) {
 	t.Parallel()
 	good := ServerConfig("http://127.0.0.1:1")
@@ -121,7 +126,7 @@ func TestReloadThatHangs(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Signal(syscall.SIGHUP)
-	w, err := os.OpenFile(pipe, os.O_WRONLY, 0) // when the server reads
+	w, err := os.OpenFile(pipe, os.O_WRONLY, 0) // returns when the server reads
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,8 +137,8 @@ func TestReloadThatHangs(t *testing.T) {
 	}
 }
 
-// Under load, with the credential, the certificate and the log files changing: nothing is lost, doubled or refused, and
-// no connection is dropped.
+// Reloads under load that change the credential, the certificate and the log files: no message is lost, doubled or
+// refused, no connection is dropped, and each request has one line in one of the access logs.
 func TestReloadUnderLoad(t *testing.T) {
 	t.Parallel()
 	const senders = 8
@@ -209,7 +214,7 @@ func TestReloadUnderLoad(t *testing.T) {
 		generations[d.Path]++
 	}
 	if len(arrived) != want || len(posts) != want || dropped.Load() != 0 || len(generations) != 2 {
-		t.Errorf("%d were accepted, %d connections dropped: %d posts of %d messages, %v", want, dropped.Load(),
+		t.Errorf("%d accepted, %d connections dropped; %d posts of %d messages, by path: %v", want, dropped.Load(),
 			len(posts), len(arrived), generations)
 	}
 	lines := 0
@@ -223,7 +228,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	t.Logf("%d messages, %d reloads, %v", want, reloads, generations)
 }
 
-// watchedConn calls ended when the other side has ended it.
+// watchedConn calls ended when a read fails, as it does when the other side has closed the connection.
 type watchedConn struct {
 	net.Conn
 	ended func()
@@ -237,7 +242,8 @@ func (c watchedConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// A token, a certificate and plain HTTP change over with the next request or connection.
+// After a reload, a new token holds for the next request, and a change between plain HTTP and TLS for the next
+// connection.
 func TestReloadOfWhoMayPost(t *testing.T) {
 	t.Parallel()
 	slack := NewFakeSlack(t, nil)
