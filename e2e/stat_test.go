@@ -8,6 +8,8 @@ import (
 	"testing"
 )
 
+// /metrics has the counters, in a format that promtool accepts. promtool also accepts the rules in deploy/alerts.yml.
+// /debug/vars has the counters, and no command line.
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	slack := NewFakeSlack(t, func(d Delivery) Reply {
@@ -60,7 +62,7 @@ func TestMetrics(t *testing.T) {
 	})
 }
 
-// /readyz says why nothing can be accepted, and -health asks it.
+// /readyz says why no message can be accepted. -health asks /readyz. /healthz answers 200 all the same.
 func TestReadiness(t *testing.T) {
 	t.Parallel()
 	config := strings.Replace(ServerConfig("http://127.0.0.1:1"), "127.0.0.1:0",
@@ -75,7 +77,7 @@ func TestReadiness(t *testing.T) {
 	}
 	s := StartServer(t, config)
 	if code, stderr := health(); code != 0 || stderr != "" {
-		t.Errorf("with one: exit %d, %s", code, stderr)
+		t.Errorf("with a server: exit %d, %s", code, stderr)
 	}
 	for _, tag := range []string{"general", "cron"} {
 		for status := 200; status == 200; {
@@ -83,15 +85,15 @@ func TestReadiness(t *testing.T) {
 		}
 	}
 	if status, body := s.Request("GET", "/readyz", ""); status != 503 || !strings.Contains(body, "the spool is full") {
-		t.Errorf("full: %d %s", status, body)
+		t.Errorf("/readyz with a full spool: got %d %s, want 503", status, body)
 	}
 	if status, _ := s.Request("GET", "/healthz", ""); status != 200 {
-		t.Errorf("/healthz: %d", status)
+		t.Errorf("/healthz with a full spool: got %d, want 200", status)
 	}
 	if code, stderr := health(); code != 1 || !strings.Contains(stderr, "not ready: ") {
-		t.Errorf("full: exit %d, %s", code, stderr)
+		t.Errorf("-health with a full spool: exit %d, %s", code, stderr)
 	}
 	if st := s.Stat(t); st.State != "full" || !strings.Contains(st.Sentence, "the spool is full") {
-		t.Errorf("the sentence: %s %s", st.State, st.Sentence)
+		t.Errorf("the state with a full spool: %s, %s", st.State, st.Sentence)
 	}
 }
