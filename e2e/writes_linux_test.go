@@ -1,6 +1,6 @@
 package e2e
 
-// Which files the server writes, as the kernel sees it.
+// Which files the server writes, as its system calls show.
 
 import (
 	"fmt"
@@ -14,12 +14,12 @@ import (
 	"testing"
 )
 
-// changingCalls are those that make, open, change or remove what has a name.
+// changingCalls are the system calls that make, open, change or remove a file by its name.
 const changingCalls = "open,openat,openat2,creat,mkdir,mkdirat,mknod,mknodat,rmdir,unlink,unlinkat," +
 	"rename,renameat,renameat2,link,linkat,symlink,symlinkat," +
 	"truncate,chmod,fchmodat,chown,lchown,fchownat,utimensat,setxattr,lsetxattr,bind,mount"
 
-// Every file that the server makes, changes or removes lies in its spool, or is a log or a socket of its.
+// Every file that the server makes, changes or removes is in its spool, or is one of its logs or its socket.
 func TestWritesNowhereElse(t *testing.T) {
 	t.Parallel()
 	needsStrace(t)
@@ -37,10 +37,10 @@ func TestWritesNowhereElse(t *testing.T) {
 	ours := map[string]bool{
 		at("spool"):  true,
 		at("socket"): true,
-		"/dev/null":  true, // os/exec and the runtime: what stands in for a stream that is closed
+		"/dev/null":  true, // os/exec and the runtime open it in place of a stream that is closed
 	}
 	calls := map[string]int{}
-	for start := range 2 { // the second finds what the first left: files to retire, keys to keep
+	for start := range 2 { // the second start finds the files and keys that the first one has left
 		configure := func(n string) {
 			access, errors := at("access"+n), at("error"+n)
 			ours[access], ours[errors] = true, true
@@ -83,12 +83,12 @@ func TestWritesNowhereElse(t *testing.T) {
 	t.Logf("calls that change files: %v", calls)
 	for _, name := range []string{"openat", "mkdirat", "unlinkat", "renameat", "bind"} {
 		if calls[name] == 0 {
-			t.Errorf("no %s was seen: this shows nothing", name)
+			t.Errorf("no call of %s was seen: the test shows nothing", name)
 		}
 	}
 }
 
-// useAll has the server do all that it does.
+// useAll has the server do everything that it can do.
 func useAll(t *testing.T, p *Process, key string) {
 	t.Helper()
 	client, base := p.Client()
@@ -115,18 +115,18 @@ func useAll(t *testing.T, p *Process, key string) {
 		}
 	}
 	if s := drained(t, p); s.Dead == 0 {
-		t.Errorf("no dead letter: %+v", s)
+		t.Errorf("want a dead letter: %+v", s)
 	}
 	p.Request("POST", "/messages/retry?tag=cron", "")
 	drained(t, p)
 }
 
-// checkTrace counts the calls of a trace that change files, and wants all of these to be ours.
+// checkTrace counts the calls of a trace that change files, and checks that ours returns true for each of these files.
 func checkTrace(t *testing.T, trace string, calls map[string]int, ours func(path string) bool) {
 	t.Helper()
-	call := regexp.MustCompile(`^\d+ +(\w+)\((.*)`) // not those that are resumed, nor signals
+	call := regexp.MustCompile(`^\d+ +(\w+)\((.*)`) // not the second line of a call that was interrupted, nor a signal
 	writes := regexp.MustCompile(`O_WRONLY|O_RDWR|O_CREAT|O_TRUNC|O_TMPFILE`)
-	path := regexp.MustCompile(`(?:<([^<>"]*)>, )?"([^"]*)"`) // with -y a directory's descriptor shows where it leads
+	path := regexp.MustCompile(`(?:<([^<>"]*)>, )?"([^"]*)"`) // with -y, strace shows the path of a descriptor
 	for line := range strings.Lines(trace) {
 		m := call.FindStringSubmatch(line)
 		if m == nil || strings.HasPrefix(m[1], "open") && !writes.MatchString(m[2]) {
@@ -135,7 +135,7 @@ func checkTrace(t *testing.T, trace string, calls map[string]int, ours func(path
 		calls[m[1]]++
 		paths := path.FindAllStringSubmatch(m[2], -1)
 		if paths == nil {
-			t.Errorf("what does this change? %s", line)
+			t.Errorf("this call changes a file, but has no path: %s", line)
 		}
 		for _, p := range paths {
 			name := p[2]
@@ -143,7 +143,7 @@ func checkTrace(t *testing.T, trace string, calls map[string]int, ours func(path
 				name = filepath.Join(p[1], name)
 			}
 			if !ours(name) {
-				t.Errorf("it changes %s: %s", name, line)
+				t.Errorf("the server changes %s: %s", name, line)
 			}
 		}
 	}
