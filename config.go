@@ -220,7 +220,7 @@ func loadConfig(o options) (*config, error) {
 	l.read(lines)
 	l.readTLS()
 	if info, err := os.Stat(l.ui.root); l.ui.root != "" && (err != nil || !info.IsDir()) {
-		l.warnings = append(l.warnings, "ui.root: "+l.ui.root+" is no folder: the built-in page serves")
+		l.warnings = append(l.warnings, "ui.root: "+l.ui.root+" is not a folder: the built-in page is served")
 	}
 	l.core.port = cmp.Or(o.port, l.core.port)
 	if o.dryRun {

@@ -318,7 +318,7 @@ func (l *lane) refusal() outcome {
 	if a.failures > 0 {
 		return outcome{class: retry, reason: a.err, wait: wait}
 	}
-	return outcome{class: limited, reason: "rate limited", wait: wait}
+	return outcome{class: limited, reason: "no turn in time: a rate limit, or a slow post before it", wait: wait}
 }
 
 // addUrgent puts t into the lane of its message's destination.
@@ -649,7 +649,7 @@ func (d *deliverer) learn(t *turn, out outcome) {
 	case out.nobody():
 		if a.failures++; a.failures == 1 {
 			a.errSince = now
-			d.log.Error("slack cannot be reached: all that waits waits together", "to", l.to.name(), "err", out.reason)
+			d.log.Error("slack cannot be reached: the whole account waits", "to", l.to.name(), "err", out.reason)
 		}
 		if until := now.Add(min(backOff(a.failures), longestProbe)); until.After(a.until) { // a longer pause stays
 			a.until, a.err, a.limited = until, out.reason, false
@@ -716,7 +716,7 @@ func (d *deliverer) settle(t *turn, out outcome) (ends []ending) {
 		}
 		return nil
 	case fate == smaller:
-		d.log.Warn("post refused: a smaller one is next", "to", l.to.name(), "messages", n, "err", out.reason)
+		d.log.Warn("post refused: it goes smaller or shorter", "to", l.to.name(), "messages", n, "err", out.reason)
 		if parts := len(t.merged.parts); parts > 1 {
 			l.head, l.most, l.mostTill = head{}, (parts+1)/2, now.Add(smallerFor)
 		} else {

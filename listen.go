@@ -48,7 +48,7 @@ func listen(cfg *config) (listeners []net.Listener, err error) {
 		l, err := net.FileListener(f) // l has a duplicate of f
 		f.Close()
 		if err != nil {
-			return nil, fmt.Errorf("file descriptor %d, from systemd, is no listening socket: %w", fd, err)
+			return nil, fmt.Errorf("file descriptor %d, from systemd, is not a listening socket: %w", fd, err)
 		}
 		listeners = append(listeners, l)
 	}

@@ -169,7 +169,7 @@ func readSearch(r *http.Request) (q search, err error) {
 func onlyKnown(r *http.Request, known ...string) error {
 	for name := range r.URL.Query() {
 		if !slices.Contains(known, name) {
-			return badRequest("%s is not known here, but: %s", name, strings.Join(known, ", "))
+			return badRequest("unknown parameter %s: known are %s", name, strings.Join(known, ", "))
 		}
 	}
 	return nil
@@ -315,7 +315,7 @@ func (s *server) toAll(dead toDead, parameters ...string) http.HandlerFunc {
 		query, n, all, err := r.URL.Query(), 0, []found(nil), onlyKnown(r, parameters...)
 		tag, state := query.Get("tag"), query.Get("state")
 		if tag == "" || slices.Contains(parameters, "state") && state != "dead" {
-			err = badRequest("it takes a tag: POST /messages/retry?tag=NAME, DELETE /messages?state=dead&tag=NAME")
+			err = badRequest("name a tag: POST /messages/retry?tag=NAME, DELETE /messages?state=dead&tag=NAME")
 		}
 		if err == nil {
 			all, _, err = s.find(r.Context(), search{state: "dead", tag: tag})

@@ -100,13 +100,13 @@ func TestSearch(t *testing.T) {
 			}
 		}
 		for request, want := range map[string]string{
-			"GET /messages?state=any&limits=5": "limits is not known here, but: state, tag, q, order, offset, " +
+			"GET /messages?state=any&limits=5": "unknown parameter limits: known are state, tag, q, order, offset, " +
 				"limit",
 			"GET /messages?state=any&order=up":       "oldest or newest",
 			"GET /messages?state=any&offset=-1":      "offset=-1 is not a number",
 			"GET /messages?state=all":                "waiting, dead, delivered, dropped, any",
-			"DELETE /messages?state=dead&tag=b&q=d1": "q is not known here, but: state, tag",
-			"POST /messages/retry?tag=b&host=web-1":  "host is not known here, but: tag",
+			"DELETE /messages?state=dead&tag=b&q=d1": "unknown parameter q: known are state, tag",
+			"POST /messages/retry?tag=b&host=web-1":  "unknown parameter host: known are tag",
 		} {
 			method, path, _ := strings.Cut(request, " ")
 			if w := p.operator(method, path); w.Code != 400 || !strings.Contains(w.Body.String(), want) {

@@ -169,7 +169,7 @@ func answerTo(err error, retryAfter time.Duration) answer {
 	case err == nil, errors.As(err, &a):
 		return a
 	case errors.Is(err, errGone):
-		return answer{status: http.StatusNotFound, Message: "no such message waits or stands in the log any more"}
+		return answer{status: http.StatusNotFound, Message: "there is no such message, or it is not kept any more"}
 	}
 	return answer{status: http.StatusServiceUnavailable, Message: err.Error(), retryAfter: retryAfter}
 }
@@ -363,7 +363,7 @@ func (s *server) acceptLater(messages []*message) answer {
 		}
 	}
 	if err := s.store(messages); err != nil {
-		return answerTo(fmt.Errorf("message is not stored: %w", err), 5*time.Second)
+		return answerTo(fmt.Errorf("the message was not stored: %w", err), 5*time.Second)
 	}
 	return answer{status: http.StatusOK}
 }
@@ -413,7 +413,7 @@ func (s *server) acceptNow(messages []*message) answer {
 			a.retryAfter = max(a.retryAfter, o.wait, time.Second)
 		}
 		if o.unsure {
-			a.Detail = "it may have been posted all the same"
+			a.Detail = "the message may have been posted nevertheless"
 		}
 	}
 	if n[retry]+n[limited] < len(messages) || a.Detail != "" { // a retry does not help, or doubles a message

@@ -359,9 +359,9 @@ func TestKeyWithSync(t *testing.T) {
 		{"delivered in a moment", outcome{class: delivered}, 200, "", 1, 200, true},
 		{"refused", outcome{class: badContent, reason: "invalid_blocks"}, 502, "", 1, 502, false},
 		{"perhaps posted", outcome{class: retry, reason: "no answer", unsure: true}, 502,
-			"it may have been posted all the same", 1, 502, false},
+			"the message may have been posted nevertheless", 1, 502, false},
 		{"perhaps posted in a moment", outcome{class: retry, reason: "no answer", unsure: true}, 502,
-			"it may have been posted all the same", 1, 502, true},
+			"the message may have been posted nevertheless", 1, 502, true},
 		{"not posted", outcome{class: retry, reason: "connection refused"}, 502, "", 2, 200, false},
 		{"limited", outcome{class: limited, wait: time.Second}, 429, "", 2, 200, false},
 	} {

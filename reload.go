@@ -20,7 +20,7 @@ const reloadRefused = "the last reload was refused, the configuration before it 
 func (o options) reloadAt(signals <-chan os.Signal, s *server, logs *logs) {
 	for range signals {
 		tellSystemd("RELOADING=1", fmt.Sprintf("MONOTONIC_USEC=%d", monotonicTime().Microseconds()))
-		running, status := s.cfg(), "the configuration was read again"
+		running, status := s.cfg(), "configuration reloaded"
 		cfg, err := loadConfig(o)
 		if err == nil {
 			err = logs.switchTo(cfg)
@@ -39,7 +39,7 @@ func (o options) reloadAt(signals <-chan os.Signal, s *server, logs *logs) {
 			status = reloadRefused
 			logs.switchTo(running) // opens the log files again: logrotate needs that even now
 			for line := range strings.Lines(err.Error()) {
-				logs.log.Error("the configuration is not read again: the old one stays", "err", strings.TrimSpace(line))
+				logs.log.Error("reload refused: the old configuration stays", "err", strings.TrimSpace(line))
 			}
 		}
 		tellSystemd("READY=1", "STATUS="+status)
@@ -50,7 +50,7 @@ func (o options) reloadAt(signals <-chan os.Signal, s *server, logs *logs) {
 // has changed, except in a dry run.
 func (o options) keepFixed(logs *logs, key, old string, now *string) {
 	if *now != old && !o.dryRun {
-		logs.notice(key+" has changed: that needs a restart, until then the old one stays", "old", old, "new", *now)
+		logs.notice(key+" has changed: restart the server to use the new one", "old", old, "new", *now)
 	}
 	*now = old
 }

@@ -353,8 +353,8 @@ func (s *spool) replay() error {
 // earlierFormat returns the error for a file of an earlier format of the spool. In the first format, a line begins
 // with a status (P or D) and a checksum.
 func (s *spool) earlierFormat(name string) error {
-	return fmt.Errorf("%s/%s is of an earlier format: let the version that wrote it deliver what waits",
-		s.dir.Name(), name)
+	return fmt.Errorf("%s/%s is of an earlier format: let the version that wrote it deliver what waits, "+
+		"or set dir to another folder", s.dir.Name(), name)
 }
 
 func fileName(segment uint64) string { return fmt.Sprintf("%08d.log", segment) }
@@ -621,7 +621,7 @@ func (s *spool) prepare(tryAgain bool) error {
 	there, gone := os.Stat(s.lock.Name())
 	_, lost := s.dir.Stat(fileName(s.newest))
 	if err = cmp.Or(err, gone, lost); err == nil && !os.SameFile(opened, there) {
-		err = errors.New("it was replaced: restart the server to use the new one")
+		err = errors.New("another one has its name: restart the server to use that")
 	}
 	if err != nil {
 		s.suspect = fmt.Errorf("the spool's folder is gone: %w", err)
@@ -851,7 +851,7 @@ func (s *spool) read(f found) (m *message, became line, err error) {
 	w, err := s.readLine(at, f.seq)
 	if err == nil && last != 0 {
 		if became, err = s.readLine(last, f.seq); err == errDamaged && f.ended == 0 {
-			became, err = line{kind: 'X', seq: f.seq, says: []byte("its reason is damaged")}, nil
+			became, err = line{kind: 'X', seq: f.seq, says: []byte("the reason is damaged")}, nil
 		}
 	}
 	if now, deadNow := s.where(f.seq); f.ended == 0 && (now != at || deadNow != last) {

@@ -645,7 +645,7 @@ func TestDamageBeforeCleaning(t *testing.T) {
 	}
 	for i, want := range []error{nil, errDamaged, nil, errDamaged, nil} {
 		m, x, err := s.read(found{seq: numbers[i]})
-		if err != want || err == nil && (m.seq != numbers[i] || i == 4 && string(x.says) != "its reason is damaged") {
+		if err != want || err == nil && (m.seq != numbers[i] || i == 4 && string(x.says) != "the reason is damaged") {
 			t.Errorf("message %d: %+v %+v, %v", i, m, x, err)
 		}
 		s.end(fateDamaged, numbers[i])

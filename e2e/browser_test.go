@@ -787,7 +787,7 @@ func TestPageOfOnesOwn(t *testing.T) {
 		t.Errorf("the built-in page: %d %s", status, s.Stderr.String())
 	}
 	Poll(t, "the server warns", func() bool {
-		return strings.Contains(s.Stderr.String(), "ui.root: /nowhere is no folder: the built-in page serves")
+		return strings.Contains(s.Stderr.String(), "ui.root: /nowhere is not a folder: the built-in page is served")
 	})
 	if status, body := s.Request("GET", "/ui/nothing", ""); status != 404 || !strings.Contains(body, `"message"`) {
 		t.Errorf("/ui/nothing: %d %s", status, body)

@@ -119,7 +119,7 @@ func TestNamedPipeAsLog(t *testing.T) {
 		if i == 1 {
 			s.Signal(syscall.SIGHUP)
 			Poll(t, "the configuration is read again", func() bool {
-				return strings.Contains(s.Stderr.String(), "was read again")
+				return strings.Contains(s.Stderr.String(), "configuration reloaded")
 			})
 		}
 	}

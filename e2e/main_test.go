@@ -158,9 +158,9 @@ func TestPortFlag(t *testing.T) {
 	s := StartServer(t, config, "-port", "127.0.0.1:0")
 	s.Signal(syscall.SIGHUP)
 	Poll(t, "the configuration is read again", func() bool {
-		return strings.Contains(s.Stderr.String(), "was read again")
+		return strings.Contains(s.Stderr.String(), "configuration reloaded")
 	})
-	if strings.Contains(s.Stderr.String(), "needs a restart") {
+	if strings.Contains(s.Stderr.String(), "restart the server") {
 		t.Errorf("with -port, the log must not ask for a restart: %s", s.Stderr.String())
 	}
 	path := WriteFile(t, "s.toml", config)

@@ -31,7 +31,7 @@ func (r *reloadable) reload(toml string) {
 	if err := os.WriteFile(r.path, []byte(toml), 0o600); err != nil {
 		r.t.Fatal(err)
 	}
-	before := strings.Count(r.Stderr.String(), "the configuration was read again")
+	before := strings.Count(r.Stderr.String(), "configuration reloaded")
 	r.Signal(syscall.SIGHUP)
 	Poll(r.t, "the configuration is read again", func() bool {
 		select {
@@ -39,7 +39,7 @@ func (r *reloadable) reload(toml string) {
 			r.t.Fatalf("the server has ended: %.20000s", r.Stderr.String())
 		default:
 		}
-		return strings.Count(r.Stderr.String(), "the configuration was read again") > before
+		return strings.Count(r.Stderr.String(), "configuration reloaded") > before
 	})
 }
 
@@ -80,8 +80,8 @@ func TestReloadOrNotAtAll(t *testing.T) {
 	}
 	s.reload(strings.NewReplacer("127.0.0.1:0", "127.0.0.1:1", "'cron'", "'nightly'").Replace(good) +
 		"[spool]\ndir = 'other'\n")
-	for _, want := range []string{"core.port has changed: that needs a restart",
-		"spool.dir has changed: that needs a restart"} {
+	for _, want := range []string{"core.port has changed: restart the server",
+		"spool.dir has changed: restart the server"} {
 		if !strings.Contains(s.Stderr.String(), want) {
 			t.Errorf("the log %s does not say %s", s.Stderr.String(), want)
 		}
@@ -108,7 +108,7 @@ func TestRefusedReloadReopensLogs(t *testing.T) {
 	if err := os.Rename(log, log+".1"); err != nil {
 		t.Fatal(err)
 	}
-	s.refuse(good+"level = 'loud'\n", "the old one stays")
+	s.refuse(good+"level = 'loud'\n", "the old configuration stays")
 	s.Request("GET", "/healthz", "")
 	Poll(t, "a line in the new file", func() bool { b, _ := os.ReadFile(log); return len(b) > 0 })
 }

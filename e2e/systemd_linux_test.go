@@ -73,7 +73,7 @@ func TestSocketActivation(t *testing.T) {
 	cmd := start("$$")
 	cmd.ExtraFiles = []*os.File{os.Stdin, os.Stdin}
 	if other := StartProcess(t, cmd); other.Wait() != 1 ||
-		!strings.Contains(other.Stderr.String(), "file descriptor 3, from systemd, is no listening socket") {
+		!strings.Contains(other.Stderr.String(), "file descriptor 3, from systemd, is not a listening socket") {
 		t.Errorf("file descriptors that are no sockets: %s", other.Stderr.String())
 	}
 }
@@ -118,7 +118,7 @@ func TestTellsSystemd(t *testing.T) {
 		}
 		manager.Next(want)
 	}
-	reload(good+"[log]\nlevel = 'debug'\n", `^READY=1\nSTATUS=the configuration was read again$`)
+	reload(good+"[log]\nlevel = 'debug'\n", `^READY=1\nSTATUS=configuration reloaded$`)
 	reload(good+"[log]\nlevel = 'loud'\n", `^READY=1\nSTATUS=the last reload was refused`)
 	if Long() {
 		manager.Next(`^STATUS=the last reload was refused, .*; #general (fails|cannot be reached) since .*; 1 wait, ` +

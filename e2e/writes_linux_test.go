@@ -67,7 +67,7 @@ func TestWritesNowhereElse(t *testing.T) {
 		useAll(t, p, first)
 		configure(second)
 		p.Signal(syscall.SIGHUP)
-		says("error"+second, "read again")
+		says("error"+second, "configuration reloaded")
 		useAll(t, p, second)
 		p.Signal(syscall.SIGTERM)
 		if code := p.Wait(); code != 0 {
