@@ -418,7 +418,7 @@ func TestPage(t *testing.T) {
 	p.wait("#count", "2 of 2 messages")
 	p.click("#message-rows li:last-child .head")
 	p.wait(".detail", "invalid_blocks")
-	p.wait(".detail", "Slack refuses what is in the message")
+	p.wait(".detail", "Slack refuses the content of the message")
 	p.wait(".detail pre", "second line")
 	p.wait(".detail pre:last-child", `"color": "#ff0000"`)
 	id := fmt.Sprint(p.js("return document.querySelector('[aria-expanded=true]').parentNode.id"))
@@ -560,7 +560,7 @@ func TestPageTellsByItself(t *testing.T) {
 		w.Write([]byte("<html><h1>502 Bad Gateway</h1>"))
 	})
 	p.between.Store(broken)
-	p.wait("#offline", "something in between does, with status 502. What is shown is from 20")
+	p.wait("#offline", "not the server: status 502. What is shown is from 20")
 	if title := p.js("return document.title"); title != "(no answer) Slackboard" {
 		t.Errorf("the title without an answer is %v", title)
 	}
@@ -573,7 +573,7 @@ func TestPageTellsByItself(t *testing.T) {
 	}
 	login := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte(`{"login":"please"}`)) })
 	p.between.Store(login)
-	p.wait("#offline", "something in between does. What is shown is from 20")
+	p.wait("#offline", "not the server. What is shown is from 20")
 	p.between.Store(p.through(func(http.Header) {}))
 	Poll(t, "it answers again", func() bool { return p.js("return document.getElementById('offline').hidden") == true })
 	p.web.CloseClientConnections()
@@ -602,7 +602,7 @@ func TestPageByKeyboard(t *testing.T) {
 	}
 	const tab, enter, escape = "\ue004", "\ue007", "\ue00c"
 	keys(tab + tab + tab + tab + "hel" + enter) // past the three views to the search
-	p.wait("#count", "1 of 1 message that match “hel”")
+	p.wait("#count", "1 of 1 message with “hel”")
 	keys(tab + tab + strings.Repeat(tab, 5) + tab + tab + enter) // past two buttons, the states, the order to the row
 	p.wait(".detail", "What Slack gets")
 	focus := p.js("const e = document.activeElement; return getComputedStyle(e).outlineWidth + e.className")
@@ -648,7 +648,7 @@ func TestPageWithMuch(t *testing.T) {
 	t.Logf("5,000 tags: usable %v after it was asked for", time.Since(start).Round(time.Millisecond))
 	p.wait("#tag-count", "100 of 5,000, those in trouble first")
 	p.write("#search", "tag-1234")
-	p.wait("#tag-count", "1 of 1 that match “tag-1234”, of 5,000")
+	p.wait("#tag-count", "1 of 1 with “tag-1234”, of 5,000")
 	p.wait("#tag-rows", "#c1234")
 	p.write("#search", "")
 	p.wait("#tag-count", "100 of 5,000")
@@ -673,14 +673,14 @@ func TestPageWithMuch(t *testing.T) {
 	p.click("#order")
 	p.wait("#message-rows li:first-child", "message 999")
 	p.write("#search", "SSAGE 777")
-	p.wait("#count", "1 of 1 message that match")
+	p.wait("#count", "1 of 1 message with")
 	p.wait("#message-rows", "tag-4007")
 	suggested := p.js("return document.getElementById('suggestions').children.length")
 	if fmt.Sprint(suggested) != "0" {
 		t.Errorf("%v tags are suggested for a search that is no tag, want none", suggested)
 	}
 	p.write("#search", "no such thing")
-	p.wait("#count", "No waiting message that match “no such thing”; there are in all 1000 waiting")
+	p.wait("#count", "No waiting message with “no such thing”; there are 1000 waiting, 0 dead in all")
 	p.write("#search", "")
 	p.wait("#count", "100 of 1,000")
 	p.call("POST", "/back", nil, nil)
@@ -741,7 +741,7 @@ func TestPageBelowPath(t *testing.T) {
 		http.Error(w, `{"message":"the token of sender ci may post, and nothing else"}`, http.StatusForbidden)
 	}))
 	p.open(p.url)
-	p.wait("#offline", "The server shows nothing: the token of sender ci may post, and nothing else.")
+	p.wait("#offline", "The server refuses: the token of sender ci may post, and nothing else.")
 	p.wait("#sentence", "loading")
 }
 

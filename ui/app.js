@@ -8,15 +8,15 @@ const states = {any: "all", waiting: "waiting", dead: "dead", delivered: "delive
 const columns = {tag: "tag", channel: "channel", waiting: "waiting", dead: "dead", last_hour: "last hour",
   delivered_at: "last delivery", last_error: "error"};
 const advice = [
-  [/channel_not_found|not_in_channel|archived/, "Does the channel exist, is the app in it, is it archived?"],
+  [/channel_not_found|not_in_channel|archived/, "Check that the channel exists, is not archived and has the app."],
   [/auth|token_|account_inactive/, "The token is refused: put a valid one into the configuration and reload it."],
   [/missing_scope|access|restricted|two_factor/, "The app may not post there: give it the permission in Slack."],
   [/no_service|no_team|no_active|team_disabled|status (3|404|410)/, "The webhook is gone: configure a new one."],
-  [/not Slack's|in between/, "What is in between? A proxy or a login page answers: see HTTPS_PROXY and slack_api_url."],
-  [/rate ?_?limit|429/, "Nothing to do: Slack asked for this pause, and what waits goes out after it."],
-  [/status 5|internal_error|fatal_error|unavailable/, "Slack has trouble itself: what waits goes out when it is over."],
-  [/no such|refused|reach|no answer|reset|timeout|EOF|broken|x509|tls/, "See to DNS, firewall, HTTPS_PROXY."],
-  [/blocks|attachment|text|too_|invalid_/, "Slack refuses what is in the message: open it and look at its payload."],
+  [/not Slack's|in between/, "A proxy or a login page answers, not Slack: check HTTPS_PROXY and slack_api_url."],
+  [/rate ?_?limit|429/, "Nothing to do: Slack asked for this pause. What waits goes out after it."],
+  [/status 5|internal_error|fatal_error|unavailable/, "Nothing to do: Slack is in trouble. What waits goes out later."],
+  [/no such|refused|reach|no answer|reset|timeout|EOF|broken|x509|tls/, "Check DNS, the firewall and HTTPS_PROXY."],
+  [/blocks|attachment|text|too_|invalid_/, "Slack refuses the content of the message: look at its payload."],
 ];
 const $ = id => document.getElementById(id);
 const picked = new Set(); // ids of the selected messages
@@ -128,14 +128,14 @@ async function call(method, path, query, {body, poll} = {}) {
   if (answer.ok && path === "config/app") return {ok: true, says};
   try { json = JSON.parse(says); } catch { /* something in between answered, not the server */ }
   if (!json || !answer.ok && !json.message) {
-    throw new Error(`The server does not answer: something in between does, with status ${answer.status}.`);
+    throw new Error(`A proxy or a login page answers, not the server: status ${answer.status}.`);
   }
   if (answer.status === 401) throw new Error("The server asks for the token: load the page again.");
   return {ok: answer.ok, status: answer.status, json, says: json.message};
 }
 async function get(path, query) {
   const answer = await call("GET", path, query, {poll: true});
-  if (!answer.ok) throw new Error(`The server shows nothing: ${answer.says}.`);
+  if (!answer.ok) throw new Error(`The server refuses: ${answer.says}.`);
   return answer.json;
 }
 
@@ -258,10 +258,10 @@ function drawStat() {
   setText($("from"), brief(Date.now() - 3600_000));
   const since = ["accepted", "delivered", "dropped"].map(name => `${number(stat[name])} ${name}`).join(", ");
   setText($("since"), `Since the start at ${brief(stat.started_at)}, ${ago(stat.started_at)}: ${since}` +
-    (stat.found_at_start ? `; ${count(stat.found_at_start, "message")} waited or were dead before.` : "."));
+    (stat.found_at_start ? `; ${count(stat.found_at_start, "message")} waited or were dead at the start.` : "."));
   setText($("about"), `Version ${stat.version}, started ${clock(stat.started_at)}.`);
   const failing = stat.trouble.filter(t => t.kind !== "paused").length, full = stat.state === "full";
-  const wrong = some(full && "takes nothing", failing && `${failing} failing`, stat.dead && `${number(stat.dead)} dead`,
+  const wrong = some(full && "full", failing && `${failing} failing`, stat.dead && `${number(stat.dead)} dead`,
     stat.state === "paused" && "pause");
   tell(wrong, full || failing || stat.dead ? "#cf222e" : wrong.length ? "#9a6700" : "#1a7f37");
 }
@@ -312,7 +312,7 @@ function drawTags(at) {
     const turn = () => go(same({sort: at.sort === up ? down : at.sort === down ? "" : up}));
     return h("th", {role: "columnheader", scope: "col", ariaSort, className: by}, button(name, turn));
   }));
-  const which = at.q ? ` that match “${at.q}”, of ${number(total)}` : at.sort ? "" : ", those in trouble first";
+  const which = at.q ? ` with “${at.q}”, of ${number(total)}` : at.sort ? "" : ", those in trouble first";
   patch($("tag-count"), [`${number(tags.length)} of ${number(found)}${which} `,
     ...at.q ? [h("a", {href: to("messages", {q: at.q})}, "search messages for “", text("", at.q), "”")] : []]);
   $("more-tags").hidden = tags.length >= found;
@@ -356,9 +356,9 @@ async function loadMessages(mine, at) {
   patch($("states"), Object.entries(states).map(([name, words]) => h("a", {ariaCurrent: String(name === state),
     href: same({state: name, id: "", n: "", order: ""})}, `${words} ${number(totals[name])}`)));
   setText($("order"), order + " first ⇅");
-  const which = some(tag && `for tag ${tag}`, q && `that match “${q}”`).join(" ");
+  const which = some(tag && `for tag ${tag}`, q && `with “${q}”`).join(" ");
   const others = Object.keys(states).slice(1).filter(name => totals[name]).map(name => totals[name] + " " + name);
-  const instead = others.join(", ") || `in all ${stat.waiting} waiting, ${stat.dead} dead`;
+  const instead = others.join(", ") || `${stat.waiting} waiting, ${stat.dead} dead in all`;
   setText($("count"), total ? `${number(messages.length)} of ${count(total, "message")} ${which}`
     : `No ${state === "any" ? "" : states[state]} message ${which}; there are ${instead}`);
   $("more").hidden = messages.length >= total;
@@ -376,7 +376,7 @@ async function refresh() {
     const answer = await get("stat/app", query || {tags: 30});
     const worst = query && (at.q || at.sort) ? (await get("stat/app", {tags: 30})).tags : answer.tags;
     if (mine !== turn) return;
-    if (!answer.sentence) throw new Error("The server does not answer: something in between does.");
+    if (!answer.sentence) throw new Error("A proxy or a login page answers, not the server.");
     [stat, statAt] = [answer, Date.now()];
     drawStat();
     drawTrouble(worst);
