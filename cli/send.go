@@ -54,7 +54,7 @@ func (f *Flags) request() request {
 	if f.Tag == "" {
 		r.Path = "/notify-directly"
 	}
-	for limit := maxRequest; ; limit = limit / 16 * 15 * maxRequest / len(r.Body) {
+	for limit := maxRequest; ; limit = int(int64(limit) / 16 * 15 * maxRequest / int64(len(r.Body))) {
 		if r.Body = encode(f.body(f.Text(limit))); len(r.Body) <= maxRequest || limit == 0 {
 			return r
 		}
