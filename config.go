@@ -24,8 +24,6 @@ type secret struct{ text unique.Handle[string] }
 
 const masked = "..." // shown in the place of a secret, for example by /config/app
 
-var noText = unique.Make("") // of an empty secret
-
 func newSecret(text string) (s secret) {
 	if text != "" {
 		s.text = unique.Make(text)
@@ -34,7 +32,7 @@ func newSecret(text string) (s secret) {
 }
 
 // reveal returns the text, for requests to Slack and for comparisons. A person must never see the text.
-func (s secret) reveal() string { return cmp.Or(s.text, noText).Value() }
+func (s secret) reveal() string { return cmp.Or(s.text, unique.Make("")).Value() }
 
 // Format implements fmt.Formatter: every verb of fmt prints masked.
 func (s secret) Format(f fmt.State, _ rune) {

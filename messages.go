@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	listedText = 1 << 10 // bytes; a longer text is cut in lists
+	listedText = 1 << 10 // characters; a longer text is cut in lists
 	atOnce     = 32      // dead letters that are sent again or dropped in one write to the spool
 
 	beingPosted = "being posted at this moment"
@@ -31,7 +31,7 @@ type messageView struct {
 	Sender        string    `json:"sender"` // the sender whose token came with it; "" if it was the auth_token or none
 	Level         string    `json:"level"`
 	Title         string    `json:"title"`
-	Text          string    `json:"text"` // or its payload's text, or its payload; lists have the first 1,024 bytes
+	Text          string    `json:"text"` // or its payload's text, or its payload; cut to 1,024 characters in lists
 	AcceptedAt    time.Time `json:"accepted_at"`
 	Attempts      int       `json:"attempts"`
 	Before        int       `json:"before"`          // messages for the same destination that go first
@@ -74,7 +74,7 @@ func (s *server) view(f found, whole bool) (v messageView, err error) {
 		s.inLane(m, v.addWaiting)
 	}
 	if !whole {
-		v.Text = shortened(v.Text)
+		v.Text = cut(v.Text, listedText)
 	} else if gone == nil {
 		v.Payload = render(m, t, cmp.Or(v.DeliveredAt.Time, time.Now()))
 	}
@@ -117,14 +117,6 @@ func (d *deliverer) inLane(m *message, do toWaiting) (did string, err error) {
 
 // nextTurn returns the earliest time at which l may post a waiting message: after pace, back-off and pauses.
 func (l *lane) nextTurn() time.Time { return latest(l.until, l.head.retryAt, l.account.until) }
-
-// shortened returns s, or its first listedText bytes and an ellipsis if s is longer.
-func shortened(s string) string {
-	if len(s) <= listedText {
-		return s
-	}
-	return strings.ToValidUTF8(s[:listedText], "") + "…"
-}
 
 // search is what an operator looks for: messages in a state ("any": in all states), of a tag ("": of all tags), that
 // contain q. With an id, it looks for the message with that id, and reads the log back from the newest segment only as

@@ -178,12 +178,11 @@ func (s *stats) posted(messages []*message, attempt int, out outcome, took time.
 	defer s.mu.Unlock()
 	s.Posts++
 	s.outcomes[out.class]++
-	s.RateLimited += int64(asInt(out.class == limited))
 	s.Retries += int64(asInt(attempt > 1))
 	s.postTook.observe(took)
 	for _, m := range messages {
 		st := s.of(m.route)
-		st.LastAt, st.LastError = now, shortened(out.reason)
+		st.LastAt, st.LastError = now, out.reason
 		if out.class == delivered {
 			s.DeliveredAt, st.DeliveredAt = now, now
 			s.delay.observe(now.Sub(m.acceptedAt()))
@@ -316,7 +315,7 @@ func (s *server) statApp(r *http.Request) (*appStat, error) {
 // destinations.
 func (s *server) fill(st *appStat) *appStat {
 	s.stats.locked(func() {
-		st.numbers = s.stats.numbers
+		st.numbers, st.RateLimited = s.stats.numbers, s.stats.outcomes[limited]
 		st.LastHour = [2][]int32{s.stats.accepted.all(), s.stats.delivered.all()}
 	})
 	s.lookAtLanes(st)
@@ -349,7 +348,7 @@ type trouble struct {
 // trouble returns the trouble of l. Its Kind is "" if there is none.
 func (l *lane) trouble(now time.Time) trouble {
 	a, next := l.account, l.account.until
-	t := trouble{Channel: shortened(l.to.channel), Destinations: 1, Waiting: len(l.waiting), Reason: a.err}
+	t := trouble{Channel: l.to.channel, Destinations: 1, Waiting: len(l.waiting), Reason: a.err}
 	switch {
 	case a.failures > 0:
 		t.Kind, t.Since = unreachable, moment{a.errSince}
@@ -363,7 +362,7 @@ func (l *lane) trouble(now time.Time) trouble {
 	default:
 		return trouble{}
 	}
-	if t.Reason = shortened(t.Reason); next.After(now) {
+	if next.After(now) {
 		t.NextAttemptAt = moment{next}
 	}
 	return t
@@ -610,8 +609,7 @@ var escaped = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
 
 // tagMetrics writes the counters of each tag: the sums over its entries, if it has several.
 func (s *server) tagMetrics(e exposition) {
-	n := len(s.cfg().byTag) + 1
-	labels, sums, index := make([]string, 0, n), make([]counts, 0, n), make(map[string]int, n)
+	labels, sums, index := []string(nil), []counts(nil), map[string]int{}
 	s.stats.tags(s.cfg(), func(t *tagStat) {
 		i, ok := index[t.Tag]
 		if !ok {

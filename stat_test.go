@@ -214,7 +214,7 @@ func processorTime() time.Duration {
 // maxChannels, messages are counted for "(others)".
 func TestRememberedRoutes(t *testing.T) {
 	s := newStats()
-	channel, reason := strings.Repeat("c", nameLimit-6), strings.Repeat("r", 1<<20)
+	channel, reason := strings.Repeat("c", nameLimit-6), credential{}.redact(strings.Repeat("r ", 1<<19))
 	for i := range maxChannels + 1000 {
 		r := route{channel: fmt.Sprintf("%06d", i) + channel}
 		s.count(r, counts{Accepted: 1, Waiting: 1})
