@@ -121,10 +121,11 @@ func (m *message) fields(t *tag) object {
 	case !m.Plain:
 		fill = map[string]string{"username": "slackboard", "icon_emoji": ":clipboard:", "parse": "full"}
 	case t != nil:
-		p["channel"], fill["username"] = encode(t.channel), t.username
-		if len(p["icon_url"]) <= len("null") { // there is none, or it is null or ""
-			fill["icon_emoji"] = t.icon
-		}
+		p["channel"], fill["channel"] = encode(t.channel), "" // without one if the tag has none
+		fill["username"], fill["icon_emoji"] = t.username, t.icon
+	}
+	if len(p["icon_url"]) > len("null") { // Slack would show the emoji instead
+		fill["icon_emoji"] = ""
 	}
 	for key, value := range fill {
 		if given := string(p[key]); given == "" || given == "null" || given == `""` && m.Plain {
@@ -149,7 +150,7 @@ func renderDirect(p object, text, late string) []byte {
 		text = join(text, "\n", late)
 	case n > 0 && !hasBlocks(attachments[n-1]):
 		p["attachments"] = encode(append(attachments[:n-1], sign(attachments[n-1], late)))
-	case n > 0 && n < 100 || hasBlocks(p): // Slack takes 100 attachments at most
+	case n < 100 && (n > 0 || hasBlocks(p)): // Slack takes 100 attachments at most
 		p["attachments"] = encode(append(attachments, object{"text": encode(late)}))
 	}
 	if text != "" {
@@ -217,26 +218,28 @@ type part struct {
 // anything besides the fields of around, a text and one attachment. So is a payload whose attachment has blocks, or
 // has a pretext while there is a text: its footer or pretext would be refused or lost.
 func newPart(m *message, t *tag) *part {
-	given, err := payload{Text: m.Text}, errGone // errGone stays if the tag is gone
+	sent, err := payload{Text: m.Text}, errGone // errGone stays if the tag is gone
 	switch {
 	case m.Payload != nil:
 		fields := m.fields(t)
 		maps.DeleteFunc(fields, func(_ string, value json.RawMessage) bool { return string(value) == "null" })
 		d := json.NewDecoder(bytes.NewReader(encode(fields)))
 		d.DisallowUnknownFields()
-		err = d.Decode(&given) // an unknown field is an error, but does not end the decoding: the text is there
+		err = d.Decode(&sent) // an unknown field is an error, but does not end the decoding: the text is there
 	case t != nil:
-		given.around, err = around{Channel: t.channel, Username: t.username, IconEmoji: t.icon, Parse: t.parse}, nil
+		sent.around, err = around{Channel: t.channel, Username: t.username, IconEmoji: t.icon, Parse: t.parse}, nil
 	}
-	p := &part{around: given.around, merges: err == nil && len(given.Attachments) < 2}
-	p.attachment = attachment{Title: m.Title, Text: cut(given.Text, textLimit), MrkdwnIn: [1]string{"text"}}
+	p := &part{around: sent.around, merges: err == nil && len(sent.Attachments) < 2 && (t != nil || m.route.tag == "")}
+	p.attachment = attachment{Title: m.Title, Text: cut(sent.Text, textLimit), MrkdwnIn: [1]string{"text"}}
 	p.Color = colors[strings.ToLower(m.Level)]
 	p.Fallback = cut(join(p.Title, ": ", p.Text), fallbackLimit)
-	if p.merges && len(given.Attachments) > 0 {
-		own := asObject(given.Attachments[0])
+	if p.merges && len(sent.Attachments) > 0 {
+		own := asObject(sent.Attachments[0])
 		p.merges = own != nil && !hasBlocks(own) && (p.Text == "" || own["pretext"] == nil)
-		if p.merges && p.Text != "" {
-			own["pretext"] = encode(p.Text) // Slack shows it above the attachment, like the text of a post
+		if p.merges && p.Text != "" { // Slack shows a pretext above the attachment, like the text of a post
+			formatted := []string{"text", "fields"} // and formats what mrkdwn_in names
+			json.Unmarshal(own["mrkdwn_in"], &formatted)
+			own["pretext"], own["mrkdwn_in"] = encode(p.Text), encode(append(formatted, "pretext"))
 		}
 		p.own = string(encode(own))
 	}

@@ -127,7 +127,7 @@ func TestLevels(t *testing.T) {
 // it gets the tag's channel and, if it has none of its own, the tag's username and icon. Such payloads merge, too.
 func TestPlainPayload(t *testing.T) {
 	ops := &tag{destination: destination{channel: "#ops"}, username: "ops", icon: ":o:", parse: "full"}
-	bare := &tag{destination: destination{channel: "#ops"}}
+	bare, nochannel := &tag{destination: destination{channel: "#ops"}}, &tag{}
 	for _, test := range []struct {
 		tag           *tag
 		payload, want string
@@ -143,6 +143,7 @@ func TestPlainPayload(t *testing.T) {
 			`{"channel":"#ops","icon_url":"http://i","text":"x","username":"ops"}`},
 		{ops, `{"text":"x","icon_url":""}`,
 			`{"channel":"#ops","icon_emoji":":o:","icon_url":"","text":"x","username":"ops"}`},
+		{nochannel, `{"text":"x"}`, `{"text":"x"}`},
 		{bare, `{"text":"x","username":"","thread_ts":"1.2"}`, `{"channel":"#ops","text":"x","thread_ts":"1.2"}`},
 	} {
 		m := &message{Payload: json.RawMessage(test.payload), Plain: true}
@@ -166,6 +167,42 @@ func TestPlainPayload(t *testing.T) {
 	g := &merger{limit: 20}
 	if g.add(plain(`{"text":"1","unfurl_links":false}`), ops); g.add(plain(`{"text":"2"}`), ops) {
 		t.Error("a payload with more than text and one attachment has merged")
+	}
+	gone := &message{Payload: json.RawMessage(`{"text":"3"}`), Plain: true, route: route{tag: "gone"}}
+	g = &merger{limit: 20}
+	if g.add(gone, nil); g.add(gone, nil) {
+		t.Error("two payloads for a tag that is gone have merged")
+	}
+}
+
+// In a merged post, the text of a payload is formatted as it would be alone, and so is its attachment.
+func TestPretextIsFormatted(t *testing.T) {
+	for given, want := range map[string]string{
+		`{"text":"a"}`:                       `{"mrkdwn_in":["text","fields","pretext"],"pretext":"*b*","text":"a"}`,
+		`{"text":"a","mrkdwn_in":["text"]}`:  `{"mrkdwn_in":["text","pretext"],"pretext":"*b*","text":"a"}`,
+		`{"text":"a","mrkdwn_in":[]}`:        `{"mrkdwn_in":["pretext"],"pretext":"*b*","text":"a"}`,
+		`{"text":"a","mrkdwn_in":"invalid"}`: `{"mrkdwn_in":["text","fields","pretext"],"pretext":"*b*","text":"a"}`,
+	} {
+		m := &message{Payload: json.RawMessage(`{"text":"*b*","attachments":[` + given + `]}`)}
+		got := merge(t, time.Now(), nil, m, &message{Payload: json.RawMessage(`{"text":"c"}`)})
+		if !strings.Contains(got, want) {
+			t.Errorf("%s: got %s, want %s", given, got, want)
+		}
+	}
+}
+
+// A payload's own icon_url is not hidden by the default icon_emoji: Slack would show the emoji.
+func TestIconURL(t *testing.T) {
+	for payload, want := range map[string]string{
+		`{"text":"x","icon_url":"http://i"}`:                    `"icon_url":"http://i","parse":"full","text":"x"`,
+		`{"text":"x","icon_url":"http://i","icon_emoji":""}`:    `{"icon_url":"http://i","parse":"full","text":"x"`,
+		`{"text":"x","icon_url":"http://i","icon_emoji":":e:"}`: `{"icon_emoji":":e:","icon_url":"http://i",`,
+		`{"text":"x","icon_url":null}`:                          `{"icon_emoji":":clipboard:","icon_url":null,`,
+	} {
+		got := string(render(&message{Payload: json.RawMessage(payload)}, nil, time.Now()))
+		if !strings.Contains(got, want) {
+			t.Errorf("%s: got %s, want %s", payload, got, want)
+		}
 	}
 }
 
@@ -196,13 +233,13 @@ func TestLateness(t *testing.T) {
 			`{"text":"x"},{"footer":"` + late + ` · f","n":1.50}`},
 		{m(message{Payload: json.RawMessage(`{"attachments":[null]}`)}), `"attachments":[null]`},
 		{plain(`{"text":"x",` + blocks + `}`),
-			`{"attachments":[{"text":"` + late + `"}],` + blocks + `,"channel":"","text":"x"}`},
+			`{"attachments":[{"text":"` + late + `"}],` + blocks + `,"text":"x"}`},
 		{plain(`{` + blocks + `}`),
-			`{"attachments":[{"text":"` + late + `"}],` + blocks + `,`},
+			`{"attachments":[{"text":"` + late + `"}],` + blocks + `}`},
 		{m(message{Payload: json.RawMessage(`{"blocks":null,"text":"x"}`)}), `"text":"x\n` + late + `"`},
 		{plain(`{"text":"x","attachments":[{` + blocks + `,"color":"#fff"}]}`),
-			`{"attachments":[{` + blocks + `,"color":"#fff"},{"text":"` + late + `"}],"channel":"","text":"x"}`},
-		{plain(`{"markdown_text":"x"}`), `{"channel":"","markdown_text":"x"}`},
+			`{"attachments":[{` + blocks + `,"color":"#fff"},{"text":"` + late + `"}],"text":"x"}`},
+		{plain(`{"markdown_text":"x"}`), `{"markdown_text":"x"}`},
 	} {
 		if got := string(render(test.m, &tag{}, at.Add(61*time.Second))); !strings.Contains(got, test.want) {
 			t.Errorf("got %s, want %s", got, test.want)
@@ -381,7 +418,8 @@ func TestMergedPostInFull(t *testing.T) {
 			`{"fallback":"/var: disk is full","color":"#ff0000","title":"/var","text":"disk is full","footer":"×37 ` +
 			`from 12 hosts: web-01, web-02, web-03 and 9 more","mrkdwn_in":["text"]},` +
 			`{"fallback":"backup done","color":"#00ff00","text":"backup done","footer":"db-1","mrkdwn_in":["text"]},` +
-			`{"image_url":"http://x.invalid/1","n":1.50,"pretext":"see","text":"graph"},` +
+			`{"image_url":"http://x.invalid/1","mrkdwn_in":["text","fields","pretext"],"n":1.50,"pretext":"see",` +
+			`"text":"graph"},` +
 			`{"fallback":"plain","text":"plain","footer":"db-2","mrkdwn_in":["text"]}]}`
 		if got := slack.all()[1].body; got != want {
 			t.Errorf("merged: got\n%s, want\n%s", got, want)
