@@ -39,7 +39,7 @@ func (s *server) postMessage(_ *http.Request, body []byte) (message, error) {
 // lower case; the case of a field does not matter: take accepts a token in Token too, and no token must get into the
 // spool.
 func without(body []byte, keys ...string) json.RawMessage {
-	fields := asObject(body)
+	fields := unwrapped(asObject(body))
 	maps.DeleteFunc(fields, func(key string, _ json.RawMessage) bool {
 		return slices.Contains(keys, strings.ToLower(key))
 	})
@@ -118,23 +118,32 @@ func asJSON(body []byte) []byte {
 	if !isForm(body) {
 		return body
 	}
-	fields := map[string]any{}
+	fields := object{}
 	for pair := range strings.SplitSeq(string(body), "&") {
 		key, value, _ := strings.Cut(pair, "=")
 		// After an error the value stays: the client did not encode it, as in curl -d "text=100% full".
 		if text, err := url.QueryUnescape(value); err == nil {
-			value = strings.ToValidUTF8(text, "\ufffd")
+			value = text
 		}
 		value = rawControls.ReplaceAllString(value, "")
-		fields[key] = value
+		fields[key] = encode(value)
 		if flag, err := strconv.ParseBool(value); err == nil && slices.Contains(boolFields, key) {
-			fields[key] = flag
-		}
-		if json.Valid([]byte(value)) && slices.Contains(jsonFields, key) {
-			fields[key] = json.RawMessage(value)
+			fields[key] = encode(flag)
 		}
 	}
-	return encode(fields)
+	return encode(unwrapped(fields))
+}
+
+// unwrapped replaces each field of o that holds JSON as a text by that JSON: forms have no other way, and Slack takes
+// such texts in JSON, too. It returns o. https://github.com/slackapi/python-slack-sdk/issues/1261
+func unwrapped(o object) object {
+	for _, key := range jsonFields {
+		var text string
+		if json.Unmarshal(o[key], &text) == nil && json.Valid([]byte(cmp.Or(text, "null"))) {
+			o[key] = json.RawMessage(cmp.Or(text, "null"))
+		}
+	}
+	return o
 }
 
 // sendAsWebhook writes the answer as Slack's webhooks do, as text: the code or, without a code, the message.
@@ -172,6 +181,7 @@ func (a answer) sendAsAPI(w http.ResponseWriter) {
 func (s *server) shownURI(r *http.Request) string {
 	parts, shown := strings.Split(strings.TrimPrefix(r.URL.Path, "/"), "/"), 1
 	switch {
+	case r.Pattern == "/api/": // the second part is not a method that we know: it may be a token
 	case parts[0] == "api", parts[0] == "services" && len(parts) > 1 && s.cfg().byTag[parts[1]] != nil:
 		shown = 2
 	// A path with /. may lead to /services, as /x/../services does.

@@ -109,6 +109,14 @@ func TestDoor(t *testing.T) {
 			`{"channel": "C0123456789", "text": "hi", "thread_ts": "1.2"}`,
 			doc, `{"ok":true,"channel":"C0123456789"}`,
 			[]string{`{"channel":"C0123456789","text":"hi","thread_ts":"1.2"}`}},
+		{"python slack_sdk, with JSON as text", "POST /api/chat.postMessage HTTP/1.1\nContent-Type: " +
+			"application/json;charset=utf-8\nAuthorization: Bearer S3NDER\n\n" +
+			`{"channel":"#x","text":"hi","attachments":"","blocks":` + string(encode(blocks)) + `}`,
+			doc, `{"ok":true,"channel":"#x"}`,
+			[]string{`{"channel":"#x","text":"hi","attachments":null,"blocks":` + blocks + `}`}},
+		{"a form with empty fields", "POST /api/chat.postMessage HTTP/1.1\nAuthorization: Bearer S3NDER\n\n" +
+			"channel=%23x&text=hi&blocks=&attachments=",
+			doc, `{"ok":true,"channel":"#x"}`, []string{`{"channel":"#x","text":"hi","attachments":null,"blocks":null}`}},
 		{"slack-go, webhook", "POST /services/ops/S3NDER HTTP/1.1\nContent-Type: application/json\n\n" +
 			`{"text":"hi","blocks":null,"replace_original":false,"delete_original":false}`,
 			text, "ok", []string{`{` + relay +
@@ -392,7 +400,8 @@ func TestShownURI(t *testing.T) {
 		"/services/KEY":                          "/services/...",
 		"/services/T0/B0/KEY":                    "/services/...",
 		"/hooks/KEY":                             "/hooks/...",
-		"/api/webhooks/1/KEY/slack":              "/api/webhooks/...",
+		"/api/webhooks/1/KEY/slack":              "/api/...",
+		"/api/KEY/chat.postMessage":              "/api/...",
 		"/chat/hooks/KEY/slack":                  "/chat/...",
 		"/x/../services/general/KEY":             "/x/...",
 		"/metrics/%2e%2e/services/general/KEY":   "/metrics/...",
