@@ -36,19 +36,18 @@ import (
 )
 
 const (
-	maxPosts         = 96        // posts in flight, see room; fewer if the process may open few files
-	largePost        = 128 << 10 // bytes; a turn whose first message is larger counts for largeBytes
-	largeBytes       = 8 << 20   // bytes of large posts in flight: one limit for rank 0, one for ranks 1 and 2 together
-	urgentBytes      = 16 << 20  // bytes of sync posts that wait for their turn; at most a quarter for one account
-	maxReaders       = 2         // turns that read the spool at the same time
-	firstBackOff     = time.Second
-	longestBackOff   = 5 * time.Minute
-	longestProbe     = 30 * time.Second // longest back-off of an account that cannot be connected to
-	destinationTries = 3                // from this attempt on, a refusal by the destination makes a dead letter
-	brokenTries      = 3                // this many answers that broke off make a dead letter: perhaps delivered
-	ageAfter         = 10 * time.Minute // from the first attempt to the use of max_age: the clock may have been wrong
-	reportEvery      = time.Hour        // between two reports of dead letters of one destination
-	smallerFor       = time.Hour        // how long a lane merges less after a merged post was refused
+	maxPosts       = 96        // posts in flight, see room; fewer if the process may open few files
+	largePost      = 128 << 10 // bytes; a turn whose first message is larger counts for largeBytes
+	largeBytes     = 8 << 20   // bytes of large posts in flight: one limit for rank 0, one for ranks 1 and 2 together
+	urgentBytes    = 16 << 20  // bytes of sync posts that wait for their turn; at most a quarter for one account
+	maxReaders     = 2         // turns that read the spool at the same time
+	firstBackOff   = time.Second
+	longestBackOff = 5 * time.Minute
+	longestProbe   = 30 * time.Second // longest back-off of an account that cannot be connected to
+	doubtfulTries  = 3                // posts that are refused for their destination, or whose answer broke off
+	ageAfter       = 10 * time.Minute // of failing, before a lane uses max_age: the clock may have been wrong
+	reportEvery    = time.Hour        // between two reports of dead letters of one destination
+	smallerFor     = time.Hour        // how long a lane merges less after a merged post was refused
 )
 
 // waiter is a message that waits: its number in the upper 40 bits, its size in the lower 24 bits.
@@ -74,7 +73,7 @@ type lane struct {
 	posting  int       // how many of waiting, from the first on, belong to the turn that has begun
 	limited  bool      // the last post met a rate limit
 	err      string    // why the head was deferred; "" once its messages were delivered or are dead letters
-	errSince time.Time // when the lane began to fail
+	errSince time.Time // when the lane began to fail; zero if it does not
 	most     int       // until mostTill: attachments in one post, at most, since a post with more was refused
 	mostTill time.Time
 	reported time.Time // when core.report_tag was last told about a dead letter
@@ -85,9 +84,8 @@ type lane struct {
 type head struct {
 	attempts int
 	group    int       // how many messages were in the last post; they stay together until they have ended
-	broken   int       // attempts whose answer broke off
+	doubts   int       // attempts that were refused for their destination, or whose answer broke off
 	cut      bool      // the next post is cut: the whole text was too much for the receiver
-	first    time.Time // when this process made the first attempt
 	retryAt  time.Time // no attempt before this time; zero if none was deferred, or if an operator wants one now
 }
 
@@ -420,10 +418,9 @@ func (d *deliverer) begin() {
 		a := d.ring[0]
 		d.ring, a.inRing = d.ring[1:], false
 		begun := time.Until(a.until) <= 0 && d.beginOf(a)
-		if d.enterRing(a); begun {
+		d.enterRing(a)
+		if misses += asInt(a.inRing); begun { // an account that has left makes the ring shorter
 			misses = 0
-		} else {
-			misses += asInt(a.inRing) // an account that has left makes the ring shorter
 		}
 	}
 }
@@ -516,7 +513,6 @@ func (d *deliverer) start(t *turn) {
 		d.takeUrgent(l, 0)
 	} else {
 		l.head.attempts++
-		l.head.first = cmp.Or(l.head.first, now)
 		t.head, t.merged.limit = l.head, int(d.cfg().core.batch)
 		if l.mostTill.After(now) {
 			t.merged.limit = min(t.merged.limit, l.most)
@@ -678,20 +674,21 @@ const (
 )
 
 // judge returns what becomes of the messages of t after the outcome out: a fate, later or smaller. The first tooOld
-// messages are older than max_age. n is how many messages the result is about, from the first on: all, or tooOld if
-// these become dead letters for their age. reason says why messages become dead letters.
-func (t *turn) judge(out outcome, tooOld int, now time.Time) (fate string, n int, reason string) {
+// messages are older than max_age, and the lane has been failing for so long. n is how many messages the result is
+// about, from the first on: all, or tooOld if these become dead letters for their age. reason says why messages become
+// dead letters.
+func (t *turn) judge(out outcome, tooOld int, failing time.Duration) (fate string, n int, reason string) {
 	h, parts, all := t.head, len(t.merged.parts), len(t.merged.messages)
 	switch {
 	case out.class == delivered:
 		return fateDelivered, all, ""
 	case parts > 1 && (out.class == badContent || out.tooMuch), t.long && out.tooMuch && !h.cut:
 		return smaller, all, ""
-	case out.class == badContent, out.class == badDestination && h.attempts >= destinationTries:
+	case out.class == badContent, out.class == badDestination && h.doubts+1 >= doubtfulTries:
 		return fateDead, all, out.reason
-	case out.broken && h.broken+1 >= brokenTries:
+	case out.broken && h.doubts+1 >= doubtfulTries:
 		return fateDead, all, "it may have been delivered: " + out.reason
-	case tooOld > 0 && now.Sub(h.first) > ageAfter:
+	case tooOld > 0 && failing > ageAfter:
 		return fateDead, tooOld, "older than max_age: " + out.reason
 	}
 	return later, all, ""
@@ -706,11 +703,12 @@ func (d *deliverer) settle(t *turn, out outcome) (ends []ending) {
 	for tooOld < len(messages) && messages[tooOld].queued < oldest {
 		tooOld++
 	}
-	fate, n, reason := t.judge(out, tooOld, now)
+	fate, n, reason := t.judge(out, tooOld, now.Sub(cmp.Or(l.errSince, now)))
 	switch {
 	case fate == later:
 		l.head.group = len(messages)
-		l.head.broken += asInt(out.broken)
+		l.head.doubts += asInt(out.broken || out.class == badDestination)
+		l.errSince = cmp.Or(l.errSince, now)
 		if !out.nobody() {
 			d.postpone(l, out)
 		}
@@ -729,7 +727,10 @@ func (d *deliverer) settle(t *turn, out outcome) (ends []ending) {
 	case l.err != "":
 		d.log.Info("delivery works again", "to", l.to.name(), "attempts", h.attempts)
 	}
-	l.err, l.errSince, l.head = "", time.Time{}, head{}
+	// If the messages are only too old, their destination still fails.
+	if l.head = (head{retryAt: now}); out.class == delivered || out.class == badContent || out.class == badDestination {
+		l.err, l.errSince, l.head = "", time.Time{}, head{}
+	}
 	for _, m := range messages[:n] {
 		if fate == fateDead {
 			d.log.Error("dead letter", "id", m.ID, "to", m.route.String(), "attempts", h.attempts, "err", reason)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -318,12 +319,12 @@ func TestBackOff(t *testing.T) {
 // What becomes of the messages of a post depends on the outcome, on what is known of the head, and on what was in the
 // post.
 func TestJudge(t *testing.T) {
-	now := time.Now()
-	tried := func(n int) head { return head{attempts: n, first: now.Add(-time.Hour)} }
+	tried := func(n int) head { return head{attempts: n} }
 	type posted struct {
-		parts  int
-		long   bool
-		tooOld int
+		parts   int
+		long    bool
+		tooOld  int
+		failing time.Duration // 0: an hour
 	}
 	one, many := posted{parts: 1}, posted{parts: 8}
 	for _, test := range []struct {
@@ -341,13 +342,13 @@ func TestJudge(t *testing.T) {
 		{"trouble", outcome{class: retry}, tried(50), one, later, 0, ""},
 		{"trouble, old", outcome{class: retry}, tried(50), posted{parts: 2, tooOld: 1},
 			fateDead, 1, "older than max_age: "},
-		{"old, but tried for a moment only", outcome{class: retry}, head{attempts: 3, first: now.Add(-ageAfter)},
-			posted{parts: 1, tooOld: 1}, later, 0, ""},
+		{"old, but failing for a moment only", outcome{class: retry}, tried(3),
+			posted{parts: 1, tooOld: 1, failing: ageAfter}, later, 0, ""},
 		{"content", outcome{class: badContent, reason: "no_text"}, tried(1), one, fateDead, 0, "no_text"},
 		{"content, merged", outcome{class: badContent}, tried(1), many, smaller, 0, ""},
-		{"destination, first", outcome{class: badDestination}, tried(destinationTries - 1), many, later, 0, ""},
-		{"destination, third", outcome{class: badDestination, reason: "is_archived"}, tried(destinationTries), many,
-			fateDead, 0, "is_archived"},
+		{"destination, after an outage", outcome{class: badDestination}, tried(50), many, later, 0, ""},
+		{"destination, third time", outcome{class: badDestination, reason: "is_archived"},
+			head{attempts: 50, doubts: doubtfulTries - 1}, many, fateDead, 0, "is_archived"},
 		{"credential", outcome{class: badCredential}, tried(99), one, later, 0, ""},
 		{"in between", outcome{class: inBetween}, tried(99), one, later, 0, ""},
 		{"in between, old", outcome{class: inBetween}, tried(99), posted{parts: 1, tooOld: 1},
@@ -361,14 +362,14 @@ func TestJudge(t *testing.T) {
 		{"too much, short, code", outcome{class: badContent, tooMuch: true, reason: "msg_too_long"}, tried(1), one,
 			fateDead, 0, "msg_too_long"},
 		{"too much, short, no code", outcome{class: badDestination, tooMuch: true}, tried(1), one, later, 0, ""},
-		{"broken twice", outcome{class: retry, broken: true}, head{attempts: 2, broken: brokenTries - 2}, one,
+		{"broken twice", outcome{class: retry, broken: true}, head{attempts: 2, doubts: doubtfulTries - 2}, one,
 			later, 0, ""},
 		{"broken three times", outcome{class: retry, broken: true, reason: "cut off"},
-			head{attempts: 3, broken: brokenTries - 1}, one, fateDead, 0, "it may have been delivered: cut off"},
+			head{attempts: 3, doubts: doubtfulTries - 1}, one, fateDead, 0, "it may have been delivered: cut off"},
 	} {
 		turn := turn{head: test.head, long: test.posted.long}
 		turn.merged.parts = make([]*part, test.posted.parts)
-		got, n, reason := turn.judge(test.out, test.posted.tooOld, now)
+		got, n, reason := turn.judge(test.out, test.posted.tooOld, cmp.Or(test.posted.failing, time.Hour))
 		if got != test.want || n != test.n || reason != test.reason {
 			t.Errorf("%s: got %v, %d, %q, want %v, %d, %q", test.name, got, n, reason, test.want, test.n, test.reason)
 		}
@@ -839,6 +840,16 @@ func TestDeadByAge(t *testing.T) {
 		body := p.operator("GET", "/messages?state=dead").Body.String()
 		if want := "older than max_age: token_revoked"; !strings.Contains(body, want) {
 			t.Errorf("%q is not in %s", want, body)
+		}
+		for i := range 100 {
+			p.do("POST", "/notify", e2e.NotifyBody("a", i, false))
+		}
+		time.Sleep(130 * time.Minute) // at most 5 min back-off, then all of them at once
+		if st := p.stat(t); st.Dead != 101 || len(st.Trouble) != 0 {
+			t.Errorf("not all are dead letters after max_age: %+v", st)
+		}
+		if n := strings.Count(p.logs.String(), "delivery deferred"); n != 2 { // for each of the two lanes
+			t.Errorf("the same error was logged %d times", n)
 		}
 	})
 }
