@@ -116,7 +116,8 @@ func TestDoor(t *testing.T) {
 			[]string{`{"channel":"#x","text":"hi","attachments":null,"blocks":` + blocks + `}`}},
 		{"a form with empty fields", "POST /api/chat.postMessage HTTP/1.1\nAuthorization: Bearer S3NDER\n\n" +
 			"channel=%23x&text=hi&blocks=&attachments=",
-			doc, `{"ok":true,"channel":"#x"}`, []string{`{"channel":"#x","text":"hi","attachments":null,"blocks":null}`}},
+			doc, `{"ok":true,"channel":"#x"}`,
+			[]string{`{"channel":"#x","text":"hi","attachments":null,"blocks":null}`}},
 		{"slack-go, webhook", "POST /services/ops/S3NDER HTTP/1.1\nContent-Type: application/json\n\n" +
 			`{"text":"hi","blocks":null,"replace_original":false,"delete_original":false}`,
 			text, "ok", []string{`{` + relay +
