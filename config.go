@@ -18,8 +18,9 @@ import (
 	"unique"
 )
 
-// secret is the URL of a webhook, or a token. However a secret is printed or encoded, it shows as masked; an empty
-// secret shows as nothing. Secrets with the same text are equal, so a secret can be part of a map's key.
+// secret is the URL of a webhook, or a token. It is printed and encoded as masked, and as nothing if it is empty. In
+// the unexported field of another type, where fmt does not call Format, it shows as an address, since the text is
+// behind a handle. Secrets with the same text are equal, so a secret can be part of a map's key.
 type secret struct{ text unique.Handle[string] }
 
 const masked = "..." // shown in the place of a secret, for example by /config/app
@@ -72,7 +73,7 @@ type config struct {
 		dir          string
 		maxBytes     int64 // of waiting messages
 		maxAge       int64 // seconds for which delivery is tried
-		historyBytes int64 // size of the log up to which finished segments are kept; 0: none are kept
+		historyBytes int64 // size of the log up to which segments without live messages are kept
 	}
 	log struct{ access, errors, level string }
 	ui  struct{ root string }
@@ -435,8 +436,8 @@ func (l *loader) destinations() {
 		}
 	}
 	for i, s := range l.senders {
-		of := func(other *sender) bool { return other.token == s.token && other.name != s.name }
-		if s.token != (secret{}) && (s.token == l.core.authToken || slices.ContainsFunc(l.senders[:i], of)) {
+		sameToken := func(other *sender) bool { return other.token == s.token && other.name != s.name }
+		if s.token != (secret{}) && (s.token == l.core.authToken || slices.ContainsFunc(l.senders[:i], sameToken)) {
 			l.fault(l.row[&s.token], "token of sender %s is the auth_token or another sender's: make a new one", s.name)
 		}
 	}

@@ -15,10 +15,10 @@ package main
 //   - The rank of a turn says how likely its post is to hang: 0 is the best rank, 2 the worst. Turns of a worse rank
 //     may have fewer posts in flight, so that posts that hang leave room for healthy accounts: see room.
 //
-// A lane sleeps until its timer fires, stands in a queue of its account (then it is due), or has its turn. Pace (the
-// least time between two posts), back-off (the wait after a failed attempt) and a pause that Slack asked for only make
-// its sleep longer. An account that pauses or cannot be connected to leaves the ring until its own timer fires: none of
-// its lanes gets a turn.
+// A lane is in one of three states: it sleeps until its timer fires; it is due, and stands in a queue of its account;
+// or it has its turn. Pace (the least time between two posts), back-off (the wait after a failed attempt) and a pause
+// that Slack asked for make it sleep longer. An account that pauses or cannot be connected to leaves the ring until its
+// own timer fires: none of its lanes gets a turn.
 //
 // The end of a message is on disk before the next turn of its lane begins. So a crash doubles at most one post of each
 // destination. One mutex, mu, guards all lanes and accounts. Code that holds mu must not block. The only exception is a
@@ -44,7 +44,7 @@ const (
 	firstBackOff   = time.Second
 	longestBackOff = 5 * time.Minute
 	longestProbe   = 30 * time.Second // longest back-off of an account that cannot be connected to
-	doubtfulTries  = 3                // posts that are refused for their destination, or whose answer broke off
+	maxDoubts      = 3                // posts that are refused for their destination, or whose answer broke off
 	ageAfter       = 10 * time.Minute // of failing, before a lane uses max_age: the clock may have been wrong
 	reportEvery    = time.Hour        // between two reports of dead letters of one destination
 	smallerFor     = time.Hour        // how long a lane merges less after a merged post was refused
@@ -93,7 +93,7 @@ type head struct {
 type account struct {
 	due        [4][]*lane // four queues of lanes that are due (see schedule); the lane that is due longest is first
 	posting    [ranks]int // posts in flight of this rank or a worse one
-	urgent     int64      // bytes of sync posts that wait for their turn
+	urgentSize int64      // bytes of sync posts that wait for their turn
 	lanesUntil time.Time  // during a reload: the latest until of its lanes; new lanes take it over
 	until      time.Time  // no post before this time
 	err        string     // the reason for until
@@ -101,14 +101,14 @@ type account struct {
 	errSince   time.Time  // when the first of these failures was
 	timer      *time.Timer
 	limited    bool // until comes from a rate limit
-	earned     bool // Slack has answered for the account, and every post since then got an answer
+	answers    bool // Slack has answered for the account, and every post since then got an answer
 	inRing     bool
 }
 
 func latest(times ...time.Time) time.Time { return slices.MaxFunc(times, time.Time.Compare) }
 
-// failing reports whether the head was deferred: its next post may hang.
-func (l *lane) failing() bool { return !l.head.retryAt.IsZero() }
+// deferred reports whether the head was deferred: its next post may hang.
+func (l *lane) deferred() bool { return !l.head.retryAt.IsZero() }
 
 // next returns the next turn of l, nil if nothing waits, and the time before which l must not post.
 func (l *lane) next() (t *turn, at time.Time) {
@@ -121,6 +121,9 @@ func (l *lane) next() (t *turn, at time.Time) {
 	return nil, l.until
 }
 
+// nextTurn returns the earliest time at which l may post a waiting message: after pace, back-off and pauses.
+func (l *lane) nextTurn() time.Time { return latest(l.until, l.head.retryAt, l.account.until) }
+
 // enqueue inserts w by its number, but behind the messages that are being posted or were posted together.
 func (l *lane) enqueue(w waiter) {
 	fixed := max(l.posting, l.head.group)
@@ -128,8 +131,8 @@ func (l *lane) enqueue(w waiter) {
 	l.waiting = slices.Insert(l.waiting, fixed+at, w)
 }
 
-// hold adds n, which may be negative, to the bytes of l and of all lanes. These bytes count for max_bytes.
-func (d *deliverer) hold(l *lane, n int64) {
+// addBytes adds n, which may be negative, to the bytes of l and of all lanes. These bytes count for max_bytes.
+func (d *deliverer) addBytes(l *lane, n int64) {
 	l.bytes += n
 	d.bytes += n
 }
@@ -137,7 +140,7 @@ func (d *deliverer) hold(l *lane, n int64) {
 // remove removes n messages from l, beginning at index i.
 func (d *deliverer) remove(l *lane, i, n int) {
 	for _, w := range l.waiting[i : i+n] {
-		d.hold(l, -w.size())
+		d.addBytes(l, -w.size())
 	}
 	l.waiting = slices.Delete(l.waiting, i, i+n)
 }
@@ -152,22 +155,22 @@ type deliverer struct {
 	stats *stats
 	log   *slog.Logger
 
-	reads  chan struct{} // a token for each turn that reads the spool
+	reads  chan struct{} // a slot for each turn that reads the spool
 	config atomic.Pointer[config]
 
 	guard
-	changed   sync.Cond // on mu: a turn, a write to the spool or a reload has ended
-	lanes     map[destination]*lane
-	accounts  map[credential]*account
-	ring      []*account // accounts that may post and have lanes that are due; the first one is next
-	bytes     int64      // of all lanes: they count for max_bytes
-	urgent    int64      // bytes of sync posts that wait for their turn
-	posting   [ranks]int // posts in flight of this rank or a worse one
-	large     [2]int64   // bytes of large posts in flight: first of rank 0, then of ranks 1 and 2
-	stores    int        // changes that the spool is writing: a reload waits for them
-	reloading bool       // no store may begin
-	resting   int        // no turn begins unless this is 0: qps, a reload and the stop each add 1
-	firstPost time.Time  // no new lane posts before: the last process may have posted a moment ago
+	changed    sync.Cond // on mu: a turn, a write to the spool or a reload has ended
+	lanes      map[destination]*lane
+	accounts   map[credential]*account
+	ring       []*account // accounts that may post and have lanes that are due; the first one is next
+	bytes      int64      // of all lanes: they count for max_bytes
+	urgentSize int64      // bytes of sync posts that wait for their turn
+	posting    [ranks]int // posts in flight of this rank or a worse one
+	large      [2]int64   // bytes of large posts in flight: first of rank 0, then of ranks 1 and 2
+	writing    int        // changes that the spool is writing: a reload waits for them
+	reloading  bool       // no store may begin
+	resting    int        // no turn begins unless this is 0: qps, a reload and the stop each add 1
+	firstPost  time.Time  // no new lane posts before: the last process may have posted a moment ago
 }
 
 // cfg returns the current configuration. A reload may change it between two calls, but not while mu is held or a turn
@@ -211,9 +214,9 @@ func (d *deliverer) after(wait time.Duration, f func()) *time.Timer {
 	return time.AfterFunc(wait, func() { d.locked(f) })
 }
 
-// stop ends delivery: no more turns begin. It returns when all turns have ended, which takes 30 s at most if the disk
-// works, else after 31 s. A post whose messages have ended, but not yet on disk, is made again after the next start.
-// Senders whose urgent turn has not begun are answered.
+// stop ends delivery: no more turns begin. It returns when all turns have ended, after 31 s at the latest: a post takes
+// 30 s at most, but a failing disk can keep a turn longer. A post whose messages have ended, but not yet on disk, is
+// made again after the next start. Senders whose urgent turn has not begun are answered.
 func (d *deliverer) stop() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -243,7 +246,7 @@ func (d *deliverer) store(messages []*message) (err error) {
 	d.wait(func() bool { return !d.reloading })
 	for _, m := range messages {
 		l := d.lane(m.route)
-		if d.hold(l, m.size()); l.bytes > d.cfg().spool.maxBytes/2 {
+		if d.addBytes(l, m.size()); l.bytes > d.cfg().spool.maxBytes/2 {
 			err = fmt.Errorf("half of the spool waits for %s", l.to.name())
 		}
 	}
@@ -253,7 +256,7 @@ func (d *deliverer) store(messages []*message) (err error) {
 	for _, m := range messages {
 		l := d.lane(m.route)          // the lane from above: it has bytes, so it was not deleted, and a reload waits
 		if err != nil || m.seq == 0 { // 0: its key is known, or the dead letter that it replaces is gone
-			d.hold(l, -m.size())
+			d.addBytes(l, -m.size())
 		} else {
 			resent := int64(asInt(m.replaces != 0)) // 1 for a dead letter that is sent again
 			d.stats.count(m.route, counts{Waiting: 1, Accepted: 1 - resent, Dead: -resent})
@@ -267,11 +270,11 @@ func (d *deliverer) store(messages []*message) (err error) {
 // write has the spool write c. A reload waits until that has ended. The caller holds mu; mu is free while the spool
 // writes.
 func (d *deliverer) write(c *change) error {
-	d.stores++
+	d.writing++
 	d.mu.Unlock()
 	err := d.spool.do(c)
 	d.mu.Lock()
-	d.stores--
+	d.writing--
 	d.changed.Broadcast()
 	return err
 }
@@ -291,7 +294,7 @@ func (d *deliverer) postNow(m *message, limit time.Duration) outcome {
 	t := &turn{urgent: m, size: m.size(), head: head{attempts: 1}, done: make(chan outcome, 1)}
 	d.locked(func() {
 		d.addUrgent(t)
-		tooMuch := d.urgent > urgentBytes || t.lane.account.urgent > max(t.size, urgentBytes/4)
+		tooMuch := d.urgentSize > urgentBytes || t.lane.account.urgentSize > max(t.size, urgentBytes/4)
 		if tooMuch || t.lane.refusal().wait > limit {
 			d.giveUp(t)
 		}
@@ -323,26 +326,26 @@ func (l *lane) refusal() outcome {
 func (d *deliverer) addUrgent(t *turn) {
 	t.lane = d.lane(t.urgent.route)
 	t.lane.urgent = append(t.lane.urgent, t)
-	t.lane.account.urgent += t.size
-	d.urgent += t.size
+	t.lane.account.urgentSize += t.size
+	d.urgentSize += t.size
 }
 
 // takeUrgent removes the urgent turn at index i from l: the turn begins, or postNow has given up.
 func (d *deliverer) takeUrgent(l *lane, i int) {
 	size := l.urgent[i].size
 	l.urgent = slices.Delete(l.urgent, i, i+1)
-	l.account.urgent -= size
-	d.urgent -= size
+	l.account.urgentSize -= size
+	d.urgentSize -= size
 }
 
-// ahead returns how many waiting messages may go before a new message to r, if qps limits all posts: those of its lane
-// and, except in lanes that fail, those of its account and of all accounts that Slack answers.
+// ahead returns how many waiting messages may be posted before a new message to r, if qps limits all posts: all of r's
+// lane, and those of other lanes that do not fail and whose account is r's or one that Slack answers.
 func (d *deliverer) ahead(r route) (n int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	to, _, _ := d.cfg().lookup(r)
 	for _, l := range d.lanes {
-		if l.to == to || !l.failing() && (l.account.earned || l.to.credential == to.credential) {
+		if l.to == to || !l.deferred() && (l.account.answers || l.to.credential == to.credential) {
 			n += len(l.waiting)
 		}
 	}
@@ -384,7 +387,7 @@ func (d *deliverer) schedule(l *lane) {
 	case t != nil:
 		// Lanes that fail stand in queue 1, lanes whose next message is large in queue 2, lanes with both in queue 3.
 		// No other lane waits behind them.
-		queue := &l.account.due[asInt(l.failing())+2*asInt(t.size > largePost)]
+		queue := &l.account.due[asInt(l.deferred())+2*asInt(t.size > largePost)]
 		*queue, l.awake = append(*queue, l), true
 		d.enterRing(l.account)
 		d.begin()
@@ -457,10 +460,10 @@ type turn struct {
 	urgent *message     // of a sync post, else nil
 	done   chan outcome // the sender of urgent waits for its outcome
 
-	heads  []waiter // the first waiting messages: at most these go into the post
-	merged merger   // the messages that do
-	head   head     // of the lane, this attempt included
-	long   bool     // the post is one attachment or text, too large for the receiver, and can be cut
+	candidates []waiter // the first waiting messages: at most these go into the post
+	merged     merger   // the messages that do
+	head       head     // of the lane, this attempt included
+	long       bool     // the post is one attachment or text, too large for the receiver, and can be cut
 }
 
 // ranks is how many ranks of turns there are. Rank 0 is the best.
@@ -477,7 +480,7 @@ const ranks = 3
 // flight. A turn with a large message does not begin while largeBytes or more are in flight.
 func (d *deliverer) room(t *turn) bool {
 	a := t.lane.account
-	t.rank = max(asInt(!a.earned), 2*asInt(t.lane.failing()))
+	t.rank = max(asInt(!a.answers), 2*asInt(t.lane.deferred()))
 	for rank := range t.rank + 1 {
 		share := max(1, d.posts*(ranks-rank)/ranks)
 		all, own := share, 1 // an account that cannot be connected to may have one post, as a test
@@ -517,17 +520,17 @@ func (d *deliverer) start(t *turn) {
 		if l.mostTill.After(now) {
 			t.merged.limit = min(t.merged.limit, l.most)
 		}
-		l.posting = cmp.Or(l.head.group, min(mergedHeads, len(l.waiting)))
+		l.posting = cmp.Or(l.head.group, min(mergedMessages, len(l.waiting)))
 		if t.merged.limit == 1 { // not even equal messages go together
 			l.posting = 1
 		}
-		t.heads = slices.Clone(l.waiting[:l.posting])
+		t.candidates = slices.Clone(l.waiting[:l.posting])
 	}
 	go d.turn(t)
 }
 
-// turn makes the post of t. When it returns, the end of each message that has ended is on disk. That of a sync post may
-// be missing there: if the disk fails, it is not written again.
+// turn makes the post of t. When it returns, the end of each message that has ended is on disk. The exception is a sync
+// post: if the disk fails, its line is not tried again.
 func (d *deliverer) turn(t *turn) {
 	var ends []ending // how the first messages of the lane end
 	if t.urgent != nil {
@@ -584,7 +587,7 @@ func (d *deliverer) gather(t *turn) error {
 	size := int64(0)
 	d.reads <- struct{}{}
 	defer func() { <-d.reads }()
-	for i, w := range t.heads {
+	for i, w := range t.candidates {
 		m, _, err := d.spool.read(found{seq: w.seq()})
 		if size += w.size(); err != nil || i > 0 && size > bodyLimit {
 			return err
@@ -603,7 +606,7 @@ func (d *deliverer) unreadable(t *turn, err error) []ending {
 		d.postpone(t.lane, outcome{class: inBetween, reason: "reading the spool: " + err.Error()})
 		return nil
 	}
-	lost := ending{seq: t.heads[0].seq(), route: t.lane.route, fate: fateDamaged}
+	lost := ending{seq: t.candidates[0].seq(), route: t.lane.route, fate: fateDamaged}
 	d.log.Error("a line of the spool is damaged: the message is lost", "to", t.lane.to.name(), "number", lost.seq)
 	t.lane.head = head{}
 	return []ending{lost}
@@ -642,7 +645,7 @@ func (d *deliverer) learn(t *turn, out outcome) {
 	l, a, now := t.lane, t.lane.account, time.Now()
 	l.until, l.limited = now.Add(max(d.cfg().pace(), out.wait)), out.class == limited
 	switch {
-	case out.nobody():
+	case out.notConnected():
 		if a.failures++; a.failures == 1 {
 			a.errSince = now
 			d.log.Error("slack cannot be reached: the whole account waits", "to", l.to.name(), "err", out.reason)
@@ -652,20 +655,20 @@ func (d *deliverer) learn(t *turn, out outcome) {
 		}
 		fallthrough
 	case out.unreached:
-		a.earned = false
+		a.answers = false
 	case out.class != inBetween:
 		if a.failures > 0 {
 			d.log.Error("slack can be reached again", "to", l.to.name(), "after", a.failures)
 		}
-		a.earned, a.failures = true, 0
+		a.answers, a.failures = true, 0
 	}
 	if until := now.Add(out.wait); l.limited && l.to.credential.token != (secret{}) && until.After(a.until) {
 		a.until, a.err, a.limited = until, "slack's rate limit, met by "+l.to.name(), true
 	}
 }
 
-// nobody reports that no connection was made. The lane is not the cause: the whole account waits.
-func (o outcome) nobody() bool { return o.unreached && !o.unsure }
+// notConnected reports that no connection was made. The lane is not the cause: the whole account waits.
+func (o outcome) notConnected() bool { return o.unreached && !o.unsure }
 
 // What becomes of the messages of a post that have not ended.
 const (
@@ -684,9 +687,9 @@ func (t *turn) judge(out outcome, tooOld int, failing time.Duration) (fate strin
 		return fateDelivered, all, ""
 	case parts > 1 && (out.class == badContent || out.tooMuch), t.long && out.tooMuch && !h.cut:
 		return smaller, all, ""
-	case out.class == badContent, out.class == badDestination && h.doubts+1 >= doubtfulTries:
+	case out.class == badContent, out.class == badDestination && h.doubts+1 >= maxDoubts:
 		return fateDead, all, out.reason
-	case out.broken && h.doubts+1 >= doubtfulTries:
+	case out.broken && h.doubts+1 >= maxDoubts:
 		return fateDead, all, "it may have been delivered: " + out.reason
 	case tooOld > 0 && failing > ageAfter:
 		return fateDead, tooOld, "older than max_age: " + out.reason
@@ -709,7 +712,7 @@ func (d *deliverer) settle(t *turn, out outcome) (ends []ending) {
 		l.head.group = len(messages)
 		l.head.doubts += asInt(out.broken || out.class == badDestination)
 		l.errSince = cmp.Or(l.errSince, now)
-		if !out.nobody() {
+		if !out.notConnected() {
 			d.postpone(l, out)
 		}
 		return nil
@@ -753,8 +756,8 @@ func (d *deliverer) postpone(l *lane, out outcome) {
 	l.err, l.errSince, l.head.retryAt = out.reason, cmp.Or(l.errSince, now), now.Add(wait)
 }
 
-// reportDead tells core.report_tag about the first dead letter of a destination in an hour. About messages for
-// core.report_tag itself it tells nothing.
+// reportDead tells core.report_tag about the first dead letter of a destination in an hour. It
+// does not report messages for core.report_tag itself.
 func (d *deliverer) reportDead(l *lane, m *message, reason string) {
 	tag := d.cfg().core.reportTag
 	if tag == "" || m.route.tag == tag || time.Since(l.reported) < reportEvery {

@@ -348,7 +348,7 @@ func TestJudge(t *testing.T) {
 		{"content, merged", outcome{class: badContent}, tried(1), many, smaller, 0, ""},
 		{"destination, after an outage", outcome{class: badDestination}, tried(50), many, later, 0, ""},
 		{"destination, third time", outcome{class: badDestination, reason: "is_archived"},
-			head{attempts: 50, doubts: doubtfulTries - 1}, many, fateDead, 0, "is_archived"},
+			head{attempts: 50, doubts: maxDoubts - 1}, many, fateDead, 0, "is_archived"},
 		{"credential", outcome{class: badCredential}, tried(99), one, later, 0, ""},
 		{"in between", outcome{class: inBetween}, tried(99), one, later, 0, ""},
 		{"in between, old", outcome{class: inBetween}, tried(99), posted{parts: 1, tooOld: 1},
@@ -362,10 +362,10 @@ func TestJudge(t *testing.T) {
 		{"too much, short, code", outcome{class: badContent, tooMuch: true, reason: "msg_too_long"}, tried(1), one,
 			fateDead, 0, "msg_too_long"},
 		{"too much, short, no code", outcome{class: badDestination, tooMuch: true}, tried(1), one, later, 0, ""},
-		{"broken twice", outcome{class: retry, broken: true}, head{attempts: 2, doubts: doubtfulTries - 2}, one,
+		{"broken twice", outcome{class: retry, broken: true}, head{attempts: 2, doubts: maxDoubts - 2}, one,
 			later, 0, ""},
 		{"broken three times", outcome{class: retry, broken: true, reason: "cut off"},
-			head{attempts: 3, doubts: doubtfulTries - 1}, one, fateDead, 0, "it may have been delivered: cut off"},
+			head{attempts: 3, doubts: maxDoubts - 1}, one, fateDead, 0, "it may have been delivered: cut off"},
 	} {
 		turn := turn{head: test.head, long: test.posted.long}
 		turn.merged.parts = make([]*part, test.posted.parts)
@@ -728,8 +728,8 @@ func TestSyncThatGivesUp(t *testing.T) {
 		}
 		p.deliverer.mu.Lock()
 		for _, l := range p.deliverer.lanes {
-			if len(l.urgent) > 0 || p.deliverer.urgent != 0 || l.account.urgent != 0 {
-				t.Errorf("%d sync messages and %d bytes are still kept, want none", len(l.urgent), p.deliverer.urgent)
+			if len(l.urgent) > 0 || p.deliverer.urgentSize != 0 || l.account.urgentSize != 0 {
+				t.Errorf("%d sync messages, %d bytes are still kept", len(l.urgent), p.deliverer.urgentSize)
 			}
 		}
 		p.deliverer.mu.Unlock()

@@ -78,7 +78,7 @@ func (s *server) checked(m message) (_ message, err error) {
 	case err != nil:
 	case fields == nil:
 		err = badPayload("invalid_payload", "payload is missing, or not a JSON object")
-	case len(channel) > nameLimit || strings.ContainsFunc(channel, endsLine):
+	case len(channel) > nameLimit || strings.ContainsFunc(channel, isControl):
 		err = badPayload("channel_not_found",
 			"payload.channel is longer than %d bytes or has a control character in it", nameLimit)
 	case strings.TrimSpace(text+markdown) == "" && len(blocks)+len(attachments) == 0:

@@ -357,7 +357,7 @@ func TestStrangersLeaveRoom(t *testing.T) {
 	for range maxLarge / 2 {
 		p.bodies <- struct{}{}
 	}
-	body := "token=S3NDER&channel=%23x&text=" + strings.Repeat("x", 2*small)
+	body := "token=S3NDER&channel=%23x&text=" + strings.Repeat("x", 2*largeFrom)
 	for _, test := range []struct {
 		head   string
 		status int

@@ -123,7 +123,7 @@ func shareFiles(files int) (connections, posts int) {
 }
 
 // newWebServer returns an HTTP server. The parameter most limits its open connections: if all are in use, the server
-// closes idle ones for the next one. The context of every request ends at stop.
+// closes idle ones to make room for the next one. The context of every request ends at stop.
 func newWebServer(s *server, most int, stop context.Context) *http.Server {
 	web := &http.Server{
 		Handler:           s.handler(),

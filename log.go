@@ -151,12 +151,10 @@ func (l *logs) close() {
 	}
 }
 
-// dropped returns how many lines could not be written.
-func (l *logs) dropped() int64 {
+func (l *logs) lost() int64 {
 	return l.access.lost.Load() + l.errors.lost.Load() + l.posts.lost.Load()
 }
 
-// warn logs the warnings about cfg.
 func (l *logs) warn(cfg *config) {
 	for _, warning := range cfg.warnings {
 		l.notice(warning)

@@ -38,7 +38,7 @@ func TestLogLosesLines(t *testing.T) {
 		for range logRoom + 5 {
 			fmt.Fprint(&l.errors, line)
 		}
-		if got := l.dropped(); got != 5 {
+		if got := l.lost(); got != 5 {
 			t.Errorf("%d lines dropped, want 5", got)
 		}
 		close(g.open)
@@ -76,8 +76,8 @@ func TestLogsClose(t *testing.T) {
 		l = newLogs(out, fullDisk{})
 		l.log.Error("nobody takes this either")
 		l.close()
-		if took := time.Since(start); took != 0 || l.dropped() != 1 {
-			t.Errorf("close took %v, want 0; %d lines dropped, want 1", took, l.dropped())
+		if took := time.Since(start); took != 0 || l.lost() != 1 {
+			t.Errorf("close took %v, want 0; %d lines dropped, want 1", took, l.lost())
 		}
 	})
 }

@@ -5,8 +5,9 @@
 //
 //	POST → accept → spool (on disk) → answer → lane → Slack → delivered | deferred | dead letter
 //
-// Calls follow this path. The HTTP handlers (notify.go, door.go, messages.go) call deliver.go and spool.go; deliver.go
-// calls spool.go, render.go and slack.go. No call goes the other way, except to small helper functions.
+// Calls follow this path. The HTTP handlers (notify.go, door.go, messages.go, stat.go) call deliver.go and spool.go;
+// deliver.go calls spool.go, render.go and slack.go. No call goes the other way, except to small helper functions. The
+// methods of the deliverer that only one file needs are there: in reload.go, messages.go and stat.go.
 //
 // The files:
 //
@@ -18,13 +19,13 @@
 //	door.go     the ways in for programs that know only Slack: incoming webhooks and chat.postMessage
 //	auth.go     who may do what: senders and operators
 //	message.go  a message and its route
-//	spool.go    the spool: the queue on disk (sync_linux.go, sync_other.go: its system calls)
+//	spool.go    the spool: the queue on disk (sync_linux.go, sync_other.go: system calls)
 //	deliver.go  the lanes: one post at a time for each destination, in order; pauses and back-off
 //	reload.go   SIGHUP: reads the configuration again and moves waiting messages to their new destinations
 //	render.go   makes one post from a message, or from several
 //	slack.go    makes one post to Slack and says what the answer means
 //	messages.go the operators' API: list messages, send them again, drop them
-//	stat.go     the table of counters, and everything that shows it: /stat/app, /metrics; the health checks
+//	stat.go     the table of counters, and everything that shows it; what is in trouble; whether messages are accepted
 //	log.go      the log files
 //	ui.go       the operators' web page; its files are in ui/
 //	cli/        the code that both clients share; the clients are cli/slackboard-cli and log/slackboard-log
@@ -117,7 +118,7 @@ func run(opts options, cfg *config, logs *logs) error {
 		return fmt.Errorf("spool.dir: %w", err)
 	}
 	debug.FreeOSMemory() // give back the memory that reading a long spool needed
-	s := &server{deliverer: d, access: &logs.access, bodies: make(chan struct{}, maxLarge), lost: logs.dropped}
+	s := &server{deliverer: d, access: &logs.access, bodies: make(chan struct{}, maxLarge), lost: logs.lost}
 	go sp.run()
 	web, served := newWebServer(s, connections, stop), make(chan error, len(listeners))
 	for _, l := range listeners {
@@ -145,7 +146,7 @@ func (s *server) drain(shutdown func(context.Context) error, logs *logs) {
 	logs.notice("stopping")
 	enough, done := context.WithTimeout(context.Background(), postTimeout)
 	defer done()
-	shutdown(enough) // takes no new requests
+	shutdown(enough)
 	s.stop()
 	s.spool.close()
 	logs.notice("stopped", "waiting", s.fill(&appStat{}).Waiting)
@@ -154,8 +155,8 @@ func (s *server) drain(shutdown func(context.Context) error, logs *logs) {
 // attend reports the server's status to the service manager and sets the memory limits, every 10 s until stop.
 //
 // The heap may grow by 16 MiB between two garbage collections. The live heap is small: collecting it so rarely costs
-// some MB and takes a fifth of the work. Waiting messages take about 40 bytes each, and each destination with a lane
-// about 1 KB.
+// some MB and saves four fifths of the work. Waiting messages take about 40 bytes each, and each destination with a
+// lane about 1 KB.
 //
 // If requests grow the heap beyond the memory limit, the heap is collected more often. The limit counts goroutines,
 // so that many connections alone do not cause collections without end: a connection takes one or two goroutines and
@@ -206,15 +207,15 @@ func parseFlags(args []string) (o options, text string, err error) {
 		"print posts on standard output instead of sending them to Slack; needs no configuration")
 	flags.BoolVar(&o.health, "health", false,
 		"ask the server that runs on this configuration whether it takes messages; exit 0 or 1")
-	version := flags.Bool("v", false, "print the version and exit")
-	flags.BoolVar(version, "version", false, "the same")
+	showVersion := flags.Bool("v", false, "print the version and exit")
+	flags.BoolVar(showVersion, "version", false, "the same")
 	err = flags.Parse(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return o, usage + help.String(), nil
 	case err != nil:
 		err = fmt.Errorf("%w: see slackboard -h", err)
-	case *version:
+	case *showVersion:
 		text = fmt.Sprintf("slackboard %s %s %s/%s\n", build(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	case flags.NArg() > 0:
 		err = fmt.Errorf("unexpected argument %q: the configuration is given as -c FILE", flags.Arg(0))

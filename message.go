@@ -51,9 +51,9 @@ func (m *message) size() int64 { return lineSize(len(m.route.String()), len(m.ID
 // acceptedAt returns when the server accepted m. For a dead letter that is sent again, that is the first time.
 func (m *message) acceptedAt() time.Time { return time.UnixMilli(cmp.Or(m.Accepted, m.queued)) }
 
-// endsLine reports whether c is a control character or a Unicode line separator. Such a character could begin a new
+// isControl reports whether c is a control character or a Unicode line separator. Such a character could begin a new
 // line, or do worse to a terminal or a line protocol.
-func endsLine(c rune) bool { return unicode.IsControl(c) || c == '\u2028' || c == '\u2029' }
+func isControl(c rune) bool { return unicode.IsControl(c) || c == '\u2028' || c == '\u2029' }
 
 // cleaned removes control characters from s and cuts the result to limit characters. Control characters that are
 // white space, such as a newline, and Unicode line separators become blanks.
@@ -61,9 +61,9 @@ func cleaned(s string, limit int) string {
 	n := 0
 	s = strings.Map(func(c rune) rune {
 		switch {
-		case n == limit, endsLine(c) && !unicode.IsSpace(c):
+		case n == limit, isControl(c) && !unicode.IsSpace(c):
 			return -1
-		case endsLine(c):
+		case isControl(c):
 			c = ' '
 		}
 		n++

@@ -46,8 +46,8 @@ type messageView struct {
 	Payload json.RawMessage `json:"payload,omitempty"`
 }
 
-// view returns f as an operator sees it: with whole, the text is not cut and the payload is there. Only one request at
-// a time reads a message, so that lists hold one message in memory, however many are being written and however slowly.
+// view returns f as an operator sees it: with whole, the text is not cut and the payload is there. One request at a
+// time reads a message: so all lists that are being written hold one message in memory, even if clients read slowly.
 func (s *server) view(f found, whole bool) (v messageView, err error) {
 	s.searching.Lock()
 	defer s.searching.Unlock()
@@ -62,7 +62,7 @@ func (s *server) view(f found, whole bool) (v messageView, err error) {
 	}
 	json.Unmarshal(asObject(m.Payload)["text"], &v.Text)
 	v.Text = cmp.Or(v.Text, string(m.Payload))
-	at := moment{time.UnixMilli(int64(became.at))}
+	at := moment{time.UnixMilli(int64(became.time))}
 	switch v.State {
 	case "dead":
 		v.Error = string(became.says)
@@ -81,9 +81,9 @@ func (s *server) view(f found, whole bool) (v messageView, err error) {
 	return v, nil
 }
 
-// toWaiting is an operation on a waiting message m, which is l.waiting[at]. It is called with mu held. did says what
-// was done, in words for the operator.
-type toWaiting func(m *message, l *lane, at int) (did string, err error)
+// waitingAction is an operation on a waiting message m, which is l.waiting[at]. It is called with mu held. did says
+// what was done, in words for the operator.
+type waitingAction func(m *message, l *lane, at int) (did string, err error)
 
 // addWaiting adds to v what the lane knows about the message. It changes nothing else.
 func (v *messageView) addWaiting(_ *message, l *lane, at int) (did string, err error) {
@@ -99,7 +99,7 @@ func (v *messageView) addWaiting(_ *message, l *lane, at int) (did string, err e
 }
 
 // inLane calls do for m and the lane in which m waits. It returns errGone if m does not wait.
-func (d *deliverer) inLane(m *message, do toWaiting) (did string, err error) {
+func (d *deliverer) inLane(m *message, do waitingAction) (did string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	to, _, _ := d.cfg().lookup(m.route)
@@ -115,9 +115,6 @@ func (d *deliverer) inLane(m *message, do toWaiting) (did string, err error) {
 	return do(m, l, at)
 }
 
-// nextTurn returns the earliest time at which l may post a waiting message: after pace, back-off and pauses.
-func (l *lane) nextTurn() time.Time { return latest(l.until, l.head.retryAt, l.account.until) }
-
 // search is what an operator looks for: messages in a state ("any": in all states), of a tag ("": of all tags), that
 // contain q. With an id, it looks for the message with that id, and reads the log back from the newest segment only as
 // far as the segment that has the message.
@@ -128,7 +125,6 @@ type search struct {
 	offset, limit int    // of the list
 }
 
-// states are the states of a message, and "any" for all of them.
 var states = []string{"waiting", "dead", "delivered", "dropped", "any"}
 
 // readSearch returns the search that the query of r asks for. An unknown parameter is an error.
@@ -275,13 +271,13 @@ func shows[V any](get func(*http.Request) (V, error)) http.HandlerFunc {
 	}
 }
 
-// toDead is an operation on dead letters. Messages that are not dead letters any more are left out. did says what was
-// done, in words for the operator, n to how many.
-type toDead func([]found) (did string, n int, err error)
+// deadAction is an operation on dead letters. Messages that are not dead letters any more are left out. did says what
+// was done, in words for the operator, n to how many.
+type deadAction func([]found) (did string, n int, err error)
 
 // toOne returns the handler that does one operation to the message that the path names: waiting if the message waits,
 // dead if it is a dead letter. If the message was delivered or dropped, the answer is 404.
-func (s *server) toOne(waiting toWaiting, dead toDead) http.HandlerFunc {
+func (s *server) toOne(waiting waitingAction, dead deadAction) http.HandlerFunc {
 	return shows(func(r *http.Request) (ordered, error) {
 		f, err := s.named(r)
 		m, x, gone := s.spool.read(found{seq: f.seq}) // errGone if delivered or dropped, too
@@ -302,7 +298,7 @@ func (s *server) toOne(waiting toWaiting, dead toDead) http.HandlerFunc {
 // toAll returns the handler that does dead to all dead letters that the tag in the query has now, in the order of their
 // numbers. It stops early if the operator's connection ends or the server stops. A message that becomes a dead letter
 // meanwhile is left alone. The query must have no parameters except the given ones.
-func (s *server) toAll(dead toDead, parameters ...string) http.HandlerFunc {
+func (s *server) toAll(dead deadAction, parameters ...string) http.HandlerFunc {
 	return shows(func(r *http.Request) (ordered, error) {
 		query, n, all, err := r.URL.Query(), 0, []found(nil), onlyKnown(r, parameters...)
 		tag, state := query.Get("tag"), query.Get("state")

@@ -498,7 +498,7 @@ func TestUnreadableDeadLetters(t *testing.T) {
 		segment := filepath.Join(p.cfg().spool.dir, "00000001.log")
 		os.Rename(segment, segment+"-away")
 		os.Mkdir(segment, 0o700) // a folder can be opened, but not be read as a file
-		for name, do := range map[string]toDead{"resend": p.resend, "drop": p.dropDead} {
+		for name, do := range map[string]deadAction{"resend": p.resend, "drop": p.dropDead} {
 			if _, n, err := do(dead); n != 0 || !errors.Is(err, syscall.EISDIR) {
 				t.Errorf("%s: %d, %v", name, n, err)
 			}

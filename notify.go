@@ -23,7 +23,7 @@ import (
 
 const (
 	bodyLimit = 1 << 20  // bytes: the largest body of a request
-	small     = 16 << 10 // bytes: a body of this size or more needs a slot
+	largeFrom = 16 << 10 // bytes: a body of this size or more needs a slot
 	maxLarge  = 8        // slots: large bodies in memory at the same time
 	largeWait = 5 * time.Second
 )
@@ -42,33 +42,33 @@ type server struct {
 // handler returns the route table. Around it, each request is counted and gets its line in the access log.
 func (s *server) handler() http.Handler {
 	mux := http.NewServeMux()
-	route := func(who access, pattern string, h http.HandlerFunc) { mux.HandleFunc(pattern, s.guarded(who, h)) }
-	route(anybody, "POST /notify", s.takes(s.notify, answer.send, false))
-	route(anybody, "POST /notify-directly", s.takes(s.notify, answer.send, false))
-	route(anybody, "POST /services/{tag}", s.takes(s.webhook, answer.sendAsWebhook, false))
-	route(anybody, "POST /services/{tag}/{token...}", s.takes(s.webhook, answer.sendAsWebhook, false))
-	route(anybody, "POST /api/chat.postMessage", s.takes(s.postMessage, answer.sendAsAPI, true))
-	route(anybody, "POST /api/auth.test", s.takes(authTest, answer.sendAsAPI, true))
-	route(anybody, "/api/", func(w http.ResponseWriter, _ *http.Request) { badRequest("unknown_method").sendAsAPI(w) })
-	route(anybody, "GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answerTo(nil, 0).send(w) })
-	route(anybody, "GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answerTo(s.ready(), 0).send(w) })
-	route(senders, "GET /check", s.check)
-	route(operators, "GET /stat/go", shows(s.statGo))
-	route(operators, "GET /stat/app", shows(s.statApp))
-	route(operators, "GET /metrics", s.metrics)
-	route(operators, "GET /debug/vars", shows(s.debugVars))
-	route(operators, "GET /config/app", s.configApp)
-	route(operators, "GET /app/config", s.configApp) // the path in version 0.6 of the original
-	route(operators, "GET /ui/{file...}", s.page)
-	route(operators, "GET /ui", toPage)
-	route(operators, "GET /{$}", toPage)
-	route(operators, "/", func(w http.ResponseWriter, r *http.Request) { s.answerUnknown(mux, w, r) })
-	route(operatorsHere, "GET /messages", s.listMessages)
-	route(operatorsHere, "GET /messages/{id}", shows(s.showMessage))
-	route(operatorsHere, "POST /messages/{id}/retry", s.toOne(s.dueNow, s.resend))
-	route(operatorsHere, "POST /messages/retry", s.toAll(s.resend, "tag"))
-	route(operatorsHere, "DELETE /messages/{id}", s.toOne(s.drop, s.dropDead))
-	route(operatorsHere, "DELETE /messages", s.toAll(s.dropDead, "state", "tag"))
+	handle := func(who access, pattern string, h http.HandlerFunc) { mux.HandleFunc(pattern, s.guarded(who, h)) }
+	handle(anybody, "POST /notify", s.takes(s.notify, answer.send, false))
+	handle(anybody, "POST /notify-directly", s.takes(s.notify, answer.send, false))
+	handle(anybody, "POST /services/{tag}", s.takes(s.webhook, answer.sendAsWebhook, false))
+	handle(anybody, "POST /services/{tag}/{token...}", s.takes(s.webhook, answer.sendAsWebhook, false))
+	handle(anybody, "POST /api/chat.postMessage", s.takes(s.postMessage, answer.sendAsAPI, true))
+	handle(anybody, "POST /api/auth.test", s.takes(authTest, answer.sendAsAPI, true))
+	handle(anybody, "/api/", func(w http.ResponseWriter, _ *http.Request) { badRequest("unknown_method").sendAsAPI(w) })
+	handle(anybody, "GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answerTo(nil, 0).send(w) })
+	handle(anybody, "GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answerTo(s.ready(), 0).send(w) })
+	handle(senders, "GET /check", s.check)
+	handle(operators, "GET /stat/go", shows(s.statGo))
+	handle(operators, "GET /stat/app", shows(s.statApp))
+	handle(operators, "GET /metrics", s.metrics)
+	handle(operators, "GET /debug/vars", shows(s.debugVars))
+	handle(operators, "GET /config/app", s.configApp)
+	handle(operators, "GET /app/config", s.configApp) // the path in version 0.6 of the original
+	handle(operators, "GET /ui/{file...}", s.page)
+	handle(operators, "GET /ui", toPage)
+	handle(operators, "GET /{$}", toPage)
+	handle(operators, "/", func(w http.ResponseWriter, r *http.Request) { s.answerUnknown(mux, w, r) })
+	handle(operatorsHere, "GET /messages", s.listMessages)
+	handle(operatorsHere, "GET /messages/{id}", shows(s.showMessage))
+	handle(operatorsHere, "POST /messages/{id}/retry", s.toOne(s.dueNow, s.resend))
+	handle(operatorsHere, "POST /messages/retry", s.toAll(s.resend, "tag"))
+	handle(operatorsHere, "DELETE /messages/{id}", s.toOne(s.drop, s.dropDead))
+	handle(operatorsHere, "DELETE /messages", s.toAll(s.dropDead, "state", "tag"))
 
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		res := &response{
@@ -76,7 +76,7 @@ func (s *server) handler() http.Handler {
 			Method: r.Method, Proto: r.Proto, ContentLength: r.ContentLength, Status: http.StatusOK,
 		}
 		u := r.URL
-		slash := r.Method == http.MethodPost && strings.HasSuffix(u.Path, "/") && u.Path != "/api/"
+		slash := r.Method == http.MethodPost && strings.HasSuffix(u.Path, "/") && u.Path != "/api/" // the mux adds that
 		if slash || strings.Contains(u.Path, "//") {
 			u.Path, u.RawPath = path.Clean(u.Path), path.Clean(u.RawPath) // the original's clients post to //notify
 		}
@@ -250,9 +250,9 @@ func (s *server) readBody(w http.ResponseWriter, r *http.Request, stranger bool)
 	}
 	reader := http.MaxBytesReader(w, r.Body, bodyLimit)
 	if r.ContentLength <= bodyLimit { // a body that is announced as too large is not read at all
-		body, err = io.ReadAll(io.LimitReader(reader, small))
+		body, err = io.ReadAll(io.LimitReader(reader, largeFrom))
 	}
-	if len(body) == small {
+	if len(body) == largeFrom {
 		busy := answerTo(errors.New("too many large requests at the same time"), time.Second)
 		if stranger && len(s.bodies) >= maxLarge/2 {
 			return nil, done, busy
@@ -263,7 +263,7 @@ func (s *server) readBody(w http.ResponseWriter, r *http.Request, stranger bool)
 		case <-time.After(largeWait):
 			return nil, done, busy
 		}
-		whole := bytes.NewBuffer(append(make([]byte, 0, max(r.ContentLength, small)+bytes.MinRead), body...))
+		whole := bytes.NewBuffer(append(make([]byte, 0, max(r.ContentLength, largeFrom)+bytes.MinRead), body...))
 		_, err = whole.ReadFrom(reader)
 		body = whole.Bytes()
 	}
@@ -397,8 +397,8 @@ func (k *keyedAnswers) once(id string, keep bool, do func() answer) (a answer) {
 	return a
 }
 
-// acceptNow posts to all destinations at the same time. No post waits for its turn longer than qps may delay it (1 s
-// if that is shorter).
+// acceptNow posts to all destinations at the same time. No post waits for its turn longer than delayLimit, or 1 s if
+// that is shorter.
 func (s *server) acceptNow(messages []*message) answer {
 	outs, limit := make(chan outcome, len(messages)), s.cfg().delayLimit()
 	for _, m := range messages {

@@ -325,7 +325,7 @@ func TestLargeSyncHoldsNoRoom(t *testing.T) {
 			time.Sleep(20 * time.Second)
 			return outcome{class: delivered}
 		}})
-		body := `{"tag":"a","text":"` + strings.Repeat("x", 2*small) + `","sync":`
+		body := `{"tag":"a","text":"` + strings.Repeat("x", 2*largeFrom) + `","sync":`
 		var posting sync.WaitGroup
 		for range maxLarge {
 			posting.Go(func() { p.do("POST", "/notify", body+"true}") })
@@ -704,7 +704,7 @@ func TestCheckAnswers(t *testing.T) {
 func TestDocumentedRoutes(t *testing.T) {
 	names := strings.NewReplacer("{tag}", "TAG", "{token...}", "TOKEN", "{id}", "ID", "{$}", "", "{file...}", "")
 	got, want := map[string]bool{}, map[string]bool{}
-	for _, m := range regexp.MustCompile(`route\(\w+, "(\w+ /[^"]+)"`).FindAllStringSubmatch(
+	for _, m := range regexp.MustCompile(`handle\(\w+, "(\w+ /[^"]+)"`).FindAllStringSubmatch(
 		e2e.ReadFile(t, "notify.go"), -1) {
 		want[names.Replace(m[1])] = true
 	}

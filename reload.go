@@ -56,16 +56,16 @@ func (o options) keepFixed(logs *logs, key, old string, now *string) {
 }
 
 // reload makes cfg the configuration; at the start there is none before it. It calls count for each message in the
-// spool that waits or is a dead letter. Delivery pauses until no turn is in progress and nothing is being written that
-// changes a lane: 30 s at most if the disk works. So a turn sees one configuration, and no message is in two lanes. If
-// there is an error, the configuration and the lanes stay as they are.
+// spool that waits or is a dead letter. Meanwhile no turn begins. reload first waits until no turn is in progress and
+// no change to a lane is being written: 30 s at most if the disk works. So a turn sees one configuration, and no
+// message is in two lanes. If there is an error, the configuration and the lanes stay as they are.
 func (d *deliverer) reload(cfg *config, count func(route, counts)) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.resting++
 	d.wait(func() bool { return d.posting[0] == 0 })
 	d.reloading = true
-	d.wait(func() bool { return d.stores == 0 })
+	d.wait(func() bool { return d.writing == 0 })
 	err := d.rebuild(cfg, count)
 	d.reloading = false
 	d.resting--
@@ -99,7 +99,7 @@ func (d *deliverer) rebuild(cfg *config, count func(route, counts)) error {
 	slices.Sort(read)
 	d.config.Store(cfg)
 	d.spool.history.Store(cfg.spool.historyBytes)
-	d.ring, d.bytes, d.urgent, d.firstPost = nil, 0, 0, time.Now().Add(cfg.pace())
+	d.ring, d.bytes, d.urgentSize, d.firstPost = nil, 0, 0, time.Now().Add(cfg.pace())
 	for _, l := range d.lanes {
 		l.waiting = slices.DeleteFunc(l.waiting, func(w waiter) bool {
 			_, ok := slices.BinarySearch(read, w)
@@ -108,11 +108,11 @@ func (d *deliverer) rebuild(cfg *config, count func(route, counts)) error {
 		l.account.lanesUntil = latest(l.account.lanesUntil, l.until) // new lanes of a webhook keep its pause
 		urgent = append(urgent, l.urgent...)
 		l.urgent, l.bytes, l.head, l.awake = nil, 0, head{}, false
-		l.account.due, l.account.urgent, l.account.inRing = [4][]*lane{}, 0, false
+		l.account.due, l.account.urgentSize, l.account.inRing = [4][]*lane{}, 0, false
 	}
-	for r, found := range waiting {
+	for r, list := range waiting {
 		l := d.lane(r)
-		l.waiting = append(l.waiting, found...)
+		l.waiting = append(l.waiting, list...)
 	}
 	for _, a := range d.accounts {
 		if a.lanesUntil = (time.Time{}); !a.limited {
@@ -125,7 +125,7 @@ func (d *deliverer) rebuild(cfg *config, count func(route, counts)) error {
 	for _, l := range d.lanes {
 		slices.Sort(l.waiting)
 		for _, w := range l.waiting {
-			d.hold(l, w.size())
+			d.addBytes(l, w.size())
 		}
 		d.schedule(l)
 	}

@@ -48,12 +48,12 @@ type attachment struct {
 }
 
 const (
-	textLimit     = 40_000 // characters: Slack cuts or refuses a longer text
-	fallbackLimit = 1_000
-	shortLimit    = 3_500  // characters of each text once a message is too long: some workspaces take only about 4,000
-	mergedLimit   = 12_000 // characters of the attachments in a merged post
-	mergedHeads   = 1_000  // messages in a merged post
-	hostsNamed    = 3      // hosts that the footer of a fold names
+	textLimit      = 40_000 // characters: Slack cuts or refuses a longer text
+	fallbackLimit  = 1_000
+	shortLimit     = 3_500  // characters of each text once a message is too long: some workspaces take only about 4,000
+	mergedLimit    = 12_000 // characters of the attachments in a merged post
+	mergedMessages = 1_000  // messages in a merged post
+	hostsNamed     = 3      // hosts that the footer of a fold names
 )
 
 // colors has the color of each level, in all usual spellings of the level: green, yellow and red.

@@ -70,7 +70,7 @@ func (p printer) post(_ credential, payload []byte) outcome {
 
 const (
 	postTimeout = 30 * time.Second // not shorter: what Slack takes after the timeout is posted twice
-	answerLimit = 8 << 20          // bytes of an answer: it has the whole message twice, up to 12 bytes a character
+	answerLimit = 8 << 20          // bytes of an answer: the message twice, up to 12 bytes for a character
 	shownLimit  = 16 << 10         // bytes of an answer that is no JSON, or of a JSON value: explanations are shorter
 	reasonLimit = 300              // characters of a reason
 	lingerTime  = time.Second      // to read the rest of an understood answer, so that its connection is reused
@@ -211,10 +211,10 @@ var limitWords = regexp.MustCompile(`(?i)rate[ _]*limit|too[ _]*many[ _]*request
 func decide(to credential, status int, header http.Header, a said) outcome {
 	code, o, known := a.code()
 	bot, success, ok, explained := to.token != (secret{}), status/100 == 2, a.fields["ok"], a.explained(code)
-	ofThePost := slices.Contains([]int{400, 413, 422}, status) // a receiver that finds the post too large answers so
+	sizeStatus := slices.Contains([]int{400, 413, 422}, status) // of a receiver that finds the post too large
 	// ofSlack: Slack answered, or a receiver with the same API. Otherwise something in between answered.
 	ofSlack := status != 407 && status != 511 && (ok == true || ok == false ||
-		!bot && (success || a.json || code != "" || ofThePost && !strings.HasPrefix(a.text, "<")))
+		!bot && (success || a.json || code != "" || sizeStatus && !strings.HasPrefix(a.text, "<")))
 	taken := ok == true || !bot && !known && ok != false && a.fields["success"] != false
 	o.reason, o.wait = code, max(o.wait, namedWait(header.Get("Retry-After")))
 	if code == "" || !ofSlack {
@@ -236,10 +236,10 @@ func decide(to credential, status int, header http.Header, a said) outcome {
 	case !bot && (status/100 == 3 || status == 401 || status == 501):
 		o.class = badCredential
 	case !ofSlack && status != 413: // a 413 is about the size of the post, whoever answers
-		o.class, o.tooMuch, o.unsure = inBetween, ofThePost, success
+		o.class, o.tooMuch, o.unsure = inBetween, sizeStatus, success
 		o.reason += ", not from Slack but from something in between: see the proxies, and the URL in the configuration"
 	default:
-		o.class, o.tooMuch = badDestination, ofThePost
+		o.class, o.tooMuch = badDestination, sizeStatus
 	}
 	o.unsure = o.unsure || status == 502 || status == 504
 	o.reason = to.redact(join(o.reason, ": ", explained))

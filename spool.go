@@ -5,7 +5,7 @@ package main
 //
 //	DIR/lock          locked while a process uses the spool
 //	DIR/00000042.log  a segment of the log, about 16 MiB
-//	DIR/spare         the next segment, full of zeros: a write needs no more disk space, a sync writes data only
+//	DIR/spare         the next segment, full of zeros: a write needs no disk space, a sync writes no metadata
 //	DIR/*.bad         segments with damaged lines that the log does not need any more, kept for the operator
 //
 // A line is a header, eight fields with a blank between them, and a newline. The header is a checksum and a length,
@@ -61,17 +61,17 @@ import (
 )
 
 const (
-	segmentSize   = 16 << 20
-	batchChanges  = 1024
-	batchBytes    = 1 << 20
-	rollAt        = segmentSize - 2*batchBytes // on a full disk, the rest is for the lines that end messages
-	carryLimit    = segmentSize - batchBytes   // on a full disk, live messages are not carried beyond this offset
-	slackSegments = 2                          // see hasTooMuch
-	keysKept      = 16_384
-	lineLimit     = 8 << 20 // bytes; the largest message is far smaller
-	probeEvery    = time.Second
-	spareName     = "spare"
-	headerSize    = len("9a0b3c4d 000000f3 ")
+	segmentSize    = 16 << 20
+	batchChanges   = 1024
+	batchBytes     = 1 << 20
+	rollAt         = segmentSize - 2*batchBytes // on a full disk, the rest is for the lines that end messages
+	carryLimit     = segmentSize - batchBytes   // on a full disk, live messages are not carried beyond this offset
+	marginSegments = 2                          // see hasTooMuch
+	keysKept       = 16_384
+	lineLimit      = 8 << 20 // bytes; the largest message is far smaller
+	probeEvery     = time.Second
+	spareName      = "spare"
+	headerSize     = len("9a0b3c4d 000000f3 ")
 )
 
 var (
@@ -121,7 +121,7 @@ type ending struct {
 	fate     string
 	attempts int
 	reason   string // why it becomes a dead letter
-	gone     bool   // set by do: nothing was written, it had ended before (with fateDead: or was dead before)
+	gone     bool   // set by do: nothing was written, it was done before (with fateDead: or was dead before)
 	wasDead  bool   // set by do: it was a dead letter
 }
 
@@ -174,7 +174,7 @@ type spool struct {
 	seq            uint64
 	carried        uint64 // the segment that was carried forward last
 	cleanErr       error  // of the last removal of a segment; nil if it worked
-	trouble        error  // the error that was logged last; nil if it has ended
+	logged         error  // the error that was logged last; nil if it has ended
 
 	bytes   atomic.Int64          // of all segments
 	damaged atomic.Int64          // damaged lines
@@ -185,12 +185,12 @@ type spool struct {
 
 // line is a line of the log. route and says share the memory of the bytes that the line was parsed from.
 type line struct {
-	kind                        byte
-	seq, replaces, at, attempts uint64 // at: Unix ms
-	route                       []byte
-	id                          string
-	says                        []byte // the message as JSON, the reason of a dead letter, or a fate
-	lies                        place  // where the line lies
+	kind                          byte
+	seq, replaces, time, attempts uint64 // time: Unix ms
+	route                         []byte
+	id                            string
+	says                          []byte // the message as JSON, the reason of a dead letter, or a fate
+	place                         place  // where the line lies
 }
 
 var (
@@ -202,7 +202,7 @@ var (
 func (l *line) appendTo(b []byte) []byte {
 	start, route, id := len(b), cmp.Or(string(l.route), "-"), cmp.Or(l.id, "-")
 	// The blanks before the kind make room for the checksum and the length, which are filled in below.
-	b = fmt.Appendf(b, "%*c %d %d %d %d %s %s ", headerSize+1, l.kind, l.seq, l.replaces, l.at, l.attempts, route, id)
+	b = fmt.Appendf(b, "%*c %d %d %d %d %s %s ", headerSize+1, l.kind, l.seq, l.replaces, l.time, l.attempts, route, id)
 	b = append(b, l.says...) // it may be large: fmt would copy it once more
 	copy(b[start+9:], fmt.Sprintf("%08x", len(b)-start-headerSize))
 	copy(b[start:], fmt.Sprintf("%08x", crc32.Checksum(b[start+9:], castagnoli)))
@@ -237,7 +237,7 @@ func parseLine(b []byte) (l line, n int) {
 	if len(fields) < 8 || len(fields[0]) != 1 || !bytes.Contains([]byte("WXDK"), fields[0]) {
 		return line{}, n
 	}
-	for i, to := range []*uint64{&l.seq, &l.replaces, &l.at, &l.attempts} {
+	for i, to := range []*uint64{&l.seq, &l.replaces, &l.time, &l.attempts} {
 		if *to, err = strconv.ParseUint(string(fields[i+1]), 10, 64); err != nil {
 			return line{}, n
 		}
@@ -253,7 +253,7 @@ func lineSize(route, id, body int) int64 { return int64(64 + route + id + body) 
 
 // message decodes a W line. If it returns an error, m has what could be read.
 func (l *line) message() (m *message, err error) {
-	m = &message{ID: l.id, route: parseRoute(string(l.route)), seq: l.seq, queued: int64(l.at)}
+	m = &message{ID: l.id, route: parseRoute(string(l.route)), seq: l.seq, queued: int64(l.time)}
 	if json.Unmarshal(l.says, m) != nil {
 		err = errDamaged
 	}
@@ -387,7 +387,7 @@ func (s *spool) walk(segment uint64, f func(line)) (end int64, damaged int, torn
 		case whole && l.kind == 0, ofFirst:
 			return 0, nil, s.earlierFormat(fileName(segment))
 		case whole:
-			l.lies = newPlace(segment, at)
+			l.place = newPlace(segment, at)
 			end, damaged, bad, torn, lineBegins = at+int64(n), damaged+bad, 0, false, true
 			f(l)
 		default:
@@ -413,12 +413,12 @@ func (s *spool) apply(l line) {
 	switch l.kind {
 	case 'W':
 		s.segmentOf(at).live-- // of the old W line, if this one carries the message forward
-		s.live.set(l.seq, l.lies)
-		s.segmentOf(l.lies).messages++
-		s.segmentOf(l.lies).live++
+		s.live.set(l.seq, l.place)
+		s.segmentOf(l.place).messages++
+		s.segmentOf(l.place).live++
 		s.forget(l.replaces)
 	case 'X': // the W line may come later, if it was carried forward
-		s.dead.set(l.seq, l.lies)
+		s.dead.set(l.seq, l.place)
 	case 'D':
 		if at != 0 && string(l.says) == fateDamaged {
 			s.segmentOf(at).damaged = true
@@ -434,7 +434,7 @@ func (s *spool) apply(l line) {
 	}
 }
 
-// forget takes a message that has ended out of the index.
+// forget takes a message that is done out of the index.
 func (s *spool) forget(seq uint64) {
 	s.segmentOf(s.live.at(seq)).live--
 	s.live.set(seq, 0)
@@ -531,13 +531,13 @@ func (s *spool) commit(batch []*change, tryAgain bool) {
 	failed := cmp.Or(full, err)
 	trouble := cmp.Or(failed, s.cleanErr)
 	switch {
-	case fmt.Sprint(trouble) == fmt.Sprint(s.trouble):
+	case fmt.Sprint(trouble) == fmt.Sprint(s.logged):
 	case trouble == nil:
 		s.log.Error("the spool works again", "dir", s.dir.Name())
 	default:
 		s.log.Error("the spool does not work", "dir", s.dir.Name(), "err", trouble)
 	}
-	s.trouble = trouble
+	s.logged = trouble
 	s.failed.Store(&failed)
 }
 
@@ -553,7 +553,7 @@ func (s *spool) stage(lines []line, c *change, ended map[uint64]bool) []line {
 			continue
 		}
 		ended[e.seq] = true
-		l := line{kind: 'D', seq: e.seq, at: now, attempts: uint64(e.attempts), says: []byte(e.fate)}
+		l := line{kind: 'D', seq: e.seq, time: now, attempts: uint64(e.attempts), says: []byte(e.fate)}
 		if e.fate == fateDead {
 			l.kind, l.says = 'X', []byte(cleaned(e.reason, titleLimit))
 		}
@@ -567,10 +567,10 @@ func (s *spool) stage(lines []line, c *change, ended map[uint64]bool) []line {
 		ended[m.replaces] = true
 		s.seq++
 		m.seq, m.queued = s.seq, int64(now)
-		lines = append(lines, line{kind: 'W', seq: m.seq, replaces: m.replaces, at: now,
+		lines = append(lines, line{kind: 'W', seq: m.seq, replaces: m.replaces, time: now,
 			route: []byte(m.route.String()), id: m.ID, says: m.encoded()})
 		if m.sync {
-			lines = append(lines, line{kind: 'D', seq: m.seq, at: now, attempts: 1, says: []byte(fateDelivered)})
+			lines = append(lines, line{kind: 'D', seq: m.seq, time: now, attempts: 1, says: []byte(fateDelivered)})
 		}
 	}
 	return lines
@@ -590,7 +590,7 @@ func (s *spool) append(lines []line, limit int64) error {
 		w = bufio.NewWriterSize(to, int(limit-at))
 	}
 	for i := range lines {
-		lines[i].lies = newPlace(s.newest, at)
+		lines[i].place = newPlace(s.newest, at)
 		b = lines[i].appendTo(b[:0])
 		if at += int64(len(b)); at > limit && !s.spare {
 			return errors.New("there is no room on the disk")
@@ -699,11 +699,11 @@ func (s *spool) clean(tryAgain bool) {
 	}
 }
 
-// hasTooMuch reports whether the oldest segment has to be removed. It never is, if it is also the newest.
+// hasTooMuch reports whether the oldest segment has to be removed. The newest segment is never removed.
 //
 //   - Without live messages, it is removed once the log is larger than history.
 //   - With live messages, it is removed once the log is larger than history, twice the bytes of all live messages and
-//     slackSegments segments together.
+//     marginSegments segments together.
 //   - On a full disk there is no spare, and nothing is kept for look-ups. Without live messages, it is removed at
 //     once. With live messages, it is removed once more than batchBytes of the log are not live, and its live messages
 //     fit into the newest segment below carryLimit.
@@ -718,7 +718,7 @@ func (s *spool) hasTooMuch() bool {
 	case oldest.live == 0:
 		return !s.spare || bytes > s.history.Load()
 	case s.spare:
-		return bytes > s.history.Load()+2*live+slackSegments*segmentSize
+		return bytes > s.history.Load()+2*live+marginSegments*segmentSize
 	}
 	return bytes > live+batchBytes && newest.size+oldest.liveBytes() < carryLimit
 }
@@ -770,7 +770,7 @@ func (s *spool) carryForward() error {
 		switch {
 		case failed != nil:
 			return
-		case l.kind == 'W' && w == l.lies, l.kind == 'X' && x == l.lies && w != 0:
+		case l.kind == 'W' && w == l.place, l.kind == 'X' && x == l.place && w != 0:
 			l.route, l.says = bytes.Clone(l.route), bytes.Clone(l.says)
 			lines = append(lines, l)
 		case isKeyed(l.id) && s.keys[l.id] == l.seq: // only W and K lines have an id
@@ -832,8 +832,8 @@ func (s *spool) readLine(p place, seq uint64) (l line, err error) {
 // found is a message in the log: its number and, if it is done, the places of its W line and its D line. The places
 // of a live message are in the index.
 type found struct {
-	seq         uint64
-	lies, ended place
+	seq          uint64
+	place, ended place
 }
 
 // read returns a message, and the line that says what became of it: the D line, the X line of a dead letter, or the
@@ -841,7 +841,7 @@ type found struct {
 // errDamaged if its W line or D line is damaged. If its X line is damaged, read returns an X line whose reason says
 // so.
 func (s *spool) read(f found) (m *message, became line, err error) {
-	at, last := f.lies, f.ended
+	at, last := f.place, f.ended
 	if last == 0 {
 		at, last = s.where(f.seq)
 	}
@@ -875,7 +875,7 @@ func (s *spool) numbers() []uint64 {
 func (s *spool) all(history bool, enough func() bool, f func(m found, w line, state string)) (err error) {
 	type end struct {
 		state string
-		lies  place
+		place place
 	}
 	ended := map[uint64]end{} // messages whose W line is still to come: in the same segment or an older one
 	s.still.RLock()
@@ -884,7 +884,7 @@ func (s *spool) all(history bool, enough func() bool, f func(m found, w line, st
 		if history {
 			_, _, _, err = s.walk(number, func(l line) {
 				if l.kind == 'D' {
-					ended[l.seq] = end{l.state(), l.lies}
+					ended[l.seq] = end{l.state(), l.place}
 				}
 			})
 		}
@@ -895,10 +895,10 @@ func (s *spool) all(history bool, enough func() bool, f func(m found, w line, st
 			case l.kind != 'W':
 			case over:
 				delete(ended, l.seq)
-				f(found{l.seq, l.lies, d.lies}, l, d.state)
-			case w == l.lies && x != 0:
+				f(found{l.seq, l.place, d.place}, l, d.state)
+			case w == l.place && x != 0:
 				f(found{seq: l.seq}, l, "dead")
-			case w == l.lies:
+			case w == l.place:
 				f(found{seq: l.seq}, l, "waiting")
 			}
 		})

@@ -32,10 +32,10 @@ func TestLineFormat(t *testing.T) {
 		line line
 	}{
 		{`W 7 3 1763899200123 0 tag:error%20s3/1 0a {"text":"x"}`, line{kind: 'W', seq: 7, replaces: 3,
-			at: 1763899200123, route: []byte("tag:error%20s3/1"), id: "0a", says: []byte(`{"text":"x"}`)}},
-		{`X 7 0 1763899200123 3 - - invalid_blocks: "a" <b>`, line{kind: 'X', seq: 7, at: 1763899200123, attempts: 3,
+			time: 1763899200123, route: []byte("tag:error%20s3/1"), id: "0a", says: []byte(`{"text":"x"}`)}},
+		{`X 7 0 1763899200123 3 - - invalid_blocks: "a" <b>`, line{kind: 'X', seq: 7, time: 1763899200123, attempts: 3,
 			route: []byte("-"), id: "-", says: []byte(`invalid_blocks: "a" <b>`)}},
-		{`D 7 0 1763899200123 2 - - delivered`, line{kind: 'D', seq: 7, at: 1763899200123, attempts: 2,
+		{`D 7 0 1763899200123 2 - - delivered`, line{kind: 'D', seq: 7, time: 1763899200123, attempts: 2,
 			route: []byte("-"), id: "-", says: []byte(fateDelivered)}},
 		{`K 7 0 0 0 - k0123456789abcde `, line{kind: 'K', seq: 7, route: []byte("-"), id: "k0123456789abcde"}},
 	} {
@@ -308,10 +308,10 @@ func TestCarryForward(t *testing.T) {
 			time.Sleep(time.Second)
 			most = max(most, p.spool.bytes.Load())
 		}
-		if limit := int64((slackSegments + 2) * (segmentSize + 1<<20)); most > limit {
+		if limit := int64((marginSegments + 2) * (segmentSize + 1<<20)); most > limit {
 			t.Errorf("the spool took %d bytes, want less than %d", most, limit)
 		}
-		if files, _ := filepath.Glob(filepath.Join(p.cfg().spool.dir, "*.log")); len(files) > slackSegments+2 {
+		if files, _ := filepath.Glob(filepath.Join(p.cfg().spool.dir, "*.log")); len(files) > marginSegments+2 {
 			t.Errorf("files: %v", files)
 		}
 		healed := &recorder{}

@@ -20,10 +20,10 @@ import (
 	"time"
 )
 
-// numbers is the table of counters: each counter is declared here, or in counts, and nowhere else. In the struct tags,
+// counters is the table of counters: each counter is declared here, or in counts, and nowhere else. In the struct tags,
 // json is its name in /stat/app, and metric its name in /metrics, without the prefix slackboard_. The metric's name
 // ends with _total if the counter only grows.
-type numbers struct {
+type counters struct {
 	counts
 	OldestWaitingSeconds float64 `json:"oldest_waiting_seconds" metric:"oldest_waiting_seconds" help:"Longest wait."`
 
@@ -80,7 +80,7 @@ func (m moment) MarshalJSON() ([]byte, error) {
 // stats are the server's counters.
 type stats struct {
 	guard
-	numbers
+	counters
 	routes              map[route]*routeStats
 	inOrder             []*routeStats
 	channels            int // routes that lead to a channel, not to a tag
@@ -210,7 +210,7 @@ func (s *stats) tags(cfg *config, f func(row *tagStat)) {
 
 // appStat is the answer of /stat/app.
 type appStat struct {
-	numbers
+	counters
 	State        string     `json:"state"` // ok, waiting, paused, dead, failing or full
 	Sentence     string     `json:"sentence"`
 	Trouble      []*trouble `json:"trouble"` // the 100 with the most waiting messages, these first
@@ -270,8 +270,7 @@ func insert[T any](list []*T, n int, v *T, compare func(a, b *T) int) []*T {
 	return list[:min(n, len(list))]
 }
 
-// maxTags is how many tags /stat/app shows at most.
-const maxTags = 10_000
+const maxTags = 10_000 // in one answer of /stat/app
 
 // debugVars shows the counters and Go's memory statistics, in the format of expvar. Unlike expvar, it does not show the
 // command line.
@@ -315,7 +314,7 @@ func (s *server) statApp(r *http.Request) (*appStat, error) {
 // destinations.
 func (s *server) fill(st *appStat) *appStat {
 	s.stats.locked(func() {
-		st.numbers, st.RateLimited = s.stats.numbers, s.stats.outcomes[limited]
+		st.counters, st.RateLimited = s.stats.counters, s.stats.outcomes[limited]
 		st.LastHour = [2][]int32{s.stats.accepted.all(), s.stats.delivered.all()}
 	})
 	s.lookAtLanes(st)
@@ -575,8 +574,8 @@ func (s *server) metrics(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	e, st := exposition{bufio.NewWriter(w)}, s.fill(&appStat{})
 	defer e.Flush()
-	values := reflect.ValueOf(st.numbers)
-	table(st.numbers, func(i int, name, help string) { e.value(name, help, values.Field(i).Interface()) })
+	values := reflect.ValueOf(st.counters)
+	table(st.counters, func(i int, name, help string) { e.value(name, help, values.Field(i).Interface()) })
 	e.header("slackboard_posts_total", "Posts to Slack, by outcome.")
 	for c, n := range st.outcomes {
 		fmt.Fprintf(e, "slackboard_posts_total{outcome=%q} %d\n", class(c), n)

@@ -303,8 +303,8 @@ func TestEveryCounter(t *testing.T) {
 	p.stats.locked(func() { p.stats.ReloadRefused = true })
 
 	st, metrics := p.stat(t), "\n"+p.do("GET", "/metrics", "").Body.String()
-	for _, f := range reflect.VisibleFields(reflect.TypeFor[numbers]()) {
-		if f.Tag.Get("json") != "" && reflect.ValueOf(st.numbers).FieldByIndex(f.Index).IsZero() {
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[counters]()) {
+		if f.Tag.Get("json") != "" && reflect.ValueOf(st.counters).FieldByIndex(f.Index).IsZero() {
 			t.Errorf("/stat/app: %s is still zero", f.Name)
 		}
 		name, ok := f.Tag.Lookup("metric")
