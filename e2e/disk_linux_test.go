@@ -92,7 +92,7 @@ type imageDisk struct {
 func newImageDisk(t *testing.T) *imageDisk {
 	t.Helper()
 	NeedsRoot(t, "to mount an ext4 image")
-	for _, tool := range []string{"mkfs.ext4", "mount", "umount"} {
+	for _, tool := range []string{"mkfs.ext4", "mount", "umount", "losetup"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skip("skipped:", err)
 		}
@@ -134,14 +134,24 @@ func (d *imageDisk) cutPower() {
 	}
 }
 
-// powerOn mounts the image again, which replays its journal.
+// powerOn mounts the image again, which replays its journal. Before, it waits until the file system is gone from all
+// mount namespaces, such as that of an unshare in a test of slackboard-log: else mount would take the same one again,
+// without power.
 func (d *imageDisk) powerOn() {
 	d.t.Helper()
-	for _, command := range []string{"umount " + d.dir, "mount -o loop " + d.image + " " + d.dir} {
-		if out, err := runLine(command); err != nil {
-			d.t.Fatalf("%s: %v: %s", command, err, out)
-		}
+	d.run("umount " + d.dir)
+	Poll(d.t, "the image has no loop device", func() bool { return d.run("losetup -j "+d.image) == "" })
+	d.run("mount -o loop " + d.image + " " + d.dir)
+}
+
+// run runs a command, which must succeed, and returns its output.
+func (d *imageDisk) run(command string) string {
+	d.t.Helper()
+	out, err := runLine(command)
+	if err != nil {
+		d.t.Fatalf("%s: %v: %s", command, err, out)
 	}
+	return out
 }
 
 // As TestKill, with a disk that loses its power at the same moment: what was not synced is gone.
