@@ -362,9 +362,10 @@ func (d *deliverer) lane(r route) *lane {
 		d.accounts[to.credential] = a
 	}
 	if l == nil {
-		l = &lane{to: to, account: a, until: latest(d.firstPost, a.lanesUntil)}
-		l.timer = d.after(time.Hour, func() { d.schedule(l) })
-		d.lanes[to] = l
+		l = &lane{to: to, account: a}
+		// After a start, lanes wake up one after the other: 100,000 timers that end together would take 200 MB.
+		l.until = latest(d.firstPost.Add(d.cfg().pace()*time.Duration(len(d.lanes))/100_000), a.lanesUntil)
+		d.lanes[to], l.timer = l, d.after(time.Hour, func() { d.schedule(l) })
 	}
 	l.route = r
 	return l
@@ -382,8 +383,7 @@ func (d *deliverer) schedule(l *lane) {
 	}
 	switch wait := time.Until(at); {
 	case wait > 0:
-		// Timers that end at the same moment run at the same time: 100,000 of them would take 200 MB.
-		l.timer.Reset(wait + rand.N(time.Duration(len(d.lanes)+1)*10*time.Microsecond))
+		l.timer.Reset(wait)
 	case t != nil:
 		// Lanes that fail stand in queue 1, lanes whose next message is large in queue 2, lanes with both in queue 3.
 		// No other lane waits behind them.
@@ -721,7 +721,7 @@ func (d *deliverer) settle(t *turn, out outcome) (ends []ending) {
 		if parts := len(t.merged.parts); parts > 1 {
 			l.head, l.most, l.mostTill = head{}, (parts+1)/2, now.Add(smallerFor)
 		} else {
-			l.head.cut, l.head.group, l.mostTill = true, n, time.Time{}
+			l.head.cut, l.head.doubts, l.head.group, l.mostTill = true, h.doubts+1, n, time.Time{}
 		}
 		return nil
 	case fate == fateDead:
@@ -730,8 +730,8 @@ func (d *deliverer) settle(t *turn, out outcome) (ends []ending) {
 	case l.err != "":
 		d.log.Info("delivery works again", "to", l.to.name(), "attempts", h.attempts)
 	}
-	// If the messages are only too old, their destination still fails.
-	if l.head = (head{retryAt: now}); out.class == delivered || out.class == badContent || out.class == badDestination {
+	l.head = head{attempts: h.attempts, retryAt: now} // if messages are only too old, their destination still fails
+	if out.class == delivered || out.class == badContent || out.class == badDestination || n == len(l.waiting) {
 		l.err, l.errSince, l.head = "", time.Time{}, head{}
 	}
 	for _, m := range messages[:n] {

@@ -854,6 +854,37 @@ func TestDeadByAge(t *testing.T) {
 	})
 }
 
+// Messages that become too old one after the other do not bring a failing destination more posts: the back-off stays at
+// 5 minutes. An idle lane, whose last message has become too old, is not in trouble any more.
+func TestBackOffOutlastsOldMessages(t *testing.T) {
+	t.Parallel()
+	inBubble(t, strings.Replace(hookAndTags, "batch = 1", "report_tag = 'b'", 1)+"[spool]\nmax_age = 3600\n",
+		func(_ int, r recorded) outcome {
+			if r.channel == "#b" {
+				return outcome{class: delivered}
+			}
+			return outcome{class: retry, reason: "status 503"}
+		},
+		func(t *testing.T, p *inProcess, slack *recorder) {
+			before := 0
+			for i := range 5 * 120 { // five hours
+				p.do("POST", "/notify", e2e.NotifyBody("a", i, false))
+				if time.Sleep(30 * time.Second); i == 4*120 {
+					before = len(slack.all())
+				}
+			}
+			posts, st := len(slack.all())-before, p.stat(t)
+			if posts > 50 || st.Dead < 400 || st.OldestWaitingSeconds > 3600+600 {
+				t.Errorf("%d posts in an hour; %d dead letters, the oldest message waits for %v s", posts, st.Dead,
+					st.OldestWaitingSeconds)
+			}
+			time.Sleep(70 * time.Minute) // the lane remembers its last report for an hour
+			if st := p.stat(t); st.Waiting != 0 || len(st.Trouble) != 0 || st.Tags[0].Trouble != "" {
+				t.Errorf("nothing waits, want no trouble: %+v", st)
+			}
+		})
+}
+
 // Of the dead letters of a destination, one an hour at most is reported to core.report_tag. A dead letter of the report
 // tag itself is not reported. A report_tag that is not configured is an error of the configuration.
 func TestReportTag(t *testing.T) {

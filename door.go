@@ -76,8 +76,8 @@ func (s *server) checked(m message) (_ message, err error) {
 	read("attachments", &attachments, "an array", "invalid_attachments")
 	switch {
 	case err != nil:
-	case fields == nil:
-		err = badPayload("invalid_payload", "payload is missing, or not a JSON object")
+	case fields == nil, !json.Valid(encode(m)): // the spool could not read what is too deep
+		err = badPayload("invalid_payload", "payload is missing, or not a JSON object, or too deep")
 	case len(channel) > nameLimit || strings.ContainsFunc(channel, isControl):
 		err = badPayload("channel_not_found",
 			"payload.channel is longer than %d bytes or has a control character in it", nameLimit)
@@ -181,7 +181,7 @@ func (a answer) sendAsAPI(w http.ResponseWriter) {
 func (s *server) shownURI(r *http.Request) string {
 	parts, shown := strings.Split(strings.TrimPrefix(r.URL.Path, "/"), "/"), 1
 	switch {
-	case r.Pattern == "/api/": // the second part is not a method that we know: it may be a token
+	case parts[0] == "api" && !strings.HasPrefix(r.Pattern, "POST /api/"): // the second part may be a token
 	case parts[0] == "api", parts[0] == "services" && len(parts) > 1 && s.cfg().byTag[parts[1]] != nil:
 		shown = 2
 	// A path with /. may lead to /services, as /x/../services does.

@@ -253,6 +253,8 @@ func TestDoorRefuses(t *testing.T) {
 		{"half of it", webhook("ops/S3NDER HTTP/1.1", `{"text":"x"`), 400, "invalid_payload"},
 		{"a form without a payload", webhook("ops/S3NDER HTTP/1.1", "text=x"), 400, "invalid_payload"},
 		{"a form with half of it", webhook("ops/S3NDER HTTP/1.1", "payload=%7B"), 400, "invalid_payload"},
+		{"too deep for the spool", webhook("ops/S3NDER HTTP/1.1", `{"text":"x","attachments":`+
+			strings.Repeat("[", 9999)+strings.Repeat("]", 9999)+`}`), 400, "invalid_payload"},
 		{"text is no string", webhook("ops/S3NDER HTTP/1.1", `{"text":5}`), 400, "invalid_payload"},
 		{"blocks are no list", webhook("ops/S3NDER HTTP/1.1", `{"text":"x","blocks":{}}`), 400, "invalid_blocks"},
 		{"attachments are no list", webhook("ops/S3NDER HTTP/1.1", `{"text":"x","attachments":"x"}`), 400,
@@ -403,6 +405,7 @@ func TestShownURI(t *testing.T) {
 		"/hooks/KEY":                             "/hooks/...",
 		"/api/webhooks/1/KEY/slack":              "/api/...",
 		"/api/KEY/chat.postMessage":              "/api/...",
+		"/api%2FKEY":                             "/api/...",
 		"/chat/hooks/KEY/slack":                  "/chat/...",
 		"/x/../services/general/KEY":             "/x/...",
 		"/metrics/%2e%2e/services/general/KEY":   "/metrics/...",

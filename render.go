@@ -143,15 +143,15 @@ func (m *message) fields(t *tag) object {
 // shows no text beside blocks, and refuses an attachment with both blocks and a footer
 // (https://github.com/slackapi/node-slack-sdk/issues/1112). A payload of markdown_text alone goes without late.
 func renderDirect(p object, text, late string) []byte {
-	var attachments []object
-	json.Unmarshal(p["attachments"], &attachments)
-	switch n := len(attachments); {
+	var all []json.RawMessage // attachments, which may be many: only the last one is looked at
+	json.Unmarshal(p["attachments"], &all)
+	switch n := len(all); {
 	case late == "", n == 0 && text != "" && !hasBlocks(p):
 		text = join(text, "\n", late)
-	case n > 0 && !hasBlocks(attachments[n-1]):
-		p["attachments"] = encode(append(attachments[:n-1], sign(attachments[n-1], late)))
+	case n > 0 && asObject(all[n-1]) != nil && !hasBlocks(asObject(all[n-1])):
+		p["attachments"] = encode(append(all[:n-1], encode(sign(asObject(all[n-1]), late))))
 	case n < 100 && (n > 0 || hasBlocks(p)): // Slack takes 100 attachments at most
-		p["attachments"] = encode(append(attachments, object{"text": encode(late)}))
+		p["attachments"] = encode(append(all, encode(object{"text": encode(late)})))
 	}
 	if text != "" {
 		p["text"] = encode(text)
@@ -238,7 +238,7 @@ func newPart(m *message, t *tag) *part {
 		p.merges = own != nil && !hasBlocks(own) && (p.Text == "" || own["pretext"] == nil)
 		if p.merges && p.Text != "" { // Slack shows a pretext above the attachment, like the text of a post
 			formatted := []string{"text", "fields"} // and formats what mrkdwn_in names
-			json.Unmarshal(own["mrkdwn_in"], &formatted)
+			json.Unmarshal(bytes.TrimPrefix(own["mrkdwn_in"], []byte("null")), &formatted)
 			own["pretext"], own["mrkdwn_in"] = encode(p.Text), encode(append(formatted, "pretext"))
 		}
 		p.own = string(encode(own))

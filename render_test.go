@@ -181,6 +181,7 @@ func TestPretextIsFormatted(t *testing.T) {
 		`{"text":"a"}`:                       `{"mrkdwn_in":["text","fields","pretext"],"pretext":"*b*","text":"a"}`,
 		`{"text":"a","mrkdwn_in":["text"]}`:  `{"mrkdwn_in":["text","pretext"],"pretext":"*b*","text":"a"}`,
 		`{"text":"a","mrkdwn_in":[]}`:        `{"mrkdwn_in":["pretext"],"pretext":"*b*","text":"a"}`,
+		`{"text":"a","mrkdwn_in":null}`:      `{"mrkdwn_in":["text","fields","pretext"],"pretext":"*b*","text":"a"}`,
 		`{"text":"a","mrkdwn_in":"invalid"}`: `{"mrkdwn_in":["text","fields","pretext"],"pretext":"*b*","text":"a"}`,
 	} {
 		m := &message{Payload: json.RawMessage(`{"text":"*b*","attachments":[` + given + `]}`)}
@@ -231,7 +232,8 @@ func TestLateness(t *testing.T) {
 		{m(message{Payload: json.RawMessage(`{"text":"x"}`)}), `"text":"x\n` + late + `"`},
 		{m(message{Payload: json.RawMessage(`{"attachments":[{"text":"x"},{"footer":"f","n":1.50}]}`)}),
 			`{"text":"x"},{"footer":"` + late + ` · f","n":1.50}`},
-		{m(message{Payload: json.RawMessage(`{"attachments":[null]}`)}), `"attachments":[null]`},
+		{m(message{Payload: json.RawMessage(`{"attachments":[{"a":1},"b"]}`)}),
+			`"attachments":[{"a":1},"b",{"text":"` + late + `"}]`},
 		{plain(`{"text":"x",` + blocks + `}`),
 			`{"attachments":[{"text":"` + late + `"}],` + blocks + `,"text":"x"}`},
 		{plain(`{` + blocks + `}`),

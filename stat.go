@@ -256,8 +256,7 @@ var tagOrders = map[string]func(a, b *tagStat) int{
 // alarm is higher if more is wrong: messages that wait behind an error count most, then dead letters, then waiting
 // messages or an error alone.
 func (t *tagStat) alarm() int {
-	waits, fails := t.Waiting > 0, t.LastError != ""
-	return 4*asInt(waits && fails) + 2*asInt(t.Dead > 0) + asInt(waits || fails)
+	return 4*asInt(t.Waiting > 0 && t.LastError != "") + 2*asInt(t.Dead > 0) + asInt(t.Waiting > 0 || t.LastError != "")
 }
 
 // insert puts a copy of v into list, which is sorted, behind its equals. It returns the first n elements.
