@@ -85,7 +85,7 @@ func (s *server) checked(m message) (_ message, err error) {
 		err = badPayload("no_text", "payload has neither text nor blocks nor attachments")
 	case m.route.tag != "": // the tag has a credential and a channel
 	case s.cfg().credential == (credential{}):
-		err = badPayload("channel_not_found", "/notify-directly needs slack_url or slack_token in [core]")
+		err = badPayload("channel_not_found", "a message for a channel needs slack_url or slack_token in [core]")
 	case channel == "" && s.cfg().core.token != (secret{}):
 		err = badPayload("channel_not_found", "payload.channel is missing")
 	}

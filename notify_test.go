@@ -688,7 +688,7 @@ func TestCheckAnswers(t *testing.T) {
 		{"a channel", "slack_token = 'xoxb-1'", "/check?channel=%23ops", 0, 200, `{"message":"ok"}`},
 		{"no channel", "slack_token = 'xoxb-1'", "/check", 0, 400, `{"message":"payload.channel is missing"}`},
 		{"a channel without a credential", "", "/check?channel=%23ops", 0, 400,
-			`{"message":"/notify-directly needs slack_url or slack_token in [core]"}`},
+			`{"message":"a message for a channel needs slack_url or slack_token in [core]"}`},
 		{"no token", "auth_token = 'xyzzy'", "/check?tag=ops+%26+co", 0, 401, "the token is missing or wrong"},
 		{"full", "", "/check?tag=ops+%26+co", 4000, 503, "the spool is full"},
 	} {

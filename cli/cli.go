@@ -6,8 +6,8 @@
 //
 // A client offers a request to one server after the other. A 200 means that the server has taken the message. A
 // refusal is final: no other server is asked. If a server gives no answer or cannot take the message now, the next
-// server is asked. After the last server all are asked again: -retry-max times at most or, with a spool, in a later
-// run. Each try has the same Idempotency-Key, in later runs too: a server that gets the request twice takes the
+// server is asked. If no server takes the message, all are asked again: at most -retry-max times or, with a spool, by a
+// later run. Each try has the same Idempotency-Key, in later runs too: a server that gets the request twice takes the
 // message once.
 package cli
 

@@ -12,7 +12,7 @@ const advice = [
   [/auth|token_|account_inactive/, "The token is refused: put a valid one into the configuration and reload it."],
   [/missing_scope|access|restricted|two_factor/, "The app may not post there: give it the permission in Slack."],
   [/no_service|no_team|no_active|team_disabled|status (3|404|410)/, "The webhook is gone: configure a new one."],
-  [/not Slack's|in between/, "A proxy or a login page answers, not Slack: check HTTPS_PROXY and slack_api_url."],
+  [/in between/, "A proxy or a login page answers, not Slack: check HTTPS_PROXY and slack_api_url."],
   [/rate ?_?limit|429/, "Nothing to do: Slack asked for this pause. What waits goes out after it."],
   [/status 5|internal_error|fatal_error|unavailable/, "Nothing to do: Slack is in trouble. What waits goes out later."],
   [/no such|refused|reach|no answer|reset|timeout|EOF|broken|x509|tls/, "Check DNS, the firewall and HTTPS_PROXY."],

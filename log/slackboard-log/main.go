@@ -3,6 +3,7 @@
 //
 //	main.go     the flags, the order of the steps, and the report
 //	command.go  the command: its process group, signals, -timeout, its output, and its exit status
+//	orphans_*   what the command leaves behind is reaped, on Linux
 //
 // It exits with the status of the command. If signal N killed the command, it exits with 128+N. It exits with 127 if
 // the command was not found, with 126 if it could not be executed, with 124 if -timeout ended it, and with 125 if
