@@ -358,8 +358,7 @@ func (d *deliverer) lane(r route) *lane {
 	a, l := d.accounts[to.credential], d.lanes[to]
 	if a == nil {
 		a = &account{}
-		a.timer = d.after(time.Hour, func() { d.enterRing(a); d.begin() })
-		d.accounts[to.credential] = a
+		d.accounts[to.credential], a.timer = a, d.after(time.Hour, func() { d.enterRing(a); d.begin() })
 	}
 	if l == nil {
 		l = &lane{to: to, account: a}
