@@ -615,7 +615,8 @@ func (s *spool) append(lines []line, limit int64) error {
 
 // prepare returns an error if nothing can be added. First it checks the folder: if the folder that was opened has
 // been removed or replaced, nothing may be written, since no later start would find it. Then it makes room. If the
-// last commit failed, prepare makes room only if tryAgain is true; otherwise it returns the error of that commit.
+// last commit failed, prepare makes room only if tryAgain is true, or if the disk was full and there is a spare again:
+// else the newest segment would grow until the next tick. Otherwise it returns the error of that commit.
 func (s *spool) prepare(tryAgain bool) error {
 	opened, err := s.lock.Stat()
 	there, gone := os.Stat(s.lock.Name())
@@ -627,7 +628,7 @@ func (s *spool) prepare(tryAgain bool) error {
 		s.suspect = fmt.Errorf("the spool's folder is gone: %w", err)
 		return s.suspect
 	}
-	if err = s.health(); err == nil || tryAgain {
+	if err = s.health(); err == nil || tryAgain || s.spare && s.suspect == nil {
 		err = s.makeRoom()
 	}
 	return err

@@ -1560,6 +1560,21 @@ func TestDiskThatAnotherFills(t *testing.T) {
 	})
 }
 
+// Once there is a spare segment again, a full disk is over with the next change, not only at the next tick: meanwhile,
+// the lines that end messages would make the newest segment grow over all the room that there is.
+func TestFullDiskIsOverAtOnce(t *testing.T) {
+	t.Parallel()
+	s := openRunning(t, t.TempDir())
+	numbers := s.add(t, 2, 1000)
+	full := error(syscall.ENOSPC)
+	s.failed.Store(&full)
+	s.end(fateDelivered, numbers[0])
+	if err := s.health(); err != nil {
+		t.Errorf("the spool does not take messages: %v", err)
+	}
+	s.close()
+}
+
 // A full disk drains, and messages are accepted again, even if 13 MiB in its oldest segment wait for a dead destination
 // and have to be carried forward into the room that is left.
 func TestFullDiskBehindADeadDestination(t *testing.T) {
