@@ -45,7 +45,7 @@ func TestFullDisk(t *testing.T) {
 	NeedsLong(t)
 	c := newFullDisk(t)
 	p := c.start()
-	for range 3 {
+	for range 2 {
 		c.down.Store(true)
 		c.load(p, full, func() {})
 		before := diskUse(t, c.spool)
@@ -64,7 +64,7 @@ func TestFullDiskAndKilled(t *testing.T) {
 	t.Parallel()
 	NeedsLong(t)
 	c := newFullDisk(t)
-	for range 3 {
+	for range 2 {
 		c.down.Store(true)
 		p := c.start()
 		c.load(p, full, p.Kill)
