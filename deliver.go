@@ -44,7 +44,7 @@ const (
 	firstBackOff   = time.Second
 	longestBackOff = 5 * time.Minute
 	longestProbe   = 30 * time.Second // longest back-off of an account that cannot be connected to
-	maxDoubts      = 3                // posts that are refused for their destination, or whose answer broke off
+	maxDoubts      = 3                // refusals for the destination, or broken answers, that make a dead letter
 	ageAfter       = 10 * time.Minute // of failing, before a lane uses max_age: the clock may have been wrong
 	reportEvery    = time.Hour        // between two reports of dead letters of one destination
 	smallerFor     = time.Hour        // how long a lane merges less after a merged post was refused

@@ -268,6 +268,9 @@ func TestSyncBehindASlowPost(t *testing.T) {
 		if w.Code != 429 || w.Header().Get("Retry-After") == "" {
 			t.Errorf("got %d %s, want 429 with Retry-After", w.Code, w.Body)
 		}
+		if !strings.Contains(w.Body.String(), "a slow post before it") {
+			t.Errorf("the answer does not say why: %s", w.Body)
+		}
 		time.Sleep(time.Hour)
 		if got := slack.texts("#a"); got != "1" {
 			t.Errorf("posted %q, want 1 alone", got)
@@ -850,6 +853,39 @@ func TestDeadByAge(t *testing.T) {
 		}
 		if n := strings.Count(p.logs.String(), "delivery deferred"); n != 2 { // for each of the two lanes
 			t.Errorf("the same error was logged %d times", n)
+		}
+	})
+}
+
+// A message for a destination that nobody can connect to becomes a dead letter after max_age, too.
+func TestDeadByAgeUnreached(t *testing.T) {
+	t.Parallel()
+	inBubble(t, hookAndTags+"[spool]\nmax_age = 3600\n", func(int, recorded) outcome {
+		return outcome{class: retry, unreached: true, reason: "connection refused"}
+	}, func(t *testing.T, p *inProcess, _ *recorder) {
+		p.do("POST", "/notify", e2e.NotifyBody("a", 1, false))
+		time.Sleep(59 * time.Minute)
+		if st := p.stat(t); st.Waiting != 1 {
+			t.Errorf("before max_age: %+v", st)
+		}
+		time.Sleep(10 * time.Minute)
+		if st := p.stat(t); st.Dead != 1 {
+			t.Errorf("after max_age: %+v", st)
+		}
+	})
+}
+
+// A long text that a receiver refuses with a 400 and no code is posted three times, as a short one is: once whole, then
+// cut.
+func TestLongAndRefused(t *testing.T) {
+	t.Parallel()
+	inBubble(t, hookAndTags, func(int, recorded) outcome {
+		return outcome{class: badDestination, tooMuch: true, reason: "status 400 Bad Request"}
+	}, func(t *testing.T, p *inProcess, slack *recorder) {
+		p.do("POST", "/notify", `{"tag":"a","text":"`+strings.Repeat("x", 5000)+`"}`)
+		time.Sleep(time.Hour)
+		if posts, st := slack.all(), p.stat(t); len(posts) != 3 || len(posts[1].text) > shortLimit || st.Dead != 1 {
+			t.Errorf("%d posts, want 3, the second one cut: %+v", len(posts), st)
 		}
 	})
 }

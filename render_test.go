@@ -241,6 +241,8 @@ func TestLateness(t *testing.T) {
 		{m(message{Payload: json.RawMessage(`{"blocks":null,"text":"x"}`)}), `"text":"x\n` + late + `"`},
 		{plain(`{"text":"x","attachments":[{` + blocks + `,"color":"#fff"}]}`),
 			`{"attachments":[{` + blocks + `,"color":"#fff"},{"text":"` + late + `"}],"text":"x"}`},
+		{plain(`{"attachments":[` + strings.Repeat(`{},`, 99) + `{` + blocks + `}],` + blocks + `}`),
+			strings.Repeat(`{},`, 99) + `{` + blocks + `}],` + blocks + `}`}, // Slack takes 100 at most
 		{plain(`{"markdown_text":"x"}`), `{"markdown_text":"x"}`},
 	} {
 		if got := string(render(test.m, &tag{}, at.Add(61*time.Second))); !strings.Contains(got, test.want) {
